@@ -1,0 +1,120 @@
+"""The cell table: one row a cell, one format for labels, grades, predictions and out-of-fold predictions.
+
+A Parquet file with the columns `image_id` (text), `cell` (the number of the cell in its mask), the 19 class names
+(floating point; NaN = not known) and any further columns (measurements, fold, cell line, ...). The pair (image_id,
+cell) is unique. The file's metadata holds the format's version and what the values are (`kind`).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hpa_tf import files
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
+
+VERSION = 1
+KEYS = ["image_id", "cell"]
+VALUES = list(CLASSES)
+
+Kind = Literal["labels", "truth", "grades", "predictions", "out_of_fold"]
+_METADATA_VERSION, _METADATA_KIND = b"hpa_tf.cell_table.version", b"hpa_tf.cell_table.kind"
+
+
+def from_values(
+    image_ids: Sequence[str], cells: Sequence[int], values: np.ndarray, columns: Mapping[str, Sequence] | None = None
+) -> pd.DataFrame:
+    """Build a cell table.
+
+    Args:
+        image_ids: N image ids.
+        cells: N cell numbers (mask values, > 0).
+        values: [N, 19] labels, probabilities or scores in 0..1; NaN where not known.
+        columns: Further columns of N values each.
+    """
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] != NUM_CLASSES:
+        raise ValueError(f"values: found shape {values.shape}; expected [N, {NUM_CLASSES}]")
+    keys = pd.DataFrame({"image_id": pd.Series(image_ids, dtype="str"), "cell": np.asarray(cells, np.int32)})
+    return pd.concat([keys, pd.DataFrame(values, columns=VALUES), pd.DataFrame(dict(columns or {}))], axis=1)
+
+
+def values(table: pd.DataFrame, dtype: type = np.float64) -> np.ndarray:
+    """Return the 19 values of each row as [N, 19]; NaN = not known."""
+    return table[VALUES].to_numpy(dtype)
+
+
+def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
+    """Return `table` if it is a cell table.
+
+    Raises:
+        InputError: A column is missing, values lie outside 0..1, a cell number is < 1, or a cell appears twice.
+    """
+    missing = [name for name in KEYS + VALUES if name not in table.columns]
+    if missing:
+        raise InputError(where, f"no column {missing}", f"the columns {KEYS} and the 19 class names", "add them")
+    numbers = values(table)
+    outside = (numbers < 0) | (numbers > 1)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        found = f"{numbers[row, column]} for {VALUES[column]!r} in row {row}"
+        raise InputError(where, found, "values in 0..1 or missing", "mend the table")
+    if len(table) and table["cell"].min() < 1:
+        raise InputError(where, f"cell number {table['cell'].min()}", "numbers > 0", "0 is the background of a mask")
+    twice = table.duplicated(KEYS)
+    if twice.any():
+        first = table.loc[twice, KEYS].iloc[0]
+        raise InputError(
+            where,
+            f"{int(twice.sum())} repeated cells, first {first['image_id']} cell {first['cell']}",
+            "one row a cell",
+            "remove the repeated rows",
+        )
+    return table
+
+
+def write(table: pd.DataFrame, path: str | os.PathLike, kind: Kind) -> None:
+    """Check and write a cell table atomically; equal tables give equal bytes.
+
+    Raises:
+        InputError: See `check`.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind: found {kind!r}; expected one of {get_args(Kind)}")
+    arrow = pa.Table.from_pandas(check(table, path), preserve_index=False)
+    arrow = arrow.replace_schema_metadata(
+        {**(arrow.schema.metadata or {}), _METADATA_VERSION: str(VERSION).encode(), _METADATA_KIND: kind.encode()}
+    )
+    with files.atomic_writer(path) as stream:
+        pq.write_table(arrow, stream, compression="zstd")
+
+
+def read(path: str | os.PathLike) -> pd.DataFrame:
+    """Read and check a cell table.
+
+    Raises:
+        InputError: The file is missing, is no Parquet, has another version, or fails `check`.
+    """
+    try:
+        with files.open_file(path) as stream:
+            arrow = pq.read_table(stream)
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "a cell table (.parquet)", "check the path") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(path, f"no Parquet file ({error})", "a cell table (.parquet)", "make it again") from error
+    version = (arrow.schema.metadata or {}).get(_METADATA_VERSION)
+    if version is not None and int(version) != VERSION:
+        raise InputError(path, f"cell table version {version.decode()}", f"version {VERSION}", "make the table again")
+    return check(arrow.to_pandas(), path)
+
+
+def kind(path: str | os.PathLike) -> str | None:
+    """Return what the table's values are, or None for a Parquet file that another program wrote."""
+    with files.open_file(path) as stream:
+        found = (pq.read_schema(stream).metadata or {}).get(_METADATA_KIND)
+    return found.decode() if found else None

@@ -1,0 +1,25 @@
+"""Errors and warnings about what a user hands in: where, what was found, what was expected, the fix."""
+
+from os import PathLike
+
+
+class HpaWarning(UserWarning):
+    """Something unusual in the input that is not an error."""
+
+
+class InputError(ValueError):
+    """Bad input: a file, a table row, an option or a folder that cannot be used as it is.
+
+    Args:
+        where: File, row or option that is at fault.
+        found: What was there.
+        expected: What should have been there.
+        fix: The change or command that mends it.
+    """
+
+    def __init__(self, where: str | PathLike, found: str, expected: str, fix: str):
+        self.where, self.found, self.expected, self.fix = str(where), found, expected, fix
+        super().__init__(f"{where}: found {found}; expected {expected}. Fix: {fix}")
+
+    def __reduce__(self):  # keeps all four fields when a worker process raises it
+        return type(self), (self.where, self.found, self.expected, self.fix)

@@ -1,0 +1,148 @@
+"""Files that appear whole, on local disks and object stores.
+
+Local: written under a temporary name in the same folder, flushed to the disk, renamed; a reader sees the old file
+or the new one, never half of one. Remote (`gs://`, `s3://`, `memory://`, anything fsspec opens): one upload under
+the final name when the writer closes.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from hpa_tf.errors import InputError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Tell whether `path` is a URL such as `gs://bucket/key`."""
+    return "://" in str(path)
+
+
+def join(folder: str | os.PathLike, *names: str) -> str:
+    """Join a folder, local or remote, and names below it."""
+    return "/".join([str(folder).rstrip("/"), *names]) if is_remote(folder) else os.path.join(folder, *names)
+
+
+def _filesystem(path: str | os.PathLike):
+    import fsspec  # 0.1 s: only where a remote path is used
+
+    return fsspec.core.url_to_fs(str(path))
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Tell whether a file or folder exists at `path`, local or remote."""
+    if is_remote(path):
+        filesystem, name = _filesystem(path)
+        return filesystem.exists(name)
+    return os.path.exists(path)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Create a folder and its parents; nothing to do on an object store.
+
+    Raises:
+        InputError: The folder cannot be created or written to.
+    """
+    if is_remote(path):
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InputError(path, f"{error.strerror}", "a folder that can be created", "choose another --out") from error
+    if not os.access(path, os.W_OK):
+        raise InputError(path, "a folder without write permission", "a writable folder", "choose another --out")
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open `path` for writing bytes; it appears, whole, only when the block ends without an error."""
+    if is_remote(path):
+        filesystem, name = _filesystem(path)
+        with filesystem.transaction, filesystem.open(name, "wb") as stream:
+            yield stream
+        return
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Flush a local folder's entries to the disk, so that a rename inside it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_writer(path) as stream:
+        stream.write(data)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Read a whole file, local or remote."""
+    with open_file(path) as stream:
+        return stream.read()
+
+
+def open_file(path: str | os.PathLike) -> IO[bytes]:
+    """Open a file for reading bytes, local or remote."""
+    if is_remote(path):
+        filesystem, name = _filesystem(path)
+        return filesystem.open(name, "rb")
+    return open(path, "rb")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys (so equal values give equal bytes), atomically.
+
+    Raises:
+        ValueError: `value` holds NaN or infinity, which JSON does not know.
+    """
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "a JSON file", "check the path") from error
+    except ValueError as error:
+        raise InputError(path, f"no JSON ({error})", "a JSON file", "make the file again") from error
+
+
+def check_image_id(image_id: str, where: str | os.PathLike) -> str:
+    """Return `image_id` if it is safe as part of a file name.
+
+    Raises:
+        InputError: It is empty, holds a path separator, `..`, a control character or is longer than 200 characters.
+    """
+    bad = not image_id or "/" in image_id or "\\" in image_id or ".." in image_id or len(image_id) > 200
+    if bad or any(ord(c) < 32 or ord(c) == 127 for c in image_id):
+        raise InputError(
+            where,
+            f"image id {image_id[:220]!r}",
+            "an id without path separators, '..' and control characters, 1 to 200 characters long",
+            "rename the image and its rows",
+        )
+    return image_id

@@ -1,0 +1,64 @@
+"""HTML pages and CSV tables for people: text from outside is always escaped.
+
+Pages are self-contained (pictures inside as data URIs). CSV cells that a spreadsheet would run as a formula get a
+leading apostrophe.
+"""
+
+import base64
+import io
+import os
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from hpa_tf import files
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --accent: #3568c9; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left } td.n, th.n { text-align: right }
+img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { font-size: .85rem; opacity: .8 }
+.grid { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }
+.note { font-size: .85rem; opacity: .8 }
+"""
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Return `text` so that a spreadsheet shows it instead of running it as a formula."""
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+
+
+def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write a table as CSV, atomically; text cells never become spreadsheet formulas."""
+    safe = table.copy()
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]):
+            safe[name] = safe[name].map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
+    safe.columns = [spreadsheet_safe(str(name)) for name in safe.columns]
+    files.write_bytes(path, safe.to_csv(index=False, lineterminator="\n").encode())
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """Return uint8 pixels [H, W] or [H, W, 3] as a PNG data URI for an `<img src>`."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return bytes_uri(stream.getvalue(), "image/png")
+
+
+def bytes_uri(data: bytes, media_type: str) -> str:
+    """Return bytes as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def render_page(template: str, **values) -> str:
+    """Render a Jinja template to HTML with every value escaped; `style` is there for the template to use."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template).render(style=STYLE, **values)
