@@ -41,6 +41,23 @@ def exists(path: str | os.PathLike) -> bool:
     return os.path.exists(path)
 
 
+def list_names(folder: str | os.PathLike) -> list[str]:
+    """List the names of the files in a folder, sorted.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    try:
+        if is_remote(folder):
+            filesystem, root = _filesystem(folder)
+            found = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == "file"]
+            return sorted(name.rsplit("/", 1)[-1] for name in found)
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
+
+
 def make_folder(path: str | os.PathLike) -> None:
     """Create a folder and its parents; nothing to do on an object store.
 

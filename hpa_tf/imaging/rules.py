@@ -1,0 +1,92 @@
+"""The border and outlier rules: from the measurements of an image's cells to a weight 0..1 for each cell.
+
+Source: METHODS 3 (border rule, outlier rule, training set); S 4, W 2.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class BorderRule:
+    """How a nucleus that the frame cuts lowers its cell's value: value = f(ud) * f(lr).
+
+    f(r) = 1 above `full`; (3.33 r)^0.1 between `low` and `full`; `cut_value` at or below `low`.
+    """
+
+    full: float = 0.3
+    """Ratio above which a nucleus counts as whole."""
+    low: float = 0.01
+    """Ratio at or below which it counts as cut."""
+    cut_value: float = 0.001
+    """Value of a cut side."""
+    no_nucleus_value: float = 0.01
+    """Value of a cell without a nucleus, or without blue in it."""
+
+
+PREDICTION_BORDER = BorderRule()
+"""Border rule of prediction."""
+CLEANING_BORDER = BorderRule(full=0.2, low=0.2)
+"""Border rule for cleaning a training set: 1 above 0.2, else 0.001."""
+
+
+@dataclass(frozen=True)
+class OutlierRule:
+    """Which cells are too dark to be whole, living cells, against the mean of their image's cells."""
+
+    red_share: float = 0.077
+    """Least sum of red, as a share of the mean."""
+    blue_yellow_share: float = 0.05
+    """Least (sum of blue x sum of yellow), as a share of the mean."""
+    outlier_value: float = 0.001
+    """Factor on the value of an outlier."""
+    min_border_value: float = 0.01
+    """Only cells whose border value is above this enter the mean."""
+
+
+def border_values(table: pd.DataFrame, rule: BorderRule = PREDICTION_BORDER) -> np.ndarray:
+    """Return the border value of each cell, float64 [N] in 0..1.
+
+    Args:
+        table: Columns border_ud, border_lr, nucleus_area, nucleus_blue.
+        rule: Thresholds.
+    """
+    value = _flatness(table["border_ud"].to_numpy(float), rule) * _flatness(table["border_lr"].to_numpy(float), rule)
+    no_nucleus = (table["nucleus_area"].to_numpy() == 0) | (table["nucleus_blue"].to_numpy() == 0)
+    return np.where(no_nucleus, rule.no_nucleus_value, value)
+
+
+def _flatness(ratio: np.ndarray, rule: BorderRule) -> np.ndarray:
+    between = (3.33 * np.maximum(ratio, 0)) ** 0.1
+    return np.where(ratio > rule.full, 1.0, np.where(ratio > rule.low, between, rule.cut_value))
+
+
+def outlier_factors(table: pd.DataFrame, border_value: np.ndarray, rule: OutlierRule | None = None) -> np.ndarray:
+    """Return the outlier factor of each cell, float64 [N]: 1, or `rule.outlier_value` for an outlier.
+
+    Args:
+        table: Columns image_id, sum_red, sum_blue, sum_yellow; the means are taken over each image's cells, so the
+            table must hold all cells of an image.
+        border_value: float [N].
+        rule: Thresholds; None for the defaults.
+    """
+    rule = rule or OutlierRule()
+    red = table["sum_red"].to_numpy(float)
+    blue_yellow = table["sum_blue"].to_numpy(float) * table["sum_yellow"].to_numpy(float)
+    counted = np.asarray(border_value) > rule.min_border_value
+    image = table["image_id"].to_numpy()
+    outlier = np.zeros(len(table), bool)
+    for sums, share in ((red, rule.red_share), (blue_yellow, rule.blue_yellow_share)):
+        mean = pd.Series(np.where(counted, sums, np.nan)).groupby(image).transform("mean").to_numpy()
+        outlier |= sums < share * mean  # an image without any counted cell has mean NaN: no outlier
+    return np.where(outlier, rule.outlier_value, 1.0)
+
+
+def cell_values(
+    table: pd.DataFrame, border: BorderRule = PREDICTION_BORDER, outlier: OutlierRule | None = None
+) -> np.ndarray:
+    """Return border value x outlier factor of each cell, float64 [N] in 0..1; 1 = a valid cell."""
+    value = border_values(table, border)
+    return value * outlier_factors(table, value, outlier)
