@@ -1,0 +1,253 @@
+"""The competition's submission file: one row an image, each cell's mask as text, one confidence a class.
+
+    ID,ImageWidth,ImageHeight,PredictionString
+    9e1a...,2048,2048,0 0.93 eNpz... 1 0.02 eNpz... ... 18 0.05 eNpz...
+
+The PredictionString is triples `class confidence mask`; a cell's mask is repeated for each class. A mask is COCO run
+lengths, compressed (zlib, level 9), as base64 text. Files are written and read an image at a time, so their size (a
+few hundred megabytes for the test set) does not matter.
+
+Source: METHODS 1.
+"""
+
+import base64
+import binascii
+import contextlib
+import csv
+import io
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpa_tf import files
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.run_length import Rle
+
+HEADER = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
+EMPTY_MASK = "eNoLCAgIMAEABJkBdQ=="
+"""The mask of a row without cells: 2048 x 2048 px of background, whatever the size of the image."""
+EMPTY_PREDICTION = f"0 1 {EMPTY_MASK}"
+
+_MAX_FIELD = 1 << 30  # characters of one row
+_WRONG_FILE = "write it with hpa_tf.submission or after the competition's description"
+
+
+@dataclass(frozen=True)
+class SubmissionRow:
+    """The detections of one image.
+
+    Attributes:
+        image_id: The image.
+        width: px.
+        height: px.
+        mask_texts: The distinct masks as text, in order of appearance.
+        mask_index: int64 [D]: the mask of each detection.
+        class_ids: int64 [D].
+        confidences: float64 [D].
+    """
+
+    image_id: str
+    width: int
+    height: int
+    mask_texts: tuple[str, ...]
+    mask_index: np.ndarray
+    class_ids: np.ndarray
+    confidences: np.ndarray
+
+    def decode_masks(self, where: str | os.PathLike) -> list[Rle]:
+        """Decode the distinct masks; the competition's empty mask is empty at any size.
+
+        Raises:
+            InputError: A mask cannot be decoded, or does not fit the image.
+        """
+        where = f"{where}, image {self.image_id}"
+        return [decode_text(text, self.height, self.width, where) for text in self.mask_texts]
+
+
+def encode_mask(mask: np.ndarray) -> str:
+    """Encode a mask, bool [H, W], as text."""
+    return encode_text(run_length.encode(mask))
+
+
+def encode_text(rle: Rle) -> str:
+    """Encode a run-length encoded mask as text."""
+    return base64.b64encode(zlib.compress(rle["counts"], 9)).decode()
+
+
+def decode_mask(text: str, height: int, width: int) -> np.ndarray:
+    """Decode a mask to bool [H, W].
+
+    Raises:
+        InputError: See `decode_text`.
+    """
+    return run_length.decode(decode_text(text, height, width, "mask"))
+
+
+def decode_text(text: str, height: int, width: int, where: str | os.PathLike) -> Rle:
+    """Decode a mask's text to run lengths that are known to fit the image.
+
+    Args:
+        text: From a submission.
+        height: px.
+        width: px.
+        where: File and image, for the error.
+
+    Raises:
+        InputError: It is no base64, no zlib, larger than any mask of this image, or no run lengths of it.
+    """
+    if text == EMPTY_MASK:
+        return run_length.empty(height, width)
+    expected = f"the mask of a {width} x {height} px image (COCO run lengths, zlib, base64)"
+    limit = 2 * height * width + 64  # one-pixel runs; a few bytes of text can unpack to gigabytes
+    unpacker = zlib.decompressobj()
+    try:
+        counts = unpacker.decompress(base64.b64decode(text, validate=True), limit)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise InputError(where, f"{text[:40]!r} ({error})", expected, _WRONG_FILE) from error
+    if not unpacker.eof:
+        raise InputError(where, f"a mask cut short or of more than {limit} bytes", expected, _WRONG_FILE)
+    run_length.check_counts(counts, height, width, where)
+    return {"size": [height, width], "counts": counts}
+
+
+def make_row(image_id: str, cell_mask: np.ndarray, cells: Sequence[int], scores: np.ndarray) -> SubmissionRow:
+    """Build the row of one image: every cell with every class.
+
+    Args:
+        image_id: The image.
+        cell_mask: Integer [H, W], the image's own size; 0 is background.
+        cells: N cell numbers; a cell of the mask that is not among them is left out.
+        scores: [N, 19] in 0..1.
+
+    Raises:
+        ValueError: Shapes differ, a score is not finite, or a cell is not in the mask.
+    """
+    cells, scores = [int(cell) for cell in cells], np.asarray(scores, float).reshape(-1, NUM_CLASSES)
+    if len(cells) != len(scores) or not np.isfinite(scores).all():
+        raise ValueError(f"image {image_id}: found {len(cells)} cells, scores {scores.shape}; expected finite [N, 19]")
+    masks = run_length.encode_cells(cell_mask)
+    missing = [cell for cell in cells if cell not in masks]
+    if missing:
+        raise ValueError(f"image {image_id}: cells {missing[:10]} are not in its mask")
+    height, width = cell_mask.shape
+    return SubmissionRow(
+        image_id,
+        width,
+        height,
+        tuple(encode_text(masks[cell]) for cell in cells),
+        np.repeat(np.arange(len(cells)), NUM_CLASSES),
+        np.tile(np.arange(NUM_CLASSES), len(cells)),
+        scores.ravel(),
+    )
+
+
+class SubmissionWriter:
+    """Writes a submission row by row; the file appears, whole, when the `with` block ends without an error.
+
+    Args:
+        path: submission.csv, local or remote.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path, self._stack, self._ids = path, contextlib.ExitStack(), set()
+
+    def __enter__(self) -> "SubmissionWriter":
+        stream = self._stack.enter_context(files.atomic_writer(self._path))
+        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        self._rows = csv.writer(self._text, lineterminator="\n")
+        self._rows.writerow(HEADER)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._text.detach()
+        self._stack.__exit__(*error)
+
+    def write(self, row: SubmissionRow) -> None:
+        """Append one image; one without detections becomes the competition's empty row.
+
+        Raises:
+            InputError: The id cannot be used or was written before.
+        """
+        files.check_image_id(row.image_id, self._path)
+        if row.image_id in self._ids:
+            raise InputError(self._path, f"image {row.image_id} twice", "one row an image", "remove the repeated image")
+        self._ids.add(row.image_id)
+        triples = (
+            f"{class_id} {confidence:.9g} {row.mask_texts[mask]}"  # 9 digits: float32 confidences stay distinct
+            for class_id, confidence, mask in zip(row.class_ids, row.confidences, row.mask_index, strict=True)
+        )
+        self._rows.writerow((row.image_id, row.width, row.height, " ".join(triples) or EMPTY_PREDICTION))
+
+
+def read(path: str | os.PathLike) -> Iterator[SubmissionRow]:
+    """Read a submission row by row; masks stay text until `SubmissionRow.decode_masks`.
+
+    A row that holds only the empty mask has one detection with an empty mask, as the competition's scorer sees it.
+
+    Raises:
+        InputError: The header, a row or a triple is not as the competition wants it, or an image appears twice.
+    """
+    csv.field_size_limit(_MAX_FIELD)
+    seen = set()
+    try:
+        with files.open_file(path) as stream:
+            rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+            header = tuple(next(rows, ()))
+            if header != HEADER:
+                raise InputError(path, f"header {','.join(header)[:100]!r}", ",".join(HEADER), _WRONG_FILE)
+            for fields in rows:
+                row = parse_row(fields, f"{path}, line {rows.line_num}")
+                if row.image_id in seen:
+                    raise InputError(path, f"image {row.image_id} twice", "one row an image", "remove one of them")
+                seen.add(row.image_id)
+                yield row
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "a submission (.csv)", "check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, f"no CSV text ({error})", "a submission (.csv)", _WRONG_FILE) from error
+
+
+def parse_row(fields: Sequence[str], where: str) -> SubmissionRow:
+    """Parse the four fields of a row.
+
+    Raises:
+        InputError: See `read`.
+    """
+    if len(fields) != len(HEADER):
+        raise InputError(where, f"{len(fields)} fields", "ID,ImageWidth,ImageHeight,PredictionString", _WRONG_FILE)
+    image_id = files.check_image_id(fields[0], where)
+    width, height = (_parse(text, int, where) for text in fields[1:3])
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise InputError(where, f"image size {width} x {height} px", f"1 to {MAX_PIXELS} px", _WRONG_FILE)
+    words = fields[3].split()
+    if len(words) % 3:
+        raise InputError(where, f"{len(words)} words", "triples: class confidence mask", _WRONG_FILE)
+    class_ids = [_parse(word, int, where) for word in words[0::3]]
+    confidences = [_parse(word, float, where) for word in words[1::3]]
+    for class_id, confidence in zip(class_ids, confidences, strict=True):
+        if not 0 <= class_id < NUM_CLASSES or not math.isfinite(confidence):
+            raise InputError(where, f"class {class_id}, confidence {confidence}", "0..18, a finite number", _WRONG_FILE)
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(words[2::3]))}
+    return SubmissionRow(
+        image_id,
+        width,
+        height,
+        tuple(numbers),
+        np.array([numbers[text] for text in words[2::3]], np.int64),
+        np.array(class_ids, np.int64),
+        np.array(confidences, np.float64),
+    )
+
+
+def _parse(word: str, kind: type, where: str):
+    try:
+        return kind(word)
+    except ValueError as error:
+        raise InputError(where, f"{word[:40]!r}", f"{kind.__name__} number", _WRONG_FILE) from error
