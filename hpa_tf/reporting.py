@@ -5,6 +5,7 @@ leading apostrophe.
 """
 
 import base64
+import csv
 import io
 import os
 
@@ -39,7 +40,7 @@ def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
         if not pd.api.types.is_numeric_dtype(safe[name]):
             safe[name] = safe[name].map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
     safe.columns = [spreadsheet_safe(str(name)) for name in safe.columns]
-    files.write_bytes(path, safe.to_csv(index=False, lineterminator="\n").encode())
+    files.write_bytes(path, safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode())
 
 
 def png_uri(pixels: np.ndarray) -> str:

@@ -1,0 +1,107 @@
+"""Files appear whole or not at all; ids and table cells from outside do no harm."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_tf import cell_table, files, reporting
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_writer(path) as stream:
+        stream.write(b"half of the new")
+        assert path.read_bytes() == b"old"
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_remote_files_go_through_the_same_functions():
+    path = "memory://bucket/folder/x.json"
+    files.make_folder("memory://bucket/folder")
+    assert not files.exists(path)
+    files.write_json(path, {"b": 1, "a": [1.5]})
+    assert files.read_json(path) == {"a": [1.5], "b": 1}
+    assert files.list_names("memory://bucket/folder") == ["x.json"]
+    assert files.join("memory://bucket/folder/", "x.json") == path
+
+
+def test_json_refuses_nan_and_names_a_bad_file(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "none.json"):
+        with pytest.raises(InputError, match=name):
+            files.read_json(tmp_path / name)
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "a\\b", "..", "a..b", "/etc/passwd", "a\nb", "a\x00", "x" * 201])
+def test_unsafe_image_ids_are_refused(bad):
+    with pytest.raises(InputError):
+        files.check_image_id(bad, "train.csv row 3")
+
+
+@pytest.mark.parametrize("good", ["000a6c98-bb9b-11e8-b2b9-ac1f6b6435d0", "57_F11_1", "a.b", "Zelle ä", "-x", "=1+1"])
+def test_other_image_ids_are_kept(good):
+    assert files.check_image_id(good, "here") == good
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another --out"):
+        files.make_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1"])
+def test_csv_cells_never_become_formulas(tmp_path, text):
+    reporting.write_csv(pd.DataFrame({text: [text, "plain"], "n": [-1.5, 2]}), tmp_path / "t.csv")
+    again = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
+    assert again.columns[0] == "'" + text
+    assert again.iloc[0, 0] == "'" + text
+    assert again["n"].tolist() == [-1.5, 2]
+
+
+def test_html_is_escaped():
+    page = reporting.render_page("<p>{{ name }}</p>", name="<script>alert(1)</script>")
+    assert page == "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"
+
+
+def table(num_cells: int = 3) -> pd.DataFrame:
+    values = np.random.default_rng(0).random((num_cells, NUM_CLASSES))
+    values[:1, 3] = np.nan
+    return cell_table.from_values(
+        ["ä", "b", "b"][:num_cells], [1, 1, 70000][:num_cells], values, {"fold": range(num_cells)}
+    )
+
+
+def test_cell_table_round_trip_keeps_unknown_values_and_bytes(tmp_path):
+    cell_table.write(table(), tmp_path / "a.parquet", "truth")
+    cell_table.write(table(), tmp_path / "b.parquet", "truth")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    pd.testing.assert_frame_equal(cell_table.read(tmp_path / "a.parquet"), table())
+    assert cell_table.kind(tmp_path / "a.parquet") == "truth"
+    cell_table.write(table(0), tmp_path / "empty.parquet", "labels")
+    assert len(cell_table.read(tmp_path / "empty.parquet")) == 0
+
+
+def test_cell_table_errors_name_the_fault(tmp_path):
+    bad = {
+        "no column": table().drop(columns=CLASSES[4]),
+        "repeated cells": pd.concat([table(), table().iloc[:1]]),
+        "values in 0..1": table().assign(**{CLASSES[2]: [0, 1.01, 0]}),
+        "numbers > 0": table().assign(cell=[0, 1, 2]),
+    }
+    for message, wrong in bad.items():
+        with pytest.raises(InputError, match=message):
+            cell_table.write(wrong, tmp_path / "x.parquet", "labels")
+    assert not (tmp_path / "x.parquet").exists()
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 but not really")
+    for name in ("no.parquet", "missing.parquet"):
+        with pytest.raises(InputError, match=name):
+            cell_table.read(tmp_path / name)
