@@ -59,8 +59,6 @@ def enlarge(mask: np.ndarray, shape: tuple[int, int], sigma: float = 1.0) -> np.
     Returns:
         int32 [H, W] with the numbers of `mask`.
     """
-    if tuple(shape) == mask.shape:
-        return mask.astype(np.int32)
     best = np.zeros(shape, np.float32)
     enlarged = np.zeros(shape, np.int32)
     for number, box in regions(mask):
