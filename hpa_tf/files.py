@@ -58,6 +58,39 @@ def list_names(folder: str | os.PathLike) -> list[str]:
         raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
 
 
+def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
+    """Return (size in bytes, time or tag of the last change) of each file in a folder, by name.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    try:
+        if is_remote(folder):
+            filesystem, root = _filesystem(folder)
+            entries = [entry for entry in filesystem.ls(root, detail=True) if entry["type"] == "file"]
+            return {entry["name"].rsplit("/", 1)[-1]: (entry["size"], _tag(entry)) for entry in entries}
+        with os.scandir(folder) as entries:
+            stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
+            return {name: (stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
+
+
+def _tag(entry: dict) -> str:
+    """Return whatever an object store says that changes with an object's content."""
+    return str(next((entry[key] for key in ("md5Hash", "ETag", "etag", "mtime", "created") if key in entry), ""))
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a file, local or remote, if it is there."""
+    if is_remote(path):
+        filesystem, name = _filesystem(path)
+        if filesystem.exists(name):
+            filesystem.rm_file(name)
+        return
+    Path(path).unlink(missing_ok=True)
+
+
 def make_folder(path: str | os.PathLike) -> None:
     """Create a folder and its parents; nothing to do on an object store.
 

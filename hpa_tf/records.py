@@ -6,9 +6,11 @@ are written with protobuf and google-crc32c alone, so that a worker process does
 parser that `hpa_tf.pipeline` derives from the same table reads them with `tf.io`.
 """
 
+import os
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from typing import IO, Any, Literal
 
@@ -16,7 +18,8 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from hpa_tf.classes import NUM_CLASSES
+from hpa_tf import files
+from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -233,3 +236,80 @@ class Shard:
 def shard_name(kind: str, fold: int, index: int, count: int) -> str:
     """Return the name of a shard: `cells-fold0.tfrecord-00000-of-00004`; the split of TensorFlow Datasets is foldK."""
     return f"{kind}-fold{fold}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data folder holds and how it was made; written last, so that a folder with it is complete.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION` of the records.
+        classes: The 19 class names in the order of `labels`.
+        channels: The 4 channel names in the order of the crop's planes.
+        encoding: How pictures are stored: "png".
+        um_per_px: Micrometres per pixel of the sources, smallest first.
+        bits: Bits per channel that occur: 8, 16 or both.
+        margin: Pixels kept around a cell's tight box, px.
+        segmenter: Name and settings of the segmenter.
+        num_folds: Number of folds; shards of fold k hold the images of fold k.
+        num_images: Images in the shards.
+        num_cells: Cells in the shards.
+        shards: All shards, ordered by kind, fold and index.
+        options: What the build was asked.
+        fingerprint: SHA-256 over the options and inputs; equal for equal data, wherever the folders are.
+    """
+
+    schema_version: int
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    encoding: str
+    um_per_px: tuple[float, ...]
+    bits: tuple[int, ...]
+    margin: int
+    segmenter: str
+    num_folds: int
+    num_images: int
+    num_cells: int
+    shards: tuple[Shard, ...]
+    options: Mapping[str, Any]
+    fingerprint: str
+
+    def shards_of(self, kind: str = "cells", folds: Iterable[int] | None = None) -> tuple[Shard, ...]:
+        """Return the shards of one kind of record, of all folds or of those in `folds`, in stored order."""
+        wanted = None if folds is None else set(folds)
+        return tuple(s for s in self.shards if s.kind == kind and (wanted is None or s.fold in wanted))
+
+
+def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+    """Write the manifest of a data folder atomically."""
+    files.write_json(files.join(folder, MANIFEST_NAME), asdict(manifest))
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """Read and check the manifest of a data folder.
+
+    Raises:
+        InputError: There is none (the build did not end), or it has another schema version, other fields, classes
+            or channels than this program.
+    """
+    path = files.join(folder, MANIFEST_NAME)
+    if not files.exists(path):
+        raise InputError(folder, f"no {MANIFEST_NAME}", "a finished data folder", "python -m tfrecords_builder build")
+    found = files.read_json(path)
+    rebuild = "build the data again with this version: python -m tfrecords_builder build"
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(path, f"schema version {version}", f"schema version {SCHEMA_VERSION}", rebuild)
+    names = {field.name for field in dataclass_fields(Manifest)}
+    if found.keys() != names:
+        extra, missing = sorted(found.keys() - names), sorted(names - found.keys())
+        raise InputError(path, f"unknown fields {extra}, missing {missing}", "the fields of Manifest", rebuild)
+    for name, expected in (("classes", CLASSES), ("channels", CHANNELS)):
+        if tuple(found[name]) != expected:
+            raise InputError(path, f"{name} {found[name]}", f"{list(expected)}", rebuild)
+    try:
+        shards = tuple(Shard(**shard) for shard in found["shards"])
+    except TypeError as error:
+        raise InputError(path, f"a shard with other fields ({error})", "the fields of Shard", rebuild) from error
+    tuples = {name: tuple(found[name]) for name in ("classes", "channels", "um_per_px", "bits")}
+    return Manifest(**{**found, **tuples, "shards": shards})
