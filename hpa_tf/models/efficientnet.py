@@ -1,0 +1,110 @@
+"""EfficientNet B0 to B7 with 4 channels and 18 logits, and a small network of the same kind for tests and CPUs.
+
+The body is that of `keras.applications`, layer for layer and name for name, so that its ImageNet weights fit. Three
+things differ. The front that divides by 255 and normalises is left out: the stem sees the 0..1 of the preparation
+(METHODS 3), and the exported graph keeps clear of the Normalization layer that breaks ONNX. Dropout is our
+`ExampleDropout`. Batch norm can be synchronised between replicas. Head and logits are float32 under every precision.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from hpa_tf.classes import CHANNELS, NUM_CLASSES
+from hpa_tf.models.noise import ExampleDropout
+
+NUM_LOGITS = NUM_CLASSES - 1
+"""Negative is derived from the others, never predicted (METHODS 3)."""
+
+FIRST_LAYER = "stem_conv_pad"
+"""The first layer of the body, after the front that is left out."""
+
+KERAS_DROP_CONNECT = 0.2
+"""Drop rate of the last block in `keras.applications`, from which the rates of the others follow."""
+
+Variant = Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"]
+
+
+@dataclass(frozen=True)
+class EfficientNet:
+    """EfficientNet B0 to B7. Source: METHODS 3 (model); Tan & Le 2019."""
+
+    variant: Variant = "B0"
+    """Size of the network: B0 has 4.0 million weights, B4 17.6 million."""
+    dropout: float = 0.2
+    """Share of the pooled features that is dropped before the head, 0..1."""
+    drop_connect: float = 0.2
+    """Share of examples that skip the last residual block while training (earlier blocks: less), 0..1."""
+    synchronized: bool = False
+    """Compute batch norm over all replicas: equal to one device with the whole batch, slower between machines."""
+    stem: Literal["mean", "red", "green", "blue"] = "mean"
+    """What the stem's 4th (yellow) channel starts from with 3-channel weights: their mean or one of them."""
+
+    def build(self, size: int, policy: str = "float32") -> keras.Model:
+        """Build the network with random weights.
+
+        Args:
+            size: Input height and width in px.
+            policy: Keras dtype policy of the body, e.g. "mixed_float16".
+        """
+        pixels = keras.Input((size, size, len(CHANNELS)), name="pixels")
+        body = body_of(self.variant, size, len(CHANNELS))
+        body = keras.models.clone_model(body, pixels, lambda layer: self._adapt(layer, policy))
+        return _with_head(pixels, body.output, self.dropout, f"efficientnet_{self.variant.lower()}")
+
+    def _adapt(self, layer: keras.layers.Layer, policy: str) -> keras.layers.Layer:
+        """Return a copy of a layer of the body with our dtype policy, dropout and batch norm."""
+        if isinstance(layer, keras.layers.Dropout):
+            rate = layer.rate / KERAS_DROP_CONNECT * self.drop_connect
+            return ExampleDropout(rate, layer.noise_shape, name=layer.name, dtype=policy)
+        config = {**layer.get_config(), "dtype": policy}
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = self.synchronized
+        return type(layer).from_config(config)
+
+
+@dataclass(frozen=True)
+class SmallNetwork:
+    """Strided convolutions with batch norm: trains in seconds on a CPU. Source: ours."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 96)
+    """Channels of each stage; every stage halves height and width."""
+    dropout: float = 0.2
+    """Share of the pooled features that is dropped before the head, 0..1."""
+    synchronized: bool = False
+    """Compute batch norm over all replicas."""
+
+    def build(self, size: int, policy: str = "float32") -> keras.Model:
+        """Build the network with random weights; arguments as in `EfficientNet.build`."""
+        pixels = keras.Input((size, size, len(CHANNELS)), name="pixels")
+        features = pixels
+        for i, width in enumerate(self.widths):
+            convolve = keras.layers.Conv2D(
+                width, 3, 2, padding="same", use_bias=False, dtype=policy, name=f"stage{i}_conv"
+            )
+            normalize = keras.layers.BatchNormalization(
+                synchronized=self.synchronized, momentum=0.9, dtype=policy, name=f"stage{i}_bn"
+            )
+            activate = keras.layers.Activation("swish", dtype=policy, name=f"stage{i}_activation")
+            features = activate(normalize(convolve(features)))
+        return _with_head(pixels, features, self.dropout, "small_network")
+
+
+def body_of(variant: Variant, size: int, num_channels: int) -> keras.Model:
+    """Return the body of `keras.applications`: from 0..1 pixels to the last feature map, without front and head."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This model usually expects")  # ... 1 or 3 channels
+        full = getattr(keras.applications, f"EfficientNet{variant}")(
+            include_top=False, weights=None, input_shape=(size, size, num_channels)
+        )
+    return keras.Model(full.get_layer(FIRST_LAYER).input, full.output)
+
+
+def _with_head(pixels, features, dropout: float, name: str) -> keras.Model:
+    """Pool, drop, and map to logits, all in float32: 16-bit floats would round the logits to 3 digits."""
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="head_pool")(features)
+    features = ExampleDropout(dropout, dtype="float32", name="head_dropout")(features)
+    logits = keras.layers.Dense(NUM_LOGITS, dtype="float32", name="head_logits")(features)
+    return keras.Model(pixels, logits, name=name)
