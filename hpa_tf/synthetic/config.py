@@ -1,0 +1,152 @@
+"""Every number of the generator, in one frozen configuration that is written beside the data."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from hpa_tf.errors import InputError
+
+FIELD_UM = {512: 163.84, 1024: 163.84, 2048: 163.84, 3072: 245.76}
+"""Edge of the field that a size (px) shows, um: a smaller image is the same field, sampled more coarsely."""
+
+TRAIN_IMAGES = (8797, 1095, 2451, 1262, 1425, 1792, 775, 1846, 964, 998, 818, 78, 1734, 3111, 2013, 252, 5685, 593, 34)
+"""Images of each class in the competition's train.csv. Source: METHODS 1."""
+
+PENETRANCE = (
+    *(0.78, 0.74, 0.64, 0.45, 0.87, 0.39, 0.70, 0.50, 0.79),
+    *(0.75, 0.59, 0.07, 0.24, 0.70, 0.85, 0.68, 0.82, 0.55),
+)
+"""Share of the cells of an image with a label that show it, classes 0..17. Source: METHODS 5 (measured)."""
+
+REAL_LABELS_PER_IMAGE, REAL_LABELS_PER_CELL = 1.91, 1.38
+REAL_NEGATIVE_CELLS, REAL_EXTRA_LABEL_CELLS = 0.102, 0.029
+"""Measured on 5,090 real cells. Source: METHODS 5."""
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """How the cells of one line look; lengths in um.
+
+    Attributes:
+        name: Written into the truth table.
+        radius: Median radius of a disk with the cell's area.
+        elongation: Median ratio of the long to the short axis.
+        spikes: Mean number of protrusions.
+        ruffles: How uneven the outline is, share of the radius.
+        nucleus: Radius of the nucleus as a share of that of the cell.
+        clustering: Probability that a cell sits beside another one.
+        brightness: Stain of the red, blue and yellow channel, relative.
+    """
+
+    name: str
+    radius: float
+    elongation: float
+    spikes: float
+    ruffles: float
+    nucleus: float
+    clustering: float
+    brightness: tuple[float, float, float]
+
+
+CELL_LINES = (
+    CellLine("flat", 22.0, 1.5, 0.6, 0.09, 0.42, 0.25, (1.0, 1.0, 1.0)),
+    CellLine("spread", 26.0, 1.3, 0.3, 0.10, 0.38, 0.35, (0.9, 0.8, 1.0)),
+    CellLine("islands", 17.0, 1.2, 0.2, 0.06, 0.50, 0.85, (0.9, 1.1, 0.9)),
+    CellLine("compact", 13.0, 1.2, 0.3, 0.06, 0.56, 0.60, (0.8, 1.1, 0.8)),
+    CellLine("elongated", 17.0, 2.6, 0.8, 0.07, 0.43, 0.25, (1.2, 1.0, 1.0)),
+    CellLine("neurite", 15.0, 1.8, 2.2, 0.08, 0.48, 0.35, (1.1, 1.0, 0.8)),
+    CellLine("round", 10.5, 1.1, 0.1, 0.05, 0.66, 0.30, (0.8, 0.9, 1.0)),
+)
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What is drawn. Together with an index it fixes an image, bit for bit.
+
+    Raises:
+        InputError: A value lies outside its range.
+    """
+
+    size: Literal[512, 1024, 2048, 3072] = 512
+    """Height and width, px. 512, 1024 and 2048 show the same 164 um field, 3072 shows 246 um."""
+    um_per_px: float | None = None
+    """Micrometres per pixel; by default what `size` says (0.32, 0.16, 0.08, 0.08)."""
+    bits: Literal[8, 16] = 8
+    """Bits per channel."""
+    seed: int = 0
+    """Images are a function of (seed, index)."""
+    balance: float = 0.0
+    """0: classes as frequent as in train.csv; 1: all classes equally frequent; between: geometric mean."""
+    class_floor: float = 0.01
+    """Least share of the images that a class is drawn for (rare classes must exist), 0..1/18."""
+    num_labels: tuple[float, ...] = (0.32, 0.46, 0.20, 0.02)
+    """Shares of images with 1, 2, 3, ... labels. Source: measured on 164 real images (mean 1.91)."""
+    penetrance: tuple[float, ...] = PENETRANCE
+    """Share of the cells of a labelled image that show the class, classes 0..17."""
+    penetrance_concentration: float = 6.0
+    """How alike images are: the penetrance of an image is Beta distributed with this sum of parameters."""
+    exclusion: float = 0.6
+    """0: the labels of a cell are independent; 1: they avoid each other, so that few cells show none of them."""
+    extra_label: float = 0.029
+    """Share of cells that show a class which the image label lacks."""
+    extra_in_empty: float = 0.5
+    """Share of those extra labels that go to cells without any other class (measured: one half)."""
+    mitotic: float = 0.015
+    """Share of dividing cells among those whose classes allow it, besides the cells with a mitotic spindle."""
+    coverage: tuple[float, float] = (0.52, 0.17)
+    """Share of the field that cells cover: mean and standard deviation. Source: measured on 164 real images."""
+    cells: tuple[int, int] = (5, 50)
+    """Least and most cells in a field of 164 um; a larger field may hold more in proportion."""
+    debris: float = 0.5
+    """Mean number of debris particles per 164 um field that a segmenter takes for a cell."""
+    dead: float = 0.4
+    """Mean number of dead cells per 164 um field."""
+    dark: float = 0.05
+    """Share of cells whose red and yellow stain is faint."""
+    blur_um: tuple[float, float] = (0.10, 0.17)
+    """Standard deviation of the point spread function, um: from, to."""
+    photons: tuple[float, float] = (1.5, 8.0)
+    """Photons per grey level (1/255 of the range): from, to."""
+    read_noise: tuple[float, float] = (0.3, 1.5)
+    """Standard deviation of the read noise, grey levels (1/255): from, to."""
+    illumination: float = 0.25
+    """Largest drop of the illumination towards the corners."""
+    background: tuple[float, float] = (-3.0, 3.0)
+    """Background after the camera's offset is taken off, grey levels (1/255): from, to."""
+    least_area_um2: float = 12.0
+    """A piece of a cell in the frame that is smaller than this is not a cell, um2."""
+
+    def __post_init__(self):
+        if self.size not in FIELD_UM:
+            self._refuse("size", str(self.size), f"one of {sorted(FIELD_UM)}")
+        if self.bits not in (8, 16):
+            self._refuse("bits", str(self.bits), "8 or 16")
+        if not 0.02 <= self.pixel_um <= 1.0:
+            self._refuse("um-per-px", str(self.um_per_px), "0.02 to 1.0 um per px")
+        if len(self.penetrance) != 18:
+            self._refuse("penetrance", f"{len(self.penetrance)} values", "18 values, one a class but Negative")
+        for name in ("balance", "exclusion", "extra_label", "extra_in_empty", "mitotic", "dark", "illumination"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._refuse(name.replace("_", "-"), str(getattr(self, name)), "0 to 1")
+        if not 0 <= self.class_floor <= 1 / 18:
+            self._refuse("class-floor", str(self.class_floor), "0 to 1/18")
+        if self.seed < 0:
+            self._refuse("seed", str(self.seed), "0 or more")
+
+    @staticmethod
+    def _refuse(name: str, found: str, expected: str):
+        raise InputError(f"--{name}", found, expected, "change the option")
+
+    @property
+    def pixel_um(self) -> float:
+        """Micrometres per pixel: `um_per_px`, or what `size` says."""
+        return FIELD_UM[self.size] / self.size if self.um_per_px is None else self.um_per_px
+
+    @property
+    def field_um(self) -> float:
+        """Edge of the field of view, um."""
+        return self.size * self.pixel_um
+
+    def as_dict(self) -> dict:
+        """Return all fields as JSON-ready values."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,150 @@
+"""Write a synthetic data set: pictures and masks by a pool of processes, tables at the end.
+
+    images/{ID}_{red,green,blue,yellow}.png   the pictures
+    masks/{ID}_{cellmask,nucleusmask}.png     uint16, the same number = the same cell; artefacts included
+    train.csv                                 ID,Label: weak image labels
+    truth.parquet                             cell table of kind "truth"
+    synthetic.json                            configuration, number of images, version of the format
+
+An artefact (debris, a dead cell) has a mask, as it has in a real automatic mask, and a row in the truth that is
+flagged and shows no class, not even Negative: whatever is predicted for it counts as wrong, and no training label
+comes from it.
+"""
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from hpa_tf import cell_table, files
+from hpa_tf.classes import CHANNELS, NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.generator import SyntheticField, image_id, make
+
+VERSION = 1
+IMAGES, MASKS = "images", "masks"
+TRAIN_CSV, TRUTH, CONFIG = "train.csv", "truth.parquet", "synthetic.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A synthetic data set as read back from its folder.
+
+    Attributes:
+        config: What synthetic.json says.
+        truth: Cell table.
+        image_ids: N ids, in order.
+        image_labels: bool [N, K].
+    """
+
+    config: dict
+    truth: pd.DataFrame
+    image_ids: list[str]
+    image_labels: np.ndarray
+
+
+def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) -> None:
+    """Write `num_images` images and their tables; a run that was stopped can be started again.
+
+    Raises:
+        InputError: `out` holds another data set or cannot be written, or a number is out of range.
+    """
+    for name, number in (("--num-images", num_images), ("--workers", workers)):
+        if number < 1:
+            raise InputError(name, str(number), "1 or more", "change the option")
+    for folder in (out, files.join(out, IMAGES), files.join(out, MASKS)):
+        files.make_folder(folder)
+    _claim(config, out, num_images)
+    truths, rows = [], []
+    with tqdm(total=num_images, desc="synthetic images", unit="image") as bar:
+        for index, (truth, labels) in enumerate(_run(config, out, num_images, workers)):
+            truths.append(truth)
+            rows.append((image_id(config, index), "|".join(map(str, np.flatnonzero(labels)))))
+            bar.update()
+    cell_table.write(pd.concat(truths, ignore_index=True), files.join(out, TRUTH), "truth")
+    text = pd.DataFrame(rows, columns=["ID", "Label"]).to_csv(index=False, lineterminator="\n")
+    files.write_bytes(files.join(out, TRAIN_CSV), text.encode())
+
+
+def read(folder: str) -> Dataset:
+    """Read the tables of a synthetic data set.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    config = files.read_json(files.join(folder, CONFIG))
+    path = files.join(folder, TRAIN_CSV)
+    if not files.exists(path):
+        raise InputError(path, "no such file", "a finished data set", "run the generator to its end")
+    with files.open_file(path) as stream:
+        table = pd.read_csv(stream, dtype=str)
+    labels = np.zeros((len(table), NUM_CLASSES), bool)
+    for row, text in enumerate(table["Label"]):
+        labels[row, [int(part) for part in text.split("|")]] = True
+    return Dataset(config, cell_table.read(files.join(folder, TRUTH)), table["ID"].tolist(), labels)
+
+
+def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
+    """Write the configuration, unless the folder belongs to another one."""
+    path = files.join(out, CONFIG)
+    content = {"version": VERSION, "num_images": num_images, "um_per_px": config.pixel_um, "config": config.as_dict()}
+    if files.exists(path):
+        found = files.read_json(path)
+        wanted = _as_read(content["config"])
+        differing = sorted(name for name in wanted if found.get("config", {}).get(name) != wanted[name])
+        if differing or found.get("version") != VERSION or found.get("num_images", 0) > num_images:
+            what = f"another configuration ({', '.join(differing)})" if differing else "a larger or older data set"
+            raise InputError(out, what, "an empty folder, or the same data set", "choose another --out")
+    files.write_json(path, content)
+
+
+def _as_read(config: dict) -> dict:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+
+
+def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Yield truth and image labels of each image, in order."""
+    job = functools.partial(_make_and_write, config, out)
+    if workers == 1:
+        yield from map(job, range(num_images))
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(job, range(num_images))
+
+
+def _make_and_write(config: SyntheticConfig, out: str, index: int) -> tuple[pd.DataFrame, np.ndarray]:
+    made = make(config, index)
+    write_field(made, out)
+    return made.truth, made.image_labels
+
+
+def write_field(made: SyntheticField, out: str) -> None:
+    """Write the four pictures and the two masks of one image."""
+    name = made.field.image_id
+    for position, channel in enumerate(CHANNELS):
+        pixels = np.ascontiguousarray(made.field.pixels[..., position])
+        files.write_bytes(files.join(out, IMAGES, f"{name}_{channel}.png"), encode_png(pixels))
+    for kind, mask in (("cellmask", made.masks.cell), ("nucleusmask", made.masks.nucleus)):
+        files.write_bytes(files.join(out, MASKS, f"{name}_{kind}.png"), encode_png(mask.astype(np.uint16)))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode uint8 or uint16 [H, W] as PNG, at the fastest level (noise does not compress)."""
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"pixels: OpenCV cannot encode {pixels.dtype} {pixels.shape} as PNG")
+    return data.tobytes()
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

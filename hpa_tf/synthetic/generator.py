@@ -1,0 +1,145 @@
+"""One synthetic field of view: a function of the configuration and an index."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table
+from hpa_tf.classes import NEGATIVE
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.synthetic import bodies as bodies_
+from hpa_tf.synthetic import camera, stains, weak_labels
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.patterns import PATTERNS
+from hpa_tf.synthetic.patterns.brush import Brush
+from hpa_tf.synthetic.scene import MARGIN_UM, Scene, build
+
+
+@dataclass(frozen=True)
+class SyntheticField:
+    """A field of view and everything that is true about it.
+
+    Attributes:
+        field: The picture.
+        masks: Exact masks; artefacts are in them, as they are in those of an automatic segmenter.
+        truth: Cell table, one row a mask number: classes (0 or 1), box, cut, artefact, mitotic, cell_line, area.
+        image_labels: bool [K], the weak label.
+    """
+
+    field: FieldOfView
+    masks: Masks
+    truth: pd.DataFrame
+    image_labels: np.ndarray
+
+
+def image_id(config: SyntheticConfig, index: int) -> str:
+    """Return the id of an image."""
+    return f"synthetic-{config.seed}-{index:06d}"
+
+
+def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = None) -> SyntheticField:
+    """Make image `index`.
+
+    Args:
+        config: What is drawn.
+        index: Number of the image, from 0.
+        image_labels: bool [K], to choose the weak label instead of drawing it.
+    """
+    rng = np.random.default_rng([config.seed, index])
+    drawn = weak_labels.draw_image_labels(rng, config)
+    image_labels = drawn if image_labels is None else np.asarray(image_labels, bool)
+    line = bodies_.draw_cell_line(rng)
+    scene = _draw_scene(rng, config, line, image_labels)
+    pixels = render(scene, rng, config)
+    name = image_id(config, index)
+    masks, kept = _masks_in_frame(scene, config)
+    truth = _truth(name, masks, [scene.bodies[number - 1] for number in kept], line.name)
+    return SyntheticField(FieldOfView(name, pixels, config.pixel_um), masks, truth, image_labels)
+
+
+def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) -> Scene:
+    """Place bodies until the frame shows as many cells as the configuration allows."""
+    scale = max(1.0, (config.field_um / 163.84) ** 2)
+    while True:
+        centres, radii = bodies_.place(rng, config, line)
+        labels = weak_labels.draw_cell_labels(rng, config, image_labels, len(centres))
+        cells = bodies_.make_cells(rng, config, line, centres, radii, labels)
+        scene = build(rng, cells + bodies_.make_artefacts(rng, config), config.field_um, config.pixel_um)
+        _, kept = _masks_in_frame(scene, config)
+        shown = sum(not scene.bodies[number - 1].artefact for number in kept)
+        if min(config.cells[0], shown) == config.cells[0] and shown <= config.cells[1] * scale:
+            return scene
+
+
+def render(scene: Scene, rng: np.random.Generator, config: SyntheticConfig) -> np.ndarray:
+    """Draw the four channels: uint8 or uint16 [size, size, 4]."""
+    margin = round(MARGIN_UM / config.pixel_um)
+    paths = stains.microtubule_paths(scene, rng, density=rng.uniform(0.05, 0.13))
+    pictures = []
+    for channel in ("red", "green", "blue", "yellow"):
+        if channel == "red":
+            stain = stains.red(scene, rng, paths)
+        elif channel == "green":
+            stain = green(scene, rng, paths)
+        else:
+            stain = stains.blue(scene, rng) if channel == "blue" else stains.yellow(scene, rng)
+        exposure = camera.draw_exposure(rng, channel)
+        pictures.append(camera.take_picture(stain, exposure, rng, config, margin))
+    return np.stack(pictures, axis=-1)
+
+
+def green(scene: Scene, rng: np.random.Generator, microtubules: list[np.ndarray]) -> np.ndarray:
+    """Draw the protein of interest: float32 [H, W], exactly 0 in Negative cells."""
+    labels = np.stack([body.labels for body in scene.bodies])
+    expression = rng.lognormal(0, 0.25, len(labels))
+    total = np.zeros(scene.shape, np.float32)
+    for class_id in np.flatnonzero(labels[:, :NEGATIVE].any(0)):
+        numbers = 1 + np.flatnonzero(labels[:, class_id])
+        pattern = PATTERNS[class_id](Brush(scene, rng, numbers, microtubules))
+        share = labels[:, class_id] * expression * rng.lognormal(0, 0.3) * rng.lognormal(0, 0.12, len(labels))
+        total += np.clip(pattern, 0, 2.5) * scene.per_body(share)
+    artefact = np.array([bool(body.artefact) for body in scene.bodies])
+    if artefact.any():
+        glow = artefact * rng.uniform(0.0, 1.0, len(artefact))
+        total += scene.per_body(glow) * np.clip(0.6 + 0.4 * scene.grain(rng, 1.0), 0, 2)
+    return total
+
+
+def _masks_in_frame(scene: Scene, config: SyntheticConfig) -> tuple[Masks, np.ndarray]:
+    """Cut the frame out and renumber from 1; return the masks and, for each number, the body's number."""
+    margin = round(MARGIN_UM / config.pixel_um)
+    frame = (slice(margin, margin + config.size),) * 2
+    cell, nucleus = scene.cell[frame], scene.nucleus[frame]
+    areas = np.bincount(cell.ravel(), minlength=len(scene.bodies) + 1) * config.pixel_um**2
+    kept = np.flatnonzero(areas[1:] >= config.least_area_um2) + 1
+    renumbered = np.zeros(len(scene.bodies) + 1, np.int32)
+    renumbered[kept] = np.arange(1, len(kept) + 1)
+    return Masks(nucleus=renumbered[nucleus], cell=renumbered[cell]), kept
+
+
+def _truth(name: str, masks: Masks, bodies: list, line_name: str) -> pd.DataFrame:
+    """Build the truth table of one image, a row a mask number."""
+    count = len(bodies)
+    boxes = np.zeros((count, 4), np.int32)
+    cut = np.zeros(count, bool)
+    edge = np.unique(np.concatenate([masks.cell[0], masks.cell[-1], masks.cell[:, 0], masks.cell[:, -1]]))
+    cut[edge[edge > 0] - 1] = True
+    rows, columns = np.nonzero(masks.cell)
+    numbers = masks.cell[rows, columns] - 1
+    boxes[:, :2] = max(masks.cell.shape)
+    np.minimum.at(boxes[:, 0], numbers, rows)
+    np.minimum.at(boxes[:, 1], numbers, columns)
+    np.maximum.at(boxes[:, 2], numbers, rows + 1)
+    np.maximum.at(boxes[:, 3], numbers, columns + 1)
+    columns = {
+        **dict(zip(("top", "left", "bottom", "right"), boxes.T, strict=True)),
+        "area": np.bincount(numbers, minlength=count).astype(np.int64),
+        "cut": cut,
+        "artefact": [body.artefact for body in bodies],
+        "mitotic": [bool(body.phase) for body in bodies],
+        "cell_line": [line_name] * count,
+    }
+    labels = np.stack([body.labels for body in bodies]).astype(np.float32)
+    return cell_table.from_values([name] * count, np.arange(1, count + 1), labels, columns)
