@@ -39,6 +39,8 @@ class EfficientNet:
     """Share of examples that skip the last residual block while training (earlier blocks: less), 0..1."""
     synchronized: bool = False
     """Compute batch norm over all replicas: equal to one device with the whole batch, slower between machines."""
+    norm_momentum: float = 0.99
+    """Share of batch norm's moving statistics that a step keeps; lower for trainings of a few hundred steps."""
     stem: Literal["mean", "red", "green", "blue"] = "mean"
     """What the stem's 4th (yellow) channel starts from with 3-channel weights: their mean or one of them."""
 
@@ -61,7 +63,7 @@ class EfficientNet:
             return ExampleDropout(rate, layer.noise_shape, name=layer.name, dtype=policy)
         config = {**layer.get_config(), "dtype": policy}
         if isinstance(layer, keras.layers.BatchNormalization):
-            config["synchronized"] = self.synchronized
+            config |= {"synchronized": self.synchronized, "momentum": self.norm_momentum}
         return type(layer).from_config(config)
 
 

@@ -1,0 +1,64 @@
+"""Each team's system as data: frozen dataclasses that say how a network is trained and how networks are combined.
+
+recipe.py         Recipe, Member, System
+optimization.py   optimizer, schedules, stopping rule
+serialization.py  recipes as JSON, and back
+milimed.py        team 4
+small.py          recipes that a CPU trains
+run_folder.py     what a trained run leaves behind, for those who read it
+"""
+
+import difflib
+
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import milimed, small
+from hpa_tf.recipes.optimization import Optimization
+from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
+from hpa_tf.recipes.serialization import differences, from_json, load, save, to_json
+
+RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *milimed.RECIPES)
+SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *milimed.SYSTEMS)
+
+__all__ = [
+    "ALL_FOLDS",
+    "RECIPES",
+    "SYSTEMS",
+    "Member",
+    "Optimization",
+    "Recipe",
+    "System",
+    "differences",
+    "from_json",
+    "load",
+    "recipe_named",
+    "save",
+    "system_named",
+    "to_json",
+]
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        InputError: There is none; suggests the nearest name.
+    """
+    return _named("--recipe", name, RECIPES)
+
+
+def system_named(name: str) -> System:
+    """Return the system of that name.
+
+    Raises:
+        InputError: There is none; suggests the nearest name.
+    """
+    return _named("--system", name, SYSTEMS)
+
+
+def _named(option: str, name: str, among: tuple) -> Recipe | System:
+    names = {item.name: item for item in among}
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        fix = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        raise InputError(option, repr(name), f"one of {', '.join(names)}", fix)
+    return names[name]

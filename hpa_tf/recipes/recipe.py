@@ -1,0 +1,74 @@
+"""The types that describe a training: `Recipe` (one network), `Member` (its share), `System` (several networks)."""
+
+from dataclasses import dataclass, field
+
+from hpa_tf.errors import InputError
+from hpa_tf.losses import PerCell
+from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork
+from hpa_tf.pipeline import Augmentation, Preparation, Sampling
+from hpa_tf.postprocessing import PostProcessing
+from hpa_tf.recipes.optimization import Optimization
+
+ALL_FOLDS = -1
+"""Value of `Recipe.validation_fold` for training on everything."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained: everything that decides its weights, together with the data folder."""
+
+    name: str
+    """The recipe's name, for people."""
+    network: EfficientNet | SmallNetwork = field(default_factory=EfficientNet)
+    """The network."""
+    weights: str = "none"
+    """Where its weights start: none (random), imagenet, a .weights.h5 or Keras .h5 file, or a run folder."""
+    preparation: Preparation = field(default_factory=Preparation)
+    """From a stored crop to the network's input."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of each example."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How often a cell is drawn in an epoch."""
+    objective: PerCell = field(default_factory=PerCell)
+    """From (network, batch) to a loss."""
+    optimization: Optimization = field(default_factory=Optimization)
+    """Optimizer, schedule, epochs, batch."""
+    validation_fold: int = 0
+    """Fold that is kept out of training and measured after each epoch; -1 = train on all folds."""
+    ensemble: tuple[float, ...] = ()
+    """Prediction is the weighted mean over the last epochs' checkpoints: their weights, oldest first; empty = only the
+    epoch that did best in validation (the last one without validation)."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self):
+        if any(weight <= 0 for weight in self.ensemble) or len(self.ensemble) > self.optimization.epochs:
+            found = f"{self.ensemble} for {self.optimization.epochs} epochs"
+            raise InputError(
+                "recipe.ensemble", found, "weights > 0, at most one an epoch", "change the weights or epochs"
+            )
+        if self.validation_fold < ALL_FOLDS:
+            fix = "choose another fold"
+            raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network's share in a system."""
+
+    recipe: Recipe
+    """How it is trained."""
+    weight: float
+    """Its weight in the mean of probabilities."""
+
+
+@dataclass(frozen=True)
+class System:
+    """Networks whose probabilities are averaged, and what is done to the mean."""
+
+    name: str
+    """The system's name, for people."""
+    members: tuple[Member, ...]
+    """Its networks."""
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
+    """From probabilities to scores."""

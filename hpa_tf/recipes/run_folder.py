@@ -1,0 +1,69 @@
+"""A run folder: the files of one training, by name, and how those who use a trained network read them.
+
+recipe.json          how it was trained
+dataset.json         manifest of the data it was trained on
+inputs.json          what else decided the result: labels table, precision
+checkpoints/         everything needed to resume, last k and best (`training.checkpoint`)
+weights/             best.weights.h5, and epoch-0003.weights.h5 of the epochs that the recipe's ensemble averages
+history.csv          one row an epoch: loss, learning rate, validation
+logs/                TensorBoard
+result.json          written last: the run is finished; which weights predict, with which shares
+saved_model/1/       for serving (`hpa_tf.serving`)
+"""
+
+import os
+from dataclasses import dataclass
+
+from hpa_tf import files
+from hpa_tf.models.weights import BEST_WEIGHTS
+from hpa_tf.recipes.recipe import Recipe
+from hpa_tf.recipes.serialization import load
+from hpa_tf.records import MANIFEST_NAME, Manifest, read_manifest
+
+RECIPE, INPUTS, RESULT, HISTORY = "recipe.json", "inputs.json", "result.json", "history.csv"
+CHECKPOINTS, WEIGHTS, LOGS, SAVED_MODEL = "checkpoints", "weights", "logs", "saved_model/1"
+DATASET = MANIFEST_NAME
+
+__all__ = ["BEST_WEIGHTS", "Run", "epoch_weights", "is_finished", "read_run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, read from its folder.
+
+    Attributes:
+        folder: Run folder, local or remote.
+        recipe: How it was trained.
+        manifest: What it was trained on.
+        checkpoints: (path of a weights file, its share) for the weighted mean of probabilities; shares sum to 1.
+    """
+
+    folder: str
+    recipe: Recipe
+    manifest: Manifest
+    checkpoints: tuple[tuple[str, float], ...]
+
+
+def epoch_weights(epoch: int) -> str:
+    """Return the name, below the run folder, of the weights of an epoch (counted from 0)."""
+    return f"{WEIGHTS}/epoch-{epoch + 1:04d}.weights.h5"
+
+
+def is_finished(folder: str | os.PathLike) -> bool:
+    """Tell whether the training in a run folder has come to its end."""
+    return files.exists(files.join(folder, RESULT))
+
+
+def read_run(folder: str | os.PathLike) -> Run:
+    """Read a run folder; a run that is not finished predicts with its best weights so far.
+
+    Raises:
+        InputError: The folder is no run, or another version wrote it.
+    """
+    recipe, manifest = load(files.join(folder, RECIPE)), read_manifest(folder)
+    shares = {BEST_WEIGHTS: 1.0}
+    if is_finished(folder):
+        shares = files.read_json(files.join(folder, RESULT))["checkpoints"]
+    total = sum(shares.values())
+    checkpoints = tuple((files.join(folder, name), share / total) for name, share in shares.items())
+    return Run(str(folder), recipe, manifest, checkpoints)

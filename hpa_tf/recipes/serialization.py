@@ -1,0 +1,99 @@
+"""Recipes and systems as JSON, and back, without loss.
+
+A dataclass becomes an object of its fields; where a field may hold one of several classes, the class's name stands in
+`class`. Unknown or missing fields are errors that name them: a recipe written by another version is never half read.
+"""
+
+import dataclasses
+import os
+import types
+import typing
+from typing import Any
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from hpa_tf.recipes.recipe import Recipe
+
+_CLASS = "class"
+
+
+def to_json(value: Any) -> Any:
+    """Return a dataclass (or one of its values) as JSON values."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {_CLASS: type(value).__name__, **fields}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(annotation: Any, value: Any, where: str) -> Any:
+    """Return the value of type `annotation` that `to_json` turned into `value`.
+
+    Args:
+        annotation: A dataclass, or the annotation of one of its fields.
+        value: JSON values.
+        where: File and field, for errors.
+
+    Raises:
+        InputError: Fields are missing or unknown, or a class is not one of those allowed.
+    """
+    if isinstance(value, dict) and _CLASS in value:
+        return _dataclass_from_json(annotation, value, where)
+    arguments = typing.get_args(annotation)
+    if isinstance(value, list):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
+        return tuple(from_json(kind, item, where) for kind, item in zip(arguments, value, strict=True))
+    if isinstance(value, dict):
+        key_type, item_type = arguments
+        return {key_type(key): from_json(item_type, item, where) for key, item in value.items()}
+    return float(value) if annotation is float and isinstance(value, int) else value
+
+
+def _dataclass_from_json(annotation: Any, value: dict, where: str) -> Any:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    allowed = {kind.__name__: kind for kind in (typing.get_args(annotation) if union else (annotation,))}
+    if value[_CLASS] not in allowed:
+        raise InputError(
+            where, f"{value[_CLASS]!r}", f"one of {sorted(allowed)}", "use the version that wrote the file"
+        )
+    kind = allowed[value[_CLASS]]
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    differing = sorted(names ^ (value.keys() - {_CLASS}))
+    if differing:
+        found = f"missing or unknown fields {differing} of {kind.__name__}"
+        raise InputError(where, found, f"the fields {sorted(names)}", "use the version that wrote the file")
+    return kind(**{name: from_json(hints[name], value[name], f"{where}: {name}") for name in names})
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Return a line "field: before -> now" for each leaf in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
+
+
+def save(recipe: Recipe, path: str | os.PathLike) -> None:
+    """Write a recipe as JSON, atomically."""
+    files.write_json(path, to_json(recipe))
+
+
+def load(path: str | os.PathLike) -> Recipe:
+    """Read a recipe that `save` wrote.
+
+    Raises:
+        InputError: The file is missing, is no recipe, or was written by another version.
+    """
+    value = files.read_json(path)
+    if not isinstance(value, dict) or value.get(_CLASS) != Recipe.__name__:
+        raise InputError(path, "JSON that is no recipe", "a recipe.json", "give the recipe of a run folder")
+    return from_json(Recipe, value, str(path))
