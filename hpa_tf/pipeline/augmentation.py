@@ -1,0 +1,243 @@
+"""Augmentations of prepared crops: what is drawn is a function of the seed, what is done a function of the draw.
+
+Order: flips and quarter turns and the rotation (one resampling, nearest), RandomResizer, RandomPad. Sizes are shares
+of the input's side, so that a recipe means the same at 128 px as at team 4's 512 px. Source: METHODS 3
+(augmentation); W 6.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+NUM_DRAWS = 11
+"""Uniform numbers an example takes; each has its fixed place, so switching one op off never changes another."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training crop; all zero = none. Source: METHODS 3 (augmentation)."""
+
+    flip: float = 0.5
+    """Probability of a flip, for each of the two axes on its own."""
+    quarter_turns: bool = False
+    """Turn by 0, 90, 180 or 270 degrees, each equally likely."""
+    rotation: float = 90.0
+    """Largest angle, degrees: rotation by U(-a, a), nearest pixel, zeros outside."""
+    resizer: float = 0.0
+    """Probability of RandomResizer: shrink and enlarge again, bilinear both times."""
+    resizer_range: tuple[float, float] = (0.5, 0.75)
+    """Range of the shrunken side as a share of the input's side (team 4: 256 to 384 of 512)."""
+    pad: float = 0.0
+    """Probability of RandomPad: zeros on each side, then back to the input's size, bilinear."""
+    pad_most: float = 200 / 512
+    """Largest pad of one side as a share of the input's side; each side is drawn on its own."""
+
+    def __post_init__(self):
+        for name in ("flip", "resizer", "pad"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name}: found {getattr(self, name)}; expected a probability 0..1")
+        low, high = self.resizer_range
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"augmentation.resizer_range: found {self.resizer_range}; expected 0 < low <= high <= 1")
+
+
+NO_AUGMENTATION = Augmentation(flip=0, rotation=0)
+
+
+class Draw(NamedTuple):
+    """What happens to one example (scalars) or to a batch of them ([B] each).
+
+    Attributes:
+        flip_rows: bool, upside down.
+        flip_columns: bool, left becomes right.
+        turns: int32, quarter turns counter-clockwise.
+        degrees: float32, rotation counter-clockwise.
+        shrunken: int32, side that RandomResizer shrinks to, px; the input's side = not.
+        pads: int32 [.., 4], zeros at top, left, bottom, right, px.
+    """
+
+    flip_rows: tf.Tensor
+    flip_columns: tf.Tensor
+    turns: tf.Tensor
+    degrees: tf.Tensor
+    shrunken: tf.Tensor
+    pads: tf.Tensor
+
+
+def uniforms(seed: tf.Tensor) -> tf.Tensor:
+    """Return the float32 [NUM_DRAWS] in [0, 1) that belong to a seed, int [2]."""
+    return tf.random.stateless_uniform([NUM_DRAWS], seed)
+
+
+def draw(numbers: tf.Tensor, augmentation: Augmentation, size: int) -> Draw:
+    """Turn uniform numbers into what happens.
+
+    Args:
+        numbers: float32 [.., NUM_DRAWS] from `uniforms`.
+        augmentation: Probabilities and ranges.
+        size: Side of the input, px.
+    """
+    u = tf.unstack(numbers, axis=-1)
+    low, high = (max(1, round(share * size)) for share in augmentation.resizer_range)
+    shrunken = low + tf.cast(u[5] * (high - low + 1), tf.int32)
+    most = round(augmentation.pad_most * size)
+    pads = tf.cast(tf.stack(u[7:11], axis=-1) * (most + 1), tf.int32)
+    return Draw(
+        flip_rows=u[0] < augmentation.flip,
+        flip_columns=u[1] < augmentation.flip,
+        turns=tf.cast(u[2] * 4, tf.int32) * int(augmentation.quarter_turns),
+        degrees=(2 * u[3] - 1) * augmentation.rotation,
+        shrunken=tf.where(u[4] < augmentation.resizer, tf.minimum(shrunken, high), size),
+        pads=tf.where((u[6] < augmentation.pad)[..., None], tf.minimum(pads, most), 0),
+    )
+
+
+def augment(image: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Augment one prepared crop.
+
+    Args:
+        image: float32 [S, S, 4].
+        seed: int32 [2]; the same image and seed give the same result everywhere.
+        augmentation: Probabilities and ranges.
+
+    Returns:
+        float32 [S, S, 4].
+    """
+    drawn = draw(uniforms(seed), augmentation, image.shape[0])
+    if augmentation.flip or augmentation.quarter_turns or augmentation.rotation:
+        image = turn(image, drawn)
+    if augmentation.resizer:
+        image = shrink_and_enlarge(image, drawn.shrunken)
+    if augmentation.pad:
+        image = pad_and_shrink(image, drawn.pads)
+    return image
+
+
+def turn(image: tf.Tensor, drawn: Draw) -> tf.Tensor:
+    """Flip, turn by quarters and rotate in one resampling: nearest pixel, zeros outside.
+
+    Args:
+        image: [S, S, C].
+        drawn: Scalars.
+    """
+    return _sample(image[None], turning_transforms(drawn, image.shape[0])[None])[0]
+
+
+def turning_transforms(drawn: Draw, size: int) -> tf.Tensor:
+    """Return float32 [.., 8]: for ImageProjectiveTransform, from an output pixel (x, y) to an input pixel.
+
+    Multiples of 90 degrees come out exact, so that no pixel is lost or doubled.
+    """
+    radians = drawn.degrees * (math.pi / 180)
+    cosine, sine = tf.cos(radians), tf.sin(radians)
+    for quarter in range(1, 4):  # (cos, sin) -> (-sin, cos) for each quarter turn
+        turned = drawn.turns >= quarter
+        cosine, sine = tf.where(turned, -sine, cosine), tf.where(turned, cosine, sine)
+    # the image is flipped first, then turned; so an output pixel is turned back first, then flipped back
+    flip_x = tf.where(drawn.flip_columns, -1.0, 1.0)
+    flip_y = tf.where(drawn.flip_rows, -1.0, 1.0)
+    a, b, c, d = flip_x * cosine, -flip_x * sine, flip_y * sine, flip_y * cosine
+    centre = (size - 1) / 2
+    zero = tf.zeros_like(a)
+    return tf.stack([a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero, zero], axis=-1)
+
+
+def _sample(images: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.shape(images)[1:3],
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+
+
+def shrink_and_enlarge(image: tf.Tensor, shrunken: tf.Tensor) -> tf.Tensor:
+    """Resize to `shrunken` px and back, bilinear; `shrunken` = S leaves the image as it is (RandomResizer).
+
+    Args:
+        image: float32 [S, S, C].
+        shrunken: int32 scalar, px.
+    """
+    size = image.shape[0]
+
+    def resized() -> tf.Tensor:
+        small = tf.image.resize(image, tf.stack([shrunken, shrunken]), "bilinear")
+        return tf.image.resize(small, (size, size), "bilinear")
+
+    return tf.ensure_shape(tf.cond(shrunken < size, resized, lambda: image), image.shape)
+
+
+def pad_and_shrink(image: tf.Tensor, pads: tf.Tensor) -> tf.Tensor:
+    """Add zeros around the image and resize it back, bilinear (RandomPad).
+
+    Args:
+        image: float32 [S, S, C].
+        pads: int32 [4]: top, left, bottom, right, px.
+    """
+    size = image.shape[0]
+
+    def resized() -> tf.Tensor:
+        padded = tf.image.pad_to_bounding_box(
+            image, pads[0], pads[1], size + pads[0] + pads[2], size + pads[1] + pads[3]
+        )
+        return tf.image.resize(padded, (size, size), "bilinear")
+
+    return tf.ensure_shape(tf.cond(tf.reduce_any(pads > 0), resized, lambda: image), image.shape)
+
+
+def augment_batch(images: tf.Tensor, seeds: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Augment a batch on whatever device holds it, with static shapes only; equals `augment` of each to 1e-5.
+
+    Args:
+        images: float32 [B, S, S, 4].
+        seeds: int32 [B, 2].
+        augmentation: Probabilities and ranges.
+
+    Returns:
+        float32 [B, S, S, 4].
+    """
+    size = images.shape[1]
+    numbers = tf.map_fn(uniforms, seeds, fn_output_signature=tf.TensorSpec([NUM_DRAWS], tf.float32))
+    drawn = draw(numbers, augmentation, size)
+    if augmentation.flip or augmentation.quarter_turns or augmentation.rotation:
+        images = _sample(images, turning_transforms(drawn, size))
+    if augmentation.resizer or augmentation.pad:
+        rows, columns = resampling_matrices(drawn, size)
+        images = tf.einsum("bij,bjwc->biwc", rows, images)
+        images = tf.einsum("bij,bhjc->bhic", columns, images)
+    return images
+
+
+def resampling_matrices(drawn: Draw, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return RandomResizer then RandomPad as float32 [B, S, S] for rows and for columns.
+
+    Both are linear and separable, and a matrix has the same shape whatever was drawn: no dynamic shape on a device.
+    """
+    enlarge_shrunken = _resize_matrix(drawn.shrunken, size, size) @ _resize_matrix(size, drawn.shrunken, size)
+    rows = _resize_matrix(size + drawn.pads[:, 0] + drawn.pads[:, 2], size, size, before=drawn.pads[:, 0])
+    columns = _resize_matrix(size + drawn.pads[:, 1] + drawn.pads[:, 3], size, size, before=drawn.pads[:, 1])
+    return rows @ enlarge_shrunken, columns @ enlarge_shrunken
+
+
+def _resize_matrix(
+    source: tf.Tensor | int, target: tf.Tensor | int, size: int, before: tf.Tensor | int = 0
+) -> tf.Tensor:
+    """Return bilinear half-pixel resizing from `source` to `target` px as [B, size, size], zero beyond both.
+
+    `before` px of the source are zeros that the input does not have.
+    """
+    source, target, before = (tf.cast(value, tf.float32) for value in (source, target, before))
+    source, target, before = (tf.reshape(value, [-1, 1]) for value in (source, target, before))
+    place = tf.range(size, dtype=tf.float32)
+    position = (place + 0.5) * (source / target) - 0.5
+    low = tf.floor(position)
+    share = position - low
+    column = place + before[..., None]
+    first = tf.clip_by_value(low, 0, source - 1)[..., None]
+    second = tf.clip_by_value(low + 1, 0, source - 1)[..., None]
+    weights = tf.where(column == first, 1 - share[..., None], 0) + tf.where(column == second, share[..., None], 0)
+    return tf.where((place < target)[..., None], weights, 0)

@@ -1,0 +1,138 @@
+"""Which cells are trained on or evaluated, and with which labels: one table in memory, computed before any epoch."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table, files, records
+from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
+from hpa_tf.errors import InputError
+
+UnknownCells = Literal["error", "keep", "drop"]
+"""What to do with cells that a table of labels does not have: stop; keep the labels of the shards; leave them out."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N cells of a dataset folder in stored order, and their labels.
+
+    Attributes:
+        folder: Dataset folder, local or remote.
+        table: N rows of its cell table; the 19 values are the labels of training, NaN = not known.
+    """
+
+    folder: str
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """bool [N, 19]: which labels are known."""
+        return ~np.isnan(cell_table.values(self.table))
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """float32 [N, 19] in 0..1; 0 where not known."""
+        return np.nan_to_num(cell_table.values(self.table, np.float32))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [N]: where each record begins in its shard, bytes."""
+        if "offset" in self.table.columns:
+            return self.table["offset"].to_numpy(np.int64)
+        offsets = np.empty(len(self), np.int64)
+        for shard, rows in self.table.groupby("shard").indices.items():
+            path = files.join(self.folder, shard)
+            with files.open_file(path) as stream:
+                starts = np.fromiter(records.frame_offsets(stream, path), np.int64)
+            offsets[rows] = starts[self.table["record"].to_numpy()[rows]]
+        return offsets
+
+    def select(self, rows: np.ndarray) -> "Examples":
+        """Return the examples that a bool [N] or an index array picks."""
+        return Examples(self.folder, self.table.loc[np.asarray(rows)] if rows.dtype == bool else self.table.iloc[rows])
+
+
+def read_examples(
+    folder: str | os.PathLike,
+    *,
+    folds: Collection[int] | None = None,
+    clean: bool = True,
+    labels: str | os.PathLike | None = None,
+    unknown_cells: UnknownCells = "error",
+) -> Examples:
+    """Read the cells of a dataset folder.
+
+    Args:
+        folder: Dataset folder, local or remote.
+        folds: Only these folds; None = all.
+        clean: Leave out cells with a cleaning value < 1, unless their image has the label mitotic spindle
+            (METHODS 3, training set).
+        labels: A cell table whose 19 values replace the labels of the shards by (image_id, cell); NaN = not known.
+        unknown_cells: What to do with cells that `labels` does not have.
+
+    Raises:
+        InputError: The folder is no dataset, a fold does not exist, nothing is left, or `labels` does not fit.
+    """
+    records.read_manifest(folder)  # refuses an unfinished folder and another schema version
+    where = files.join(folder, records.CELL_TABLE_NAME)
+    table = cell_table.read(where)
+    keep = np.ones(len(table), bool)
+    if clean:
+        keep &= clean_cells(table)
+    if folds is not None:
+        _check_folds(where, table, folds)
+        keep &= table["fold"].isin(list(folds)).to_numpy()
+    if labels is not None:
+        table, found = overlay_labels(table, cell_table.read(labels), labels, unknown_cells)
+        keep &= found
+    if not keep.any():
+        raise InputError(where, f"0 of {len(table)} cells left", "at least one cell", "choose other folds or labels")
+    return Examples(str(folder), table[keep].reset_index(drop=True))
+
+
+def clean_cells(table: pd.DataFrame) -> np.ndarray:
+    """Return bool [N]: cells that stay in a training set. The table's labels must be those of the shards."""
+    mitotic = table.groupby("image_id")[CLASSES[MITOTIC_SPINDLE]].transform("max") > 0
+    return ((table["cleaning_value"] >= 1) | mitotic).to_numpy()
+
+
+def overlay_labels(
+    table: pd.DataFrame, other: pd.DataFrame, where: str | os.PathLike, unknown_cells: UnknownCells
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Replace the labels of `table` by those of `other`, matched by (image_id, cell).
+
+    Returns:
+        The table with the new labels, and bool [N]: cells that stay.
+
+    Raises:
+        InputError: `unknown_cells` is "error" and one of the two tables has a cell that the other lacks.
+    """
+    keys, other_keys = (pd.MultiIndex.from_frame(one[cell_table.KEYS]) for one in (table, other))
+    rows = other_keys.get_indexer(keys)
+    found = rows >= 0
+    surplus = len(other) - int(found.sum())
+    if unknown_cells == "error" and (surplus or not found.all()):
+        raise InputError(
+            where,
+            f"{int((~found).sum())} of the dataset's {len(table)} cells without a row, {surplus} rows without a cell",
+            "one row for each cell of the dataset",
+            "complete the table, or choose --unknown-cells keep (labels of the shards) or drop (leave them out)",
+        )
+    table = table.copy()
+    table.loc[found, cell_table.VALUES] = other[cell_table.VALUES].to_numpy()[rows[found]]
+    return table, found if unknown_cells == "drop" else np.ones(len(table), bool)
+
+
+def _check_folds(where: str, table: pd.DataFrame, folds: Collection[int]) -> None:
+    there = sorted(table["fold"].unique().tolist())
+    missing = sorted(set(folds) - set(there))
+    if missing:
+        raise InputError(where, f"no cell of fold {missing}", f"folds among {there}", "choose other folds")
