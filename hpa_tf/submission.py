@@ -194,8 +194,22 @@ def read(path: str | os.PathLike) -> Iterator[SubmissionRow]:
     Raises:
         InputError: The header, a row or a triple is not as the competition wants it, or an image appears twice.
     """
-    csv.field_size_limit(_MAX_FIELD)
     seen = set()
+    for where, fields in read_fields(path):
+        row = parse_row(fields, where)
+        if row.image_id in seen:
+            raise InputError(where, f"image {row.image_id} twice", "one row an image", "remove one of them")
+        seen.add(row.image_id)
+        yield row
+
+
+def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
+    """Read a submission's rows as they are: (file and line, fields).
+
+    Raises:
+        InputError: The file is missing, no text, or has another header.
+    """
+    csv.field_size_limit(_MAX_FIELD)
     try:
         with files.open_file(path) as stream:
             rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
@@ -203,11 +217,7 @@ def read(path: str | os.PathLike) -> Iterator[SubmissionRow]:
             if header != HEADER:
                 raise InputError(path, f"header {','.join(header)[:100]!r}", ",".join(HEADER), _WRONG_FILE)
             for fields in rows:
-                row = parse_row(fields, f"{path}, line {rows.line_num}")
-                if row.image_id in seen:
-                    raise InputError(path, f"image {row.image_id} twice", "one row an image", "remove one of them")
-                seen.add(row.image_id)
-                yield row
+                yield f"{path}, line {rows.line_num}", fields
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a submission (.csv)", "check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:

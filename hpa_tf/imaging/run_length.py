@@ -57,7 +57,7 @@ def encode_cells(mask: np.ndarray) -> dict[int, Rle]:
     cells, first = np.unique(numbers[runs], return_index=True)
     return {
         int(cell): _from_runs(starts[own], stops[own], height, width)
-        for cell, own in zip(cells, np.split(runs, first[1:]), strict=True)
+        for cell, own in zip(cells, np.split(runs, first)[1:], strict=True)
     }
 
 

@@ -1,0 +1,1 @@
+"""The competition's exact score, and what explains it: bootstrap, ablation, diagnostics, a check of submissions."""

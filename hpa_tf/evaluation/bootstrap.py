@@ -1,0 +1,62 @@
+"""Confidence intervals: images drawn with replacement, all cells of an image together.
+
+Cells of one image share their stain, their antibody and their weak label, so resampling cells would give intervals
+that are too narrow. The same seed draws the same images, so systems scored on the same images can be compared in pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.evaluation.matching import Outcome
+from hpa_tf.evaluation.metric import Evaluation, average_precision, mean_average_precision, precision_recall
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """AP of resampled images.
+
+    Attributes:
+        ap: float64 [S, 19]; NaN where a resample has no true cell of the class.
+        mean_ap: float64 [S], each the mean over the classes that the resample has.
+    """
+
+    ap: np.ndarray
+    mean_ap: np.ndarray
+
+
+def draw_images(num_images: int, num_samples: int, seed: int = 0) -> np.ndarray:
+    """Draw images with replacement: how often each image is in each resample, int64 [S, I]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_samples)
+
+
+def bootstrap(evaluation: Evaluation, samples: np.ndarray) -> Bootstrap:
+    """Score resamples of the images.
+
+    Args:
+        evaluation: The matches of I images.
+        samples: int [S, I] from `draw_images`.
+    """
+    ap = np.full((len(samples), NUM_CLASSES), np.nan)
+    num_truth = samples @ evaluation.num_truth
+    for class_id in range(NUM_CLASSES):
+        ranked = evaluation.ranked(class_id)
+        right = evaluation.outcomes[ranked] == Outcome.TRUE_POSITIVE
+        image = evaluation.image[ranked]
+        for number in np.flatnonzero(num_truth[:, class_id]):
+            weights = samples[number, image]
+            drawn = weights > 0
+            curve = precision_recall(right[drawn], num_truth[number, class_id], weights[drawn])
+            ap[number, class_id] = average_precision(*curve)
+    return Bootstrap(ap, np.array([mean_average_precision(row) for row in ap]))
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the central percentile interval of bootstrap values; NaN values are left out."""
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,178 @@
+"""`check`: what a scorer without mercy would find in a submission, for images whose truth nobody has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import tyro
+from PIL import Image
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from hpa_tf import files, reporting, submission
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import find_fields
+
+ERROR, WARNING = "error", "warning"
+_MAX_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check a submission on images without truth; exit code 1 if it has errors."""
+
+    submission: tyro.conf.Positional[str]
+    """submission.csv."""
+    images: str | None = None
+    """Folder of the images that it should hold: their ids and sizes are compared."""
+    sample: str | None = None
+    """The competition's sample submission, in place of the images."""
+    out: str | None = None
+    """CSV file for all findings."""
+    min_overlap: float = 0.01
+    """Share of the smaller cell from which overlapping cells are a finding, 0..1."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about a submission.
+
+    Attributes:
+        level: `error` (a scorer refuses or drops it) or `warning`.
+        image_id: Where; empty for the whole file.
+        text: What.
+    """
+
+    level: str
+    image_id: str
+    text: str
+
+
+def run(options: Check) -> int:
+    """Check, print, write the findings; return 1 if there are errors.
+
+    Raises:
+        InputError: The file is no submission at all, or the images cannot be listed.
+    """
+    findings = list(check(options))
+    table = pd.DataFrame([vars(finding) for finding in findings], columns=["level", "image_id", "text"])
+    if options.out:
+        reporting.write_csv(table, options.out)
+    num_errors = int((table["level"] == ERROR).sum())
+    for finding in sorted(findings, key=lambda finding: finding.level)[:_MAX_SHOWN]:
+        print(f"{finding.level}: {finding.image_id or 'file'}: {finding.text}")
+    if len(findings) > _MAX_SHOWN:
+        print(f"... and {len(findings) - _MAX_SHOWN} more" + ("" if options.out else "; --out FILE.csv holds them all"))
+    print(f"{num_errors} errors, {len(findings) - num_errors} warnings")
+    return 1 if num_errors else 0
+
+
+def check(options: Check) -> Iterator[Finding]:
+    """Yield what is found, row by row, then what is missing."""
+    expected = expected_sizes(options)
+    seen: set[str] = set()
+    confidences: list[np.ndarray] = []
+    total = len(expected) if expected else None
+    for where, fields in tqdm(submission.read_fields(options.submission), total=total, unit="image", desc="check"):
+        image_id = fields[0] if fields else ""
+        try:
+            row = submission.parse_row(fields, where)
+        except InputError as error:
+            yield Finding(ERROR, image_id, str(error))
+            seen.add(image_id)
+            continue
+        if image_id in seen:
+            yield Finding(ERROR, image_id, "a second row of this image")
+        seen.add(image_id)
+        if expected is not None:
+            yield from _check_image(row, expected)
+        yield from _check_masks(row, options)
+        yield from _check_classes(row)
+        confidences.append(row.confidences)
+    for image_id in expected or ():
+        if image_id not in seen:
+            yield Finding(ERROR, image_id, "the image has no row")
+    yield from _check_confidences(np.concatenate([*confidences, np.zeros(0)]))
+
+
+def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
+    """Return image id -> (width, height) px of the images that a submission should hold; None if not given.
+
+    Raises:
+        InputError: The folder or the sample cannot be read.
+    """
+    if options.images:
+        return {field.image_id: _image_size(field.paths) for field in find_fields(options.images)}
+    if options.sample:
+        return {row.image_id: (row.width, row.height) for row in submission.read(options.sample)}
+    return None
+
+
+def _image_size(paths: dict[str, str]) -> tuple[int, int]:
+    path = next(iter(paths.values()))
+    try:
+        with files.open_file(path) as stream, _open_image(stream, path) as image:
+            return image.size
+    except OSError as error:
+        raise InputError(path, f"a file that cannot be read ({error})", "an image", "copy it again") from error
+
+
+def _open_image(stream, path: str) -> Image.Image:
+    import gzip
+
+    return Image.open(gzip.open(stream) if path.lower().endswith(".gz") else stream)
+
+
+def _check_image(row: submission.SubmissionRow, expected: dict[str, tuple[int, int]]) -> Iterator[Finding]:
+    size = expected.get(row.image_id)
+    if size is None:
+        yield Finding(ERROR, row.image_id, "not one of the images")
+    elif size != (row.width, row.height):
+        text = f"size {row.width} x {row.height} px, the image has {size[0]} x {size[1]} px"
+        yield Finding(ERROR, row.image_id, text)
+
+
+def _check_masks(row: submission.SubmissionRow, options: Check) -> Iterator[Finding]:
+    try:
+        masks = row.decode_masks(options.submission)
+    except InputError as error:
+        yield Finding(ERROR, row.image_id, str(error))
+        return
+    if not masks:
+        yield Finding(ERROR, row.image_id, f"no prediction; an image without cells is `{submission.EMPTY_PREDICTION}`")
+        return
+    areas = np.array(coco.area(masks), float)
+    named_empty = np.array([text == submission.EMPTY_MASK for text in row.mask_texts])
+    if (areas == 0).any() and not (named_empty.all() and len(masks) == 1):
+        yield Finding(WARNING, row.image_id, f"{int((areas == 0).sum())} empty masks beside others: they are dropped")
+    kept = [mask for mask, area in zip(masks, areas, strict=True) if area]
+    if not kept:
+        return
+    inside = coco.iou(kept, kept, [1] * len(kept))  # intersection / area of the row's mask
+    np.fill_diagonal(inside, 0)
+    overlapping = np.argwhere(np.triu(np.maximum(inside, inside.T)) > options.min_overlap)
+    if len(overlapping):
+        worst = np.maximum(inside, inside.T).max()
+        yield Finding(WARNING, row.image_id, f"{len(overlapping)} pairs of cells overlap, at worst by {worst:.0%}")
+
+
+def _check_classes(row: submission.SubmissionRow) -> Iterator[Finding]:
+    if row.mask_texts == (submission.EMPTY_MASK,):
+        return
+    per_mask = np.bincount(row.mask_index * NUM_CLASSES + row.class_ids, minlength=len(row.mask_texts) * NUM_CLASSES)
+    if per_mask.max(initial=0) > 1:
+        yield Finding(WARNING, row.image_id, "a class twice for the same mask: the second is always wrong")
+    lacking = int((per_mask.reshape(-1, NUM_CLASSES) == 0).any(axis=1).sum())
+    if lacking:
+        yield Finding(WARNING, row.image_id, f"{lacking} cells without a confidence for all {NUM_CLASSES} classes")
+
+
+def _check_confidences(confidences: np.ndarray) -> Iterator[Finding]:
+    if confidences.size and (confidences.min() < 0 or confidences.max() > 1):
+        yield Finding(WARNING, "", f"confidences from {confidences.min():.9g} to {confidences.max():.9g}: not 0..1")
+    distinct = np.unique(confidences).size
+    if confidences.size > 100 and distinct < confidences.size / 10:
+        text = f"{confidences.size} confidences with {distinct} distinct values: ties are ranked by file order"
+        yield Finding(WARNING, "", text)

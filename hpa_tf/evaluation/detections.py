@@ -1,0 +1,49 @@
+"""Read what is to be scored: a submission, or a cell table with its masks."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from hpa_tf import cell_table, submission
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.matching import ImageDetections
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.run_length import Rle
+
+
+def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) -> Iterator[ImageDetections]:
+    """Yield the detections of each image.
+
+    Args:
+        path: submission.csv, or a cell table (.parquet) of predictions.
+        masks: The label images that the cell table's numbers belong to; not needed for a submission.
+
+    Raises:
+        InputError: The file or a mask is wrong.
+    """
+    if str(path).endswith(".parquet"):
+        if masks is None:
+            raise InputError(path, "a cell table without masks", "a folder of label images", "add --masks DIR")
+        yield from _from_cell_table(path, masks)
+        return
+    for row in submission.read(path):
+        yield ImageDetections(row.image_id, row.decode_masks(path), row.mask_index, row.class_ids, row.confidences)
+
+
+def _from_cell_table(path: str | os.PathLike, masks: MaskFolder) -> Iterator[ImageDetections]:
+    for image_id, rows in cell_table.read(path).groupby("image_id", sort=False):
+        cells = run_length.encode_cells(masks.read(image_id))
+        missing = [number for number in rows["cell"].tolist() if number not in cells]
+        if missing:
+            found = f"no cells {missing[:10]}"
+            raise InputError(masks.path(image_id), found, f"the cells of {path}", "give the masks it was made with")
+        yield from_scores(image_id, [cells[number] for number in rows["cell"].tolist()], cell_table.values(rows))
+
+
+def from_scores(image_id: str, masks: list[Rle], scores: np.ndarray) -> ImageDetections:
+    """Return the detections of cells with scores [M, 19]; a score of NaN is no detection."""
+    mask_index, class_ids = np.nonzero(~np.isnan(np.reshape(scores, (-1, NUM_CLASSES))))
+    return ImageDetections(image_id, masks, mask_index, class_ids, np.asarray(scores)[mask_index, class_ids])

@@ -1,0 +1,76 @@
+"""A folder of label images, one an image, found by the same names as `imaging.segmentation.masks_on_disk`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
+from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, NUCLEUS_PATTERNS
+
+_CELL_ENDS = tuple(pattern.removeprefix("{ID}") for pattern in CELL_PATTERNS)
+_OTHER_ENDS = (
+    *(pattern.removeprefix("{ID}") for pattern in NUCLEUS_PATTERNS),
+    *(f"_{channel}" for channel in CHANNELS),
+)
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Cell masks in one folder: `{ID}_cellmask`, `{ID}_mask`, `{ID}`, ... as PNG, TIFF, NPY or NPZ.
+
+    Attributes:
+        folder: Where the label images are; other files beside them are left alone.
+    """
+
+    folder: str
+
+    @cached_property
+    def _paths(self) -> Mapping[str, str]:
+        try:
+            names = sorted(os.listdir(self.folder))
+        except OSError as error:
+            raise InputError(self.folder, f"{error.strerror}", "a folder of label images", "check the path") from error
+        ranked: dict[str, tuple[int, str]] = {}
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS):
+                continue
+            rank, end = next((rank, end) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end))
+            image_id = stem.removesuffix(end)
+            other_rank, other = ranked.get(image_id, (rank + 1, ""))
+            if other_rank == rank:
+                raise InputError(os.path.join(self.folder, name), f"a second mask beside {other}", "one", "remove one")
+            ranked[image_id] = min((other_rank, other), (rank, name))
+        if not ranked:
+            expected = f"label images named {{ID}}_mask.png or like it ({', '.join(EXTENSIONS)})"
+            raise InputError(self.folder, f"{len(names)} files, no mask among them", expected, "check the folder")
+        return {image_id: os.path.join(self.folder, name) for image_id, (_, name) in ranked.items()}
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The images that have a mask, sorted."""
+        return tuple(sorted(self._paths))
+
+    def path(self, image_id: str) -> str:
+        """Return the file of an image's mask.
+
+        Raises:
+            InputError: There is none.
+        """
+        if image_id not in self._paths:
+            found = f"no mask of image {image_id}"
+            raise InputError(self.folder, found, f"{image_id}_mask.png or like it", "add the mask or drop the image")
+        return self._paths[image_id]
+
+    def read(self, image_id: str) -> np.ndarray:
+        """Read an image's mask, int32 [H, W].
+
+        Raises:
+            InputError: There is none, or it is no label image.
+        """
+        return read_mask(self.path(image_id))

@@ -1,0 +1,189 @@
+"""Read the truth: masks and labels of cells, from a folder and a table, or from one submission-like file.
+
+Accepted label files:
+    cell table (.parquet)      one row a cell, 19 values, > 0.5 = has the class; optional columns group_of, cell_line
+    cell CSV                   ID, Cell_index, Cell_Label `a;b`; optional Image_Label `a;b`, Cell line, group_of
+    submission-like CSV        the masks are in it: a triple `class 1 mask` for each label of each cell
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table, files, submission
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.matching import ImageTruth
+from hpa_tf.imaging import run_length
+
+_CSV_COLUMNS = ("ID", "Cell_index", "Cell_Label")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth of a set of images; masks are read when an image's turn comes.
+
+    Attributes:
+        cells: One row a cell: image_id, cell, the 19 class names (bool), group_of, and cell_line where known.
+        image_ids: The images, those without any cell included.
+        load: image_id -> its `ImageTruth`.
+        image_labels: image_id -> bool [19] weak label, where the file has it.
+    """
+
+    cells: pd.DataFrame
+    image_ids: tuple[str, ...]
+    load: Callable[[str], ImageTruth]
+    image_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def labels_of_cells(self) -> dict[str, np.ndarray]:
+        """Return image_id -> bool [19]: the classes that any of its cells has."""
+        present = self.cells.groupby("image_id")[cell_table.VALUES].any()
+        return dict(zip(present.index, present.to_numpy(), strict=True))
+
+
+def read_truth(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
+    """Read the truth of a set of images.
+
+    Args:
+        labels: See the head of this module.
+        masks: Label images; not needed for a submission-like file.
+
+    Raises:
+        InputError: The file or a mask is missing or wrong, or they do not belong together.
+    """
+    if str(labels).endswith(".parquet"):
+        return _with_masks(_from_cell_table(labels), {}, labels, masks)
+    header = _read_header(labels)
+    if header == ",".join(submission.HEADER):
+        return _from_submission(labels)
+    table, image_labels = _from_csv(labels)
+    return _with_masks(table, image_labels, labels, masks)
+
+
+def read_image_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read weak labels, image_id -> bool [19], from a CSV with the columns ID and Label (`a|b`).
+
+    Raises:
+        InputError: The file is missing, lacks a column, or a label is no class.
+    """
+    table = _read_table(path, ("ID", "Label"))
+    return {image_id: _label_row(text, path) for image_id, text in zip(table["ID"], table["Label"], strict=True)}
+
+
+def _read_header(path: str | os.PathLike) -> str:
+    try:
+        with files.open_file(path) as stream:
+            return stream.readline(1000).decode("utf-8-sig", errors="replace").strip()
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "labels of cells", "check --truth-labels") from error
+
+
+def _read_table(path: str | os.PathLike, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        with files.open_file(path) as stream:
+            table = pd.read_csv(stream, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", f"a CSV with {', '.join(columns)}", "check the path") from error
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(
+            path, f"no CSV table ({error})", f"the columns {', '.join(columns)}", "mend the file"
+        ) from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        found = f"the columns {', '.join(map(str, table.columns))[:200]}"
+        raise InputError(path, found, f"also {', '.join(missing)}", "add or rename the columns")
+    return table
+
+
+def _label_row(text: str, where: str | os.PathLike) -> np.ndarray:
+    """Parse `a;b` or `a|b` to bool [19]; repeated ids count once."""
+    row = np.zeros(NUM_CLASSES, bool)
+    for word in text.replace("|", ";").split(";"):
+        if not word.strip().isdecimal() or int(word) >= NUM_CLASSES:
+            raise InputError(where, f"label {text[:60]!r}", "class ids 0..18 joined by ';' or '|'", "mend the row")
+        row[int(word)] = True
+    return row
+
+
+def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    raw = _read_table(path, _CSV_COLUMNS)
+    bad = ~raw["Cell_index"].str.fullmatch(r"[0-9]{1,9}")
+    if bad.any():
+        raise InputError(path, f"Cell_index {raw['Cell_index'][bad].iloc[0][:40]!r}", "mask values > 0", "mend the row")
+    parsed = {text: _label_row(text, path) for text in raw["Cell_Label"].unique()}
+    values = np.array([parsed[text] for text in raw["Cell_Label"]], float).reshape(-1, NUM_CLASSES)
+    columns = {"group_of": raw["group_of"].isin(["1", "True", "true"])} if "group_of" in raw else {}
+    if "Cell line" in raw:
+        columns["cell_line"] = raw["Cell line"]
+    table = cell_table.from_values(raw["ID"], raw["Cell_index"].astype(int), values, columns)
+    image_labels = {}
+    if "Image_Label" in raw:
+        per_image = raw.drop_duplicates("ID")
+        pairs = zip(per_image["ID"], per_image["Image_Label"], strict=True)
+        image_labels = {image_id: _label_row(text, path) for image_id, text in pairs}
+    return cell_table.check(table, path), image_labels
+
+
+def _from_cell_table(path: str | os.PathLike) -> pd.DataFrame:
+    table = cell_table.read(path)
+    unknown = np.isnan(cell_table.values(table)).any(axis=1)
+    if unknown.any():
+        row = table.loc[unknown, cell_table.KEYS].iloc[0]
+        found = f"{int(unknown.sum())} cells with unknown classes, first {row['image_id']} cell {row['cell']}"
+        raise InputError(path, found, "all 19 classes of every true cell", "leave the cell out or grade it")
+    return table
+
+
+def _with_masks(table: pd.DataFrame, image_labels: dict, where: str | os.PathLike, masks: MaskFolder | None) -> Truth:
+    if masks is None:
+        raise InputError(where, "labels without masks", "a folder of label images", "add --truth-masks DIR")
+    for image_id in table["image_id"].unique():
+        files.check_image_id(image_id, where)
+        masks.path(image_id)
+    labels = cell_table.values(table) > 0.5
+    group_of = table["group_of"].to_numpy(bool) if "group_of" in table else np.zeros(len(table), bool)
+    groups = {image_id: np.asarray(rows) for image_id, rows in table.groupby("image_id", sort=False).indices.items()}
+    numbers = table["cell"].to_numpy(np.int64)
+
+    def load(image_id: str) -> ImageTruth:
+        mask = masks.read(image_id)
+        cells = run_length.encode_cells(mask)
+        rows = groups.get(image_id, np.zeros(0, np.int64))
+        missing = [int(number) for number in numbers[rows] if number not in cells]
+        if missing:
+            expected = f"the cells that {where} labels"
+            raise InputError(
+                masks.path(image_id), f"no cells {missing[:10]}", expected, "use the masks it was made for"
+            )
+        own = [cells[int(number)] for number in numbers[rows]]
+        return ImageTruth(image_id, mask.shape, own, numbers[rows], labels[rows], group_of[rows])
+
+    empty = [image_id for image_id in masks.image_ids if image_id not in groups and not masks.read(image_id).any()]
+    return Truth(_cells(table, labels, group_of), (*groups, *empty), load, image_labels)
+
+
+def _cells(table: pd.DataFrame, labels: np.ndarray, group_of: np.ndarray) -> pd.DataFrame:
+    lines = {"cell_line": table["cell_line"].to_numpy()} if "cell_line" in table else {}
+    values = pd.DataFrame(labels, columns=cell_table.VALUES)
+    keys = table[cell_table.KEYS].reset_index(drop=True)
+    return pd.concat([keys, values, pd.DataFrame({"group_of": group_of, **lines})], axis=1)
+
+
+def _from_submission(path: str | os.PathLike) -> Truth:
+    images, parts = {}, []
+    for row in submission.read(path):
+        labels = np.zeros((len(row.mask_texts), NUM_CLASSES), bool)
+        true = row.confidences > 0.5
+        labels[row.mask_index[true], row.class_ids[true]] = True
+        masks, cells = row.decode_masks(path), np.arange(1, len(labels) + 1)
+        group_of = np.zeros(len(cells), bool)
+        images[row.image_id] = ImageTruth(row.image_id, (row.height, row.width), masks, cells, labels, group_of)
+        kept = np.array([text != submission.EMPTY_MASK for text in row.mask_texts], bool)
+        parts.append(cell_table.from_values([row.image_id] * int(kept.sum()), cells[kept], labels[kept]))
+    table = pd.concat(parts, ignore_index=True) if parts else cell_table.from_values([], [], np.zeros((0, NUM_CLASSES)))
+    cells = _cells(table, cell_table.values(table) > 0.5, np.zeros(len(table), bool))
+    return Truth(cells, tuple(images), images.__getitem__)
