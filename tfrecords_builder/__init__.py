@@ -1,0 +1,13 @@
+"""From folders of fields of view to TFRecord shards of single cells, on one machine or on many.
+
+    label tables   sources.py          rows of any of the three formats, matched with the images
+      -> folds     folds.py            multilabel-stratified, or grouped by a column
+      -> units     plan.py             which images go to which shard; what changed since the last run
+      -> shards    unit.py             one unit of work: read, segment, cut, measure, encode, write
+                   labels.py, encoding.py
+      -> whole     build.py, pool.py   run the units, write the cell table and, last, the manifest
+    afterwards     verify.py, inspect.py; repair is a build of what verify finds bad
+
+The shards are functions of the images, the label tables and the options: neither the number of workers, nor their
+order, nor how often the build was killed changes a byte.
+"""

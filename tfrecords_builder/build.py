@@ -1,0 +1,177 @@
+"""The build: plan, run what is not done yet, then make the folder whole: cell table, failures, manifest last."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import pandas as pd
+from tqdm import tqdm
+
+from hpa_tf import cell_table, files, records
+from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.records import Manifest
+from hpa_tf.reporting import write_csv
+from tfrecords_builder import state, summary
+from tfrecords_builder.image import Settings
+from tfrecords_builder.options import BuildOptions, asked_options
+from tfrecords_builder.plan import Plan, Unit, make_plan
+from tfrecords_builder.pool import run_units
+from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
+
+FAILURES_NAME = "failures.csv"
+Results = dict[str, UnitResult]
+
+
+def build(options: BuildOptions) -> Manifest:
+    """Build or continue a data folder.
+
+    A build that was stopped, however it was, continues; one that is finished is only checked.
+
+    Raises:
+        InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
+            or another build is writing to the folder.
+    """
+    plan = make_plan(options)
+    with state.locked(options.out):
+        results = _results_so_far(options, plan)
+        todo = [unit for unit in plan.units if unit.name not in results]
+        if todo or not _is_finished(options, plan, results):
+            _open_folder(options, plan)
+            results |= _run(todo, options)
+            _finish(options, plan, results)
+        manifest = records.read_manifest(options.out)
+        table = cell_table.read(files.join(options.out, records.CELL_TABLE_NAME))
+    summary.show(plan, list(results.values()), table, manifest)
+    return manifest
+
+
+def failures_of(plan: Plan, results: Iterable[UnitResult]) -> pd.DataFrame:
+    """Return the images and rows that were left out: image_id, where, found, expected, fix."""
+    rows = [(image_id, e.where, e.found, e.expected, e.fix) for image_id, e in plan.faults]
+    rows += [failure for result in results for failure in result.failures]
+    return pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
+
+
+def _results_so_far(options: BuildOptions, plan: Plan) -> Results:
+    """Return the results of the units that are done, after a look at what changed since the folder was begun."""
+    saved = state.load_plan(options.out)
+    stamps = files.list_stamps(options.out) if saved or not files.is_remote(options.out) else {}
+    if saved is None:
+        foreign = [name for name in stamps if name == records.MANIFEST_NAME or ".tfrecord" in name]
+        if foreign:
+            fix = "choose another --out, or remove the folder"
+            raise InputError(options.out, f"{foreign[0]}, but no record of a build", "a new folder", fix)
+        return {}
+    found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
+    failed = {failure[0] for result in found.values() if result for failure in result.failures}
+    changed = state.changes(saved, plan, failed)
+    if changed and options.on_change == "fail":
+        fix = "undo the change, choose another --out, or give --on-change rebuild"
+        raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
+    # failed images are tried again: they are the reason why somebody runs the command again
+    return {
+        unit.name: result
+        for unit in plan.units
+        if (result := found[unit.name]) and not result.failures and state.is_done(options.out, unit, result, stamps)
+    }
+
+
+def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
+    names = [records.MANIFEST_NAME, records.CELL_TABLE_NAME]
+    if not all(files.exists(files.join(options.out, name)) for name in names):
+        return False
+    manifest = records.read_manifest(options.out)
+    return manifest == _manifest(options, plan, results)
+
+
+def _open_folder(options: BuildOptions, plan: Plan) -> None:
+    """Take away what must not be taken for the result, then write down the plan."""
+    mine = {shard for unit in plan.units for shard in (unit.shard("cells"), unit.shard("fields"))}
+    sidecars = {f"{unit.name}.parquet" for unit in plan.units}
+    if options.fields is None:
+        mine -= {unit.shard("fields") for unit in plan.units}
+    files.remove(files.join(options.out, records.MANIFEST_NAME))
+    for name in files.list_names(options.out) if files.exists(options.out) else []:
+        stale_shard = ".tfrecord-" in name and name not in mine
+        if stale_shard or name in (records.CELL_TABLE_NAME, FAILURES_NAME) or _is_temporary(name):
+            files.remove(files.join(options.out, name))
+    folder = files.join(options.out, STATE_FOLDER)
+    for name in files.list_names(folder) if files.exists(folder) else []:
+        if (name.endswith(".parquet") and name not in sidecars) or _is_temporary(name):
+            files.remove(files.join(folder, name))
+    state.save_plan(options.out, plan, options)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(files.TEMPORARY_SUFFIX)
+
+
+def _run(todo: list[Unit], options: BuildOptions) -> Results:
+    results: Results = {}
+    for unit in todo:
+        files.remove(sidecar_path(options.out, unit))
+    num_images = sum(len(unit.images) for unit in todo)
+    cells, start = 0, time.monotonic()
+    with tqdm(total=num_images, unit="image", desc="build", disable=not todo) as bar:
+
+        def progress(num_cells: int) -> None:
+            nonlocal cells
+            cells += num_cells
+            bar.set_postfix_str(f"{cells / max(time.monotonic() - start, 1e-3):.0f} cells/s", refresh=False)
+            bar.update()
+
+        for unit, result in _runner(options)(todo, Settings.of(options), options.workers, progress):
+            results[unit.name] = result
+    return results
+
+
+Runner = Callable[..., Iterator[tuple[Unit, UnitResult]]]
+
+
+def _runner(options: BuildOptions) -> Runner:
+    return run_units
+
+
+def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
+    """Write what spans all units; the manifest comes last."""
+    missing = [unit.name for unit in plan.units if unit.name not in results]
+    if missing:
+        found = f"{len(missing)} of {len(plan.units)} units not written, first {missing[0]}"
+        raise InputError(options.out, found, "all units", "run the same command again")
+    ordered = [results[unit.name] for unit in plan.units]
+    for text in dict.fromkeys(text for result in ordered for text in result.warnings):
+        warnings.warn(text, HpaWarning, stacklevel=2)
+    table = pd.concat([read_sidecar_table(options.out, unit) for unit in plan.units], ignore_index=True)
+    manifest = _manifest(options, plan, results)
+    if len(table) != manifest.num_cells:
+        found = f"{len(table)} rows for {manifest.num_cells} records"
+        raise InputError(options.out, found, "one row a record", "remove the folder and build again")
+    cell_table.write(table, files.join(options.out, records.CELL_TABLE_NAME), "labels")
+    failures = failures_of(plan, ordered)
+    if len(failures):
+        write_csv(failures, files.join(options.out, FAILURES_NAME))
+    records.write_manifest(options.out, manifest)
+
+
+def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
+    ordered = [results[unit.name] for unit in plan.units]
+    kinds = ("cells", "fields") if options.fields is not None else ("cells",)
+    shards = [shard for kind in kinds for result in ordered for shard in result.shards if shard.kind == kind]
+    segmenters = dict.fromkeys(segmenter.name for segmenter in options.segmenters())
+    return Manifest(
+        schema_version=records.SCHEMA_VERSION,
+        classes=CLASSES,
+        channels=CHANNELS,
+        encoding="png",
+        um_per_px=tuple(sorted(set(options.um_per_px))),
+        bits=tuple(sorted({bits for result in ordered for bits in result.bits})),
+        margin=options.margin,
+        segmenter=" + ".join(segmenters),
+        num_folds=options.num_folds,
+        num_images=sum(len(result.images) for result in ordered),
+        num_cells=sum(shard.num_records for shard in shards if shard.kind == "cells"),
+        shards=tuple(shards),
+        options=asked_options(options),
+        fingerprint=plan.fingerprint,
+    )

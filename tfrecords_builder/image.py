@@ -1,0 +1,213 @@
+"""One image: read, segment, cut, measure and encode it. The same function wherever it runs; no TensorFlow."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table, records
+from hpa_tf.classes import MITOTIC_SPINDLE
+from hpa_tf.imaging import rules
+from hpa_tf.imaging.cells import Cell, cut_cells
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
+from hpa_tf.imaging.segmentation import Masks, Segmenter
+from tfrecords_builder import labels
+from tfrecords_builder.encoding import encode_png
+from tfrecords_builder.options import BuildOptions
+from tfrecords_builder.sources import LabelledImage
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every unit needs of the options; picklable.
+
+    Attributes:
+        out: Data folder.
+        um_per_px: Micrometres per pixel of each source.
+        segmenters: Segmenter of each source.
+        columns: Columns of the label tables that go into the cell table.
+        margin: px.
+        fields: Size of whole fields of view, px; None for none.
+        drop_unclean: See `BuildOptions`.
+        max_pixels: px.
+        skip_errors: List unusable images instead of stopping.
+    """
+
+    out: str
+    um_per_px: tuple[float, ...]
+    segmenters: tuple[Segmenter, ...]
+    columns: tuple[str, ...]
+    margin: int
+    fields: int | None
+    drop_unclean: bool
+    max_pixels: int
+    skip_errors: bool
+
+    @classmethod
+    def of(cls, options: BuildOptions) -> "Settings":
+        """Take what the units need out of the options."""
+        columns = tuple(dict.fromkeys([*filter(None, [options.group_by]), *options.columns]))
+        um_per_px = tuple(source.um_per_px for source in options.sources)
+        same = {
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(cls)
+            if field.name in ("out", "margin", "fields", "drop_unclean", "max_pixels")
+        }
+        skip = options.on_error == "skip"
+        return cls(um_per_px=um_per_px, segmenters=options.segmenters(), columns=columns, skip_errors=skip, **same)
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What one image becomes.
+
+    Attributes:
+        cells: Serialized cell records.
+        field: Serialized field record, if asked for.
+        table: Its rows of the cell table, one a cell record, without shard and record.
+        counts: Cells found, with border value < 1, with outlier factor < 1, rejected by cleaning.
+        bits: Bits per channel.
+    """
+
+    cells: list[bytes]
+    field: bytes | None
+    table: pd.DataFrame
+    counts: dict[str, int]
+    bits: int
+
+
+def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageResult:
+    """Read, segment, cut, measure and encode one image.
+
+    Raises:
+        InputError: The image or its masks cannot be used.
+    """
+    field = read_field(
+        FieldFiles(image.image_id, image.paths), settings.um_per_px[image.source], max_pixels=settings.max_pixels
+    )
+    masks = settings.segmenters[image.source](field)
+    cells, rows, crops = [], [], []
+    for cell in cut_cells(field, masks, settings.margin):
+        cells.append(dataclasses.replace(cell, crop=np.empty(0), region=np.empty(0)))
+        crops.append((encode_png(cell.crop), encode_png(cell.region)))
+        rows.append(_row(cell, field))
+    table = image_table(image, fold, rows, settings)
+    kept = ~_rejected(table, image) if settings.drop_unclean else np.ones(len(table), bool)
+    counts = _counts(table, image)
+    table = table[kept].reset_index(drop=True)
+    values = cell_table.values(table, np.float32)
+    chosen = [(cell, crop) for cell, crop, keep in zip(cells, crops, kept, strict=True) if keep]
+    encoded = [
+        _encode_cell(cell, *pictures, own, fold, field) for (cell, pictures), own in zip(chosen, values, strict=True)
+    ]
+    whole = None
+    if settings.fields is not None:
+        whole = _encode_field(field, masks, [cell.number for cell, _ in chosen], image, fold, settings.fields)
+    return ImageResult(encoded, whole, table, counts, field.bits)
+
+
+def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
+    top, left, bottom, right = cell.box
+    height, width = field.pixels.shape[:2]
+    box = {"top": top, "left": left, "bottom": bottom, "right": right, "height": height, "width": width}
+    scale = {"um_per_px": field.um_per_px, "bits": field.bits}
+    return {"cell": cell.number, **box, **scale, **dataclasses.asdict(cell.measurements)}
+
+
+_INT32 = ("cell", "fold", "record", "top", "left", "bottom", "right", "height", "width", "bits")
+_INT64 = ("cell_area", "nucleus_area", "nucleus_blue", "sum_red", "sum_green", "sum_blue", "sum_yellow")
+_FLOAT64 = ("um_per_px", "border_ud", "border_lr", "cleaning_value")
+_MEASURED = (
+    *("top", "left", "bottom", "right", "height", "width", "um_per_px", "bits", "cell_area", "nucleus_area"),
+    *("nucleus_blue", "border_ud", "border_lr", "sum_red", "sum_green", "sum_blue", "sum_yellow"),
+)
+
+
+def image_table(image: LabelledImage, fold: int, rows: list[dict[str, Any]], settings: Settings) -> pd.DataFrame:
+    """Return the cell table of one image, with types that do not depend on the number of its cells."""
+    measured = pd.DataFrame(rows, columns=["cell", *_MEASURED])
+    values = labels.from_image_labels(image.class_ids, len(rows))
+    fixed = {name: [image.columns[name]] * len(rows) for name in settings.columns}
+    columns = {"fold": [fold] * len(rows), **{name: measured[name] for name in _MEASURED}}
+    table = cell_table.from_values([image.image_id] * len(rows), measured["cell"], values, columns)
+    types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | {"um_per_px": np.float64}
+    table = table.astype({name: dtype for name, dtype in types.items() if name in table})
+    table = table.astype({"border_ud": np.float64, "border_lr": np.float64})
+    table["cleaning_value"] = rules.cell_values(table, rules.CLEANING_BORDER)
+    for name, column in fixed.items():
+        table[name] = pd.Series(column, dtype="str")
+    return table
+
+
+def _rejected(table: pd.DataFrame, image: LabelledImage) -> np.ndarray:
+    """Tell which cells leave a training set, bool [N]. Source: METHODS 3, training set."""
+    if MITOTIC_SPINDLE in image.class_ids:
+        return np.zeros(len(table), bool)
+    return table["cleaning_value"].to_numpy() < 1
+
+
+def _counts(table: pd.DataFrame, image: LabelledImage) -> dict[str, int]:
+    border = rules.border_values(table, rules.CLEANING_BORDER)
+    outlier = rules.outlier_factors(table, border)
+    return {
+        "found": len(table),
+        "border": int((border < 1).sum()),
+        "outlier": int((outlier < 1).sum()),
+        "rejected": int(_rejected(table, image).sum()),
+    }
+
+
+def _encode_cell(cell: Cell, crop: bytes, region: bytes, values: np.ndarray, fold: int, field: FieldOfView) -> bytes:
+    found = cell.measurements
+    return records.encode(
+        {
+            "image_id": cell.image_id.encode(),
+            "cell": cell.number,
+            "fold": fold,
+            "image_size": field.pixels.shape[:2],
+            "um_per_px": field.um_per_px,
+            "bits": field.bits,
+            "box": cell.box,
+            "crop_box": cell.crop_box,
+            "crop": crop,
+            "region": region,
+            "labels": values,
+            "cell_area": found.cell_area,
+            "nucleus_area": found.nucleus_area,
+            "nucleus_blue": found.nucleus_blue,
+            "border_ratios": (found.border_ud, found.border_lr),
+            "channel_sums": (found.sum_red, found.sum_green, found.sum_blue, found.sum_yellow),
+        }
+    )
+
+
+def _encode_field(
+    field: FieldOfView, masks: Masks, numbers: list[int], image: LabelledImage, fold: int, size: int
+) -> bytes:
+    """Encode a whole field of view in a square of `size` px: its longer side fills it, the rest is zero."""
+    height, width = field.pixels.shape[:2]
+    scale = size / max(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    order = np.zeros(max(numbers, default=0) + 1, np.uint16)
+    order[numbers] = np.arange(1, len(numbers) + 1)
+    compact = order[np.where(masks.cell < len(order), masks.cell, 0)]
+    pixels, mask = np.zeros((size, size, 4), field.pixels.dtype), np.zeros((size, size), np.uint16)
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    pixels[: target[1], : target[0]] = cv2.resize(field.pixels, target, interpolation=shrink)
+    mask[: target[1], : target[0]] = cv2.resize(compact, target, interpolation=cv2.INTER_NEAREST_EXACT)
+    return records.encode(
+        {
+            "image_id": image.image_id.encode(),
+            "fold": fold,
+            "image_size": (height, width),
+            "um_per_px": field.um_per_px / scale,
+            "bits": field.bits,
+            "image": encode_png(pixels),
+            "masks": encode_png(mask),
+            "labels": labels.from_image_labels(image.class_ids, 1)[0],
+        },
+        records.IMAGE_FIELDS,
+    )

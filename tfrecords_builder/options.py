@@ -1,0 +1,161 @@
+"""What a build is asked: the command line's options, checked and resolved into sources and segmenters."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hpa_tf import records
+from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from tfrecords_builder.sources import Source
+
+Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Build TFRecord shards of single cells from images and image labels.
+
+    Give --images, --labels, --masks and --um-per-px several values to build from several sources at once: one value
+    a source, or one for all.
+    """
+
+    images: tuple[str, ...]
+    """Folders with {ID}_{red,green,blue,yellow}.png (also .tif, .tif.gz, .jpg)."""
+    labels: tuple[str, ...]
+    """CSV tables: ID,Label as the competition's train.csv, or the public HPA list."""
+    out: str
+    """Data folder to write, local or remote (gs://, s3://, ...)."""
+    masks: tuple[str, ...] = ()
+    """Folders with the cell masks (and nucleus masks) of the images, such as {ID}_cellmask.png."""
+    segmenter: Literal["masks", "classical"] | None = None
+    """Where masks come from: files (the default where --masks is given) or the classical segmenter."""
+    cell_pattern: str | None = None
+    """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
+    nucleus_pattern: str | None = None
+    """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
+    um_per_px: tuple[float, ...] = (DEFAULT_UM_PER_PX,)
+    """Micrometres per pixel of the images."""
+    num_folds: int = 5
+    """Number of folds; each image is in one."""
+    group_by: str | None = None
+    """Column of the label tables whose values stay in one fold (cell_line, antibody, duplicate cluster, ...); images
+    with an empty value are grouped with none. Default: folds stratified by the labels alone."""
+    columns: tuple[str, ...] = ()
+    """Further columns of the label tables to copy into the cell table."""
+    seed: int = 0
+    """Seed of the folds."""
+    margin: int = 0
+    """Pixels kept around each cell's tight box, px; recipes with context need some (METHODS 3: 16)."""
+    fields: int | None = None
+    """Also write whole fields of view with their cell masks, shrunk to this many px a side."""
+    drop_unclean: bool = False
+    """Leave cells out of the shards that the border and outlier rules reject (mitotic images keep all). Default: keep
+    all; the recipe decides."""
+    images_per_shard: int | None = None
+    """Images in a shard; default 16, fewer in small builds, so that each fold has at least 4 shards."""
+    max_pixels: int = MAX_PIXELS
+    """Largest height x width that is decoded, px."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What an unusable image, a label row without image or an image without row does: stop the build, or be listed in
+    failures.csv and left out."""
+    allow_failures: bool = False
+    """Exit with 0 although --on-error skip left images out."""
+    on_change: Literal["fail", "rebuild"] = "fail"
+    """When options or inputs changed since the folder was begun: say what changed, or rebuild what it touches."""
+    workers: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    """Worker processes; the shards do not depend on it."""
+    tfds: bool = False
+    """Also write the metadata of TensorFlow Datasets; needs the extra [tfds]."""
+    runner: Runner = "local"
+    """Where the work runs: this machine's processes, or an Apache Beam runner; needs the extra [beam]."""
+    beam_options: tuple[str, ...] = ()
+    """Options of the Beam runner, such as --beam-options=--direct_num_workers=4."""
+
+    def __post_init__(self):
+        count = len(self.images)
+        for name in ("labels", "masks", "um_per_px"):
+            given = len(getattr(self, name))
+            if given not in (1, count) and not (name == "masks" and given == 0):
+                found = f"{given} values for {count} image folders"
+                raise InputError(_flag(name), found, f"1 or {count}", "give one a source, or one for all")
+        if self.segmenter == "masks" and not self.masks:
+            raise InputError("--segmenter masks", "no --masks", "the folder of the masks", "add --masks DIR")
+        if self.segmenter is None and not self.masks:
+            raise InputError("--segmenter", "neither --masks nor --segmenter", "one of them", "add one of them")
+        if self.segmenter not in (None, "masks") and self.masks:
+            found = f"both --masks and --segmenter {self.segmenter}"
+            raise InputError("--segmenter", found, "one of them", "leave one of them out")
+        least = {"num_folds": 1, "margin": 0, "fields": 16, "images_per_shard": 1, "max_pixels": 1, "workers": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise InputError(_flag(name), f"{value}", f"at least {minimum}", "correct it")
+        if not all(0 < um < 100 for um in self.um_per_px):
+            raise InputError(
+                "--um-per-px", f"{self.um_per_px}", "micrometres per pixel between 0 and 100", "correct it"
+            )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """One source an image folder."""
+        count = len(self.images)
+        return tuple(
+            Source(*row)
+            for row in zip(self.images, _spread(self.labels, count), _spread(self.um_per_px, count), strict=True)
+        )
+
+    @property
+    def mask_folders(self) -> tuple[str | None, ...]:
+        """The folder of masks of each source."""
+        return _spread(self.masks or (None,), len(self.images))
+
+    def segmenters(self) -> tuple[Segmenter, ...]:
+        """One segmenter a source.
+
+        Raises:
+            InputError: A folder of masks is missing or a pattern cannot be used.
+        """
+        if self.segmenter == "classical":
+            from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter  # imports scikit-image: 0.5 s
+
+            return (ClassicalSegmenter(),) * len(self.images)
+        patterns = {"cell_pattern": self.cell_pattern, "nucleus_pattern": self.nucleus_pattern}
+        return tuple(MasksOnDisk(folder, **patterns, max_pixels=self.max_pixels) for folder in self.mask_folders)
+
+
+_PATHS = ("images", "labels", "masks", "out")
+_HOW = ("on_error", "allow_failures", "on_change", "workers", "tfds", "runner", "beam_options")
+
+
+def content_options(options: BuildOptions) -> dict[str, Any]:
+    """Return the options that decide what the shards hold, as JSON values: not where and how they are made."""
+    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*_PATHS, *_HOW)}
+    # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
+    segmenter = "masks" if options.masks else options.segmenters()[0].name
+    return json.loads(json.dumps({**kept, "segmenter": segmenter, "schema_version": records.SCHEMA_VERSION}))
+
+
+def asked_options(options: BuildOptions) -> dict[str, Any]:
+    """Return all options but those of how the build runs, as JSON values, for the manifest and for repair."""
+    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", *_HOW)}
+    return json.loads(json.dumps(kept))
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spread(values: tuple, count: int) -> tuple:
+    return values * count if len(values) == 1 else values

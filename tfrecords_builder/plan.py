@@ -1,0 +1,192 @@
+"""The plan of a build: which images go to which shard, fixed before the first image is read.
+
+Each unit of work becomes one shard (two with whole fields of view) that one worker writes whole. Images are ordered
+by a hash of their id, so that neighbours in a folder (one plate, one antibody) are spread over the shards.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hpa_tf import files
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.records import shard_name
+from tfrecords_builder.folds import grouped_folds, stratified_folds
+from tfrecords_builder.options import BuildOptions, content_options, digest
+from tfrecords_builder.sources import Fault, LabelledImage, find_images
+
+DEFAULT_IMAGES_PER_SHARD = 16
+_LEAST_SHARDS_A_FOLD = 4
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work.
+
+    Attributes:
+        fold: Fold of its images.
+        index: Number of the unit in its fold.
+        count: Number of units of the fold.
+        images: Its images, in the order of their records.
+        stamps: State of each image's files and of what is known about it; see `Plan.changes`.
+        fingerprint: Digest of the options and of everything above.
+    """
+
+    fold: int
+    index: int
+    count: int
+    images: tuple[LabelledImage, ...]
+    stamps: dict[str, "Stamp"] = field(hash=False)
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its sidecar and in messages: that of its cell shard."""
+        return self.shard("cells")
+
+    def shard(self, kind: str) -> str:
+        """Return the name of its shard of one kind."""
+        return shard_name(kind, self.fold, self.index, self.count)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """State of one image's inputs.
+
+    Attributes:
+        files: Digest of the names, sizes and times of change of its channel and mask files.
+        sizes: Digest of the names and sizes alone: the same wherever the files are copied to.
+        row: Digest of its classes and of the columns that the build uses.
+    """
+
+    files: str
+    sizes: str
+    row: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units of a build, ordered by fold and index.
+
+    Attributes:
+        options: The options that decide what the shards hold.
+        units: The units.
+        faults: Images and rows that are left out.
+        fingerprint: Digest of the options, image ids, labels, folds and file sizes.
+    """
+
+    options: dict[str, Any]
+    units: tuple[Unit, ...]
+    faults: tuple[Fault, ...]
+    fingerprint: str
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in all units."""
+        return sum(len(unit.images) for unit in self.units)
+
+
+def make_plan(options: BuildOptions) -> Plan:
+    """Find and check the inputs, draw the folds and cut them into units.
+
+    Raises:
+        InputError: Inputs cannot be used; with --on-error skip only where they cannot be used as a whole.
+    """
+    images, faults = find_images(options.sources)
+    if faults and options.on_error == "fail":
+        raise _first_of(faults)
+    if not images:
+        first = f", first: {faults[0][1]}" if faults else ""
+        raise InputError(
+            options.images[0], f"no image with a label{first}", "at least one", "check --images and --labels"
+        )
+    _check_columns(images, options)
+    images = sorted(images, key=lambda image: _hash(image.image_id))
+    folds = _draw_folds(images, options)
+    stamps = _stamps(images, options)
+    content = content_options(options)
+    units = []
+    for fold in range(options.num_folds):
+        members = [image for image, its_fold in zip(images, folds, strict=True) if its_fold == fold]
+        units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(content))
+    state = [
+        [u.name, [[i.image_id, u.stamps[i.image_id].sizes, u.stamps[i.image_id].row] for i in u.images]] for u in units
+    ]
+    return Plan(content, tuple(units), tuple(faults), digest([content, state]))
+
+
+def _first_of(faults: list[Fault]) -> InputError:
+    error = faults[0][1]
+    if len(faults) == 1:
+        return error
+    return InputError(error.where, f"{error.found} (and {len(faults) - 1} more)", error.expected, error.fix)
+
+
+def _hash(image_id: str) -> bytes:
+    return hashlib.sha256(image_id.encode()).digest()
+
+
+def _check_columns(images: list[LabelledImage], options: BuildOptions) -> None:
+    for name in {*options.columns, *filter(None, [options.group_by])}:
+        lacking = next((image for image in images if name not in image.columns), None)
+        if lacking is not None:
+            where, known = options.sources[lacking.source].labels, sorted(lacking.columns)
+            raise InputError(where, f"no column {name!r}", f"one of {known}", "correct --group-by or --columns")
+
+
+def _draw_folds(images: list[LabelledImage], options: BuildOptions) -> np.ndarray:
+    labels = np.zeros((len(images), NUM_CLASSES))
+    for row, image in zip(labels, images, strict=True):
+        row[list(image.class_ids)] = 1
+    if options.group_by is None:
+        return stratified_folds(labels, options.num_folds, options.seed)
+    groups = [image.columns[options.group_by].strip() for image in images]
+    return grouped_folds(labels, groups, options.num_folds, options.seed)
+
+
+def _images_per_shard(options: BuildOptions, num_images: int) -> int:
+    if options.images_per_shard is not None:
+        return options.images_per_shard
+    share = math.ceil(num_images / (options.num_folds * _LEAST_SHARDS_A_FOLD))
+    return min(DEFAULT_IMAGES_PER_SHARD, share)
+
+
+def _cut(members: list[LabelledImage], fold: int, stamps: dict[str, Stamp], size: int, options: str) -> list[Unit]:
+    count = math.ceil(len(members) / size)
+    units = []
+    for index in range(count):
+        images = tuple(members[index * len(members) // count : (index + 1) * len(members) // count])
+        own = {image.image_id: stamps[image.image_id] for image in images}
+        state = [[image_id, stamp.files, stamp.row] for image_id, stamp in own.items()]
+        units.append(Unit(fold, index, count, images, own, digest([options, fold, index, count, state])))
+    return units
+
+
+def _stamps(images: list[LabelledImage], options: BuildOptions) -> dict[str, Stamp]:
+    """Return the state of each image's inputs; one listing a folder, however many images."""
+    channel_files = [files.list_stamps(source.images) for source in options.sources]
+    mask_files = [_mask_stamps(folder, images) if folder else {} for folder in options.mask_folders]
+    used = sorted({*options.columns, *filter(None, [options.group_by])})
+    stamps = {}
+    for image in images:
+        names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in image.paths.values())
+        states = [(name, *channel_files[image.source].get(name, (0, "gone"))) for name in names]
+        states += mask_files[image.source].get(image.image_id, [])
+        row = [image.class_ids, [image.columns[name] for name in used], options.sources[image.source].um_per_px]
+        stamps[image.image_id] = Stamp(digest(states), digest([state[:2] for state in states]), digest(row))
+    return stamps
+
+
+def _mask_stamps(folder: str, images: list[LabelledImage]) -> dict[str, list[tuple[str, int, str]]]:
+    """Return (name, size, time) of the files in a folder of masks whose names begin with an image's id."""
+    ids = {image.image_id for image in images}
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for name, stamp in sorted(files.list_stamps(folder).items()):
+        for end, letter in enumerate(name):
+            if letter in "_." and name[:end] in ids:
+                found.setdefault(name[:end], []).append((name, *stamp))
+    return found

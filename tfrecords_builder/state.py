@@ -1,0 +1,109 @@
+"""The state of a build between runs: a lock, the plan that the folder was begun with, and what changed since."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from tfrecords_builder.options import BuildOptions, asked_options
+from tfrecords_builder.plan import Plan, Unit
+from tfrecords_builder.unit import STATE_FOLDER
+
+PLAN_NAME = "plan.json"
+_MAX_NAMED = 5
+
+
+@contextlib.contextmanager
+def locked(out: str) -> Iterator[None]:
+    """Hold a local data folder's lock; the system gives it back however this process ends.
+
+    Object stores have no locks: there it is the user's to start one build a folder.
+
+    Raises:
+        InputError: Another build holds it, or the folder cannot be written.
+    """
+    state = files.join(out, STATE_FOLDER)
+    files.make_folder(out)
+    files.make_folder(state)
+    if files.is_remote(out):
+        yield
+        return
+    with open(os.path.join(state, "lock"), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            found = f"another build is writing there (process {lock.read().strip() or 'unknown'})"
+            fix = "wait until it ends, or choose another --out"
+            raise InputError(out, found, "one build a folder at a time", fix) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:
+    """Write down what the folder is built from."""
+    images = {
+        image.image_id: [unit.name, stamp.files, stamp.row]
+        for unit in plan.units
+        for image in unit.images
+        for stamp in [unit.stamps[image.image_id]]
+    }
+    value = {"options": plan.options, "asked": asked_options(options), "images": images}
+    files.write_json(files.join(out, STATE_FOLDER, PLAN_NAME), value)
+
+
+def load_plan(out: str) -> dict[str, Any] | None:
+    """Return what `save_plan` wrote, or None."""
+    path = files.join(out, STATE_FOLDER, PLAN_NAME)
+    return files.read_json(path) if files.exists(path) else None
+
+
+def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:
+    """Name what differs between the plan a folder was begun with and now.
+
+    Args:
+        saved: See `load_plan`.
+        plan: The plan now.
+        failed: Images that could not be used; that their files change is what one hopes for.
+    """
+    before, now = saved["options"], plan.options
+    named = [
+        f"option {name}: was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    images = {image.image_id: (unit, unit.stamps[image.image_id]) for unit in plan.units for image in unit.images}
+    old = saved["images"]
+    kinds: dict[str, list[str]] = {}
+    kinds["image removed"] = sorted(old.keys() - images.keys())
+    kinds["image added"] = sorted(images.keys() - old.keys())
+    for image_id in sorted(old.keys() & images.keys()):
+        unit, stamp = images[image_id]
+        if stamp.row != old[image_id][2]:
+            kinds.setdefault("row of the label table changed", []).append(image_id)
+        if stamp.files != old[image_id][1] and image_id not in failed:
+            kinds.setdefault("image or mask files changed (size or time)", []).append(image_id)
+    for what, ids in kinds.items():
+        if ids:
+            more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
+            named.append(f"{what}: {', '.join(ids[:_MAX_NAMED])}{more}")
+    return named
+
+
+def is_done(out: str, unit: Unit, result, stamps: dict[str, tuple[int, str]]) -> bool:
+    """Tell whether a unit's sidecar belongs to this plan and its shards are there at their full size.
+
+    Args:
+        out: Data folder.
+        unit: The unit.
+        result: What its sidecar says, or None.
+        stamps: Sizes of the files in the data folder, see `files.list_stamps`.
+    """
+    if result is None or result.fingerprint != unit.fingerprint:
+        return False
+    return all(stamps.get(shard.name, (-1,))[0] == shard.num_bytes for shard in result.shards)

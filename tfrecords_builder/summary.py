@@ -1,0 +1,53 @@
+"""What a build tells at its end: counts per class and how many cells the rules reject."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table
+from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
+from hpa_tf.errors import HpaWarning
+from hpa_tf.records import Manifest
+from tfrecords_builder.plan import Plan
+from tfrecords_builder.unit import UnitResult
+
+_MOST_BORDER = 0.5
+
+
+def show(plan: Plan, results: list[UnitResult], table: pd.DataFrame, manifest: Manifest) -> None:
+    """Print the summary; warn where most cells look cut."""
+    counts = {
+        name: sum(result.counts[name] for result in results) for name in ("found", "border", "outlier", "rejected")
+    }
+    print(class_counts(plan, table).to_string())
+    size = sum(shard.num_bytes for shard in manifest.shards)
+    failed = len(plan.faults) + sum(len(result.failures) for result in results)
+    print(
+        f"{manifest.num_images} images, {manifest.num_cells} cells, {len(manifest.shards)} shards, {size / 1e6:.1f} MB"
+    )
+    if failed:
+        print(f"{failed} images or rows left out: failures.csv")
+    if not counts["found"]:
+        warnings.warn("no image holds any cell", HpaWarning, stacklevel=2)
+        return
+    shares = {name: count / counts["found"] for name, count in counts.items()}
+    print(
+        f"border value < 1: {shares['border']:.1%} of the cells; outliers: {shares['outlier']:.1%}; "
+        f"rejected by cleaning: {shares['rejected']:.1%}"
+    )
+    if shares["border"] > _MOST_BORDER:
+        text = f"{shares['border']:.0%} of the cells have a border value < 1: check the nucleus masks"
+        warnings.warn(text, HpaWarning, stacklevel=2)
+
+
+def class_counts(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
+    """Return images, cells and clean cells of each class."""
+    labels = cell_table.values(table) > 0.5
+    clean = (table["cleaning_value"].to_numpy() >= 1) | labels[:, MITOTIC_SPINDLE]
+    images = np.zeros(len(CLASSES), np.int64)
+    for unit in plan.units:
+        for image in unit.images:
+            images[list(image.class_ids)] += 1
+    counted = {"images": images, "cells": labels.sum(axis=0), "clean cells": (labels & clean[:, None]).sum(axis=0)}
+    return pd.DataFrame(counted, index=pd.Index([f"{k} {name}" for k, name in enumerate(CLASSES)]))

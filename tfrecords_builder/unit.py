@@ -1,0 +1,209 @@
+"""One unit of work: from the images of one shard to the shard's file and its part of the cell table.
+
+The shard is written whole by whoever runs the unit, then its sidecar (the part of the cell table, with counts,
+checksums and failures); a unit whose sidecar is there is done. Nothing here imports TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hpa_tf import files, records
+from hpa_tf.classes import CLASSES
+from hpa_tf.errors import HpaWarning, InputError
+from tfrecords_builder.image import ImageResult, Settings, build_image, image_table
+from tfrecords_builder.plan import Unit
+from tfrecords_builder.sources import LabelledImage
+
+STATE_FOLDER = ".build"
+"""Folder in the data folder that holds the plan, the lock and the sidecars."""
+_SIDECAR_KEY = b"hpa_tf.unit"
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a finished unit says of itself, kept in its sidecar.
+
+    Attributes:
+        fingerprint: The unit's.
+        shards: Its shards.
+        images: Images in them.
+        bits: Bits per channel that occur.
+        counts: Sums of the images' counts.
+        failures: Images left out: id, and where, found, expected, fix of the InputError.
+        warnings: Texts of the warnings.
+    """
+
+    fingerprint: str
+    shards: tuple[records.Shard, ...]
+    images: tuple[str, ...]
+    bits: tuple[int, ...]
+    counts: Mapping[str, int]
+    failures: tuple[tuple[str, str, str, str, str], ...]
+    warnings: tuple[str, ...]
+
+
+Report = Callable[[str, int], None]
+"""Told of each image before (-1) and after it (number of its cells)."""
+
+
+class _ShardWriter:
+    """Frames records into a shard and remembers its size and digest."""
+
+    def __init__(self, stream, kind: str, unit: Unit):
+        self._stream, self._hash = stream, hashlib.sha256()
+        self._num_records = self._num_bytes = 0
+        self._kind, self._unit = kind, unit
+
+    def write(self, data: bytes) -> None:
+        framed = records.frame(data)
+        self._stream.write(framed)
+        self._hash.update(framed)
+        self._num_records += 1
+        self._num_bytes += len(framed)
+
+    def shard(self) -> records.Shard:
+        name, digest = self._unit.shard(self._kind), self._hash.hexdigest()
+        return records.Shard(name, self._kind, self._unit.fold, self._num_records, self._num_bytes, digest)
+
+
+def build_unit(
+    unit: Unit, settings: Settings, report: Report, poisoned: Mapping[str, InputError] | None = None
+) -> UnitResult:
+    """Build one unit: its shards, then its sidecar, each written whole.
+
+    Args:
+        unit: The unit.
+        settings: See `Settings`.
+        report: Told before and after each image.
+        poisoned: Images that must not be touched again, with the reason.
+
+    Raises:
+        InputError: An image cannot be used and errors are not skipped, or the data folder cannot be written.
+    """
+    kinds = ("cells",) if settings.fields is None else ("cells", "fields")
+    tables, done, failures, texts = [], [], [], []
+    with _clear_write_errors(settings.out), contextlib.ExitStack() as stack:
+        writers = {}
+        for kind in kinds:
+            stream = stack.enter_context(files.atomic_writer(files.join(settings.out, unit.shard(kind))))
+            writers[kind] = _ShardWriter(stream, kind, unit)
+        num_records = 0
+        for image in unit.images:
+            report(image.image_id, -1)
+            result = _try_image(image, unit.fold, settings, (poisoned or {}).get(image.image_id), failures, texts)
+            report(image.image_id, len(result.cells) if result else 0)
+            if result is None:
+                continue
+            for data in result.cells:
+                writers["cells"].write(data)
+            if result.field is not None:
+                writers["fields"].write(result.field)
+            place = {"shard": unit.shard("cells"), "record": np.arange(len(result.table), dtype=np.int32) + num_records}
+            tables.append(result.table.assign(**place))
+            num_records += len(result.table)
+            done.append((image.image_id, result.bits, result.counts))
+    counts = {name: sum(c[name] for *_, c in done) for name in ("found", "border", "outlier", "rejected")}
+    result = UnitResult(
+        unit.fingerprint,
+        tuple(writer.shard() for writer in writers.values()),
+        tuple(image_id for image_id, *_ in done),
+        tuple(sorted({bits for _, bits, _ in done})),
+        counts,
+        tuple(failures),
+        tuple(texts),
+    )
+    with _clear_write_errors(settings.out):
+        write_sidecar(settings.out, unit, result, _concat(tables, settings))
+    return result
+
+
+def _try_image(image, fold, settings, poison, failures, texts) -> ImageResult | None:
+    """Build one image; with errors skipped, note the error in `failures` and return None."""
+    try:
+        if poison is not None:
+            raise poison
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", HpaWarning)
+            result = build_image(image, fold, settings)
+        texts += [str(warning.message) for warning in caught]
+        return result
+    except InputError as error:
+        fault = error
+    except Exception as error:  # one image of 100,000 must not end the build; what it was is in failures.csv
+        if not settings.skip_errors and not isinstance(error, OSError | MemoryError):
+            raise RuntimeError(f"image {image.image_id}: {type(error).__name__}: {error}") from error
+        found = f"{type(error).__name__}: {error}"
+        fault = InputError(f"image {image.image_id}", found, "an image that can be processed", "look at its files")
+    if not settings.skip_errors:
+        raise fault
+    failures.append((image.image_id, fault.where, fault.found, fault.expected, fault.fix))
+    return None
+
+
+@contextlib.contextmanager
+def _clear_write_errors(out: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = f"{error.strerror or error} while writing"
+        raise InputError(out, found, "room and permission to write", "mend it, then run the same command") from error
+
+
+def _concat(tables: list[pd.DataFrame], settings: Settings) -> pd.DataFrame:
+    if not tables:
+        empty = LabelledImage("", 0, {}, (), dict.fromkeys(settings.columns, ""))
+        place = {"shard": pd.Series([], dtype="str"), "record": np.zeros(0, np.int32)}
+        tables = [image_table(empty, 0, [], settings).assign(**place)]
+    table = pd.concat(tables, ignore_index=True)
+    first = ["image_id", "cell", *CLASSES, "fold", "shard", "record"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def sidecar_path(out: str | os.PathLike, unit: Unit) -> str:
+    """Return the path of a unit's sidecar."""
+    return files.join(out, STATE_FOLDER, f"{unit.name}.parquet")
+
+
+def write_sidecar(out: str, unit: Unit, result: UnitResult, table: pd.DataFrame) -> None:
+    """Write a unit's part of the cell table with its result."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    text = json.dumps(dataclasses.asdict(result), sort_keys=True).encode()
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _SIDECAR_KEY: text})
+    stream = io.BytesIO()
+    pq.write_table(arrow, stream, compression="zstd")
+    files.write_bytes(sidecar_path(out, unit), stream.getvalue())
+
+
+def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
+    """Return the result of a unit, or None if it has none that can be read."""
+    path = sidecar_path(out, unit)
+    try:
+        with files.open_file(path) as stream:
+            text = (pq.read_schema(stream).metadata or {})[_SIDECAR_KEY]
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        return None
+    found = json.loads(text)
+    found["shards"] = tuple(records.Shard(**shard) for shard in found["shards"])
+    for name in ("images", "bits", "warnings"):
+        found[name] = tuple(found[name])
+    found["failures"] = tuple(tuple(failure) for failure in found["failures"])
+    return UnitResult(**found)
+
+
+def read_sidecar_table(out: str | os.PathLike, unit: Unit) -> pd.DataFrame:
+    """Return a unit's part of the cell table."""
+    with files.open_file(sidecar_path(out, unit)) as stream:
+        return pq.read_table(stream).to_pandas()
