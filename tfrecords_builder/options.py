@@ -98,9 +98,7 @@ class BuildOptions:
             if value is not None and value < minimum:
                 raise InputError(_flag(name), f"{value}", f"at least {minimum}", "correct it")
         if not all(0 < um < 100 for um in self.um_per_px):
-            raise InputError(
-                "--um-per-px", f"{self.um_per_px}", "micrometres per pixel between 0 and 100", "correct it"
-            )
+            raise InputError("--um-per-px", f"{self.um_per_px}", "micrometres between 0 and 100", "correct it")
 
     @property
     def sources(self) -> tuple[Source, ...]:

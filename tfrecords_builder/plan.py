@@ -113,9 +113,7 @@ def make_plan(options: BuildOptions) -> Plan:
     for fold in range(options.num_folds):
         members = [image for image, its_fold in zip(images, folds, strict=True) if its_fold == fold]
         units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(content))
-    state = [
-        [u.name, [[i.image_id, u.stamps[i.image_id].sizes, u.stamps[i.image_id].row] for i in u.images]] for u in units
-    ]
+    state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
     return Plan(content, tuple(units), tuple(faults), digest([content, state]))
 
 

@@ -48,10 +48,7 @@ def locked(out: str) -> Iterator[None]:
 def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:
     """Write down what the folder is built from."""
     images = {
-        image.image_id: [unit.name, stamp.files, stamp.row]
-        for unit in plan.units
-        for image in unit.images
-        for stamp in [unit.stamps[image.image_id]]
+        image_id: [unit.name, stamp.files, stamp.row] for unit in plan.units for image_id, stamp in unit.stamps.items()
     }
     value = {"options": plan.options, "asked": asked_options(options), "images": images}
     files.write_json(files.join(out, STATE_FOLDER, PLAN_NAME), value)
@@ -77,13 +74,13 @@ def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    images = {image.image_id: (unit, unit.stamps[image.image_id]) for unit in plan.units for image in unit.images}
+    images = {image_id: stamp for unit in plan.units for image_id, stamp in unit.stamps.items()}
     old = saved["images"]
     kinds: dict[str, list[str]] = {}
     kinds["image removed"] = sorted(old.keys() - images.keys())
     kinds["image added"] = sorted(images.keys() - old.keys())
     for image_id in sorted(old.keys() & images.keys()):
-        unit, stamp = images[image_id]
+        stamp = images[image_id]
         if stamp.row != old[image_id][2]:
             kinds.setdefault("row of the label table changed", []).append(image_id)
         if stamp.files != old[image_id][1] and image_id not in failed:

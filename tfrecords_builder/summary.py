@@ -21,11 +21,9 @@ def show(plan: Plan, results: list[UnitResult], table: pd.DataFrame, manifest: M
         name: sum(result.counts[name] for result in results) for name in ("found", "border", "outlier", "rejected")
     }
     print(class_counts(plan, table).to_string())
-    size = sum(shard.num_bytes for shard in manifest.shards)
+    size, num_shards = sum(shard.num_bytes for shard in manifest.shards), len(manifest.shards)
     failed = len(plan.faults) + sum(len(result.failures) for result in results)
-    print(
-        f"{manifest.num_images} images, {manifest.num_cells} cells, {len(manifest.shards)} shards, {size / 1e6:.1f} MB"
-    )
+    print(f"{manifest.num_images} images, {manifest.num_cells} cells, {num_shards} shards, {size / 1e6:.1f} MB")
     if failed:
         print(f"{failed} images or rows left out: failures.csv")
     if not counts["found"]:
