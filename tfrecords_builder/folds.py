@@ -6,7 +6,6 @@ Both ways are deterministic in (labels, groups, seed) and in the order of the im
 from collections.abc import Sequence
 
 import numpy as np
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from hpa_tf.errors import InputError
 
@@ -29,6 +28,8 @@ def stratified_folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarra
     folds = np.zeros(len(labels), np.int64)
     if num_folds == 1:
         return folds
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # imports scikit-learn: a second a worker
+
     splitter = MultilabelStratifiedKFold(num_folds, shuffle=True, random_state=seed)
     for fold, (_, members) in enumerate(splitter.split(np.zeros(len(labels)), labels.astype(np.int64))):
         folds[members] = fold
