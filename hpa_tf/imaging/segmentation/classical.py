@@ -10,24 +10,28 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
+from skimage.morphology import remove_small_holes
+from skimage.segmentation import expand_labels, watershed
 
-from hpa_tf.classes import CHANNELS
+from hpa_tf.classes import BLUE, GREEN, RED, YELLOW
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
-from hpa_tf.imaging.segmentation.resolution import enlarge, reduce, regions, smooth
+from hpa_tf.imaging.segmentation.resolution import enlarge, keep_largest_pieces, reduce, regions, smooth
 
 MIN_CELL_UM2 = 60.0
 """Smallest cell, um2: of 960 hand-corrected cells one in a hundred is below 100 um2."""
 
-_SMOOTHING_UM = 0.6
+_SMOOTHING_UM = 0.5
+_GREEN = 0.25
 _REACH_UM = 60.0
+_RIM_UM = 2.0
 _RING_UM = 6.0
-_GREEN = 0.5
-_FLOOR = 0.03
-_EDGE_BRIGHTNESS = 0.12
-_SEAM_UM = 6.0
+_SEAM_UM = 12.0
+_SEAM_SMOOTHING_UM = 0.7
+_FLOOR = 0.05
+_HOLE_UM2 = 50.0
+_EDGE_BRIGHTNESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,19 @@ class ClassicalSegmenter:
     def __call__(self, field: FieldOfView) -> Masks:
         """Segment one field of view; a field without nuclei gives empty masks."""
         reduced, um_per_px = reduce(field.pixels, field.um_per_px)
-        nuclei = find_nuclei(reduced[..., CHANNELS.index("blue")], um_per_px)
+        nuclei = find_nuclei(reduced[..., BLUE], um_per_px)
         cells = grow_cells(cell_signal(reduced, um_per_px), nuclei, um_per_px)
         shape = field.pixels.shape[:2]
         cell = enlarge(cells, shape)
         nucleus = enlarge(np.where(cells > 0, nuclei, 0), shape)
         nucleus[nucleus != cell] = 0
+        keep_largest_pieces(nucleus)
+        cell[~np.isin(cell, np.unique(nucleus), kind="table")] = 0
         return Masks(nucleus=nucleus, cell=cell)
 
 
 def cell_signal(reduced: np.ndarray, um_per_px: float) -> np.ndarray:
-    """Mix the channels that fill a cell: red + yellow + half of green, each in units of its own bright pixels.
+    """Mix the channels that fill a cell: red + yellow + a quarter of green, each in units of its own bright pixels.
 
     Args:
         reduced: float32 [h, w, 4], channels R, G, B, Y.
@@ -63,8 +69,8 @@ def cell_signal(reduced: np.ndarray, um_per_px: float) -> np.ndarray:
     """
     mixed = np.zeros(reduced.shape[:2], np.float32)
     total = 0.0
-    for channel, weight in (("red", 1.0), ("yellow", 1.0), ("green", _GREEN)):
-        smoothed = smooth(reduced[..., CHANNELS.index(channel)], _SMOOTHING_UM / um_per_px)
+    for channel, weight in ((RED, 1.0), (YELLOW, 1.0), (GREEN, _GREEN)):
+        smoothed = smooth(reduced[..., channel], _SMOOTHING_UM / um_per_px)
         dark, bright = np.percentile(smoothed, (1, 99))
         if bright > dark:
             mixed += weight * np.clip((smoothed - dark) / (bright - dark), 0, None)
@@ -86,14 +92,16 @@ def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.n
     if not nuclei.any():
         return np.zeros_like(nuclei)
     distance = um_per_px * cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 5)
-    reachable = ((signal > _FLOOR) & (distance < _REACH_UM)) | (nuclei > 0)
-    # a seam half as bright as its surroundings costs as much as 4 um of way
-    cost = distance - _SEAM_UM * np.log(smooth(signal, 1.0 / um_per_px) + 0.02)
-    grown = watershed(cost, nuclei, mask=reachable).astype(np.int32)
+    reachable = remove_small_holes(signal > _FLOOR, max_size=_HOLE_UM2 / um_per_px**2) & (distance < _REACH_UM)
+    # the dim rim of a nucleus is no seam: without a head start across it a brighter neighbour takes the cell
+    seeds = expand_labels(nuclei, _RIM_UM / um_per_px)
+    # a seam half as bright as its surroundings costs as much as 8 um of way
+    cost = distance - _SEAM_UM * np.log(smooth(signal, _SEAM_SMOOTHING_UM / um_per_px) + 0.02)
+    grown = watershed(cost, seeds, mask=reachable | (seeds > 0)).astype(np.int32)
     cells = np.zeros_like(grown)
     for number, box in regions(grown):
         part, nucleus = grown[box] == number, nuclei[box] == number
-        cell = _trim(part, nucleus, signal[box], distance[box], um_per_px)
+        cell = _trim(part, nucleus, signal[box], distance[box], um_per_px) & (part | (grown[box] == 0))
         if cell.sum() * um_per_px**2 >= MIN_CELL_UM2:
             cells[box][cell] = number
     return cells
@@ -108,4 +116,4 @@ def _trim(part, nucleus, signal, distance, um_per_px) -> np.ndarray:
     opened = ndimage.binary_opening(np.pad(bright, radius, mode="edge"), iterations=radius)
     kept = opened[radius:-radius, radius:-radius] | nucleus
     pieces, _ = ndimage.label(kept)
-    return ndimage.binary_fill_holes(pieces == pieces[nucleus][0]) & part
+    return ndimage.binary_fill_holes(pieces == pieces[nucleus][0])

@@ -45,7 +45,7 @@ def regions(mask: np.ndarray) -> list[tuple[int, Box]]:
     return [(number, box) for number, box in enumerate(ndimage.find_objects(mask), start=1) if box is not None]
 
 
-def enlarge(mask: np.ndarray, shape: tuple[int, int], sigma: float = 1.0) -> np.ndarray:
+def enlarge(mask: np.ndarray, shape: tuple[int, int], sigma: float = 1.5) -> np.ndarray:
     """Enlarge a mask with smooth outlines; every region stays one 4-connected piece.
 
     The indicator of each region is blurred and enlarged bilinearly. A pixel belongs to a region where the sum of
