@@ -1,0 +1,112 @@
+"""Find, check and load the SavedModel of a run."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from hpa_tf import files
+from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.serving.export import FOLDER, VERSION
+
+_UNSAFE_OPS = frozenset(
+    (
+        *("PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"),
+        *("ImmutableConst", "RpcCall", "LoadDataset"),
+    )
+)
+"""Operations that reach outside the graph: no model of ours has them, a stranger's could."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A loaded SavedModel.
+
+    Attributes:
+        folder: Where it is.
+        signatures: Its functions by name; call them with named tensors.
+        recipe: The recipe it was trained by, from JSON.
+        dataset: The manifest of its training data, from JSON.
+        size: Side of the network's input, px.
+    """
+
+    folder: str
+    signatures: Any
+    recipe: dict[str, Any]
+    dataset: dict[str, Any]
+    size: int
+
+    def prepare(self, crop: Any, region: Any) -> tf.Tensor:
+        """Turn one crop, uint8 or uint16 [H, W, 4], and its region map into the network's input [S, S, 4]."""
+        return self.signatures[f"prepare_{crop.dtype.name}"](crop=crop, region=region)["image"]
+
+
+def find(run_folder: str | os.PathLike) -> str:
+    """Return the folder of a run's SavedModel.
+
+    Raises:
+        InputError: There is none.
+    """
+    folder = os.path.join(run_folder, FOLDER, VERSION)
+    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+        fix = "let the training end (python train.py with the same --out continues it)"
+        raise InputError(run_folder, f"no {FOLDER}/{VERSION}/saved_model.pb", "a run folder with a SavedModel", fix)
+    return folder
+
+
+def load(run_folder: str | os.PathLike) -> Served:
+    """Load a run's SavedModel.
+
+    Raises:
+        InputError: There is none, it is damaged, holds operations that reach outside the graph, or is made for other
+            classes or channels.
+    """
+    folder = find(run_folder)
+    check_operations(folder)
+    try:
+        loaded = tf.saved_model.load(folder)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise InputError(
+            folder, f"a SavedModel that cannot be loaded ({error})", "a whole one", _EXPORT_AGAIN
+        ) from error
+    signatures = loaded.signatures
+    missing = {"prepared", "prepare_uint8", "prepare_uint16", "metadata"} - set(signatures)
+    if missing:
+        raise InputError(folder, f"no signature {sorted(missing)}", "a SavedModel of hpa_tf", _EXPORT_AGAIN)
+    metadata = {name: tensor.numpy() for name, tensor in signatures["metadata"]().items()}
+    for name, expected in (("class_names", CLASSES), ("channels", CHANNELS)):
+        found = tuple(item.decode() for item in metadata[name].tolist())
+        if found != expected:
+            raise InputError(folder, f"{name} {found}", f"{expected}", "use a run of this version of hpa_tf")
+    recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
+    size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
+    return Served(folder, signatures, recipe, dataset, size)
+
+
+_EXPORT_AGAIN = "copy or export the run again"
+
+
+def check_operations(folder: str) -> None:
+    """Refuse a SavedModel whose graph could read or write files or run Python; nothing is loaded for this.
+
+    Raises:
+        InputError: It has such operations, or `saved_model.pb` is no SavedModel.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = os.path.join(folder, "saved_model.pb")
+    try:
+        model = saved_model_pb2.SavedModel.FromString(files.read_bytes(path))
+    except Exception as error:  # protobuf's DecodeError differs between its implementations
+        raise InputError(path, f"no SavedModel ({error})", "a SavedModel", _EXPORT_AGAIN) from error
+    found = set()
+    for graph in (meta.graph_def for meta in model.meta_graphs):
+        found |= {node.op for node in graph.node}
+        found |= {node.op for function in graph.library.function for node in function.node_def}
+    if unsafe := sorted(found & _UNSAFE_OPS):
+        raise InputError(
+            path, f"operations {unsafe}", "only operations on tensors", "use models from a source you trust"
+        )
