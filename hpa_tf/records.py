@@ -8,7 +8,7 @@ parser that `hpa_tf.pipeline` derives from the same table reads them with `tf.io
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from functools import cache
@@ -235,6 +235,27 @@ def frame_offsets(stream: IO[bytes], path: str) -> Iterator[int]:
         record += 1
     if offset > end:
         raise _bad_record(path, record - 1, f"{end} of {offset} bytes")
+
+
+def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield (ordinal, data) of the records with these rising ordinals; the others are skipped without reading them.
+
+    Raises:
+        InputError: See `read_frames`.
+    """
+    record = 0
+    for ordinal in ordinals:
+        while record < ordinal:
+            header = stream.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                raise _bad_record(path, record, "the end of the file")
+            stream.seek(_HEADER.unpack(header)[0] + _FOOTER.size, os.SEEK_CUR)
+            record += 1
+        data = next(read_frames(stream, path), None)
+        if data is None:
+            raise _bad_record(path, ordinal, "the end of the file")
+        yield ordinal, data
+        record += 1
 
 
 def _bad_record(path: str, record: int, found: str) -> InputError:

@@ -129,12 +129,14 @@ class BuildOptions:
 
 
 _PATHS = ("images", "labels", "masks", "out")
-_HOW = ("on_error", "allow_failures", "on_change", "workers", "tfds", "runner", "beam_options")
+_HOW = ("allow_failures", "on_change", "workers", "tfds", "runner", "beam_options")
 
 
 def content_options(options: BuildOptions) -> dict[str, Any]:
     """Return the options that decide what the shards hold, as JSON values: not where and how they are made."""
-    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*_PATHS, *_HOW)}
+    kept = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in (*_PATHS, *_HOW, "on_error")
+    }
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
     segmenter = "masks" if options.masks else options.segmenters()[0].name
     return json.loads(json.dumps({**kept, "segmenter": segmenter, "schema_version": records.SCHEMA_VERSION}))

@@ -204,6 +204,14 @@ def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
 
 
 def read_sidecar_table(out: str | os.PathLike, unit: Unit) -> pd.DataFrame:
-    """Return a unit's part of the cell table."""
-    with files.open_file(sidecar_path(out, unit)) as stream:
-        return pq.read_table(stream).to_pandas()
+    """Return a unit's part of the cell table.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = sidecar_path(out, unit)
+    try:
+        with files.open_file(path) as stream:
+            return pq.read_table(stream).to_pandas()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(path, f"{error}", "a unit's part of the cell table", "remove it and build again") from error
