@@ -32,8 +32,7 @@ from hpa_tf.imaging.run_length import Rle
 
 HEADER = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 EMPTY_MASK = "eNoLCAgIMAEABJkBdQ=="
-"""The mask of a row without cells: 2048 x 2048 px of background, whatever the size of the image."""
-EMPTY_PREDICTION = f"0 1 {EMPTY_MASK}"
+"""Background only, 2048 x 2048 px; some submissions write it for images of any size, and it is read so."""
 
 _MAX_FIELD = 1 << 30  # characters of one row
 _WRONG_FILE = "write it with hpa_tf.submission or after the competition's description"
@@ -62,7 +61,7 @@ class SubmissionRow:
     confidences: np.ndarray
 
     def decode_masks(self, where: str | os.PathLike) -> list[Rle]:
-        """Decode the distinct masks; the competition's empty mask is empty at any size.
+        """Decode the distinct masks; `EMPTY_MASK` is empty at any size.
 
         Raises:
             InputError: A mask cannot be decoded, or does not fit the image.
@@ -79,6 +78,15 @@ def encode_mask(mask: np.ndarray) -> str:
 def encode_text(rle: Rle) -> str:
     """Encode a run-length encoded mask as text."""
     return base64.b64encode(zlib.compress(rle["counts"], 9)).decode()
+
+
+def empty_prediction(height: int, width: int) -> str:
+    """Return the prediction of an image without cells: class 0, confidence 1, a mask of background only.
+
+    For 2048 x 2048 px that is `0 1 eNoLCAgIMAEABJkBdQ==`; the competition's sample has the image's own size, and a
+    mask of more pixels than the image does not decode.
+    """
+    return f"0 1 {encode_text(run_length.empty(height, width))}"
 
 
 def decode_mask(text: str, height: int, width: int) -> np.ndarray:
@@ -132,7 +140,7 @@ def make_row(image_id: str, cell_mask: np.ndarray, cells: Sequence[int], scores:
     cells, scores = [int(cell) for cell in cells], np.asarray(scores, float).reshape(-1, NUM_CLASSES)
     if len(cells) != len(scores) or not np.isfinite(scores).all():
         raise ValueError(f"image {image_id}: found {len(cells)} cells, scores {scores.shape}; expected finite [N, 19]")
-    masks = run_length.encode_cells(cell_mask)
+    masks = run_length.encode_cells(cell_mask) if cells else {}
     missing = [cell for cell in cells if cell not in masks]
     if missing:
         raise ValueError(f"image {image_id}: cells {missing[:10]} are not in its mask")
@@ -170,7 +178,7 @@ class SubmissionWriter:
         self._stack.__exit__(*error)
 
     def write(self, row: SubmissionRow) -> None:
-        """Append one image; one without detections becomes the competition's empty row.
+        """Append one image; one without detections gets the `empty_prediction`.
 
         Raises:
             InputError: The id cannot be used or was written before.
@@ -183,7 +191,8 @@ class SubmissionWriter:
             f"{class_id} {confidence:.9g} {row.mask_texts[mask]}"  # 9 digits: float32 confidences stay distinct
             for class_id, confidence, mask in zip(row.class_ids, row.confidences, row.mask_index, strict=True)
         )
-        self._rows.writerow((row.image_id, row.width, row.height, " ".join(triples) or EMPTY_PREDICTION))
+        prediction = " ".join(triples) or empty_prediction(row.height, row.width)
+        self._rows.writerow((row.image_id, row.width, row.height, prediction))
 
 
 def read(path: str | os.PathLike) -> Iterator[SubmissionRow]:

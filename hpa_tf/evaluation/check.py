@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from tqdm import tqdm
 from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import find_fields
+from hpa_tf.imaging.run_length import Rle
 
 ERROR, WARNING = "error", "warning"
 _MAX_SHOWN = 20
@@ -88,8 +91,7 @@ def check(options: Check) -> Iterator[Finding]:
         seen.add(image_id)
         if expected is not None:
             yield from _check_image(row, expected)
-        yield from _check_masks(row, options)
-        yield from _check_classes(row)
+        yield from _check_cells(row, options)
         confidences.append(row.confidences)
     for image_id in expected or ():
         if image_id not in seen:
@@ -119,9 +121,7 @@ def _image_size(paths: dict[str, str]) -> tuple[int, int]:
         raise InputError(path, f"a file that cannot be read ({error})", "an image", "copy it again") from error
 
 
-def _open_image(stream, path: str) -> Image.Image:
-    import gzip
-
+def _open_image(stream: IO[bytes], path: str) -> Image.Image:
     return Image.open(gzip.open(stream) if path.lower().endswith(".gz") else stream)
 
 
@@ -134,37 +134,40 @@ def _check_image(row: submission.SubmissionRow, expected: dict[str, tuple[int, i
         yield Finding(ERROR, row.image_id, text)
 
 
-def _check_masks(row: submission.SubmissionRow, options: Check) -> Iterator[Finding]:
+def _check_cells(row: submission.SubmissionRow, options: Check) -> Iterator[Finding]:
     try:
         masks = row.decode_masks(options.submission)
     except InputError as error:
         yield Finding(ERROR, row.image_id, str(error))
         return
     if not masks:
-        yield Finding(ERROR, row.image_id, f"no prediction; an image without cells is `{submission.EMPTY_PREDICTION}`")
+        text = f"no prediction; an image without cells is `{submission.empty_prediction(row.height, row.width)}`"
+        yield Finding(ERROR, row.image_id, text)
         return
-    areas = np.array(coco.area(masks), float)
-    named_empty = np.array([text == submission.EMPTY_MASK for text in row.mask_texts])
-    if (areas == 0).any() and not (named_empty.all() and len(masks) == 1):
-        yield Finding(WARNING, row.image_id, f"{int((areas == 0).sum())} empty masks beside others: they are dropped")
-    kept = [mask for mask, area in zip(masks, areas, strict=True) if area]
-    if not kept:
+    is_empty = run_length.areas(masks) == 0
+    if len(masks) == 1 and is_empty[0]:
         return
-    inside = coco.iou(kept, kept, [1] * len(kept))  # intersection / area of the row's mask
-    np.fill_diagonal(inside, 0)
-    overlapping = np.argwhere(np.triu(np.maximum(inside, inside.T)) > options.min_overlap)
-    if len(overlapping):
-        worst = np.maximum(inside, inside.T).max()
-        yield Finding(WARNING, row.image_id, f"{len(overlapping)} pairs of cells overlap, at worst by {worst:.0%}")
+    if is_empty.any():
+        yield Finding(WARNING, row.image_id, f"{int(is_empty.sum())} empty masks beside others: they are dropped")
+    yield from _check_overlaps(row, [mask for mask, empty in zip(masks, is_empty, strict=True) if not empty], options)
+    yield from _check_classes(row)
+
+
+def _check_overlaps(row: submission.SubmissionRow, masks: list[Rle], options: Check) -> Iterator[Finding]:
+    inside = coco.iou(masks, masks, [1] * len(masks))  # intersection / area of the first mask
+    share = np.triu(np.maximum(inside, inside.T), 1) if len(masks) > 1 else np.zeros((1, 1))
+    num_pairs = int((share > options.min_overlap).sum())
+    if num_pairs:
+        yield Finding(WARNING, row.image_id, f"{num_pairs} pairs of cells overlap, at worst by {share.max():.0%}")
 
 
 def _check_classes(row: submission.SubmissionRow) -> Iterator[Finding]:
-    if row.mask_texts == (submission.EMPTY_MASK,):
-        return
-    per_mask = np.bincount(row.mask_index * NUM_CLASSES + row.class_ids, minlength=len(row.mask_texts) * NUM_CLASSES)
-    if per_mask.max(initial=0) > 1:
+    shape = (len(row.mask_texts), NUM_CLASSES)
+    times = np.zeros(shape, np.int64)
+    np.add.at(times, (row.mask_index, row.class_ids), 1)
+    if times.max() > 1:
         yield Finding(WARNING, row.image_id, "a class twice for the same mask: the second is always wrong")
-    lacking = int((per_mask.reshape(-1, NUM_CLASSES) == 0).any(axis=1).sum())
+    lacking = int((times == 0).any(axis=1).sum())
     if lacking:
         yield Finding(WARNING, row.image_id, f"{lacking} cells without a confidence for all {NUM_CLASSES} classes")
 

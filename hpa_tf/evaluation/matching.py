@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import Rle
 
 MAX_DETECTIONS = 10_000
@@ -143,7 +144,7 @@ def overlap(truth: ImageTruth, masks: list[Rle], settings: MetricSettings) -> Ov
             expected = f"{truth.size[1]} x {truth.size[0]} px as the true masks"
             raise InputError(f"image {truth.image_id}", found, expected, "write masks of the image's own size")
     shape = (len(masks), len(truth.masks))
-    areas = [np.array(coco.area(rles), np.int64) if rles else np.zeros(0, np.int64) for rles in (masks, truth.masks)]
+    areas = run_length.areas(masks), run_length.areas(truth.masks)
     if 0 in shape:
         return Overlaps(np.zeros(shape), np.zeros(shape), *areas)
     if settings.geometry == "masks":

@@ -182,7 +182,7 @@ def _from_submission(path: str | os.PathLike) -> Truth:
         masks, cells = row.decode_masks(path), np.arange(1, len(labels) + 1)
         group_of = np.zeros(len(cells), bool)
         images[row.image_id] = ImageTruth(row.image_id, (row.height, row.width), masks, cells, labels, group_of)
-        kept = np.array([text != submission.EMPTY_MASK for text in row.mask_texts], bool)
+        kept = run_length.areas(masks) > 0
         parts.append(cell_table.from_values([row.image_id] * int(kept.sum()), cells[kept], labels[kept]))
     table = pd.concat(parts, ignore_index=True) if parts else cell_table.from_values([], [], np.zeros((0, NUM_CLASSES)))
     cells = _cells(table, cell_table.values(table) > 0.5, np.zeros(len(table), bool))
