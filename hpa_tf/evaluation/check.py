@@ -1,5 +1,6 @@
 """`check`: what a scorer without mercy would find in a submission, for images whose truth nobody has."""
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO

@@ -96,7 +96,7 @@ def box(rle: Rle) -> tuple[int, int, int, int]:
 def check_counts(counts: bytes, height: int, width: int, where: str | os.PathLike) -> np.ndarray:
     """Return the run lengths, int64 [R], of a mask that fits an image of height x width px.
 
-    Runs may end before the image does (the rest is background), as the competition's readers allow.
+    Runs may end before the image does: the rest is background (pycocotools' decoder leaves it uninitialised).
 
     Args:
         counts: Compressed run lengths, from a file.
