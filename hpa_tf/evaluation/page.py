@@ -1,0 +1,245 @@
+"""`page`: one self-contained HTML page about a scored run: the score beside its baselines, pictures, single cells.
+
+Reads what the other commands wrote: the run folder (history.csv, recipe.json), the predictions (cells.parquet), the
+scores (scores.json) and the images with their masks and true labels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hpa_tf import cell_table, files, reporting
+from hpa_tf.classes import CLASSES, DEFAULT_UM_PER_PX, GREEN
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.plots import to_png
+from hpa_tf.imaging.cells import cut_cells
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, shrink, shrink_mask, stretch
+from hpa_tf.imaging.segmentation import Masks
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_CARD_SIZE, _FIELD_SIZE = 112, 560
+_NAMES = {RANDOM: "random scores", IMAGE_LABELS_COPIED: "image label copied to every cell"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write an HTML page about a scored run: scores, training curve, images, single cells."""
+
+    run_folder: str
+    """Folder that train.py wrote."""
+    predictions: str
+    """Folder that predict.py wrote (cells.parquet)."""
+    scores: str
+    """Folder that `score` wrote (scores.json)."""
+    images: str
+    """Folder of the images."""
+    masks: str
+    """Folder of the cell masks that the predictions and the true labels belong to."""
+    truth_labels: str
+    """True labels of the cells, a cell table (.parquet)."""
+    out: str
+    """HTML file to write."""
+    um_per_px: float = DEFAULT_UM_PER_PX
+    """Micrometres per pixel of the images."""
+    num_fields: int = 4
+    """Fields of view that are shown."""
+    cells_per_class: int = 8
+    """Cells that are shown of each class: the highest scores."""
+    title: str = "hpa_tf: single-cell protein localization"
+    """Heading of the page."""
+
+
+def run(options: Page) -> None:
+    """Write the page.
+
+    Raises:
+        InputError: An input is missing or wrong.
+    """
+    scores = files.read_json(files.join(options.scores, "scores.json"))
+    history, recipe = _read_run(options.run_folder)
+    predicted = cell_table.read(files.join(options.predictions, "cells.parquet"))
+    truth = cell_table.read(options.truth_labels)
+    chosen = choose_cells(predicted, truth, options.cells_per_class)
+    shown_fields = _choose_fields(predicted, options.num_fields)
+    fields, cards = [], {}
+    for field, masks in _read_fields(options, {image_id for image_id, _ in chosen} | set(shown_fields)):
+        if field.image_id in shown_fields:
+            fields.append(_field_pictures(field, masks, predicted, truth))
+        cards.update(_cards(field, masks, chosen))
+    page = reporting.render_page(
+        _TEMPLATE.read_text(encoding="utf-8"),
+        title=options.title,
+        map=scores["mAP"],
+        interval=scores.get("mAP_interval"),
+        num_images=scores["num_images"],
+        num_cells=scores["num_cells"],
+        baselines=[
+            (_NAMES.get(name, name), one["mAP"], one.get("mAP_interval")) for name, one in scores["baselines"].items()
+        ],
+        ap_chart=reporting.bytes_uri(ap_chart(scores), "image/png"),
+        curve=reporting.bytes_uri(training_curve(history), "image/png"),
+        facts=_facts(recipe, history),
+        fields=fields,
+        classes=_class_rows(chosen, cards, scores),
+        legend=[(name, "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[c])) for c, name in enumerate(CLASSES)],
+    )
+    files.write_bytes(options.out, page.encode())
+    print(f"Report: {options.out}")
+
+
+def _read_run(folder: str) -> tuple[pd.DataFrame, dict]:
+    path = files.join(folder, "history.csv")
+    if not files.exists(path):
+        raise InputError(path, "no such file", "the history of a training", "give the folder that train.py wrote")
+    with files.open_file(path) as stream:
+        return pd.read_csv(stream), files.read_json(files.join(folder, "recipe.json"))
+
+
+def choose_cells(predicted: pd.DataFrame, truth: pd.DataFrame, count: int) -> dict[tuple[str, int], dict]:
+    """Choose the `count` cells with the highest score of each class.
+
+    Returns:
+        For each chosen (image_id, cell): `scores` [19], `labels` [19] (None where the truth lacks the cell) and the
+        class ids in `of` that it was chosen for.
+    """
+    labels = dict(zip(zip(truth["image_id"], truth["cell"], strict=True), cell_table.values(truth), strict=True))
+    keys = list(zip(predicted["image_id"], predicted["cell"].astype(int), strict=True))
+    scores = cell_table.values(predicted)
+    chosen: dict[tuple[str, int], dict] = {}
+    for class_id in range(scores.shape[1]):
+        for row in np.argsort(-scores[:, class_id], kind="stable")[:count]:
+            key = keys[row]
+            entry = chosen.setdefault(key, {"scores": scores[row], "labels": labels.get(key), "of": []})
+            entry["of"].append(class_id)
+    return chosen
+
+
+def _choose_fields(predicted: pd.DataFrame, count: int) -> list[str]:
+    """Spread the shown fields of view evenly over the sorted image ids."""
+    image_ids = sorted(predicted["image_id"].unique())
+    places = np.linspace(0, len(image_ids) - 1, min(count, len(image_ids))).round().astype(int)
+    return [image_ids[place] for place in places]
+
+
+def _read_fields(options: Page, image_ids: set[str]) -> Iterator[tuple[FieldOfView, np.ndarray]]:
+    masks = MaskFolder(options.masks)
+    for field_files in find_fields(options.images):
+        if field_files.image_id in image_ids:
+            yield read_field(field_files, options.um_per_px), masks.read(field_files.image_id)
+
+
+def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict:
+    """Return the picture with outlines in the colour of the highest predicted class, and of a true class."""
+    rgb, small = shrink(composite(field.pixels), _FIELD_SIZE), shrink_mask(mask, _FIELD_SIZE)
+    pictures = {}
+    for name, table in (("predicted", predicted), ("true", truth)):
+        rows = table[table["image_id"] == field.image_id]
+        top = cell_table.values(rows).argmax(axis=1) if len(rows) else []
+        colours = {int(cell): CLASS_COLOURS[c] for cell, c in zip(rows["cell"], top, strict=True)}
+        pictures[name] = reporting.png_uri(draw_outlines(rgb, small, colours, thickness=2))
+    return {"image_id": field.image_id, **pictures}
+
+
+def _cards(field: FieldOfView, mask: np.ndarray, chosen: dict) -> Iterator[tuple[tuple[str, int], str]]:
+    """Yield for each chosen cell of a field its picture: the composite beside green alone."""
+    numbers = [cell for image_id, cell in chosen if image_id == field.image_id]
+    if not numbers:
+        return
+    kept = np.where(np.isin(mask, numbers), mask, 0)
+    for cell in cut_cells(field, Masks(kept, kept), margin=round(1 / field.um_per_px)):
+        green = np.repeat(stretch(cell.crop[..., GREEN])[..., None], 3, axis=-1)
+        pair = [_square(shrink(picture, _CARD_SIZE)) for picture in (composite(cell.crop), green)]
+        yield (field.image_id, cell.number), reporting.png_uri(np.hstack(pair))
+
+
+def _square(rgb: np.ndarray) -> np.ndarray:
+    room = [_CARD_SIZE - side for side in rgb.shape[:2]]
+    return np.pad(rgb, [(space // 2, space - space // 2) for space in room] + [(0, 0)])
+
+
+def _class_rows(chosen: dict, cards: dict, scores: dict) -> list[dict]:
+    rows = []
+    for class_id, name in enumerate(CLASSES):
+        cells = [
+            {
+                "picture": cards[key],
+                "caption": f"{key[0]} cell {key[1]}",
+                "score": entry["scores"][class_id],
+                "correct": entry["labels"] is not None and entry["labels"][class_id] > 0,
+                "labels": _label_names(entry["labels"]),
+            }
+            for key, entry in chosen.items()
+            if class_id in entry["of"] and key in cards
+        ]
+        cells.sort(key=lambda cell: -cell["score"])
+        rows.append({"id": class_id, "name": name, "AP": scores["AP"][name], "cells": cells})
+    return rows
+
+
+def _label_names(labels: np.ndarray | None) -> str:
+    if labels is None:
+        return "no cell of the truth"
+    return ", ".join(CLASSES[c] for c in np.flatnonzero(labels > 0)) or "none"
+
+
+def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return what a reader asks first about the training: network, input size, steps, batch, cells, time."""
+    last = history.iloc[-1]
+    facts = [("network and training", str(recipe.get("name", "")))]
+    preparation = recipe.get("preparation") or {}
+    if "size" in preparation:
+        facts.append(("input", f"{preparation['size']} x {preparation['size']} px, 4 channels"))
+    facts += [(name, f"{last[name]:g}") for name in ("epoch", "step") if name in history.columns]
+    if "batch_size" in recipe:
+        facts.append(("batch", f"{recipe['batch_size']} cells"))
+    if {"seconds", "cells_per_second"} <= set(history.columns):
+        facts.append(("training time", f"{history['seconds'].sum():.0f} s"))
+        facts.append(("speed", f"{history['cells_per_second'].mean():.0f} cells/s"))
+    return facts
+
+
+def ap_chart(scores: dict) -> bytes:
+    """Draw AP by class beside the baselines, as PNG."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axis = figure.add_subplot()
+    rivals = [
+        ("this run", scores, "#3568c9"),
+        *(
+            (_NAMES.get(name, name), one, colour)
+            for (name, one), colour in zip(scores["baselines"].items(), ("#bbbbbb", "#e0a030"), strict=False)
+        ),
+    ]
+    places = np.arange(len(CLASSES))
+    for index, (name, one, colour) in enumerate(rivals):
+        heights = [one["AP"][c] if one["AP"][c] is not None else 0 for c in CLASSES]
+        axis.bar(places + (index - 1) * 0.28, heights, 0.27, color=colour, label=f"{name}: mAP {one['mAP']:.3f}")
+    axis.set_xticks(places, [f"{c[:22]}" for c in CLASSES], rotation=40, ha="right", fontsize=8)
+    axis.set_ylabel("average precision")
+    axis.set_ylim(0, 1)
+    axis.legend(fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    return to_png(figure)
+
+
+def training_curve(history: pd.DataFrame) -> bytes:
+    """Draw training and validation loss, and validation mAP where there is any, by epoch, as PNG."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in [c for c in history.columns if c in ("loss", "validation_loss", "val_loss")]:
+        left.plot(history["epoch"], history[name], marker="o", markersize=3, label=name.replace("_", " "))
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend(fontsize=9)
+    if "mAP" in history.columns and history["mAP"].notna().any():
+        right.plot(history["epoch"], history["mAP"], marker="o", markersize=3, color="#3568c9")
+        right.set(xlabel="epoch", ylabel="mAP over validation cells (weak labels)")
+        right.set_ylim(bottom=0)
+    else:
+        right.set_axis_off()
+    return to_png(figure)
