@@ -6,7 +6,7 @@ cell) is unique. The file's metadata holds the format's version and what the val
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -84,14 +84,31 @@ def write(table: pd.DataFrame, path: str | os.PathLike, kind: Kind) -> None:
     Raises:
         InputError: See `check`.
     """
+    write_parts([table], path, kind)
+
+
+def write_parts(tables: Iterable[pd.DataFrame], path: str | os.PathLike, kind: Kind) -> None:
+    """Check and write one cell table that comes in parts, such as one an image, holding one part in memory.
+
+    Args:
+        tables: At least one; all have the columns and types of the first. No cell may be in two of them: that is
+            not checked here.
+        path: Parquet file, appears whole.
+        kind: What the values are.
+
+    Raises:
+        InputError: See `check`.
+    """
     if kind not in get_args(Kind):
         raise ValueError(f"kind: found {kind!r}; expected one of {get_args(Kind)}")
-    arrow = pa.Table.from_pandas(check(table, path), preserve_index=False)
-    arrow = arrow.replace_schema_metadata(
-        {**(arrow.schema.metadata or {}), _METADATA_VERSION: str(VERSION).encode(), _METADATA_KIND: kind.encode()}
-    )
-    with files.atomic_writer(path) as stream:
-        pq.write_table(arrow, stream, compression="zstd")
+    parts = iter(tables)
+    first = pa.Table.from_pandas(check(next(parts), path), preserve_index=False)
+    ours = {_METADATA_VERSION: str(VERSION).encode(), _METADATA_KIND: kind.encode()}
+    schema = first.schema.with_metadata({**(first.schema.metadata or {}), **ours})
+    with files.atomic_writer(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        writer.write_table(first.cast(schema))
+        for part in parts:
+            writer.write_table(pa.Table.from_pandas(check(part, path), schema, preserve_index=False))
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:

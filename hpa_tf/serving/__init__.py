@@ -17,7 +17,7 @@ A PNG's size is read from its header, in the graph, before anything is decoded.
 """
 
 from hpa_tf.serving.export import FOLDER, VERSION, export
-from hpa_tf.serving.loading import Served, find, load
+from hpa_tf.serving.loading import Served, find, from_network, load
 from hpa_tf.serving.png import MAX_CROP_PIXELS
 
-__all__ = ["FOLDER", "MAX_CROP_PIXELS", "VERSION", "Served", "export", "find", "load"]
+__all__ = ["FOLDER", "MAX_CROP_PIXELS", "VERSION", "Served", "export", "find", "from_network", "load"]

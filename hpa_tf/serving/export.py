@@ -40,7 +40,7 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
     temporary = final.with_name(f".{VERSION}.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     files.make_folder(final.parent)
     archive = keras.export.ExportArchive()
-    for name, (function, inputs) in _endpoints(network, recipe.preparation).items():
+    for name, (function, inputs) in endpoints(network, recipe.preparation).items():
         archive.add_endpoint(name, function, list(inputs))
     texts = {"recipe": _as_text(to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
     archive.add_endpoint("metadata", lambda: _metadata(texts), [])
@@ -76,7 +76,7 @@ def _metadata(texts: dict[str, str]) -> Tensors:
     return {name: tf.constant(value, tf.string) for name, value in constants.items()}
 
 
-def _endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple[Callable[..., Tensors], tuple]]:
+def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple[Callable[..., Tensors], tuple]]:
     """Return each signature's function and inputs."""
     images = tf.TensorSpec([None, preparation.size, preparation.size, len(CHANNELS)], tf.float32, "image")
     infer = tf.function(_inference(network), input_signature=[images])  # traced once, shared by the signatures

@@ -5,12 +5,16 @@ import json
 import os
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.serving.export import FOLDER, VERSION
+from hpa_tf.recipes.recipe import Recipe
+from hpa_tf.recipes.serialization import to_json
+from hpa_tf.records import Manifest
+from hpa_tf.serving.export import FOLDER, VERSION, endpoints
 
 _UNSAFE_OPS = frozenset(
     (
@@ -110,3 +114,19 @@ def check_operations(folder: str) -> None:
         raise InputError(
             path, f"operations {unsafe}", "only operations on tensors", "use models from a source you trust"
         )
+
+
+def from_network(network: keras.Model, recipe: Recipe, manifest: Manifest, name: str) -> Served:
+    """Wrap a network in memory so that it answers like a loaded SavedModel.
+
+    Args:
+        network: float32 [B, S, S, 4] in 0..1 -> logits [B, 18].
+        recipe: How it was trained.
+        manifest: What it was trained on.
+        name: Where it comes from, for errors.
+    """
+    signatures = {
+        signature: tf.function(function, list(inputs), autograph=False)
+        for signature, (function, inputs) in endpoints(network, recipe.preparation).items()
+    }
+    return Served(name, signatures, to_json(recipe), dataclasses.asdict(manifest), recipe.preparation.size)

@@ -1,0 +1,14 @@
+"""From images or shards to scores: cut, infer, post-process, write; image by image, restartable.
+
+options.py    what a prediction is asked for
+sources.py    fields of view with a segmenter, or shards -> the cells of one image (worker processes)
+workers.py    the process pool that reads, cuts and finishes images while the network runs
+members.py    runs and systems -> networks with their weights in the mean
+inference.py  cells of many images -> batches -> probabilities, each image returned when it is whole
+finishing.py  probabilities -> scores, overlay and the image's own result file (worker processes)
+results.py    one result file an image; the manifest that a continued run must match
+outputs.py    submission.csv, cells.parquet, raw tables from the result files
+predict.py    the whole of it
+
+Nothing is imported here: worker processes run without TensorFlow.
+"""

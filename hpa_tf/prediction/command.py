@@ -1,0 +1,35 @@
+"""The command line of `predict.py`: options, summary, exit codes."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from hpa_tf.errors import InputError
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import FAILURES, Outcome, predict
+
+EXIT_FAILURES, EXIT_INPUT = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, 1 if images were skipped, 2 for bad input."""
+    try:
+        options = tyro.cli(Options, args=arguments, prog="predict.py")
+        outcome = predict(options)
+    except InputError as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    print(summary(options, outcome))
+    return EXIT_FAILURES if outcome.failures and not options.failures_ok else 0
+
+
+def summary(options: Options, outcome: Outcome) -> str:
+    """Say in a few lines what was done."""
+    lines = [f"{outcome.num_images} images in {options.out}: {outcome.num_predicted} predicted now"]
+    if outcome.num_cells:
+        share = outcome.num_lowered / outcome.num_cells
+        lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by the border or outlier rule")
+    if outcome.failures:
+        lines.append(f"{len(outcome.failures)} images skipped: {options.out}/{FAILURES}")
+    return "\n".join(lines)

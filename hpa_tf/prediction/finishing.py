@@ -1,0 +1,104 @@
+"""One image's probabilities -> scores -> overlay and result file. Runs in worker processes, without TensorFlow."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from hpa_tf import cell_table, files
+from hpa_tf.classes import CLASSES
+from hpa_tf.imaging import pictures, rules
+from hpa_tf.postprocessing import PostProcessing, cell_values, postprocess, weighted_mean, with_negative
+from hpa_tf.prediction import results
+from hpa_tf.prediction.results import Part
+from hpa_tf.prediction.sources import FieldCells
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """What is done with each image's probabilities.
+
+    Attributes:
+        out: Folder of the results.
+        weights: Weight of each network in the mean.
+        postprocessing: Steps from probabilities to scores.
+        overlays: Write the overlay.
+        top_k: Classes named in each cell of the overlay.
+    """
+
+    out: str
+    weights: tuple[float, ...]
+    postprocessing: PostProcessing
+    overlays: bool = True
+    top_k: int = 2
+
+    def __call__(self, field: FieldCells, probabilities: np.ndarray, embedding: np.ndarray | None) -> int:
+        """Write an image's files, the result file last; return the number of cells below value 1."""
+        table = score(field.table, probabilities, self.weights, self.postprocessing)
+        if self.overlays and field.picture is not None:
+            picture = overlay(field, table, self.top_k)
+            files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
+        part = Part(field.image_id, field.height, field.width, table, probabilities, field.mask_texts, embedding)
+        results.write_part(self.out, part)
+        return int((table["value"] < 1).sum())
+
+
+def score(
+    measured: pd.DataFrame, probabilities: Sequence[np.ndarray], weights: Sequence[float], options: PostProcessing
+) -> pd.DataFrame:
+    """Return the cell table of one or more whole images.
+
+    Args:
+        measured: image_id, cell and the measurements, one row a cell; all cells of an image.
+        probabilities: [N, 18] of each network.
+        weights: Weight of each network.
+        options: Steps from probabilities to scores.
+
+    Returns:
+        Final scores, the measurements, border_value, outlier_factor, value (1 = a valid cell), rule (which rule
+        lowered it: "border", "no nucleus", "outlier", joined by " + "), and the mean probabilities `raw: CLASS`.
+    """
+    border = rules.border_values(measured)
+    outlier = rules.outlier_factors(measured, border)
+    value = cell_values(border, outlier, options)
+    scores = postprocess(probabilities, weights, value, measured["image_id"], options)
+    raw = with_negative(weighted_mean(probabilities, weights))
+    no_nucleus = (measured["nucleus_area"] == 0) | (measured["nucleus_blue"] == 0)
+    columns = {
+        **{name: measured[name] for name in measured.columns if name not in cell_table.KEYS},
+        "border_value": border,
+        "outlier_factor": outlier,
+        "value": value,
+        "rule": pd.Series(_rules_fired(border, outlier, no_nucleus.to_numpy()), dtype="str"),
+        **{f"raw: {name}": raw[:, c] for c, name in enumerate(CLASSES)},
+    }
+    return cell_table.from_values(measured["image_id"], measured["cell"], scores, columns)
+
+
+def _rules_fired(border: np.ndarray, outlier: np.ndarray, no_nucleus: np.ndarray) -> list[str]:
+    names = []
+    for border_value, factor, without in zip(border, outlier, no_nucleus, strict=True):
+        first = "no nucleus" if without else "border" if border_value < 1 else ""
+        names.append(" + ".join(name for name in (first, "outlier" if factor < 1 else "") if name))
+    return names
+
+
+def overlay(field: FieldCells, table: pd.DataFrame, top_k: int) -> np.ndarray:
+    """Draw the cells' outlines in the colour of their first class, and name their first classes."""
+    scores = cell_table.values(table)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    colours, captions = {}, {}
+    for number, own, best in zip(table["cell"], scores, order, strict=True):
+        colours[int(number)] = pictures.CLASS_COLOURS[best[0]]
+        captions[int(number)] = "\n".join(f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in best[:top_k])
+    drawn = pictures.draw_outlines(field.picture, field.outline_mask, colours)
+    return pictures.write_captions(drawn, field.outline_mask, captions)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=3)
+    return stream.getvalue()

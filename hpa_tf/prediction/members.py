@@ -1,0 +1,96 @@
+"""Runs and systems as networks with a weight each: what is averaged, and how its cells are prepared."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpa_tf import files, serving
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import System, run_folder, system_named
+from hpa_tf.serving import Served
+
+
+@dataclass(frozen=True)
+class Network:
+    """One set of weights.
+
+    Attributes:
+        name: Name of the run; with `@epoch-0003` for one of several checkpoints.
+        weight: Its weight in the mean of probabilities.
+        served: The network with its preparation.
+        digest: SHA-256 of its files.
+        run: Its run folder.
+    """
+
+    name: str
+    weight: float
+    served: Served
+    digest: str
+    run: str
+
+
+def load_networks(runs: Sequence[str], weights: Sequence[float] | None = None) -> list[Network]:
+    """Load every network of some runs; a run that averages several checkpoints gives one for each.
+
+    Args:
+        runs: Run folders.
+        weights: One weight a run; None = equal.
+
+    Raises:
+        InputError: A run has no SavedModel, is damaged, or two runs have the same name.
+    """
+    names = [Path(run).resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        found = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        raise InputError("--run", f"several runs named {found}", "different names", "rename a run folder")
+    networks = []
+    for run, name, weight in zip(runs, names, weights or [1.0] * len(runs), strict=True):
+        networks += _networks_of(run, name, weight)
+    return networks
+
+
+def _networks_of(run: str, name: str, weight: float) -> list[Network]:
+    if files.exists(files.join(run, run_folder.RECIPE)):
+        checkpoints = run_folder.read_run(run).checkpoints
+        if len(checkpoints) > 1:
+            return [_checkpoint(run, name, path, weight * share) for path, share in checkpoints]
+    served = serving.load(run)
+    return [Network(name, weight, served, digest(served.folder), run)]
+
+
+def _checkpoint(run: str, name: str, path: str, weight: float) -> Network:
+    """Build a run's network with the weights of one epoch."""
+    trained = run_folder.read_run(run)
+    network = trained.recipe.network.build(trained.recipe.preparation.size)
+    network.load_weights(path)
+    served = serving.from_network(network, trained.recipe, trained.manifest, path)
+    return Network(f"{name}@{Path(path).name.removesuffix('.weights.h5')}", weight, served, digest(path), run)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """Return the SHA-256 over a file, or over the names and contents of the files below a folder."""
+    path, total = Path(path), hashlib.sha256()
+    below = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    for item in below:
+        with open(item, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+        total.update(str(item.relative_to(path)).encode() + b"\0" + content)
+    return total.hexdigest()
+
+
+def find_system(name: str, runs: str) -> tuple[System, list[str]]:
+    """Return a system and the run folders of its members.
+
+    Raises:
+        InputError: There is no such system, or members are missing: names them and the command that trains them.
+    """
+    system = system_named(name)
+    folders = {member.recipe.name: files.join(runs, member.recipe.name) for member in system.members}
+    missing = [member for member, folder in folders.items() if not run_folder.is_finished(folder)]
+    if missing:
+        found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(folders)} members)"
+        fix = f"python train.py --strategy mirrored --data DIR --system {name} --out {runs}"
+        raise InputError(runs, found, f"one run folder a member of {name}", fix)
+    return system, list(folders.values())

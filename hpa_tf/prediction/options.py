@@ -1,0 +1,103 @@
+"""What a prediction is asked for; the docstrings are the command line's help."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.postprocessing import PostProcessing
+
+Runtime = Literal["tensorflow", "onnx", "openvino", "auto"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Predict the locations of single cells, from images or from shards."""
+
+    out: str
+    """Folder for the results. A prediction that was stopped continues there."""
+    run: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Run folder of a trained network; give it several times for the mean of several networks."""
+    system: str | None = None
+    """Name of a system (such as milimed_final_2) instead of runs; its networks are read from --runs."""
+    runs: str = "runs"
+    """Folder that `train.py --system` wrote: one run folder a member."""
+    images: str | None = None
+    """Folder with the images {ID}_{red,green,blue,yellow}.png (or .tif, .tif.gz, .jpg)."""
+    data: str | None = None
+    """Data folder with shards, instead of images."""
+    fold: int | None = None
+    """Only this fold of the shards."""
+    masks: str | None = None
+    """Folder with cell masks {ID}_cellmask.png, and nucleus masks {ID}_nucleusmask.png where there are any."""
+    segmenter: Literal["classical"] | None = None
+    """Find the cells in the images: classical needs no weights. The default where there are no --masks."""
+    um_per_px: float = DEFAULT_UM_PER_PX
+    """Micrometres per pixel of the images."""
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels (height x width) are refused before they are decoded."""
+    tta: Literal["none", "2", "8", "16"] = "none"
+    """Mean over views of each cell: 2 = with its mirror image, 8 = all flips and quarter turns, 16 = those at full
+    size and shrunk to 7/8."""
+    batch_size: int = 16
+    """Cells a batch."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed lets TensorFlow compute in 16 bit where it can (float16 on GPUs, bfloat16 on CPUs)."""
+    runtime: Runtime = "tensorflow"
+    """What runs the network; auto takes the fastest that is installed where there is no GPU."""
+    strategy: Literal["one", "mirrored"] = "one"
+    """mirrored splits each batch over all GPUs."""
+    shard: str | None = None
+    """i/n: only part i (from 0) of n, chosen by the image id; `python -m hpa_tf.prediction.merge` joins the parts."""
+    postprocessing: PostProcessing | None = None
+    """Steps from probabilities to scores; the default is the system's, or team 4's Final 2."""
+    overlays: bool = True
+    """Write overlays/{ID}.png: outlines in the colour of each cell's first class, and its first classes."""
+    top_k: int = 2
+    """Classes named in each cell of an overlay."""
+    report_images: int = 30
+    """Images in report.html, the first ones by name; 0 = no report."""
+    embeddings: bool = False
+    """Write embeddings.parquet: each cell's features before the network's last layer (of the first run)."""
+    anndata: bool = False
+    """Write cells.h5ad for scanpy: embeddings, scores and measurements. Needs the extra [anndata]."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What to do with an image that cannot be used: fail, or skip and list it in failures.csv."""
+    failures_ok: bool = False
+    """Exit with 0 though images were skipped."""
+    workers: int = 0
+    """Processes that read, segment and cut; 0 = one a core."""
+
+    def __post_init__(self):
+        if bool(self.run) == bool(self.system):
+            raise InputError("--run", "neither or both of --run and --system", "one of them", "name a run or a system")
+        if (self.images is None) == (self.data is None):
+            raise InputError("--images", "neither or both of --images and --data", "one of them", "name a folder")
+        if self.data is not None and (self.masks or self.segmenter):
+            raise InputError("--data", "--masks or --segmenter beside it", "neither", "shards hold their own cells")
+        if self.masks and self.segmenter:
+            raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
+        if self.fold is not None and self.data is None:
+            raise InputError("--fold", "no --data", "a data folder", "only shards have folds")
+        for name, least in (("batch_size", 1), ("top_k", 0), ("report_images", 0), ("workers", 0)):
+            if getattr(self, name) < least:
+                option = "--" + name.replace("_", "-")
+                raise InputError(option, str(getattr(self, name)), f"a number >= {least}", "correct the option")
+        parse_part(self.shard)
+
+
+def parse_part(text: str | None) -> tuple[int, int]:
+    """Return (i, n) of "i/n"; (0, 1) for None.
+
+    Raises:
+        InputError: It is not of that form, or i is not below n.
+    """
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError("--shard", repr(text), "i/n with 0 <= i < n, such as 0/4", "correct the option")
+    return int(index), int(count)

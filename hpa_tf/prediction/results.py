@@ -1,0 +1,142 @@
+"""The result file of each image, and the manifest that a continued prediction must match.
+
+`OUT/parts/{ID}.parquet` holds everything about one image: scores, measurements, each network's probabilities, masks.
+It appears whole and last, so an image is either done or not begun. The final files are made from these alone, in the
+order of the ids: a prediction that was killed and continued ends with the same bytes.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hpa_tf import files
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.errors import InputError
+
+MANIFEST, PARTS, OVERLAYS, RAW = "predictions.json", "parts", "overlays", "raw"
+VERSION = 1
+MASK, EMBEDDING = "mask", "embedding"
+_METADATA = b"hpa_tf.prediction"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One image's results.
+
+    Attributes:
+        image_id: The image.
+        height: px.
+        width: px.
+        table: A cell table of final scores with the measurements, the values of the rules, and `raw: CLASS`.
+        probabilities: float32 [M, N, 18] of each network.
+        mask_texts: Each cell's mask as the submission writes it.
+        embedding: float32 [N, D], or None.
+    """
+
+    image_id: str
+    height: int
+    width: int
+    table: pd.DataFrame
+    probabilities: np.ndarray
+    mask_texts: tuple[str, ...]
+    embedding: np.ndarray | None
+
+
+def _column(network: int, class_id: int) -> str:
+    return f"network {network}: {CLASSES[class_id]}"
+
+
+def part_path(out: str, image_id: str) -> str:
+    """Return the path of an image's result file."""
+    return files.join(out, PARTS, f"{image_id}.parquet")
+
+
+def write_part(out: str, part: Part) -> None:
+    """Write an image's result file, whole."""
+    columns = {_column(i, c): network[:, c] for i, network in enumerate(part.probabilities) for c in range(NEGATIVE)}
+    table = pd.concat([part.table, pd.DataFrame(columns)], axis=1)
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.append_column(MASK, pa.array(part.mask_texts, pa.string()))
+    if part.embedding is not None:
+        arrow = arrow.append_column(EMBEDDING, pa.array(list(part.embedding), pa.list_(pa.float32())))
+    facts = {"height": part.height, "width": part.width, "networks": len(part.probabilities)}
+    metadata = {**(arrow.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
+    with files.atomic_writer(part_path(out, part.image_id)) as stream:
+        pq.write_table(arrow.replace_schema_metadata(metadata), stream, compression="zstd")
+
+
+def read_part(out: str, image_id: str) -> Part:
+    """Read an image's result file.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    path = part_path(out, image_id)
+    try:
+        with files.open_file(path) as stream:
+            arrow = pq.read_table(stream)
+        facts = json.loads(arrow.schema.metadata[_METADATA])
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        fix = "remove it and run the same prediction again"
+        raise InputError(path, f"a result that cannot be read ({error})", "a result file", fix) from error
+    table = arrow.to_pandas()
+    names = [[_column(i, c) for c in range(NEGATIVE)] for i in range(facts["networks"])]
+    probabilities = np.stack([table[own].to_numpy(np.float32) for own in names])
+    embedding = np.stack(table[EMBEDDING]) if EMBEDDING in table and len(table) else None
+    masks = tuple(table[MASK])
+    hidden = [MASK, EMBEDDING, *(name for own in names for name in own)]
+    table = table.drop(columns=hidden, errors="ignore")
+    return Part(image_id, facts["height"], facts["width"], table, probabilities, masks, embedding)
+
+
+def done_images(out: str) -> set[str]:
+    """Return the images that have a result file."""
+    folder = files.join(out, PARTS)
+    ending = ".parquet"
+    return {name.removesuffix(ending) for name in files.list_names(folder) if name.endswith(ending)}
+
+
+def start(out: str, request: dict[str, Any]) -> None:
+    """Begin a prediction in `out`, or check that the one there asked for the same.
+
+    Args:
+        out: Folder of the results; made if it is not there.
+        request: Everything that decides the results.
+
+    Raises:
+        InputError: `out` holds a prediction under other options: names each difference; or it cannot be written.
+    """
+    from hpa_tf.recipes.serialization import differences  # its package needs TensorFlow: not in the workers
+
+    for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
+        files.make_folder(folder)
+    request = json.loads(json.dumps({"version": VERSION, **request}))
+    path = files.join(out, MANIFEST)
+    if not files.exists(path):
+        files.write_json(path, {"request": request, "state": "running"})
+        return
+    found = files.read_json(path)
+    if lines := differences(found.get("request"), request):
+        fix = "give the same options, or another --out"
+        raise InputError(path, f"a prediction that differs in {'; '.join(lines[:10])}", "the same prediction", fix)
+
+
+def end(out: str, summary: dict[str, Any]) -> None:
+    """Write down in the manifest that the final files are there."""
+    path = files.join(out, MANIFEST)
+    files.write_json(path, {**files.read_json(path), "state": "done", "summary": summary})
+
+
+def request_of(out: str | os.PathLike) -> dict[str, Any]:
+    """Return what the prediction in a folder was asked for, and its state.
+
+    Raises:
+        InputError: There is no prediction.
+    """
+    return files.read_json(files.join(out, MANIFEST))

@@ -1,0 +1,75 @@
+"""The process pool that reads and cuts images, and finishes them, while the network runs in the main process.
+
+At most `limit` images are under way at a time, so memory does not depend on how many there are.
+"""
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+
+from hpa_tf.errors import InputError
+
+Future = concurrent.futures.Future
+
+
+class Workers:
+    """A pool of processes without TensorFlow; `with` ends it.
+
+    Args:
+        count: Processes; 0 = one a core.
+    """
+
+    def __init__(self, count: int = 0):
+        self.count = count or len(os.sched_getaffinity(0))
+        context = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's threads in whatever state
+        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        """Start one call in a worker."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool as error:
+            raise _killed() from error
+
+    def map(self, function: Callable, tasks: Iterable[Any], limit: int) -> Iterator[Any]:
+        """Yield `function(task)` in the order of the tasks; at most `limit` are started ahead."""
+        waiting: collections.deque[Future] = collections.deque()
+        for task in tasks:
+            waiting.append(self.submit(function, task))
+            if len(waiting) >= limit:
+                yield result(waiting.popleft())
+        while waiting:
+            yield result(waiting.popleft())
+
+
+def result(future: Future) -> Any:
+    """Return what a worker returned, or raise what it raised.
+
+    Raises:
+        InputError: The worker was killed.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _killed() from error
+
+
+def _start() -> None:
+    cv2.setNumThreads(1)  # one core a worker: threads within workers would only compete
+
+
+def _killed() -> InputError:
+    fix = "give fewer --workers or a lower --max-pixels, and run the same command again: it continues"
+    return InputError("worker process", "it was killed (out of memory?)", "a worker that lives", fix)
