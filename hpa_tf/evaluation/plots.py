@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from hpa_tf.classes import CLASSES, NUM_CLASSES
@@ -49,5 +50,23 @@ def precision_recall_curves(evaluation: Evaluation) -> bytes:
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         axis.plot(recall, precision, color=_GREY, linewidth=0.6)
         axis.step(np.concatenate([[0], recall]), np.concatenate([envelope[:1], envelope]), color=_BLUE, linewidth=1.4)
-        axis.text(0.97, 0.94, f"AP {ap[class_id]:.3f}", ha="right", va="top", fontsize=9)
+        axis.text(0.03, 0.06, f"AP {ap[class_id]:.3f}", fontsize=9)
+    return to_png(figure)
+
+
+def differences(table: pd.DataFrame) -> bytes:
+    """Draw an ablation table: each variant's difference to the baseline with its interval, and the paper's."""
+    rows = table.iloc[1:]
+    place = np.arange(len(rows))
+    figure = Figure(figsize=(8.5, 1.6 + 0.34 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color=_GREY, linewidth=0.8)
+    ends = np.abs(rows[["difference_low", "difference_high"]].to_numpy() - rows[["difference"]].to_numpy()).T
+    axis.errorbar(rows["difference"], place, xerr=ends, fmt="o", color=_BLUE, capsize=3, label="here, 95 % interval")
+    axis.plot(rows["paper_difference"], place, "D", color=_RED, markersize=5, linestyle="none", label="paper, Final 2")
+    axis.set_yticks(place, rows["variant"])
+    axis.invert_yaxis()
+    axis.grid(axis="x", color="#8884", linewidth=0.5)
+    axis.set_xlabel(f"difference to the baseline's mAP of {table['mAP'].iloc[0]:.4f}")
+    axis.legend(fontsize=8)
     return to_png(figure)

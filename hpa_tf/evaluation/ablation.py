@@ -1,0 +1,238 @@
+"""`ablation`: what each step of a system is worth, on images whose cells are known.
+
+Every row is scored on the same masks and the same resamples of the images, so the difference to the baseline has its
+own interval (paired bootstrap), narrower than that of either score.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+from tqdm import tqdm
+
+from hpa_tf import files, reporting
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation import plots
+from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, draw_images, interval
+from hpa_tf.evaluation.detections import from_scores
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.matching import ImageTruth, MetricSettings, Overlaps, match_image, overlap
+from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
+from hpa_tf.evaluation.raw_predictions import RawNetwork, RawPredictions, read_raw_predictions
+from hpa_tf.evaluation.truth import Truth, read_truth
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.run_length import Rle
+from hpa_tf.postprocessing import FINAL_1, FINAL_2, PostProcessing
+
+BASELINE = "baseline"
+PAPER = {
+    BASELINE: 0.54361,
+    "no image mixing": 0.53153,
+    "no border rule": 0.52954,
+    "no outlier rule": 0.53992,
+    "8-bit images": 0.54357,
+    "single checkpoint": 0.54432,
+}
+"""Private mAP of team 4's Final 2. Source: METHODS 3, ablation."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Repeat team 4's ablation: score a system without each of its steps."""
+
+    truth_labels: str
+    """Labels of the true cells; see `score`."""
+    prediction: str
+    """Folder that predict.py wrote: the probabilities of each network and the values of each cell."""
+    out: str
+    """Folder for ablation.csv, ablation.md and ablation.png."""
+    truth_masks: str | None = None
+    """Folder of label images of the true cells."""
+    masks: str | None = None
+    """Folder of the label images that the predictions belong to; by default --truth-masks."""
+    eight_bit: str | None = None
+    """Folder that predict.py wrote for the same images at 8 bit: adds the row `8-bit images`."""
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
+    """The baseline's steps; the default is team 4's Final 2."""
+    own_shares: tuple[float, ...] = (0.5, 0.9)
+    """Further rows: image mixing with this share of the cell's own score, 0..1, for all mixed classes."""
+    metric: Annotated[MetricSettings, tyro.conf.arg(name="")] = field(default_factory=MetricSettings)
+    bootstrap: int = 1000
+    """Resamples of the images for the 95 % intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: which networks, on which predictions, with which steps."""
+
+    name: str
+    predictions: RawPredictions
+    options: PostProcessing
+    networks: Sequence[RawNetwork] | None = None
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What does not change from row to row."""
+
+    truth: ImageTruth
+    masks: list[Rle]
+    overlaps: Overlaps
+    rows: np.ndarray
+
+
+def run(options: Ablation) -> None:
+    """Score every variant; write the table and the figure; print the table.
+
+    Raises:
+        InputError: An input is missing or wrong.
+    """
+    files.make_folder(options.out)
+    if options.bootstrap < 1:
+        raise InputError("--bootstrap", str(options.bootstrap), "1 or more", "take 1000")
+    truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
+    predictions = read_raw_predictions(options.prediction)
+    eight_bit = read_raw_predictions(options.eight_bit) if options.eight_bit else None
+    folder = options.masks or options.truth_masks
+    if folder is None:
+        raise InputError("--masks", "no folder", "the masks that the predictions belong to", "add --masks DIR")
+    table = ablate(list(variants(predictions, eight_bit, options)), truth, MaskFolder(folder), options)
+    reporting.write_csv(table, files.join(options.out, "ablation.csv"))
+    files.write_bytes(files.join(options.out, "ablation.md"), markdown(table).encode())
+    files.write_bytes(files.join(options.out, "ablation.png"), plots.differences(table))
+    print(markdown(table))
+    print(f"Written to {options.out}")
+
+
+def variants(predictions: RawPredictions, eight_bit: RawPredictions | None, options: Ablation) -> Iterable[Variant]:
+    """Yield the rows of the table, the baseline first."""
+    base = options.postprocessing
+    yield Variant(BASELINE, predictions, base)
+    for name, step in (
+        ("image mixing", "image_mixing"),
+        ("border rule", "border_rule"),
+        ("outlier rule", "outlier_rule"),
+    ):
+        if getattr(base, step):
+            yield Variant(f"no {name}", predictions, replace(base, **{step: False}))
+    nothing = replace(base, image_mixing=False, border_rule=False, outlier_rule=False)
+    yield Variant("none of the three", predictions, nothing)
+    if eight_bit is not None:
+        yield Variant("8-bit images", eight_bit, base)
+    runs = list(dict.fromkeys(network.run for network in predictions.networks))
+    if len(runs) < len(predictions.networks):
+        yield Variant("single checkpoint", predictions, base, last_checkpoints(predictions.networks))
+    if len(runs) > 1:
+        for run_name in runs:
+            own = [network for network in predictions.networks if network.run == run_name]
+            yield Variant(f"only {run_name}", predictions, base, own)
+        equal = [replace(network, weight=1.0) for network in predictions.networks]
+        yield Variant("equal weights", predictions, base, equal)
+    for name, other in (("weights of Final 1", FINAL_1), ("weights of Final 2", FINAL_2)):
+        if other.cell_weights != base.cell_weights:
+            yield Variant(name, predictions, replace(base, cell_weights=other.cell_weights))
+    for share in options.own_shares:
+        weights = tuple(share if weight < 1 else 1.0 for weight in base.cell_weights)
+        yield Variant(f"own share {share:g}", predictions, replace(base, cell_weights=weights))
+
+
+def last_checkpoints(networks: Sequence[RawNetwork]) -> list[RawNetwork]:
+    """Return the last checkpoint of each run, with the weight of all of its checkpoints."""
+    last, weights = {}, {}
+    for network in sorted(networks, key=lambda network: network.name):
+        weights[network.run] = weights.get(network.run, 0.0) + network.weight
+        last[network.run] = network
+    return [replace(network, weight=weights[run_name]) for run_name, network in last.items()]
+
+
+def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder, options: Ablation) -> pd.DataFrame:
+    """Score the variants on the same masks.
+
+    Returns:
+        One row a variant: name, mAP, low, high (95 %), difference to the first row with difference_low and
+        difference_high (paired), paper (mAP) and paper_difference where the paper has the row.
+
+    Raises:
+        InputError: Predictions and masks do not belong together.
+    """
+    samples = draw_images(len(truth.image_ids), options.bootstrap, options.seed)
+    images: dict[int, list[_Image]] = {}
+    scored: list[tuple[str, Evaluation, Bootstrap]] = []
+    for variant in tqdm(rows, unit="variant", desc="ablation"):
+        key = id(variant.predictions)
+        if key not in images:
+            images[key] = list(_prepare(variant.predictions, truth, masks, options.metric))
+        scores = variant.predictions.scores(variant.options, variant.networks)
+        evaluation = Evaluation(
+            match_image(
+                image.truth,
+                from_scores(image.truth.image_id, image.masks, scores[image.rows]),
+                image.overlaps,
+                options.metric,
+            )
+            for image in images[key]
+        )
+        scored.append((variant.name, evaluation, bootstrap(evaluation, samples)))
+    return _table(scored)
+
+
+def _prepare(
+    predictions: RawPredictions, truth: Truth, masks: MaskFolder, settings: MetricSettings
+) -> Iterable[_Image]:
+    by_image = predictions.cells.groupby("image_id", sort=False).indices
+    numbers = predictions.cells["cell"].to_numpy()
+    for image_id in tqdm(truth.image_ids, unit="image", desc="masks", leave=False):
+        rows = np.asarray(by_image.get(image_id, []), np.int64)
+        cells = run_length.encode_cells(masks.read(image_id)) if rows.size else {}
+        missing = [int(number) for number in numbers[rows] if number not in cells]
+        if missing:
+            found = f"no cells {missing[:10]}"
+            raise InputError(masks.path(image_id), found, "the cells of the predictions", "give their own --masks")
+        image_truth, own = truth.load(image_id), [cells[int(number)] for number in numbers[rows]]
+        yield _Image(image_truth, own, overlap(image_truth, own, settings), rows)
+
+
+def _table(scored: Sequence[tuple[str, Evaluation, Bootstrap]]) -> pd.DataFrame:
+    base_name, base, base_resampled = scored[0]
+    base_map = mean_average_precision(base.average_precisions())
+    rows = []
+    for name, evaluation, resampled in scored:
+        ap = mean_average_precision(evaluation.average_precisions())
+        low, high = interval(resampled.mean_ap)
+        difference_low, difference_high = interval(resampled.mean_ap - base_resampled.mean_ap)
+        paper = PAPER.get(name, np.nan)
+        rows.append(
+            {
+                "variant": name,
+                "mAP": ap,
+                "low": low,
+                "high": high,
+                "difference": ap - base_map,
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+                "paper": paper,
+                "paper_difference": paper - PAPER[base_name],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the table as Markdown, differences with their intervals beside the paper's."""
+    lines = [
+        "| variant | mAP [95 %] | difference [95 %] | paper: Final 2, private mAP | paper: difference |",
+        "|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        own = f"{row.mAP:.4f} [{row.low:.4f}, {row.high:.4f}]"
+        difference = f"{row.difference:+.4f} [{row.difference_low:+.4f}, {row.difference_high:+.4f}]"
+        is_first = row.Index == 0
+        paper = "" if np.isnan(row.paper) else f"{row.paper:.4f}"
+        paper_difference = "" if np.isnan(row.paper) or is_first else f"{row.paper_difference:+.4f}"
+        lines.append(f"| {row.variant} | {own} | {'' if is_first else difference} | {paper} | {paper_difference} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,90 @@
+"""Read what `predict.py` wrote, before post-processing: each network's probabilities and each cell's values."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table, files
+from hpa_tf.errors import InputError
+from hpa_tf.postprocessing import NUM_PREDICTED, PostProcessing, cell_values, postprocess
+
+_VALUES = ("border_value", "outlier_factor")
+_FIX = "give a folder that predict.py has finished"
+
+
+@dataclass(frozen=True)
+class RawNetwork:
+    """One network's probabilities.
+
+    Attributes:
+        name: `run`, or `run@checkpoint` for one of several checkpoints of a run.
+        weight: Its weight in the ensemble.
+        probabilities: float64 [N, 18].
+    """
+
+    name: str
+    weight: float
+    probabilities: np.ndarray
+
+    @property
+    def run(self) -> str:
+        """The run it belongs to."""
+        return self.name.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class RawPredictions:
+    """All networks on the same cells.
+
+    Attributes:
+        cells: N rows: image_id, cell, border_value, outlier_factor.
+        networks: The ensemble.
+    """
+
+    cells: pd.DataFrame
+    networks: tuple[RawNetwork, ...]
+
+    def scores(self, options: PostProcessing, networks: Sequence[RawNetwork] | None = None) -> np.ndarray:
+        """Return the scores, float64 [N, 19], of some of the networks (default: all) after post-processing."""
+        chosen = self.networks if networks is None else networks
+        value = cell_values(self.cells["border_value"], self.cells["outlier_factor"], options)
+        members, weights = [one.probabilities for one in chosen], [one.weight for one in chosen]
+        return postprocess(members, weights, value, self.cells["image_id"], options)
+
+
+def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
+    """Read a folder of `predict.py`: cells.parquet, raw/*.parquet and the weights in predictions.json.
+
+    Raises:
+        InputError: A file is missing, or the tables do not hold the same cells.
+    """
+    manifest_path = files.join(folder, "predictions.json")
+    listed = files.read_json(manifest_path).get("networks")
+    if not listed:
+        raise InputError(manifest_path, "no networks", "the name and weight of each network", _FIX)
+    cells = cell_table.read(files.join(folder, "cells.parquet"))
+    missing = [name for name in _VALUES if name not in cells]
+    if missing:
+        raise InputError(files.join(folder, "cells.parquet"), f"no column {missing}", f"columns {_VALUES}", _FIX)
+    networks = []
+    for network in listed:
+        path = files.join(folder, "raw", f"{network['name']}.parquet")
+        probabilities = _aligned(cell_table.read(path), cells, path)
+        networks.append(RawNetwork(network["name"], float(network["weight"]), probabilities))
+    return RawPredictions(cells[[*cell_table.KEYS, *_VALUES]], tuple(networks))
+
+
+def _aligned(table: pd.DataFrame, cells: pd.DataFrame, path: str) -> np.ndarray:
+    """Return a table's probabilities [N, 18] in the order of `cells`."""
+    if len(table) != len(cells):
+        raise InputError(path, f"{len(table)} cells", f"the {len(cells)} cells of cells.parquet", _FIX)
+    ordered = table.set_index(cell_table.KEYS).reindex(pd.MultiIndex.from_frame(cells[cell_table.KEYS]))
+    probabilities = ordered[cell_table.VALUES].to_numpy(float)[:, :NUM_PREDICTED]
+    if np.isnan(probabilities).any():
+        row = cells.iloc[int(np.isnan(probabilities).any(axis=1).argmax())]
+        found = f"no probabilities of image {row['image_id']} cell {row['cell']}"
+        raise InputError(path, found, "the cells of cells.parquet", _FIX)
+    return probabilities
