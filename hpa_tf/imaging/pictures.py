@@ -133,14 +133,14 @@ def draw_outlines(
         rgb: uint8 [H, W, 3].
         mask: Integer [H, W] of the same size; 0 is background.
         colours: One colour, or the colour of each cell number; a number that is not in it gets no outline.
-        thickness: px inwards; by default about 1/700 of the picture's larger side.
+        thickness: px inwards; by default about 1/500 of the picture's larger side.
 
     Raises:
         ValueError: The sizes differ.
     """
     if rgb.shape[:2] != mask.shape:
         raise ValueError(f"mask: found size {mask.shape}; expected the picture's {rgb.shape[:2]}")
-    edge = outlines(mask, thickness or max(1, round(max(mask.shape) / 700)))
+    edge = outlines(mask, thickness or max(1, round(max(mask.shape) / 500)))
     drawn = rgb.copy()
     numbers = mask[edge]
     present, index = np.unique(numbers, return_inverse=True)
@@ -173,8 +173,16 @@ def write_captions(
         if text:
             inside_rows, inside_columns = np.nonzero(mask[rows, columns] == number)
             middle = (columns.start + int(np.median(inside_columns)), rows.start + int(np.median(inside_rows)))
+            middle = _inside(pen, middle, text, font, image.size)
             pen.multiline_text(middle, text, WHITE, font, "mm", align="center", stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(image)
+
+
+def _inside(pen: ImageDraw.ImageDraw, middle: tuple[int, int], text: str, font, size: tuple[int, int]) -> tuple:
+    """Return the middle (x, y) moved so that the whole caption lies in a picture of `size` (width, height)."""
+    left, top, right, bottom = pen.multiline_textbbox(middle, text, font, "mm", align="center", stroke_width=2)
+    x, y = (max(0, -low) - max(0, high - side) for low, high, side in ((left, right, size[0]), (top, bottom, size[1])))
+    return middle[0] + x, middle[1] + y
 
 
 def heat_map(plane: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:

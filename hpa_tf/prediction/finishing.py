@@ -13,6 +13,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.imaging import pictures, rules
 from hpa_tf.postprocessing import PostProcessing, cell_values, postprocess, weighted_mean, with_negative
 from hpa_tf.prediction import results
+from hpa_tf.prediction.cards import Cards, write_cards
 from hpa_tf.prediction.results import Part
 from hpa_tf.prediction.sources import FieldCells
 
@@ -35,12 +36,15 @@ class Finisher:
     overlays: bool = True
     top_k: int = 2
 
-    def __call__(self, field: FieldCells, probabilities: np.ndarray, embedding: np.ndarray | None) -> int:
+    def __call__(self, field: FieldCells, probabilities: np.ndarray, embedding: np.ndarray | None, cards: Cards) -> int:
         """Write an image's files, the result file last; return the number of cells below value 1."""
         table = score(field.table, probabilities, self.weights, self.postprocessing)
-        if self.overlays and field.picture is not None:
+        if field.picture is not None and (self.overlays or cards is not None):
             picture = overlay(field, table, self.top_k)
-            files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
+            if self.overlays:
+                files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
+            if cards is not None:
+                write_cards(self.out, field.image_id, picture, table, cards)
         part = Part(field.image_id, field.height, field.width, table, probabilities, field.mask_texts, embedding)
         results.write_part(self.out, part)
         return int((table["value"] < 1).sum())

@@ -16,14 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.postprocessing import NUM_PREDICTED
+from hpa_tf.prediction.cards import TILE_SIZE, Cards
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.sources import FieldCells
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 """One network under a runtime: images float32 [B, S, S, 4] -> probabilities [B, 19] and, if it has them, embedding."""
 
-THUMBNAIL_SIZE = 112
-"""Side of the pictures of a cell in the report, px."""
 _SHRUNK = 7 / 8
 
 
@@ -35,17 +34,13 @@ class Predicted:
         field: The field, without its crops.
         probabilities: float32 [M, N, 18] of each network and cell, mean over the views.
         embedding: float32 [N, D] of the first network; None if not asked for.
-        thumbnails: uint8 [N, T, T, 4] what the first network saw; None for a field without cards in the report.
-        heat: float32 [N, h, w] where its most probable class comes from, 0..1; None likewise.
-        heat_class: int32 [N] that class; None likewise.
+        cards: What the report shows of each cell; None for a field that is not in the report.
     """
 
     field: FieldCells
     probabilities: np.ndarray
     embedding: np.ndarray | None = None
-    thumbnails: np.ndarray | None = None
-    heat: np.ndarray | None = None
-    heat_class: np.ndarray | None = None
+    cards: Cards | None = None
 
 
 @dataclass(frozen=True)
@@ -168,13 +163,12 @@ def _shrunk(images: np.ndarray) -> np.ndarray:
 
 
 def _cards(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the report shows of each cell."""
-    thumbnails = np.stack([cv2.resize(image, (THUMBNAIL_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in images])
+    """Return what the report shows of each cell: what the network sees, and where its first class comes from."""
+    thumbnails = np.stack([cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in images])
     cards = {"thumbnails": np.rint(thumbnails * 255).astype(np.uint8)}
-    maps = network.served.signatures.get("activation_maps") if hasattr(network.served.signatures, "get") else None
-    if maps is None:
+    if not network.served.has_maps:
         return cards
-    answer = maps(image=tf.constant(images))
+    answer = network.served.signatures["activation_maps"](image=tf.constant(images))
     return {**cards, "heat": answer["heat"].numpy(), "heat_class": answer["class_id"].numpy()}
 
 
@@ -200,7 +194,8 @@ class _Collector:
     def result(self) -> Predicted:
         """Return the whole field's answers."""
         whole = {name: np.concatenate(parts, axis=int(name == "probabilities")) for name, parts in self._parts.items()}
-        return Predicted(self._field, **{"probabilities": self._nothing, **whole})
+        probabilities, embedding = whole.pop("probabilities", self._nothing), whole.pop("embedding", None)
+        return Predicted(self._field, probabilities, embedding, Cards(**whole) if self.with_cards else None)
 
 
 def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:

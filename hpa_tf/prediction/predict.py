@@ -14,7 +14,7 @@ from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
-from hpa_tf.prediction import outputs, results
+from hpa_tf.prediction import outputs, report, results
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.sources import FieldCells, ImageReader, Source, image_source, shard_source
@@ -83,6 +83,9 @@ def predict(options: Options) -> Outcome:
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
     outputs.write_outputs(options.out, image_ids, [network.name for network in networks])
+    if options.report_images:
+        title = options.system or " + ".join(network.name for network in networks)
+        report.write_report(options.out, image_ids, options.report_images, title)
     outcome.num_images = len(image_ids)
     results.end(options.out, {"num_images": len(image_ids), "num_failures": len(failed)})
     return outcome
@@ -150,11 +153,18 @@ def _predict_all(options: Options, workers: Workers, networks: list, source: Sou
     with tqdm.tqdm(total=len(source.image_ids), initial=len(source.image_ids) - len(todo), unit="image") as bar:
         fields = _fields(loading, outcome, options, bar)
         runs = [tensorflow_run(network) for network in networks]
-        for predicted in predict_fields(
-            fields, networks, runs, options.batch_size, options.tta, with_embedding=options.embeddings
+        in_report = set(source.image_ids[: options.report_images])
+        for one in predict_fields(
+            fields,
+            networks,
+            runs,
+            options.batch_size,
+            options.tta,
+            with_embedding=options.embeddings or options.anndata,
+            with_cards=in_report.__contains__,
         ):
-            finishing.append(workers.submit(finisher, predicted.field, predicted.probabilities, predicted.embedding))
-            outcome.num_cells += len(predicted.field.table)
+            finishing.append(workers.submit(finisher, one.field, one.probabilities, one.embedding, one.cards))
+            outcome.num_cells += len(one.field.table)
             while len(finishing) > limit or (finishing and finishing[0].done()):
                 _finish(finishing, outcome, bar)
         while finishing:

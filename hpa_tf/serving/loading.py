@@ -43,6 +43,11 @@ class Served:
     dataset: dict[str, Any]
     size: int
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether it can show where a class comes from."""
+        return "activation_maps" in self.signatures
+
     def prepare(self, crop: Any, region: Any) -> tf.Tensor:
         """Turn one crop, uint8 or uint16 [H, W, 4], and its region map into the network's input [S, S, 4]."""
         return self.signatures[f"prepare_{crop.dtype.name}"](crop=crop, region=region)["image"]

@@ -1,0 +1,106 @@
+"""What the report shows of one image: its overlay, and a strip of small pictures for each cell.
+
+Kept in `OUT/parts/{ID}.cards.npz` until the report is written; pictures only, as JPEG bytes.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from hpa_tf import files
+from hpa_tf.classes import GREEN
+from hpa_tf.errors import InputError
+from hpa_tf.imaging import pictures
+from hpa_tf.prediction import results
+
+TILE_SIZE = 112
+"""Side of a cell's picture in the report, px."""
+
+_QUALITY = 82
+_CHANNEL_TINTS = np.array([(1, 0.25, 0.2), (0.25, 1, 0.25), (0.35, 0.5, 1), (1, 0.9, 0.2)], np.float32)
+
+
+@dataclass(frozen=True)
+class Cards:
+    """What the first network saw of an image's N cells; None where there are no cells.
+
+    Attributes:
+        thumbnails: uint8 [N, T, T, 4], the prepared crops.
+        heat: float32 [N, h, w] in 0..1 where its most probable class comes from; None for a network without maps.
+        heat_class: int32 [N] that class.
+    """
+
+    thumbnails: np.ndarray | None = None
+    heat: np.ndarray | None = None
+    heat_class: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An image's pictures as JPEG bytes: the overlay, a strip a cell; and the class of each heat map, -1 = none."""
+
+    overlay: bytes
+    strips: tuple[bytes, ...]
+    heat_class: np.ndarray
+
+
+def cards_path(out: str, image_id: str) -> str:
+    """Return the path of an image's pictures for the report."""
+    return files.join(out, results.PARTS, f"{image_id}.cards.npz")
+
+
+def write_cards(out: str, image_id: str, overlay: np.ndarray, table: pd.DataFrame, cards: Cards) -> None:
+    """Draw and write an image's pictures for the report.
+
+    Args:
+        out: Folder of the results.
+        image_id: The image.
+        overlay: uint8 [h, w, 3].
+        table: Its cells.
+        cards: What the network saw of them.
+    """
+    strips = [strip(cards, cell) for cell in range(len(table))]
+    heat_class = np.full(len(table), -1, np.int32) if cards.heat_class is None else cards.heat_class
+    encoded = [np.frombuffer(_jpeg(picture), np.uint8) for picture in [overlay, *strips]]
+    stream = io.BytesIO()
+    ends = np.cumsum([len(data) for data in encoded])
+    np.savez(stream, data=np.concatenate(encoded), ends=ends, heat_class=heat_class)
+    files.write_bytes(cards_path(out, image_id), stream.getvalue())
+
+
+def read_cards(out: str, image_id: str) -> Pictures:
+    """Read an image's pictures for the report.
+
+    Raises:
+        InputError: They are missing or damaged.
+    """
+    path = cards_path(out, image_id)
+    try:
+        with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
+            pieces = np.split(stored["data"], stored["ends"][:-1])
+            overlay, *strips = (piece.tobytes() for piece in pieces)
+            return Pictures(overlay, tuple(strips), stored["heat_class"])
+    except (OSError, ValueError, KeyError) as error:
+        fix = "remove the image's two files there and run the same prediction again"
+        raise InputError(path, f"pictures that cannot be read ({error})", "the image's pictures", fix) from error
+
+
+def strip(cards: Cards, cell: int) -> np.ndarray:
+    """Return a cell's four channels and its heat map side by side: uint8 [T, 5 T, 3] (4 T without heat map)."""
+    pixels = cards.thumbnails[cell]
+    tiles = [
+        (pictures.stretch(pixels[..., channel], 0, 99.8)[..., None] * tint).astype(np.uint8)
+        for channel, tint in enumerate(_CHANNEL_TINTS)
+    ]
+    if cards.heat is not None:
+        tiles.append(pictures.heat_map(pixels[..., GREEN], cards.heat[cell]))
+    return np.concatenate(tiles, axis=1)
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="JPEG", quality=_QUALITY)
+    return stream.getvalue()

@@ -1,0 +1,90 @@
+"""report.html: page through the images, see each cell's channels, scores and heat map, sort by confidence.
+
+One file with everything inside; every text is escaped, and the script builds no HTML from data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from hpa_tf import cell_table, files, reporting
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.imaging.pictures import CLASS_COLOURS
+from hpa_tf.prediction import results
+from hpa_tf.prediction.cards import TILE_SIZE, read_cards
+
+REPORT = "report.html"
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Card:
+    """One cell of the report: what the template prints."""
+
+    cell: int
+    strip: str
+    rule: str
+    value: float
+    heat_class: str
+    scores: list[tuple[str, float, str]]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """One image of the report."""
+
+    image_id: str
+    width: int
+    height: int
+    overlay: str
+    cards: list[Card]
+
+
+def write_report(out: str, image_ids: Sequence[str], most: int, title: str) -> None:
+    """Write the report of the first images.
+
+    Args:
+        out: Folder of the results.
+        image_ids: All images.
+        most: At most so many are shown.
+        title: What predicted them.
+
+    Raises:
+        InputError: A result is missing or damaged.
+    """
+    shown = [_page(out, image_id) for image_id in image_ids[:most]]
+    counts = np.bincount([CLASSES.index(card.scores[0][0]) for page in shown for card in page.cards], minlength=19)
+    legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
+    template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text()
+    page = reporting.render_page(
+        template, title=title, pages=shown, num_images=len(image_ids), legend=legend, tile=TILE_SIZE
+    )
+    files.write_bytes(files.join(out, REPORT), page.encode())
+
+
+def _css(class_id: int) -> str:
+    return "rgb({}, {}, {})".format(*CLASS_COLOURS[class_id])
+
+
+def _page(out: str, image_id: str) -> Page:
+    part, pictures = results.read_part(out, image_id), read_cards(out, image_id)
+    scores = cell_table.values(part.table)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]
+    facts = zip(part.table["cell"], pictures.strips, part.table["rule"], part.table["value"], strict=True)
+    cards = [
+        Card(
+            int(number),
+            reporting.bytes_uri(strip, "image/jpeg"),
+            rule,
+            float(value),
+            CLASSES[pictures.heat_class[i]] if pictures.heat_class[i] >= 0 else "",
+            [(CLASSES[c], float(scores[i, c]), _css(c)) for c in order[i]],
+            float(scores[i, order[i, 0]]),
+        )
+        for i, (number, strip, rule, value) in enumerate(facts)
+    ]
+    overlay = reporting.bytes_uri(pictures.overlay, "image/jpeg")
+    return Page(image_id, part.width, part.height, overlay, cards)
