@@ -1,0 +1,14 @@
+"""Training: from a recipe and a data folder to a run folder, on one GPU, many GPUs, many machines or a TPU.
+
+command.py      the options of train.py
+run.py          one run folder: check, train or go on, export
+systems.py      all members of a system; folds.py: cross-validation and out-of-fold predictions
+loop.py         the loop: epochs, checkpoints, validation
+trainee.py      network, optimizer, moving average, and one pure step of them
+strategy.py     devices and precision
+inputs.py       batches, distributed over the replicas
+checkpoint.py   the state in one file, atomically
+validation.py   metrics over the validation cells
+logs.py         progress bar, TensorBoard, history.csv, final table
+preemption.py   SIGTERM
+"""

@@ -1,0 +1,128 @@
+"""The command line of `train.py`: options, what each asks for, exit codes."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tensorflow as tf
+import tyro
+
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, recipe_named, system_named
+from hpa_tf.training.folds import out_of_fold_table, train_folds
+from hpa_tf.training.loop import Diverged, Pace
+from hpa_tf.training.preemption import EXIT_CODE, Interrupted
+from hpa_tf.training.run import Data, Site, show_sampling, train
+from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
+from hpa_tf.training.systems import train_system
+
+DEFAULT_RECIPE = "cpu_b0"
+DIVERGED_EXIT_CODE = 3
+DESCRIPTION = f"""Train a network on a data folder; the same command goes on after a stop.
+
+--recipe NAME chooses the recipe that every --recipe.FIELD changes; the values below are those of the chosen one.
+Recipes: {", ".join(recipe.name for recipe in RECIPES)} (default {DEFAULT_RECIPE}).
+--system NAME trains the members of a system, one after the other, into OUT/MEMBER.
+Systems: {", ".join(system.name for system in SYSTEMS)}.
+Exit codes: 0 finished, 2 bad input, {DIVERGED_EXIT_CODE} the loss is no number, {EXIT_CODE} stopped by a signal."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained, on what, where."""
+
+    out: str
+    """Run folder (with --system or --folds: the folder of the run folders), local or remote."""
+    data: Annotated[Data, tyro.conf.arg(name="")]
+    strategy: StrategyName = "one"
+    """one device, mirrored (all GPUs of this machine), multiworker (TF_CONFIG) or tpu (TPU_NAME)."""
+    precision: Precision = "auto"
+    """auto = float16 on GPU, bfloat16 on TPU, float32 on CPU; logits and loss are always float32."""
+    weights: str | None = None
+    """Short for --recipe.weights: none, imagenet, a weights file or a run folder."""
+    folds: int = 0
+    """Train one network for each of the first k folds, which is kept out of its training; 0 = one network."""
+    out_of_fold: str | None = None
+    """With --folds: write each cell's prediction by the network that has not seen its image, as a cell table."""
+    show_sampling: bool = False
+    """Print expected and drawn cells by class, and stop."""
+    deterministic: bool = True
+    """Equal runs give equal bits (TensorFlow's op determinism)."""
+    pace: Annotated[Pace, tyro.conf.arg(name="")] = field(default_factory=Pace)
+    recipe: tyro.conf.FlagConversionOff[Recipe] = field(default_factory=lambda: recipe_named(DEFAULT_RECIPE))
+
+
+def parse(arguments: Sequence[str], recipe: Recipe) -> Options:
+    """Return the options; fields of `recipe` are the defaults of --recipe.FIELD."""
+    kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
+    default = Options(out=tyro.MISSING, data=Data(data=tyro.MISSING), recipe=recipe)
+    options = tyro.cli(kind, args=list(arguments), default=default, prog="train.py", description=DESCRIPTION)
+    if options.weights is not None:
+        options = replace(options, recipe=replace(options.recipe, weights=options.weights))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    names, rest = _names(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(names, rest)
+    except InputError as error:
+        return _fail(error, 2)
+    except Diverged as error:
+        return _fail(error, DIVERGED_EXIT_CODE)
+    except Interrupted as error:
+        return _fail(error, EXIT_CODE)
+    return 0
+
+
+def _names(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take --recipe NAME and --system NAME out of the arguments: they decide the defaults of the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
+    parser.add_argument("--system")
+    return parser.parse_known_args(arguments)
+
+
+def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = parse(rest, recipe_named(names.recipe))
+    if options.show_sampling:
+        print(show_sampling(options.recipe, options.data))
+        return
+    site = start(options)
+    if names.system:
+        of_member: Callable[[Recipe], Recipe] = lambda recipe: parse(rest, recipe).recipe  # noqa: E731
+        train_system(system_named(names.system), of_member, options.data, options.out, site)
+    elif options.folds:
+        train_folds(options.recipe, options.folds, options.data, options.out, site)
+        if options.out_of_fold and site.is_chief:
+            out_of_fold_table(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
+    else:
+        train(options.recipe, options.data, options.out, site)
+
+
+def start(options: Options) -> Site:
+    """Set TensorFlow up, find the devices, say what was found.
+
+    Raises:
+        InputError: The devices that the strategy needs are not there, or options exclude each other.
+    """
+    if options.out_of_fold and not options.folds:
+        raise InputError("--out-of-fold", "no --folds", "--folds K", "say how many folds to train")
+    if options.pace.xla and options.strategy != "one":
+        raise InputError("--xla", f"--strategy {options.strategy}", "--strategy one", "leave --xla out")
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    strategy = make_strategy(options.strategy)
+    site = Site(strategy, resolve_precision(options.precision, strategy), options.pace)
+    print(describe(strategy, site.policy), flush=True)
+    return site
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"train.py: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,66 @@
+"""The pipeline's batches, distributed over the replicas of a strategy."""
+
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from hpa_tf.errors import InputError
+from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
+from hpa_tf.recipes import Recipe
+
+_ON_THE_HOST = ("image_id", "cell")
+"""Keys that a training step does not need; strings cannot go to a TPU."""
+
+
+def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
+    """Check that the replicas divide the batch.
+
+    Raises:
+        InputError: They do not.
+    """
+    size, replicas = recipe.optimization.batch_size, strategy.num_replicas_in_sync
+    if size % replicas:
+        fix = f"--recipe.optimization.batch-size {max(1, size // replicas) * replicas}"
+        raise InputError("batch_size", f"{size} for {replicas} replicas", "a multiple", fix)
+
+
+def distributed_training_batches(
+    strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples, epoch: int, first_step: int
+) -> Iterator:
+    """Return an iterator over an epoch's global batches from `first_step` on."""
+
+    def make(shard: tuple[int, int]) -> tf.data.Dataset:
+        return training_batches(
+            examples,
+            recipe.preparation,
+            recipe.augmentation,
+            recipe.sampling,
+            batch_size=recipe.optimization.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            first_step=first_step,
+            shard=shard,
+        )
+
+    return iter(_distribute(strategy, make, recipe.optimization.batch_size))
+
+
+def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples) -> Iterator:
+    """Return an iterator over the examples in stored order; the last batch is padded."""
+    size = recipe.optimization.batch_size
+
+    def make(shard: tuple[int, int]) -> tf.data.Dataset:
+        return evaluation_batches(examples, recipe.preparation, batch_size=size, shard=shard)
+
+    return iter(_distribute(strategy, make, size))
+
+
+def _distribute(strategy: tf.distribute.Strategy, make: Callable, batch_size: int) -> tf.distribute.DistributedDataset:
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        dataset = make((context.input_pipeline_id, context.num_input_pipelines))
+        dataset = dataset.map(lambda batch: {k: v for k, v in batch.items() if k not in _ON_THE_HOST})
+        if context.num_replicas_in_sync > context.num_input_pipelines:
+            dataset = dataset.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
+        return dataset
+
+    return strategy.distribute_datasets_from_function(of_worker)

@@ -1,0 +1,97 @@
+"""What a training tells people: progress bar, TensorBoard, history.csv, final table. Only the chief tells."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tqdm
+
+from hpa_tf import files, reporting
+from hpa_tf.classes import CLASSES
+from hpa_tf.imaging.pictures import composite
+from hpa_tf.recipes.run_folder import HISTORY, LOGS
+
+NUM_PICTURES = 16
+TIMES = ("seconds", "cells_per_second", "waiting")
+"""Columns of the history that say how fast, not what: they differ between two equal trainings."""
+
+
+class Watch:
+    """Wall time of an epoch, and the share of it that was spent waiting for data."""
+
+    def __init__(self):
+        self.start, self.waited, self.cells = time.perf_counter(), 0.0, 0
+
+    def waiting_for(self, iterator):
+        """Return the iterator's next element; the wait is counted."""
+        start = time.perf_counter()
+        element = next(iterator)
+        self.waited += time.perf_counter() - start
+        return element
+
+    def times(self) -> dict[str, float]:
+        """Return the `TIMES` columns: seconds, cells per second, share of the time spent waiting (0..1)."""
+        seconds = max(time.perf_counter() - self.start, 1e-9)
+        return dict(zip(TIMES, (seconds, self.cells / seconds, self.waited / seconds), strict=True))
+
+
+class Logs:
+    """TensorBoard, history.csv and the progress bar of one run; silent when not the chief."""
+
+    def __init__(self, folder: str, is_chief: bool, to_stdout: bool = True):
+        self.folder, self.is_chief, self.to_stdout = folder, is_chief, to_stdout and is_chief
+        writes = is_chief and (not files.is_remote(folder) or folder.startswith("gs://"))
+        logs = files.join(folder, LOGS)
+        self.board = tf.summary.create_file_writer(logs) if writes else tf.summary.create_noop_writer()
+
+    def bar(self, description: str, total: int, done: int, unit: str = "cell") -> tqdm.tqdm:
+        """Return a progress bar over `total` units of which `done` are done."""
+        return tqdm.tqdm(desc=description, total=total, initial=done, unit=unit, disable=not self.to_stdout)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write numbers to TensorBoard; NaN (a class without positives) is left out."""
+        with self.board.as_default(step):
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and np.isfinite(value):
+                    tf.summary.scalar(name, value)
+
+    def pictures(self, step: int, images: np.ndarray) -> None:
+        """Write the first augmented cells of a batch, float32 [B, S, S, 4] in 0..1, to TensorBoard."""
+        if self.is_chief:
+            rgb = np.stack([composite((image * 255).astype(np.uint8)) for image in images[:NUM_PICTURES]])
+            with self.board.as_default(step):
+                tf.summary.image("augmented cells", rgb, max_outputs=NUM_PICTURES)
+
+    def history(self, rows: Sequence[dict]) -> None:
+        """Write history.csv, whole."""
+        if self.is_chief:
+            reporting.write_csv(pd.DataFrame(rows).apply(pd.to_numeric), files.join(self.folder, HISTORY))
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        if self.to_stdout:
+            tqdm.tqdm.write(text)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self.board.close()
+
+
+def final_table(row: dict, cells: np.ndarray) -> str:
+    """Return the validation of one epoch as a table.
+
+    Args:
+        row: The epoch's history row.
+        cells: [19] number of validation cells with each label.
+    """
+
+    def shown(name: str) -> str:
+        return "-" if row[name] is None else f"{row[name]:.4f}"
+
+    lines = [f"epoch {row['epoch']:<36} {'cells':>8} {'AP':>7}"]
+    lines += [f"{name:<42} {count:>8} {shown(f'AP: {name}'):>7}" for name, count in zip(CLASSES, cells, strict=True)]
+    lines.append(f"{'mean over the classes with cells':<42} {'':>8} {shown('mAP'):>7}")
+    lines.append(f"AUC {shown('AUC')}, calibration error {shown('calibration_error')}")
+    return "\n".join(lines)

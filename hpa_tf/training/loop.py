@@ -1,0 +1,246 @@
+"""The one training loop: epochs of steps under any strategy, resumable at every step.
+
+It knows no team and no device. Everything random is a function of (seed, epoch, step, key), the learning rate and the
+stopping rule are functions of (step, past validations), and the state is (weights, optimizer, average) + `Progress`:
+both are in each checkpoint, so a training that was killed goes on mid-epoch and ends with the same bits.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import tensorflow as tf
+
+from hpa_tf import files
+from hpa_tf.models import weights
+from hpa_tf.pipeline import Examples, draw_epoch
+from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.optimization import best_epoch
+from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
+from hpa_tf.training import checkpoint
+from hpa_tf.training.inputs import distributed_training_batches
+from hpa_tf.training.logs import Logs, Watch
+from hpa_tf.training.preemption import Interrupted, Preemption
+from hpa_tf.training.trainee import Trainee
+from hpa_tf.training.validation import measure, predict
+
+SMALLEST_LOSS_SCALE = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a training runs; nothing here changes its result."""
+
+    checkpoint_steps: int = 500
+    """Steps between checkpoints (there is also one after each epoch)."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept; the best epoch's weights are kept besides."""
+    log_steps: int = 20
+    """Steps between points in TensorBoard."""
+    steps_per_execution: int = 1
+    """Steps that run without returning to Python; 50 or more on TPU."""
+    xla: bool = False
+    """Compile forward and backward pass with XLA (one GPU; on a CPU it is several times slower)."""
+    profile: bool = False
+    """Write a profile of steps 10 to 20 for TensorBoard."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: the part of its state that is not arrays; JSON values only."""
+
+    step: int = 0
+    """Steps taken."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the running epoch's steps."""
+    rows: list[dict] = field(default_factory=list)
+    """The history: one row for each finished epoch."""
+
+    @property
+    def past(self) -> list[float]:
+        """Validation mAP of each finished epoch; NaN where there was none."""
+        return [math.nan if row["mAP"] is None else row["mAP"] for row in self.rows]
+
+
+class Diverged(RuntimeError):
+    """The loss or a weight is no longer a number."""
+
+
+class Loop:
+    """Train `trainee` on `training` cells, measure it on `validation` cells, keep everything in a run folder."""
+
+    def __init__(self, recipe: Recipe, trainee: Trainee, training: Examples, validation: Examples | None, logs: Logs):
+        self.recipe, self.trainee, self.training, self.validation, self.logs = (
+            recipe,
+            trainee,
+            training,
+            validation,
+            logs,
+        )
+        self.strategy, self.batch_size = trainee.strategy, recipe.optimization.batch_size
+        self.steps_per_epoch = len(draw_epoch(training, recipe.sampling, recipe.seed, 0)) // self.batch_size
+        self.progress, self.running, self.loss = Progress(), None, math.nan
+
+    def run(self, pace: Pace, preemption: Preemption) -> Progress:
+        """Train until the recipe's end or its stopping rule; goes on from the newest checkpoint.
+
+        Raises:
+            Interrupted: A signal asked for it; a checkpoint was written.
+            Diverged: The loss is no longer a number; the last checkpoint is from before.
+        """
+        self.pace, self.preemption = pace, preemption
+        self.resume()
+        self.take_step = self.trainee.make_train_step(pace.xla)
+        self.take_steps = self.trainee.make_train_steps() if pace.steps_per_execution > 1 else None
+        predict_step = self.trainee.make_predict_step()
+        optimization = self.recipe.optimization
+        while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.progress.past):
+            times = self.train_epoch()
+            self.end_epoch(predict_step, times)
+        return self.progress
+
+    # -- one epoch ----------------------------------------------------------------------------------------------------
+
+    def train_epoch(self) -> dict[str, float]:
+        """Take the remaining steps of the running epoch; return its times."""
+        epoch = len(self.progress.rows)
+        end = (epoch + 1) * self.steps_per_epoch
+        first = self.progress.step - epoch * self.steps_per_epoch
+        batches = distributed_training_batches(self.strategy, self.recipe, self.training, epoch, first)
+        watch = Watch()
+        description = f"epoch {epoch + 1} of {self.recipe.optimization.epochs}"
+        with self.logs.bar(description, self.steps_per_epoch * self.batch_size, first * self.batch_size) as bar:
+            while self.progress.step < end:
+                step, count = self.progress.step, min(self.pace.steps_per_execution, end - self.progress.step)
+                loss = self.execute(batches, count, watch, show=first == 0 and step == end - self.steps_per_epoch)
+                self.settle()  # the step before: the device works on the new one meanwhile
+                self.running = (loss, step, count)
+                self.progress = replace(self.progress, step=step + count)
+                watch.cells += count * self.batch_size
+                bar.update(count * self.batch_size)
+                self.after_steps(step, watch, bar)
+            self.settle()
+        return watch.times()
+
+    def execute(self, batches, count: int, watch: Watch, show: bool) -> tf.Tensor:
+        """Start `count` steps; return the mean of their losses, which may still be being computed."""
+        step = self.progress.step
+        self.trainee.optimizer.learning_rate = self.rate(step)
+        decay = tf.constant(self.trainee.ema_decay(step), tf.float32)
+        if self.take_steps is not None:
+            return self.take_steps(batches, tf.constant(count), decay)
+        batch = watch.waiting_for(batches)
+        if show:
+            self.logs.pictures(step, self.strategy.experimental_local_results(batch["image"])[0].numpy())
+        return self.take_step(batch, decay)
+
+    def settle(self) -> None:
+        """Add the loss of the steps that ran last; stop if it is no number or the loss scale has collapsed."""
+        if self.running is None:
+            return
+        loss, step, count = self.running
+        self.running, self.loss = None, float(loss)
+        if not math.isfinite(self.loss):
+            self.raise_diverged(f"loss {self.loss}", step, count)
+        if step % self.pace.log_steps == 0 and (self.trainee.loss_scale() or 1) < SMALLEST_LOSS_SCALE:
+            self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", step, count)
+        self.progress = replace(self.progress, loss_sum=self.progress.loss_sum + self.loss * count)
+
+    def after_steps(self, step: int, watch: Watch, bar) -> None:
+        """Log, write a checkpoint when it is time, stop when asked to."""
+        now, pace = self.progress.step, self.pace
+        if now // pace.log_steps > step // pace.log_steps:
+            self.settle()
+            times = watch.times()
+            values = {"loss": self.loss, "learning_rate": self.rate(step), "loss_scale": self.trainee.loss_scale()}
+            self.logs.scalars(now, values | times)
+            bar.set_postfix_str(f"loss {self.loss:.4f}, waiting {times['waiting']:.1%}", refresh=False)
+        self.stop_if_requested()
+        if now // pace.checkpoint_steps > step // pace.checkpoint_steps:
+            self.save()
+
+    def stop_if_requested(self) -> None:
+        """Write a checkpoint and leave, if a signal asked for it."""
+        if self.preemption.requested:
+            self.save()
+            raise Interrupted(
+                f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
+            )
+
+    def end_epoch(self, predict_step, times: dict[str, float]) -> None:
+        """Measure, write the history's row, the weights and a checkpoint."""
+        epoch, step = len(self.progress.rows), self.progress.step
+        with self.trainee.averaged():
+            measured = self.validate(predict_step)
+            row = {
+                "epoch": epoch + 1,
+                "step": step,
+                "learning_rate": self.rate(step - 1),
+                "loss": self.progress.loss_sum / self.steps_per_epoch,
+                **{name: None if math.isnan(value) else value for name, value in measured.items()},
+                **times,
+            }
+            self.progress = replace(self.progress, loss_sum=0.0, rows=[*self.progress.rows, row])
+            self.keep_weights(epoch)
+        self.save()
+        self.logs.history(self.progress.rows)
+        self.logs.scalars(
+            step, {f"validation/{name}": value for name, value in measured.items()} | {"epoch": epoch + 1}
+        )
+        self.logs.say(f"epoch {epoch + 1}: loss {row['loss']:.4f}, validation mAP {measured['mAP']:.4f}")
+
+    def validate(self, predict_step) -> dict[str, float]:
+        """Return the validation columns of a history row; mAP NaN without a validation fold."""
+        if self.validation is None:
+            return {"mAP": math.nan}
+        return measure(self.validation, predict(self.strategy, predict_step, self.recipe, self.validation))
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.recipe.optimization.rate(step, self.steps_per_epoch, self.progress.past)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        folder = files.join(self.logs.folder, CHECKPOINTS)
+        if steps := checkpoint.steps_in(folder):
+            arrays, log = checkpoint.read(folder, steps[-1])
+            self.trainee.restore(arrays)
+            self.progress = Progress(**log)
+            self.logs.history(self.progress.rows)
+            self.logs.say(f"resumed after step {self.progress.step}")
+
+    def save(self) -> None:
+        """Write a checkpoint; only the chief does."""
+        self.settle()
+        arrays = self.trainee.arrays()
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            self.raise_diverged("a weight that is not a number", self.progress.step - 1, 1)
+        if self.logs.is_chief:
+            folder = files.join(self.logs.folder, CHECKPOINTS)
+            checkpoint.write(folder, self.progress.step, arrays, asdict(self.progress), self.pace.keep_checkpoints)
+
+    def keep_weights(self, epoch: int) -> None:
+        """Write the weights of an epoch if prediction may need them."""
+        if not self.logs.is_chief:
+            return
+        if best_epoch(self.progress.past) == epoch:
+            weights.save(self.trainee.network, files.join(self.logs.folder, BEST_WEIGHTS))
+        kept = len(self.recipe.ensemble)
+        if kept:
+            weights.save(self.trainee.network, files.join(self.logs.folder, epoch_weights(epoch)))
+            files.remove(files.join(self.logs.folder, epoch_weights(epoch - kept)))
+
+    def raise_diverged(self, found: str, step: int, count: int) -> None:
+        """Name the step, the learning rate and the images of the batch."""
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        order = draw_epoch(self.training, self.recipe.sampling, self.recipe.seed, epoch)
+        rows = order[in_epoch * self.batch_size : (in_epoch + count) * self.batch_size]
+        cells = self.training.table.iloc[rows]
+        names = ", ".join(f"{i}/{c}" for i, c in zip(cells["image_id"], cells["cell"], strict=True))
+        raise Diverged(
+            f"{found} at step {step + 1}, learning rate {self.rate(step):g}; the last checkpoint is from before. "
+            f"Lower --recipe.optimization.learning-rate, clip the gradient, or use --precision float32. "
+            f"Batch (image/cell): {names}"
+        )

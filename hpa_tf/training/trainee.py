@@ -1,0 +1,175 @@
+"""What a training changes: a network, its optimizer and the moving average of its weights; and one step of it.
+
+The step is pure: (state, batch, rate) -> new state and loss, the same under every strategy. A replica's loss is its
+sum over its examples divided by the weight of the *global* batch, so the sum over replicas is the loss of the batch.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hpa_tf.models.noise import example_seeds
+from hpa_tf.recipes import Optimization, Recipe
+
+_EMA_RAMP = 10
+"""The average's decay rises as (1 + t) / (10 + t), so that the first random weights are forgotten soon."""
+
+
+class Trainee:
+    """A network with everything that moves while it is trained.
+
+    Attributes:
+        network: float32 pixels [B, S, S, 4] -> logits [B, 18].
+        optimizer: Keras optimizer; a `LossScaleOptimizer` around it under mixed_float16.
+        average: Moving averages of the trainable weights; empty when the recipe has none.
+    """
+
+    def __init__(self, recipe: Recipe, strategy: tf.distribute.Strategy, policy: str):
+        """Build everything under a strategy, from `recipe.seed`; weights of files are not loaded here."""
+        self.strategy, self.objective, self.optimization = strategy, recipe.objective, recipe.optimization
+        keras.utils.set_random_seed(recipe.seed)
+        with strategy.scope():
+            self.network = recipe.network.build(recipe.preparation.size, policy)
+            self.optimizer = _optimizer(recipe.optimization, policy, strategy.num_replicas_in_sync)
+            self.optimizer.build(self.network.trainable_variables)
+            averaged = self.network.trainable_variables if recipe.optimization.ema_decay else []
+            self.average = [keras.Variable(v.numpy(), name=v.path.replace("/", "_"), trainable=False) for v in averaged]
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def _variables(self) -> dict[str, keras.Variable]:
+        groups = {"network": self.network.variables, "optimizer": self.optimizer.variables, "average": self.average}
+        return {f"{group}/{i:04d}": variable for group, some in groups.items() for i, variable in enumerate(some)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of the whole state."""
+        return {name: np.array(variable.numpy()) for name, variable in self._variables().items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the whole state to what `arrays` returned.
+
+        Raises:
+            ValueError: It is the state of another kind of network or optimizer.
+        """
+        variables = self._variables()
+        if arrays.keys() != variables.keys():
+            raise ValueError(f"state: found {len(arrays)} arrays; expected {len(variables)}")
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+
+    def start_average(self) -> None:
+        """Set the moving average to the weights (after they were loaded)."""
+        for average, variable in zip(self.average, self.network.trainable_variables, strict=False):
+            average.assign(variable.numpy())
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the network its moving average inside the block; nothing happens when the recipe has none."""
+        trained = self.network.trainable_variables[: len(self.average)]
+        kept = [variable.numpy() for variable in trained]
+        for variable, average in zip(trained, self.average, strict=True):
+            variable.assign(average.numpy())
+        try:
+            yield
+        finally:
+            for variable, value in zip(trained, kept, strict=True):
+                variable.assign(value)
+
+    def loss_scale(self) -> float | None:
+        """Return the loss scale under mixed_float16, else None."""
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        return float(self.optimizer.dynamic_scale.numpy()) if scaled else None
+
+    def ema_decay(self, step: int) -> float:
+        """Return the decay of the moving average at a step, counted from 0."""
+        return min(self.optimization.ema_decay, (1 + step) / (_EMA_RAMP + step))
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def make_train_step(self, xla: bool = False) -> Callable:
+        """Return a graph function (batch, ema_decay) -> loss of the global batch; moves the weights."""
+        run = self._make_replica_step(xla)
+
+        @tf.function(reduce_retracing=True)
+        def train_step(batch: dict, decay: tf.Tensor) -> tf.Tensor:
+            losses = self.strategy.run(run, args=(batch,))
+            self._move_average(decay)
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+        return train_step
+
+    def make_train_steps(self) -> Callable:
+        """Return a graph function (iterator, number of steps, ema_decay) -> mean loss: many steps without the host."""
+        run = self._make_replica_step(xla=False)
+
+        @tf.function(reduce_retracing=True)
+        def train_steps(iterator, count: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+            total = tf.constant(0.0)
+            for _ in tf.range(count):
+                losses = self.strategy.run(run, args=(next(iterator),))
+                self._move_average(decay)
+                total += self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+            return total / tf.cast(count, tf.float32)
+
+        return train_steps
+
+    def make_predict_step(self) -> Callable:
+        """Return a graph function batch -> probabilities float32 [B, 18] of the global batch, on every worker."""
+
+        def predict(batch: dict) -> tf.Tensor:
+            return keras.ops.sigmoid(self.network(batch["image"], training=False))
+
+        @tf.function
+        def predict_step(batch: dict) -> tf.Tensor:
+            return self.strategy.gather(self.strategy.run(predict, args=(batch,)), axis=0)
+
+        return predict_step
+
+    def _make_replica_step(self, xla: bool) -> Callable:
+        variables = self.network.trainable_variables
+
+        def gradients_of(batch: dict, total_weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            with tf.GradientTape() as tape, example_seeds(batch["seed"]):
+                loss = tf.reduce_sum(self.objective(self.network, batch) * batch["weight"]) / total_weight
+                scaled = self.optimizer.scale_loss(loss)
+            return loss, tape.gradient(scaled, variables)
+
+        if xla:
+            gradients_of = tf.function(gradients_of, jit_compile=True)
+
+        def replica_step(batch: dict) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            total_weight = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["weight"]))
+            loss, gradients = gradients_of(batch, total_weight)
+            replicas = context.num_replicas_in_sync
+            if replicas > 1:
+                # Keras sums over replicas only after it has clipped and, under float16, looked for infinities in the
+                # gradients of one replica: it is handed the sum, in equal shares, so that it decides on the sum
+                reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+                gradients = [gradient / replicas for gradient in reduced]
+            self.optimizer.apply(gradients, variables)
+            return loss
+
+        return replica_step
+
+    def _move_average(self, decay: tf.Tensor) -> None:
+        def move(average: tf.Variable, variable: tf.Tensor) -> None:
+            average.assign_sub((1 - decay) * (average - variable))
+
+        trained = self.network.trainable_variables[: len(self.average)]
+        for average, variable in zip(self.average, trained, strict=True):
+            self.strategy.extended.update(average.value, move, args=(variable.value,), group=False)
+
+
+def _optimizer(optimization: Optimization, policy: str, replicas: int) -> keras.optimizers.Optimizer:
+    options = {"learning_rate": optimization.learning_rate}
+    if optimization.clip_norm:
+        options["global_clipnorm"] = optimization.clip_norm / replicas  # of a replica's equal share of the gradient
+    if optimization.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(**options, weight_decay=optimization.weight_decay)
+    else:
+        optimizer = keras.optimizers.Adam(**options)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if policy == "mixed_float16" else optimizer
