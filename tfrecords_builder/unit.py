@@ -66,12 +66,14 @@ class _ShardWriter:
         self._num_records = self._num_bytes = 0
         self._kind, self._unit = kind, unit
 
-    def write(self, data: bytes) -> None:
-        framed = records.frame(data)
+    def write(self, data: bytes) -> int:
+        """Write one record and return where it begins in the shard, bytes."""
+        framed, offset = records.frame(data), self._num_bytes
         self._stream.write(framed)
         self._hash.update(framed)
         self._num_records += 1
         self._num_bytes += len(framed)
+        return offset
 
     def shard(self) -> records.Shard:
         name, digest = self._unit.shard(self._kind), self._hash.hexdigest()
@@ -106,11 +108,11 @@ def build_unit(
             report(image.image_id, len(result.cells) if result else 0)
             if result is None:
                 continue
-            for data in result.cells:
-                writers["cells"].write(data)
+            offsets = [writers["cells"].write(data) for data in result.cells]
             if result.field is not None:
                 writers["fields"].write(result.field)
-            place = {"shard": unit.shard("cells"), "record": np.arange(len(result.table), dtype=np.int32) + num_records}
+            ordinals = np.arange(len(result.table), dtype=np.int32) + num_records
+            place = {"shard": unit.shard("cells"), "record": ordinals, "offset": np.asarray(offsets, np.int64)}
             tables.append(result.table.assign(**place))
             num_records += len(result.table)
             done.append((image.image_id, result.bits, result.counts))
@@ -165,10 +167,14 @@ def _clear_write_errors(out: str) -> Iterator[None]:
 def _concat(tables: list[pd.DataFrame], settings: Settings) -> pd.DataFrame:
     if not tables:
         empty = LabelledImage("", 0, {}, (), dict.fromkeys(settings.columns, ""))
-        place = {"shard": pd.Series([], dtype="str"), "record": np.zeros(0, np.int32)}
+        place = {
+            "shard": pd.Series([], dtype="str"),
+            "record": np.zeros(0, np.int32),
+            "offset": np.zeros(0, np.int64),
+        }
         tables = [image_table(empty, 0, [], settings).assign(**place)]
     table = pd.concat(tables, ignore_index=True)
-    first = ["image_id", "cell", *CLASSES, "fold", "shard", "record"]
+    first = ["image_id", "cell", *CLASSES, "fold", "shard", "record", "offset"]
     return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
