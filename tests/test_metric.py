@@ -337,6 +337,16 @@ def test_bootstrap_equals_scoring_repeated_images():
         assert resampled.mean_ap[number] == pytest.approx(mean_average_precision(ap))
 
 
+def test_interval_of_unbiased_values_is_their_percentiles_and_of_biased_ones_moves():
+    values = np.random.default_rng(0).normal(0.5, 0.1, 20_000)
+    np.testing.assert_allclose(interval(values, 0.5), (0.5 - 0.196, 0.5 + 0.196), atol=0.01)
+    low, high = interval(values, 0.45)
+    assert low < 0.25
+    assert high < 0.61
+    assert interval(np.full(9, 0.3), 0.3) == (0.3, 0.3)
+    assert np.isnan(interval(np.full(9, np.nan), 0.3)).all()
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     """Many small data sets of known expected AP: the 95 % interval must hold it in most of them."""
     rng = np.random.default_rng(0)
@@ -352,6 +362,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for _ in range(40):
         evaluation = data_set(60)
-        low, high = interval(bootstrap(evaluation, draw_images(60, 200)).ap[:, 3])
+        resampled = bootstrap(evaluation, draw_images(60, 200)).ap[:, 3]
+        low, high = interval(resampled, evaluation.average_precisions()[3])
         hits += low <= expected <= high
     assert hits >= 32

@@ -6,17 +6,19 @@ from typing import Annotated
 import tyro
 
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation import ablation, check, page, score
+from hpa_tf.evaluation import ablation, check, diagnose, page, score
 
 _RUNNERS = {
     score.Score: score.run,
     ablation.Ablation: ablation.run,
+    diagnose.Diagnose: diagnose.run,
     check.Check: check.run,
     page.Page: page.run,
 }
 Command = (
     Annotated[score.Score, tyro.conf.subcommand("score")]
     | Annotated[ablation.Ablation, tyro.conf.subcommand("ablation")]
+    | Annotated[diagnose.Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[check.Check, tyro.conf.subcommand("check")]
     | Annotated[page.Page, tyro.conf.subcommand("page")]
 )

@@ -203,8 +203,8 @@ def _table(scored: Sequence[tuple[str, Evaluation, Bootstrap]]) -> pd.DataFrame:
     rows = []
     for name, evaluation, resampled in scored:
         ap = mean_average_precision(evaluation.average_precisions())
-        low, high = interval(resampled.mean_ap)
-        difference_low, difference_high = interval(resampled.mean_ap - base_resampled.mean_ap)
+        low, high = interval(resampled.mean_ap, ap)
+        difference_low, difference_high = interval(resampled.mean_ap - base_resampled.mean_ap, ap - base_map)
         paper = PAPER.get(name, np.nan)
         rows.append(
             {

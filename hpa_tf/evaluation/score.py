@@ -59,7 +59,7 @@ class Scored:
         evaluations: By name, the submission first.
         resampled: The bootstrap of each evaluation; empty without.
         cells: See `true_cell_table`.
-        num_cells: True cells.
+        num_cells: True cells with at least one class.
         without_detections: Images of the truth that the submission lacks: all their cells are missed.
         without_truth: Images of the submission that the truth lacks: not counted, as in the original.
     """
@@ -109,7 +109,7 @@ def score(options: Score) -> Scored:
         samples = draw_images(len(truth.image_ids), options.bootstrap, options.seed)
         resampled = {name: bootstrap(one, samples) for name, one in evaluations.items()}
     cells = true_cell_table(matches[SUBMISSION], options.metric.iou_threshold)
-    return Scored(evaluations, resampled, cells, len(truth.cells), tuple(without_detections), tuple(without_truth))
+    return Scored(evaluations, resampled, cells, truth.num_cells, tuple(without_detections), tuple(without_truth))
 
 
 def _all_images(
@@ -154,8 +154,8 @@ def _scores(scored: Scored, name: str) -> dict:
     scores = {"mAP": _number(mean_average_precision(ap)), "AP": dict(zip(CLASSES, map(_number, ap), strict=True))}
     if name in scored.resampled:
         resampled = scored.resampled[name]
-        scores["mAP_interval"] = [_number(end) for end in interval(resampled.mean_ap)]
-        ends = [interval(values) for values in resampled.ap.T]
+        scores["mAP_interval"] = [_number(end) for end in interval(resampled.mean_ap, mean_average_precision(ap))]
+        ends = [interval(*pair) for pair in zip(resampled.ap.T, ap, strict=True)]
         scores["AP_interval"] = {
             name: [_number(low), _number(high)] for name, (low, high) in zip(CLASSES, ends, strict=True)
         }
@@ -172,7 +172,8 @@ def per_class_table(scored: Scored) -> pd.DataFrame:
     counts = evaluation.counts()
     table = pd.DataFrame({"class_id": np.arange(NUM_CLASSES), "class": CLASSES, "AP": evaluation.average_precisions()})
     if scored.resampled:
-        ends = np.array([interval(values) for values in scored.resampled[SUBMISSION].ap.T])
+        resampled = scored.resampled[SUBMISSION].ap.T
+        ends = np.array([interval(*pair) for pair in zip(resampled, table["AP"], strict=True)])
         table["AP_low"], table["AP_high"] = ends.T
     for name in _NAMES[1:]:
         table[f"AP_{name}"] = scored.evaluations[name].average_precisions()

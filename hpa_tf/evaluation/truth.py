@@ -39,6 +39,11 @@ class Truth:
     load: Callable[[str], ImageTruth]
     image_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def num_cells(self) -> int:
+        """Number of cells with at least one class (a labelled artefact has none)."""
+        return int(self.cells[cell_table.VALUES].any(axis=1).sum())
+
     def labels_of_cells(self) -> dict[str, np.ndarray]:
         """Return image_id -> bool [19]: the classes that any of its cells has."""
         present = self.cells.groupby("image_id")[cell_table.VALUES].any()
