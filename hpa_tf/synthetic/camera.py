@@ -12,10 +12,10 @@ _PEAKS = {"red": (165, 0.35), "green": (120, 0.5), "blue": (165, 0.2), "yellow":
 
 def illumination(rng: np.random.Generator, shape: tuple[int, int], largest_drop: float) -> np.ndarray:
     """Return the light on each pixel, float32 [H, W], at most 1: a bowl whose middle lies somewhere in the frame."""
-    rows, columns = np.ogrid[0 : 1 : complex(shape[0]), 0 : 1 : complex(shape[1])]
-    middle = rng.uniform(0.25, 0.75, 2)
-    bowl = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2
-    return (1 - rng.uniform(0, largest_drop) * bowl / bowl.max()).astype(np.float32)
+    rows, columns = (np.linspace(0, 1, length, dtype=np.float32) for length in shape)
+    middle = rng.uniform(0.25, 0.75, 2).astype(np.float32)
+    down, right = (rows[:, None] - middle[0]) ** 2, (columns[None, :] - middle[1]) ** 2
+    return 1 - np.float32(rng.uniform(0, largest_drop) / (down.max() + right.max())) * (down + right)
 
 
 def draw_exposure(rng: np.random.Generator, channel: str) -> float:
@@ -41,7 +41,7 @@ def take_picture(
     image = cv2.GaussianBlur(stain.astype(np.float32, copy=False), (0, 0), max(sigma, 0.3))
     image = image[margin : margin + config.size, margin : margin + config.size]
     image = image * (exposure * illumination(rng, image.shape, config.illumination))
-    photons = np.exp(rng.uniform(*np.log(config.photons)))
+    photons = float(np.exp(rng.uniform(*np.log(config.photons))))
     read = rng.uniform(*config.read_noise)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise *= np.sqrt(np.maximum(image, 0) / photons + read**2)

@@ -105,7 +105,7 @@ class SyntheticConfig:
     """Share of cells whose red and yellow stain is faint."""
     blur_um: tuple[float, float] = (0.10, 0.17)
     """Standard deviation of the point spread function, um: from, to."""
-    photons: tuple[float, float] = (1.5, 8.0)
+    photons: tuple[float, float] = (0.4, 4.0)
     """Photons per grey level (1/255 of the range): from, to."""
     read_noise: tuple[float, float] = (0.3, 1.5)
     """Standard deviation of the read noise, grey levels (1/255): from, to."""

@@ -22,8 +22,9 @@ def grow(
     *,
     step_um: float = 0.8,
     wander: float = 0.12,
-    avoid_nucleus: float = 0.6,
+    crossing: float = 0.0,
     keep_off_edge_um: float = 0.5,
+    stop_at_edge: float = 0.0,
 ) -> list[np.ndarray]:
     """Grow filaments; each stays in the cell it starts in and turns along membrane and nucleus.
 
@@ -33,60 +34,70 @@ def grow(
         lengths: [F] um.
         step_um: Length of a segment, um.
         wander: Standard deviation of the turn at each step, radians.
-        avoid_nucleus: How strongly filaments turn away from the nucleus.
+        crossing: Share of filaments that pass over the nucleus instead of turning away from it.
         keep_off_edge_um: Distance from the membrane at which they turn, um.
+        stop_at_edge: Probability, at each step that near to the membrane, of ending there.
 
     Returns:
         For each filament of two points or more its points [P, 2] px.
     """
     num_steps = max(1, int(np.ceil(lengths.max(initial=0) / step_um)))
-    height, width = scene.shape
-    position = np.asarray(starts, np.float64).copy()
-    heading = np.asarray(headings, np.float64).copy()
+    position, heading = np.array(starts, np.float64), np.array(headings, np.float64)
     home = _lookup(scene.cell, position, 0)
-    alive = home > 0
+    avoids = 0.6 * (rng.random(len(position)) >= crossing)
     trail = np.full((num_steps + 1, len(position), 2), np.nan)
     trail[0] = position
-    stride, probe = scene.px(step_um), max(1.0, scene.px(0.6))
+    growing = np.flatnonzero(home > 0)
     for step in range(num_steps):
-        alive &= step * step_um < lengths
-        if not alive.any():
+        growing = growing[lengths[growing] > step * step_um]
+        if not len(growing):
             break
-        heading += rng.normal(0, wander, len(heading))
-        direction = np.stack([np.sin(heading), np.cos(heading)], axis=1)
-        edge = _lookup(scene.edge, position + direction * stride, 0.0)
-        near_edge = np.clip(1.5 - edge / keep_off_edge_um, 0, 1)
-        push = near_edge[:, None] * _slope(scene.edge, position, probe) * 0.8
-        if avoid_nucleus:
-            near_nucleus = np.clip(1.2 - _lookup(scene.rim, position + direction * stride, 9.0), 0, 1)
-            push += avoid_nucleus * near_nucleus[:, None] * _slope(scene.rim, position, probe)
-        direction += push
-        heading = np.arctan2(direction[:, 0], direction[:, 1])
-        position = position + stride * np.stack([np.sin(heading), np.cos(heading)], axis=1)
-        inside = (position >= 0).all(1) & (position[:, 0] < height - 0.5) & (position[:, 1] < width - 0.5)
-        alive &= inside & (_lookup(scene.cell, position, 0) == home)
-        trail[step + 1][alive] = position[alive]
+        turned = heading[growing] + rng.normal(0, wander, len(growing))
+        turned, edge = _steer(scene, position[growing], turned, scene.px(step_um), avoids[growing], keep_off_edge_um)
+        ahead = position[growing] + scene.px(step_um) * _unit(turned)
+        stays = _lookup(scene.cell, ahead, 0) == home[growing]
+        if stop_at_edge:
+            stays &= (edge > keep_off_edge_um) | (rng.random(len(growing)) >= stop_at_edge)
+        growing = growing[stays]
+        position[growing], heading[growing] = ahead[stays], turned[stays]
+        trail[step + 1, growing] = ahead[stays]
     ends = np.isfinite(trail[:, :, 0]).sum(0)
-    return [trail[:end, f] for f, end in enumerate(ends) if end >= 2 and home[f] > 0]
+    return [trail[:end, f] for f, end in enumerate(ends) if end >= 2]
+
+
+def _steer(
+    scene: Scene, position: np.ndarray, heading: np.ndarray, stride: float, avoids: np.ndarray, keep_off_edge_um: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn headings [F] away from a membrane or nucleus ahead; return them and the distance from the membrane, um."""
+    probe = max(1.0, scene.px(0.6))
+    direction = _unit(heading)
+    edge = _lookup(scene.edge, position + direction * stride, 0.0)
+    rim = _lookup(scene.rim, position + direction * stride, 9.0)
+    for field, strength in (
+        (scene.edge, 0.8 * np.clip(1.5 - edge / keep_off_edge_um, 0, 1)),
+        (scene.rim, avoids * np.clip(1.2 - rim, 0, 1)),
+    ):
+        pushed = np.flatnonzero(strength)
+        direction[pushed] += strength[pushed, None] * _slope(field, position[pushed], probe)
+    return np.arctan2(direction[:, 0], direction[:, 1]), edge
+
+
+def _unit(heading: np.ndarray) -> np.ndarray:
+    return np.stack([np.sin(heading), np.cos(heading)], axis=1)
 
 
 def _lookup(image: np.ndarray, points: np.ndarray, outside: float) -> np.ndarray:
-    rows, columns = np.rint(points[:, 0]).astype(int), np.rint(points[:, 1]).astype(int)
+    """Return the nearest pixel of each point [F, 2]; `outside` beyond the canvas."""
+    rows, columns = np.rint(points).astype(np.intp).T
     inside = (rows >= 0) & (columns >= 0) & (rows < image.shape[0]) & (columns < image.shape[1])
-    found = np.full(len(points), outside, image.dtype)
-    found[inside] = image[rows[inside], columns[inside]]
-    return found
+    return np.where(inside, image[np.where(inside, rows, 0), np.where(inside, columns, 0)], outside)
 
 
 def _slope(image: np.ndarray, points: np.ndarray, probe: float) -> np.ndarray:
     """Return the unit vector [F, 2] along which `image` rises."""
-    slope = np.stack(
-        [
-            _lookup(image, points + (probe, 0), 0) - _lookup(image, points - (probe, 0), 0),
-            _lookup(image, points + (0, probe), 0) - _lookup(image, points - (0, probe), 0),
-        ],
-        axis=1,
-    )
+    down = _lookup(image, points + (probe, 0), 0) - _lookup(image, points - (probe, 0), 0)
+    right = _lookup(image, points + (0, probe), 0) - _lookup(image, points - (0, probe), 0)
+    slope = np.stack([down, right], axis=1)
     return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-6)
 
 
@@ -102,13 +113,13 @@ def draw(
     thickness = max(1, round(width_px))
     total = np.zeros(scene.shape, np.float32)
     layers = rng.integers(num_layers, size=len(paths))
-    for layer in range(num_layers):
+    for layer, brightness in enumerate(np.linspace(1.0, 0.5, num_layers)):
         chosen = [
             np.rint(path[:, ::-1] * (1 << _SHIFT)).astype(np.int32)
             for path, mine in zip(paths, layers, strict=True)
             if mine == layer
         ]
         canvas = np.zeros(scene.shape, np.uint8)
-        cv2.polylines(canvas, chosen, False, 255, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, chosen, False, 255 * brightness, thickness, cv2.LINE_AA, _SHIFT)
         total += canvas
     return total * np.float32(min(1.0, width_px) / 255)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import find_objects
 
 from hpa_tf import cell_table
 from hpa_tf.classes import NEGATIVE
@@ -76,7 +77,7 @@ def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) ->
 def render(scene: Scene, rng: np.random.Generator, config: SyntheticConfig) -> np.ndarray:
     """Draw the four channels: uint8 or uint16 [size, size, 4]."""
     margin = round(MARGIN_UM / config.pixel_um)
-    paths = stains.microtubule_paths(scene, rng, density=rng.uniform(0.05, 0.13))
+    paths = stains.microtubule_paths(scene, rng, density=rng.uniform(0.2, 0.45))
     pictures = []
     for channel in ("red", "green", "blue", "yellow"):
         if channel == "red":
@@ -100,6 +101,9 @@ def green(scene: Scene, rng: np.random.Generator, microtubules: list[np.ndarray]
         pattern = PATTERNS[class_id](Brush(scene, rng, numbers, microtubules))
         share = labels[:, class_id] * expression * rng.lognormal(0, 0.3) * rng.lognormal(0, 0.12, len(labels))
         total += np.clip(pattern, 0, 2.5) * scene.per_body(share)
+    shown = labels[:, :NEGATIVE].any(1) * expression
+    total += rng.uniform(0, 0.08) * np.abs(scene.grain(rng, 0.4)) * scene.per_body(shown)  # unspecific staining
+    total *= np.clip(1 + rng.uniform(0.1, 0.4) * scene.grain(rng, 0.25), 0, None)  # antibodies come in grains
     artefact = np.array([bool(body.artefact) for body in scene.bodies])
     if artefact.any():
         glow = artefact * rng.uniform(0.0, 1.0, len(artefact))
@@ -122,21 +126,14 @@ def _masks_in_frame(scene: Scene, config: SyntheticConfig) -> tuple[Masks, np.nd
 def _truth(name: str, masks: Masks, bodies: list, line_name: str) -> pd.DataFrame:
     """Build the truth table of one image, a row a mask number."""
     count = len(bodies)
-    boxes = np.zeros((count, 4), np.int32)
-    cut = np.zeros(count, bool)
-    edge = np.unique(np.concatenate([masks.cell[0], masks.cell[-1], masks.cell[:, 0], masks.cell[:, -1]]))
-    cut[edge[edge > 0] - 1] = True
-    rows, columns = np.nonzero(masks.cell)
-    numbers = masks.cell[rows, columns] - 1
-    boxes[:, :2] = max(masks.cell.shape)
-    np.minimum.at(boxes[:, 0], numbers, rows)
-    np.minimum.at(boxes[:, 1], numbers, columns)
-    np.maximum.at(boxes[:, 2], numbers, rows + 1)
-    np.maximum.at(boxes[:, 3], numbers, columns + 1)
+    boxes = np.array(
+        [[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in find_objects(masks.cell)]
+    )
+    border = np.concatenate([masks.cell[0], masks.cell[-1], masks.cell[:, 0], masks.cell[:, -1]])
     columns = {
-        **dict(zip(("top", "left", "bottom", "right"), boxes.T, strict=True)),
-        "area": np.bincount(numbers, minlength=count).astype(np.int64),
-        "cut": cut,
+        **dict(zip(("top", "left", "bottom", "right"), boxes.astype(np.int32).T, strict=True)),
+        "area": np.bincount(masks.cell.ravel(), minlength=count + 1)[1:],
+        "cut": np.isin(np.arange(1, count + 1), border),
         "artefact": [body.artefact for body in bodies],
         "mitotic": [bool(body.phase) for body in bodies],
         "cell_line": [line_name] * count,

@@ -113,7 +113,7 @@ class Scene:
                     distance = np.hypot(u / stretch, v * stretch) / radius
                     patch = field[top : top + rows.size, left : left + columns.size]
                     np.minimum(patch, distance, out=patch)
-        field += 0.14 * self.grain(rng, 1.0)
+        field += 0.10 * self.grain(rng, 1.2)
         inside = np.clip((1.0 - field) / 0.25 + 0.5, 0, 1)
         return inside * (self.rim < -0.4)
 

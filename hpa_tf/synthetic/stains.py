@@ -22,10 +22,10 @@ def microtubule_paths(scene: Scene, rng: np.random.Generator, density: float) ->
         if body.phase or body.artefact:
             continue
         area = np.pi * np.prod(body.outline.axes)
-        count = int(np.clip(density * area, 20, 400))
-        radial = count // 2
+        count = int(np.clip(density * area, 100, 700))
+        radial = count // 4
         origin = scene.canvas_px(body.centrosome)
-        starts.append(origin + rng.normal(0, scene.px(0.5), (radial, 2)))
+        starts.append(origin + rng.normal(0, scene.px(1.2), (radial, 2)))
         headings.append(rng.uniform(0, 2 * np.pi, radial))
         lengths.append(rng.gamma(3.0, 0.35 * body.outline.axes[0], radial))
         anywhere = random_points(scene, rng, number, count - radial)
@@ -36,7 +36,14 @@ def microtubule_paths(scene: Scene, rng: np.random.Generator, density: float) ->
     if not starts:
         return []
     return curves.grow(
-        scene, rng, np.concatenate(starts), np.concatenate(headings), np.concatenate(lengths), wander=0.11
+        scene,
+        rng,
+        np.concatenate(starts),
+        np.concatenate(headings),
+        np.concatenate(lengths),
+        wander=0.13,
+        crossing=0.3,
+        stop_at_edge=0.3,
     )
 
 
@@ -50,10 +57,10 @@ def spindle_paths(scene: Scene, rng: np.random.Generator, numbers: np.ndarray) -
         half = spindle_half_length(body)
         for side in (-1, 1):
             pole = np.asarray(body.outline.centre) + side * half * along
-            for width in rng.uniform(-1, 1, 26):
+            for width in rng.uniform(-1, 1, 18):
                 t = np.linspace(0, 1, 9)[:, None]
                 bow = np.sin(t * np.pi / 2) * width * 0.52 * half * across
-                paths.append(scene.canvas_px(pole - side * t * (half * 0.93) * along + bow))
+                paths.append(scene.canvas_px(pole + rng.normal(0, 0.25, 2) - side * t * (half * 0.98) * along + bow))
             for turn in rng.uniform(0, 2 * np.pi, 12):
                 ray = np.array([np.sin(turn), np.cos(turn)]) * rng.uniform(1.0, 2.5)
                 paths.append(scene.canvas_px(np.stack([pole, pole + ray])))
@@ -82,10 +89,12 @@ def red(scene: Scene, rng: np.random.Generator, paths: list[np.ndarray]) -> np.n
     """Draw the microtubule stain: filaments on a faint haze, spindles in dividing cells."""
     dividing = np.array([i + 1 for i, body in enumerate(scene.bodies) if body.phase], int)
     filaments = curves.draw(scene, rng, paths, 0.2)
+    over_nucleus = 0.45 + 0.55 * np.clip(scene.rim / 0.8 + 0.5, 0, 1)
     image = 0.42 * filaments * (0.55 + 0.45 * scene.thickness)
-    image += 0.10 * scene.thickness * (scene.rim > 0)
+    image += 0.10 * scene.thickness
+    image *= over_nucleus
     haze = cv2.GaussianBlur(filaments, (0, 0), max(0.6, scene.px(0.9)))
-    image += 0.25 * haze
+    image += 0.22 * haze * over_nucleus
     if len(dividing):
         image += 0.55 * curves.draw(scene, rng, spindle_paths(scene, rng, dividing), 0.25)
         image += 0.15 * scene.per_body(np.array([bool(body.phase) for body in scene.bodies], float))
@@ -116,8 +125,8 @@ def reticulum(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     clouds = 1 + 0.25 * scene.grain(rng, 4.0)
     image = scene.thickness * clouds * (0.25 + 0.55 * sheet) * (0.35 + 1.1 * net)
     image += 0.25 * np.exp(-(((scene.rim - 0.2) / 0.4) ** 2)) * (scene.edge > 0)
-    inside = scene.nucleus > 0
-    return np.where(inside, 0.16 * image.mean() / max(float((scene.cell > 0).mean()), 1e-3), np.clip(image, 0, None))
+    over_nucleus = 0.3 + 0.7 * np.clip(scene.rim / 0.5 + 0.5, 0, 1)  # out of focus, above and below
+    return np.clip(image, 0, None) * over_nucleus
 
 
 def yellow(scene: Scene, rng: np.random.Generator) -> np.ndarray:

@@ -5,13 +5,20 @@ import numpy as np
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], grain_px: float) -> np.ndarray:
-    """Return float32 [H, W] noise of mean 0, deviation 1, whose grains are about `grain_px` wide."""
-    step = max(grain_px, 1.0)
-    coarse = (max(2, int(np.ceil(shape[0] / step)) + 1), max(2, int(np.ceil(shape[1] / step)) + 1))
+    """Return float32 [H, W] noise of mean 0, deviation 1, whose grains are about `grain_px` wide.
+
+    Drawn on a grid of a third of a grain, blurred there (so that the grid does not show) and interpolated.
+    """
+    step = max(grain_px / 3, 1.0)
+    blur = grain_px / (3 * step)
+    coarse = (max(2, int(np.ceil(shape[0] / step))), max(2, int(np.ceil(shape[1] / step))))
     noise = rng.standard_normal(coarse, dtype=np.float32)
+    if blur > 0.35:
+        noise = cv2.GaussianBlur(noise, (0, 0), blur)
+        noise *= np.float32(1 / max(float(noise.std()), 1e-6))
     if step > 1:
-        noise = cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC) * 1.35
-    return noise[: shape[0], : shape[1]]
+        noise = cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    return noise
 
 
 def soft_step(values: np.ndarray, middle: float, width: float) -> np.ndarray:

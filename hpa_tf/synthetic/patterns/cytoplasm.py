@@ -101,7 +101,7 @@ def cytosol(brush: Brush) -> np.ndarray:
 def vesicles(brush: Brush) -> np.ndarray:
     """Scatter 30-250 dots of uneven brightness over the cytoplasm, denser around the organising centre."""
     scene, rng = brush.scene, brush.rng
-    density, size, crowd = rng.uniform(0.05, 0.3), rng.uniform(0.18, 0.42), rng.uniform(0.2, 0.7)
+    density, size, crowd = rng.uniform(0.05, 0.3), rng.uniform(0.15, 0.35), rng.uniform(0.2, 0.7)
 
     def place(number, body):
         count = int(np.clip(density * np.pi * np.prod(body.outline.axes), 25, 350))

@@ -52,8 +52,8 @@ def fibrillar_centers(brush: Brush) -> np.ndarray:
 def speckles(brush: Brush) -> np.ndarray:
     """Scatter 15-40 uneven patches over the nucleus, none in the nucleoli, on a faint nucleoplasm."""
     scene, rng = brush.scene, brush.rng
-    field = scene.grain(rng, rng.uniform(1.0, 1.5)) + 0.35 * scene.grain(rng, 0.5)
-    patches = soft_step(field, rng.uniform(0.95, 1.2), 0.5) * np.clip(0.9 + 0.2 * scene.grain(rng, 2.0), 0.3, None)
+    field = scene.grain(rng, rng.uniform(0.8, 1.4)) + 0.25 * scene.grain(rng, 0.5)
+    patches = soft_step(field, rng.uniform(0.85, 1.25), 0.6) * np.clip(0.9 + 0.2 * scene.grain(rng, 2.0), 0.3, None)
     outside_nucleoli = 1 - scene.nucleolus_map
     return (patches * (scene.rim < -0.5) + rng.uniform(0.05, 0.2) * np.clip(-scene.rim / 0.5, 0, 1)) * outside_nucleoli
 
