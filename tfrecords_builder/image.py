@@ -1,6 +1,7 @@
 """One image: read, segment, cut, measure and encode it. The same function wherever it runs; no TensorFlow."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, records
-from hpa_tf.classes import MITOTIC_SPINDLE
+from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import Cell, cut_cells
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
@@ -65,17 +66,19 @@ class ImageResult:
     """What one image becomes.
 
     Attributes:
+        image: The image.
         cells: Serialized cell records.
         field: Serialized field record, if asked for.
-        table: Its rows of the cell table, one a cell record, without shard and record.
-        counts: Cells found, with border value < 1, with outlier factor < 1, rejected by cleaning.
+        rows: Measurements of all cells found, in order, for `cells_table`.
+        kept: Which of them have a record, bool [N].
         bits: Bits per channel.
     """
 
+    image: LabelledImage
     cells: list[bytes]
     field: bytes | None
-    table: pd.DataFrame
-    counts: dict[str, int]
+    rows: list[dict[str, Any]]
+    kept: np.ndarray
     bits: int
 
 
@@ -89,24 +92,20 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
         FieldFiles(image.image_id, image.paths), settings.um_per_px[image.source], max_pixels=settings.max_pixels
     )
     masks = settings.segmenters[image.source](field)
-    cells, rows, crops = [], [], []
+    values = labels.from_image_labels(image.class_ids, 1)[0]
+    encoded, rows = [], []
     for cell in cut_cells(field, masks, settings.margin):
-        cells.append(dataclasses.replace(cell, crop=np.empty(0), region=np.empty(0)))
-        crops.append((encode_png(cell.crop), encode_png(cell.region)))
+        encoded.append(_encode_cell(cell, values, fold, field))
         rows.append(_row(cell, field))
-    table = image_table(image, fold, rows, settings)
-    kept = ~_rejected(table, image) if settings.drop_unclean else np.ones(len(table), bool)
-    counts = _counts(table, image)
-    table = table[kept].reset_index(drop=True)
-    values = cell_table.values(table, np.float32)
-    chosen = [(cell, crop) for cell, crop, keep in zip(cells, crops, kept, strict=True) if keep]
-    encoded = [
-        _encode_cell(cell, *pictures, own, fold, field) for (cell, pictures), own in zip(chosen, values, strict=True)
-    ]
+    kept = np.ones(len(rows), bool)
+    if settings.drop_unclean:
+        kept = ~rejected(cells_table([(image, rows)], fold, settings))
     whole = None
     if settings.fields is not None:
-        whole = _encode_field(field, masks, [cell.number for cell, _ in chosen], image, fold, settings.fields)
-    return ImageResult(encoded, whole, table, counts, field.bits)
+        numbers = [row["cell"] for row, keep in zip(rows, kept, strict=True) if keep]
+        whole = _encode_field(field, masks, numbers, values, fold, settings.fields)
+    chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
+    return ImageResult(image, chosen, whole, rows, kept, field.bits)
 
 
 def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
@@ -117,50 +116,60 @@ def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
     return {"cell": cell.number, **box, **scale, **dataclasses.asdict(cell.measurements)}
 
 
-_INT32 = ("cell", "fold", "record", "top", "left", "bottom", "right", "height", "width", "bits")
+_INT32 = ("top", "left", "bottom", "right", "height", "width", "bits")
 _INT64 = ("cell_area", "nucleus_area", "nucleus_blue", "sum_red", "sum_green", "sum_blue", "sum_yellow")
-_FLOAT64 = ("um_per_px", "border_ud", "border_lr", "cleaning_value")
+_FLOAT64 = ("um_per_px", "border_ud", "border_lr")
 _MEASURED = (
     *("top", "left", "bottom", "right", "height", "width", "um_per_px", "bits", "cell_area", "nucleus_area"),
     *("nucleus_blue", "border_ud", "border_lr", "sum_red", "sum_green", "sum_blue", "sum_yellow"),
 )
 
 
-def image_table(image: LabelledImage, fold: int, rows: list[dict[str, Any]], settings: Settings) -> pd.DataFrame:
-    """Return the cell table of one image, with types that do not depend on the number of its cells."""
-    measured = pd.DataFrame(rows, columns=["cell", *_MEASURED])
-    values = labels.from_image_labels(image.class_ids, len(rows))
-    fixed = {name: [image.columns[name]] * len(rows) for name in settings.columns}
-    columns = {"fold": [fold] * len(rows), **{name: measured[name] for name in _MEASURED}}
-    table = cell_table.from_values([image.image_id] * len(rows), measured["cell"], values, columns)
-    types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | {"um_per_px": np.float64}
-    table = table.astype({name: dtype for name, dtype in types.items() if name in table})
-    table = table.astype({"border_ud": np.float64, "border_lr": np.float64})
+def cells_table(
+    images: Sequence[tuple[LabelledImage, list[dict[str, Any]]]], fold: int, settings: Settings
+) -> pd.DataFrame:
+    """Return the cell table of whole images; its types do not depend on how many cells there are.
+
+    Args:
+        images: Each image with the rows of all its cells: the outlier rule compares the cells of an image.
+        fold: Fold of the images.
+        settings: See `Settings`.
+    """
+    counts = [len(rows) for _, rows in images]
+    measured = pd.DataFrame([row for _, rows in images for row in rows], columns=["cell", *_MEASURED])
+    values = [labels.from_image_labels(image.class_ids, len(rows)) for image, rows in images]
+    values = np.concatenate([np.zeros((0, NUM_CLASSES), np.float32), *values])
+    types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | dict.fromkeys(_FLOAT64, np.float64)
+    columns = {"fold": np.full(len(measured), fold, np.int32)}
+    columns |= {name: measured[name].to_numpy(types[name]) for name in _MEASURED}
+    image_ids = np.repeat([image.image_id for image, _ in images], counts) if images else []
+    table = cell_table.from_values(image_ids, measured["cell"], values, columns)
     table["cleaning_value"] = rules.cell_values(table, rules.CLEANING_BORDER)
-    for name, column in fixed.items():
+    for name in settings.columns:
+        column = [image.columns[name] for image, rows in images for _ in rows]
         table[name] = pd.Series(column, dtype="str")
     return table
 
 
-def _rejected(table: pd.DataFrame, image: LabelledImage) -> np.ndarray:
+def rejected(table: pd.DataFrame) -> np.ndarray:
     """Tell which cells leave a training set, bool [N]. Source: METHODS 3, training set."""
-    if MITOTIC_SPINDLE in image.class_ids:
-        return np.zeros(len(table), bool)
-    return table["cleaning_value"].to_numpy() < 1
+    is_mitotic = table[CLASSES[MITOTIC_SPINDLE]].to_numpy() > 0
+    return (table["cleaning_value"].to_numpy() < 1) & ~is_mitotic
 
 
-def _counts(table: pd.DataFrame, image: LabelledImage) -> dict[str, int]:
+def count_cells(table: pd.DataFrame) -> dict[str, int]:
+    """Count the cells, those with border value < 1, the outliers, and those that leave a training set."""
     border = rules.border_values(table, rules.CLEANING_BORDER)
     outlier = rules.outlier_factors(table, border)
     return {
         "found": len(table),
         "border": int((border < 1).sum()),
         "outlier": int((outlier < 1).sum()),
-        "rejected": int(_rejected(table, image).sum()),
+        "rejected": int(rejected(table).sum()),
     }
 
 
-def _encode_cell(cell: Cell, crop: bytes, region: bytes, values: np.ndarray, fold: int, field: FieldOfView) -> bytes:
+def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView) -> bytes:
     found = cell.measurements
     return records.encode(
         {
@@ -172,8 +181,8 @@ def _encode_cell(cell: Cell, crop: bytes, region: bytes, values: np.ndarray, fol
             "bits": field.bits,
             "box": cell.box,
             "crop_box": cell.crop_box,
-            "crop": crop,
-            "region": region,
+            "crop": encode_png(cell.crop),
+            "region": encode_png(cell.region),
             "labels": values,
             "cell_area": found.cell_area,
             "nucleus_area": found.nucleus_area,
@@ -185,7 +194,7 @@ def _encode_cell(cell: Cell, crop: bytes, region: bytes, values: np.ndarray, fol
 
 
 def _encode_field(
-    field: FieldOfView, masks: Masks, numbers: list[int], image: LabelledImage, fold: int, size: int
+    field: FieldOfView, masks: Masks, numbers: list[int], values: np.ndarray, fold: int, size: int
 ) -> bytes:
     """Encode a whole field of view in a square of `size` px: its longer side fills it, the rest is zero."""
     height, width = field.pixels.shape[:2]
@@ -200,14 +209,14 @@ def _encode_field(
     mask[: target[1], : target[0]] = cv2.resize(compact, target, interpolation=cv2.INTER_NEAREST_EXACT)
     return records.encode(
         {
-            "image_id": image.image_id.encode(),
+            "image_id": field.image_id.encode(),
             "fold": fold,
             "image_size": (height, width),
             "um_per_px": field.um_per_px / scale,
             "bits": field.bits,
             "image": encode_png(pixels),
             "masks": encode_png(mask),
-            "labels": labels.from_image_labels(image.class_ids, 1)[0],
+            "labels": values,
         },
         records.IMAGE_FIELDS,
     )

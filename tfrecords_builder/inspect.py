@@ -15,6 +15,7 @@ from tfrecords_builder.encoding import decode_png
 _TILE = 112  # px
 _NAME_WIDTH = 190  # px
 _LINE = 18  # px
+_EMPTY = 68  # px, height of the row of a class without cells
 
 
 def describe(folder: str | os.PathLike) -> str:
@@ -80,7 +81,7 @@ def contact_sheet(folder: str | os.PathLike, columns: int = 10) -> np.ndarray:
     tiles = _read_tiles(folder, table, np.unique(np.concatenate(list(wanted.values())).astype(int)))
     strips = []
     for class_id, rows in wanted.items():
-        strip = np.zeros((_TILE, _NAME_WIDTH + columns * _TILE, 3), np.uint8)
+        strip = np.zeros((_TILE if len(rows) else _EMPTY, _NAME_WIDTH + columns * _TILE, 3), np.uint8)
         _write_name(strip, f"{class_id} {CLASSES[class_id]}", int((labels[:, class_id] > 0.5).sum()))
         for column, row in enumerate(rows):
             left = _NAME_WIDTH + column * _TILE

@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpa_tf import files, records
-from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
-from tfrecords_builder.image import ImageResult, Settings, build_image, image_table
+from tfrecords_builder.image import ImageResult, Settings, build_image, cells_table, count_cells
 from tfrecords_builder.plan import Unit
 from tfrecords_builder.sources import LabelledImage
 
@@ -95,40 +94,47 @@ def build_unit(
         InputError: An image cannot be used and errors are not skipped, or the data folder cannot be written.
     """
     kinds = ("cells",) if settings.fields is None else ("cells", "fields")
-    tables, done, failures, texts = [], [], [], []
+    done: list[tuple[LabelledImage, list, np.ndarray]] = []
+    failures, texts, bits = [], [], set()
     with _clear_write_errors(settings.out), contextlib.ExitStack() as stack:
         writers = {}
         for kind in kinds:
             stream = stack.enter_context(files.atomic_writer(files.join(settings.out, unit.shard(kind))))
             writers[kind] = _ShardWriter(stream, kind, unit)
-        num_records = 0
         for image in unit.images:
             report(image.image_id, -1)
             result = _try_image(image, unit.fold, settings, (poisoned or {}).get(image.image_id), failures, texts)
+            if result is not None:
+                for data in result.cells:
+                    writers["cells"].write(data)
+                if result.field is not None:
+                    writers["fields"].write(result.field)
+                done.append((image, result.rows, result.kept))
+                bits.add(result.bits)
             report(image.image_id, len(result.cells) if result else 0)
-            if result is None:
-                continue
-            offsets = [writers["cells"].write(data) for data in result.cells]
-            if result.field is not None:
-                writers["fields"].write(result.field)
-            ordinals = np.arange(len(result.table), dtype=np.int32) + num_records
-            place = {"shard": unit.shard("cells"), "record": ordinals, "offset": np.asarray(offsets, np.int64)}
-            tables.append(result.table.assign(**place))
-            num_records += len(result.table)
-            done.append((image.image_id, result.bits, result.counts))
-    counts = {name: sum(c[name] for *_, c in done) for name in ("found", "border", "outlier", "rejected")}
+    table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings)
     result = UnitResult(
-        unit.fingerprint,
-        tuple(writer.shard() for writer in writers.values()),
-        tuple(image_id for image_id, *_ in done),
-        tuple(sorted({bits for _, bits, _ in done})),
-        counts,
-        tuple(failures),
-        tuple(texts),
+        fingerprint=unit.fingerprint,
+        shards=tuple(writer.shard() for writer in writers.values()),
+        images=tuple(image.image_id for image, *_ in done),
+        bits=tuple(sorted(bits)),
+        counts=count_cells(table),
+        failures=tuple(failures),
+        warnings=tuple(texts),
     )
+    kept = np.concatenate([np.zeros(0, bool), *(kept for *_, kept in done)])
     with _clear_write_errors(settings.out):
-        write_sidecar(settings.out, unit, result, _concat(tables, settings))
+        write_sidecar(settings.out, unit, result, _place(table[kept], unit))
     return result
+
+
+def _place(table: pd.DataFrame, unit: Unit) -> pd.DataFrame:
+    """Add where each cell's record is: the columns shard and record, after the labels and the fold."""
+    table = table.reset_index(drop=True)
+    position = table.columns.get_loc("fold") + 1
+    table.insert(position, "shard", pd.Series([unit.shard("cells")] * len(table), dtype="str"))
+    table.insert(position + 1, "record", np.arange(len(table), dtype=np.int32))
+    return table
 
 
 def _try_image(image, fold, settings, poison, failures, texts) -> ImageResult | None:
@@ -162,20 +168,6 @@ def _clear_write_errors(out: str) -> Iterator[None]:
     except OSError as error:
         found = f"{error.strerror or error} while writing"
         raise InputError(out, found, "room and permission to write", "mend it, then run the same command") from error
-
-
-def _concat(tables: list[pd.DataFrame], settings: Settings) -> pd.DataFrame:
-    if not tables:
-        empty = LabelledImage("", 0, {}, (), dict.fromkeys(settings.columns, ""))
-        place = {
-            "shard": pd.Series([], dtype="str"),
-            "record": np.zeros(0, np.int32),
-            "offset": np.zeros(0, np.int64),
-        }
-        tables = [image_table(empty, 0, [], settings).assign(**place)]
-    table = pd.concat(tables, ignore_index=True)
-    first = ["image_id", "cell", *CLASSES, "fold", "shard", "record", "offset"]
-    return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
 def sidecar_path(out: str | os.PathLike, unit: Unit) -> str:

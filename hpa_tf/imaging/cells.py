@@ -6,6 +6,7 @@ Measurements are raw numbers; the rules that turn them into values are in `rules
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -123,16 +124,24 @@ def measure(crop: np.ndarray, region: np.ndarray) -> Measurements:
     """
     nucleus = region == THIS_NUCLEUS
     inside = nucleus | (region == THIS_CELL)
-    sums = crop[inside].sum(axis=0, dtype=np.int64)
+    cell_area, cell_sums = _area_and_sums(crop, inside)
+    nucleus_area, nucleus_sums = _area_and_sums(crop, nucleus)
     up_down, left_right = border_ratios(nucleus)
     return Measurements(
-        cell_area=int(inside.sum()),
-        nucleus_area=int(nucleus.sum()),
-        nucleus_blue=int(crop[..., BLUE][nucleus].sum(dtype=np.int64)),
+        cell_area=cell_area,
+        nucleus_area=nucleus_area,
+        nucleus_blue=nucleus_sums[BLUE],
         border_ud=up_down,
         border_lr=left_right,
-        **{f"sum_{channel}": int(total) for channel, total in zip(CHANNELS, sums, strict=True)},
+        **{f"sum_{channel}": total for channel, total in zip(CHANNELS, cell_sums, strict=True)},
     )
+
+
+def _area_and_sums(crop: np.ndarray, mask: np.ndarray) -> tuple[int, list[int]]:
+    """Return the area, px, and the sum of each channel, counts, over a mask, bool [H, W]."""
+    area = cv2.countNonZero(mask.view(np.uint8))
+    # several times as fast as crop[mask].sum(axis=0), and exact: the sums stay far below 2^53
+    return area, [round(mean * area) for mean in cv2.mean(crop, mask.view(np.uint8))]
 
 
 def border_ratios(nucleus: np.ndarray) -> tuple[float, float]:
