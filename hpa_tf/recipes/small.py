@@ -1,5 +1,8 @@
 """Recipes that a CPU trains in minutes. Source: ours."""
 
+from dataclasses import replace
+
+from hpa_tf.losses import PerCell
 from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork
 from hpa_tf.pipeline import Augmentation, Preparation, Sampling
 from hpa_tf.recipes.optimization import Optimization
@@ -25,5 +28,21 @@ CPU_SMALL = Recipe(
 )
 """Four strided convolutions at 64 px."""
 
-RECIPES = (CPU_B0, CPU_SMALL)
-SYSTEMS = (System("cpu_pair", (Member(CPU_B0, 0.5), Member(CPU_SMALL, 0.5))),)
+CPU_FLIPS = replace(CPU_SMALL, name="cpu_flips")
+CPU_RESIZER = replace(
+    CPU_SMALL, name="cpu_resizer", augmentation=replace(CPU_SMALL.augmentation, resizer=0.4), ensemble=(0.5, 0.5)
+)
+CPU_PAD = replace(
+    CPU_SMALL,
+    name="cpu_pad",
+    augmentation=replace(CPU_SMALL.augmentation, resizer=0.3, pad=0.3),
+    objective=PerCell(focal_gamma=0),
+    ensemble=(0.2, 0.3, 0.3, 0.2),
+)
+
+RECIPES = (CPU_B0, CPU_SMALL, CPU_FLIPS, CPU_RESIZER, CPU_PAD)
+SYSTEMS = (
+    System("cpu_pair", (Member(CPU_B0, 0.5), Member(CPU_SMALL, 0.5))),
+    System("cpu_final_2", (Member(CPU_FLIPS, 0.2), Member(CPU_RESIZER, 0.4), Member(CPU_PAD, 0.4))),
+)
+"""cpu_final_2: team 4's Final 2 with small networks, for its ablation (`python -m hpa_tf.evaluation ablation`)."""
