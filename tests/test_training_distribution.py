@@ -1,0 +1,54 @@
+"""Two replicas, in one process or in two, train like one."""
+
+import numpy as np
+import pytest
+from training_process import TINY, final_state, losses, start, train, words, workers_config, write_tiny_dataset
+
+STEPS = 20
+TWO_EPOCHS = TINY + words("--recipe.sampling.num-cells 80 --recipe.optimization.epochs 2 --recipe.validation-fold 1")
+SYNCHRONIZED = ["--recipe.network.synchronized", "True"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("distribution") / "data")
+
+
+@pytest.fixture(scope="module")
+def one_device(data, tmp_path_factory):
+    """Return the run folder of a training on one device."""
+    out = tmp_path_factory.mktemp("distribution") / "one"
+    assert train(["--data", str(data), "--out", str(out), *TWO_EPOCHS, *SYNCHRONIZED]) == 0
+    return out
+
+
+def assert_equal_training(out, reference):
+    assert len(losses(out)) == STEPS
+    np.testing.assert_allclose(losses(out), losses(reference), atol=1e-5)
+    state, expected = final_state(out), final_state(reference)
+    assert state.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(state[name], expected[name], atol=2e-4, err_msg=name)
+
+
+def test_mirrored_equals_one(data, one_device, tmp_path):
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "mirrored"]
+    assert train([*arguments, *TWO_EPOCHS, *SYNCHRONIZED], devices=2) == 0
+    assert_equal_training(tmp_path / "out", one_device)
+
+
+def test_mirrored_without_synchronisation_differs_a_little(data, one_device, tmp_path):
+    """Batch norm of 4 examples is not that of 8: without this difference the test above would show nothing."""
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "mirrored"]
+    assert train([*arguments, *TWO_EPOCHS], devices=2) == 0
+    difference = np.abs(losses(tmp_path / "out") - losses(one_device))
+    assert 1e-4 < difference.max() < 0.2
+
+
+def test_multiworker_equals_one(data, one_device, tmp_path):
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "multiworker"]
+    processes = [start([*arguments, *TWO_EPOCHS, *SYNCHRONIZED], tf_config=c) for c in workers_config(2)]
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert_equal_training(tmp_path / "out", one_device)

@@ -1,0 +1,130 @@
+"""Run the real `train.py` in processes of their own, which the tests may kill.
+
+A fork server imports TensorFlow once; each training is a fork of it that starts TensorFlow's runtime itself, so it can
+have its own number of logical CPU devices, its own TF_CONFIG and its own death.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from shards import one_hot, write_dataset
+
+from hpa_tf.classes import NUM_CLASSES
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["hpa_tf.training.command"])
+
+
+def words(text: str) -> list[str]:
+    """Return the arguments in a command line."""
+    return text.split()
+
+
+TINY = words(
+    "--recipe cpu_small --recipe.network.widths 8 16 --recipe.preparation.size 16 --recipe.optimization.batch-size 8 "
+    "--recipe.optimization.warmup-steps 2 --recipe.optimization.ema-decay 0.9 --recipe.augmentation.rotation 90 "
+    "--log-steps 1"
+)
+"""A network with batch norm and dropout, and everything that has state: learning rate, moving average, Adam."""
+
+
+def write_tiny_dataset(folder: Path, num_cells: int = 48) -> Path:
+    """Write a dataset of noise with random labels, 2 folds."""
+    rng = np.random.default_rng(0)
+    labels = np.stack([one_hot(*rng.choice(NUM_CLASSES - 1, 2, replace=False)) for _ in range(num_cells)])
+    write_dataset(folder, labels)
+    return folder
+
+
+def start(
+    arguments: Sequence[str], *, devices: int = 1, tf_config: dict | None = None, die: tuple[str, int] | None = None
+) -> multiprocessing.Process:
+    """Start a training.
+
+    Args:
+        arguments: Of train.py.
+        devices: Logical CPU devices.
+        tf_config: TF_CONFIG of a worker.
+        die: ("step", n): SIGKILL before step n; ("write", n): SIGKILL when the temporary file of the n-th checkpoint
+            that this process writes is there and not yet renamed; ("term", n): SIGTERM before step n.
+    """
+    process = _CONTEXT.Process(target=_child, args=(list(arguments), devices, tf_config, die))
+    process.start()
+    return process
+
+
+def train(arguments: Sequence[str], **options) -> int:
+    """Run a training to its end; return its exit code, negative for a signal."""
+    process = start(arguments, **options)
+    process.join(timeout=300)
+    return process.exitcode
+
+
+def workers_config(count: int) -> list[dict]:
+    """Return a TF_CONFIG for each of `count` workers on free ports of this machine."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(count)]
+
+
+def losses(out: Path) -> np.ndarray:
+    """Return the loss of each step, as TensorBoard has it."""
+    import tensorflow as tf
+
+    found = {}
+    for path in sorted((out / "logs").glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return np.array([found[step] for step in sorted(found)])
+
+
+def final_state(out: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of the newest checkpoint."""
+    with np.load(max((out / "checkpoints").glob("step-*.npz"))) as stored:
+        return {name: stored[name] for name in stored.files if name != "log"}
+
+
+def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tuple[str, int] | None) -> None:
+    if tf_config:
+        os.environ["TF_CONFIG"] = json.dumps(tf_config)
+    import tensorflow as tf
+
+    from hpa_tf import files
+    from hpa_tf.training import run
+    from hpa_tf.training.command import main
+    from hpa_tf.training.loop import Loop
+
+    run.export = lambda *arguments: None  # tested with the SavedModel; it takes longer than these trainings
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    if die is not None and die[0] in ("step", "term"):
+        execute, number = Loop.execute, signal.SIGKILL if die[0] == "step" else signal.SIGTERM
+
+        def deadly(self, *arguments, **options):
+            if self.progress.step == die[1]:
+                os.kill(os.getpid(), number)
+            return execute(self, *arguments, **options)
+
+        Loop.execute = deadly
+    if die is not None and die[0] == "write":
+        replace, seen = files.os.replace, []
+
+        def deadly_replace(source, target):
+            seen.extend([target] if str(target).endswith(".npz") else [])
+            if len(seen) == die[1]:
+                os.truncate(source, os.path.getsize(source) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+
+        files.os.replace = deadly_replace
+    raise SystemExit(main(arguments))
