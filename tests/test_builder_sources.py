@@ -1,0 +1,216 @@
+"""Label tables of three formats, matching with images, folds and the plan."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builder_inputs import write_inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpa_tf.errors import InputError
+from tfrecords_builder.folds import grouped_folds, stratified_folds
+from tfrecords_builder.labels import from_image_labels
+from tfrecords_builder.options import BuildOptions
+from tfrecords_builder.plan import make_plan
+from tfrecords_builder.sources import parse_labels, read_label_table
+
+TABLES = Path(__file__).parents[2] / "shared" / "data" / "hpa" / "tables"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", (0,)),
+        ("8|5|0", (0, 5, 8)),
+        ("13|13", (13,)),
+        (" 3 | 4 ", (3, 4)),
+        ("Nucleoplasm|Cell Junctions", (0, 13)),
+        ("Vesicles,Lysosomes", (17,)),
+        ("Nucleoli fibrillar center;No staining", (3, 18)),
+        ("Vesicles and punctate cytosolic patterns", (17,)),
+        ("golgi apparatus", (7,)),
+    ],
+)
+def test_labels_are_parsed_as_sets(text, expected):
+    assert parse_labels(text, "table") == expected
+
+
+@pytest.mark.parametrize("text", ["19", "a", "", "1|", "-1", "1.0", "0|19", "²", "1|Nucleus", "=1"])
+def test_labels_that_are_no_class_are_refused(text):
+    with pytest.raises(InputError, match="table, line 7"):
+        parse_labels(text, "table, line 7")
+
+
+def write_table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return path
+
+
+def test_public_list_is_read_with_its_own_columns(tmp_path):
+    text = (
+        "Image,Label,Label_idx,Cellline,in_trainset\n"
+        "https://images.proteinatlas.org/10005/921_B9_1,Cytosol,16,A-431,False\n"
+        'https://images.proteinatlas.org/10006/922_B9_2_,"Golgi apparatus,Vesicles",7|17,U-2 OS,False\n'
+        "https://images.proteinatlas.org/10007/923_B9_1,Cytosol,16,A-431,True\n"
+    )
+    rows, faults = read_label_table(write_table(tmp_path, text))
+    assert not faults
+    assert {image_id: labels for image_id, (labels, _) in rows.items()} == {"921_B9_1": (16,), "922_B9_2": (7, 17)}
+    assert rows["922_B9_2"][1]["antibody"] == "10006"
+    assert rows["922_B9_2"][1]["cell_line"] == "U-2 OS"
+
+
+def test_the_column_of_ids_is_taken_whatever_its_name(tmp_path):
+    rows, _ = read_label_table(write_table(tmp_path, "ID,Label_idx,Label\nx,Cytosol,16\ny,Unheard of,3|4\n"))
+    assert rows == {"x": ((16,), {}), "y": ((3, 4), {})}
+
+
+def test_repeated_rows_and_bad_rows_are_faults_with_their_line(tmp_path):
+    rows, faults = read_label_table(write_table(tmp_path, "ID,Label\na,1\nb,19\na,2\nc,3\n../x,1\n"))
+    assert set(rows) == {"c"}
+    assert [(image_id, str(error.where)[-6:]) for image_id, error in faults] == [
+        ("a", "line 2"),
+        ("b", "line 3"),
+        ("a", "line 4"),
+        ("../x", "line 6"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "ID,Label\n", "id,label\nx,1\n", "Label\n1\n", "\x00\x01"])
+def test_tables_that_are_none_are_refused(tmp_path, text):
+    with pytest.raises(InputError):
+        read_label_table(write_table(tmp_path, text))
+
+
+@pytest.mark.skipif(not TABLES.exists(), reason="real tables are not here")
+def test_the_real_tables_are_read_whole():
+    rows, faults = read_label_table(TABLES / "kaggle2021_train.csv.gz")
+    assert len(rows) == 21_806 and not faults
+    counts = np.bincount([k for labels, _ in rows.values() for k in labels], minlength=19)
+    # METHODS 1
+    expected = "8797 1095 2451 1262 1425 1792 775 1846 964 998 818 78 1734 3111 2013 252 5685 593 34"
+    assert counts.tolist() == [int(number) for number in expected.split()]
+    rows, faults = read_label_table(TABLES / "prbio_hpa_single_bbox_meta.csv.gz")
+    assert len(rows) == 40_693 and not faults
+
+
+def test_gzipped_table(tmp_path):
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"ID,Label\nx,1\n"))
+    assert read_label_table(path)[0] == {"x": ((1,), {})}
+
+
+# -- folds ------------------------------------------------------------------------------------------------------------
+
+
+def random_labels(num_images: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.random((num_images, 19)) < np.linspace(0.02, 0.4, 19)).astype(float)
+
+
+def test_each_class_is_shared_evenly_between_stratified_folds():
+    labels = random_labels(1000)
+    folds = stratified_folds(labels, 5, seed=0)
+    share = np.stack([labels[folds == k].sum(axis=0) for k in range(5)])
+    assert (np.ptp(share, axis=0) <= np.maximum(2, 0.05 * labels.sum(axis=0))).all()
+    assert np.ptp(np.bincount(folds)) <= 0.1 * 200
+    np.testing.assert_array_equal(folds, stratified_folds(labels, 5, seed=0))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    groups=st.lists(st.sampled_from([*"abcdefghij", ""]), min_size=8, max_size=60),
+    num_folds=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
+def test_no_group_is_in_two_folds(groups, num_folds, seed):
+    labels = random_labels(len(groups), seed)
+    if len(set(groups) - {""}) + groups.count("") < num_folds:
+        return
+    folds = grouped_folds(labels, groups, num_folds, seed)
+    assert set(folds) == set(range(num_folds))
+    for name in set(groups) - {""}:
+        assert len(set(folds[[group == name for group in groups]])) == 1
+
+
+def test_grouped_folds_stay_even():
+    rng = np.random.default_rng(1)
+    groups = [f"line {n}" for n in rng.integers(0, 60, 1200)]
+    labels = random_labels(1200, 1)
+    folds = grouped_folds(labels, groups, 5, seed=0)
+    share = np.stack([labels[folds == k].sum(axis=0) for k in range(5)])
+    assert np.ptp(np.bincount(folds)) <= 0.1 * 240
+    assert (np.ptp(share, axis=0) <= np.maximum(12, 0.2 * labels.sum(axis=0))).all()
+
+
+def test_images_without_a_group_are_spread():
+    assert set(grouped_folds(random_labels(10), [""] * 10, 5, seed=0)) == set(range(5))
+
+
+def test_fewer_images_than_folds_is_an_error():
+    with pytest.raises(InputError, match="5 folds for 4 images"):
+        stratified_folds(random_labels(4), 5, seed=0)
+    with pytest.raises(InputError, match="2 folds for 1 groups"):
+        grouped_folds(random_labels(4), list("aaaa"), 2, seed=0)
+
+
+# -- labels, options, plan --------------------------------------------------------------------------------------------
+
+
+def test_cells_get_the_labels_of_their_image():
+    labels = from_image_labels((3, 18, 3), 2)
+    assert labels.dtype == np.float32 and labels.shape == (2, 19)
+    assert np.argwhere(labels).tolist() == [[0, 3], [0, 18], [1, 3], [1, 18]]
+
+
+def options(inputs, **changes) -> BuildOptions:
+    named = {"images": (str(inputs.images),), "labels": (str(inputs.labels),), "masks": (str(inputs.masks),)}
+    return BuildOptions(**{**named, "out": "unused", **changes})
+
+
+def test_every_image_is_in_one_unit_and_the_order_of_the_folder_does_not_matter(tmp_path):
+    inputs = write_inputs(tmp_path, 30, size=16, grid=1)
+    plan = make_plan(options(inputs, images_per_shard=4))
+    members = [image.image_id for unit in plan.units for image in unit.images]
+    assert sorted(members) == list(inputs.ids) and members != sorted(members)
+    assert max(len(unit.images) for unit in plan.units) <= 4
+    table = pd.read_csv(inputs.labels)
+    table.iloc[::-1].to_csv(inputs.labels, index=False)
+    assert make_plan(options(inputs, images_per_shard=4)).units == plan.units
+
+
+def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):
+    first = write_inputs(tmp_path / "a", 6, size=16, grid=1)
+    second = write_inputs(tmp_path / "b", 6, size=16, grid=1)
+    plans = [make_plan(options(inputs)) for inputs in (first, second)]
+    assert plans[0].fingerprint == plans[1].fingerprint
+    assert make_plan(options(first, margin=1)).fingerprint != plans[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": ("a", "b")}, "--labels"),
+        ({"masks": ()}, "--segmenter"),
+        ({"segmenter": "classical"}, "--segmenter"),
+        ({"margin": -1}, "--margin"),
+        ({"num_folds": 0}, "--num-folds"),
+        ({"workers": 0}, "--workers"),
+        ({"um_per_px": (0.0,)}, "--um-per-px"),
+        ({"um_per_px": (float("nan"),)}, "--um-per-px"),
+    ],
+)
+def test_options_that_cannot_be_are_named(tmp_path, change, named):
+    inputs = write_inputs(tmp_path, 1, size=16, grid=1)
+    with pytest.raises(InputError, match=named):
+        options(inputs, **change)
+
+
+def test_unknown_group_column_lists_the_known_ones(tmp_path):
+    inputs = write_inputs(tmp_path, 6, size=16, grid=1)
+    with pytest.raises(InputError, match="no column 'cell_line'"):
+        make_plan(options(inputs, group_by="cell_line"))
