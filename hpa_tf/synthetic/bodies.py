@@ -14,6 +14,8 @@ from hpa_tf.synthetic.weak_labels import NUCLEAR
 
 PHASES = ("prometaphase", "metaphase", "anaphase")
 _DIRECTIONS = 4096
+_PACKING = 1.15
+"""Disks that are placed for each that fits: neighbours take space from each other (measured on the masks)."""
 _BORDER_UM = 30.0
 """Cells whose centre lies up to this far outside the frame may reach into it, um."""
 
@@ -94,7 +96,8 @@ class Body:
 
 def draw_cell_line(rng: np.random.Generator) -> CellLine:
     """Draw the cell line of a field; all cells of an image belong to one."""
-    return CELL_LINES[rng.integers(len(CELL_LINES))]
+    shares = np.array([line.share for line in CELL_LINES])
+    return CELL_LINES[rng.choice(len(CELL_LINES), p=shares / shares.sum())]
 
 
 def place(rng: np.random.Generator, config: SyntheticConfig, line: CellLine) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +106,7 @@ def place(rng: np.random.Generator, config: SyntheticConfig, line: CellLine) -> 
     scale = (field_um / 163.84) ** 2
     coverage = np.clip(rng.normal(*config.coverage), 0.08, 0.95)
     typical = line.radius * rng.lognormal(0, 0.12)
-    wanted = coverage * field_um**2 / (np.pi * typical**2)
+    wanted = _PACKING * coverage * field_um**2 / (np.pi * typical**2)
     wanted = np.clip(wanted, config.cells[0] * min(scale, 1) + 1, 0.85 * config.cells[1] * max(scale, 1))
     extent = field_um + 2 * _BORDER_UM
     total = max(1, rng.poisson(wanted * (extent / field_um) ** 2))

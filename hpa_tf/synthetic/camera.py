@@ -6,7 +6,7 @@ import numpy as np
 from hpa_tf.synthetic.config import SyntheticConfig
 
 _GREY_LEVELS = 255.0
-_PEAKS = {"red": (165, 0.35), "green": (120, 0.5), "blue": (165, 0.2), "yellow": (150, 0.35)}
+_PEAKS = {"red": (205, 0.35), "green": (95, 0.55), "blue": (165, 0.2), "yellow": (205, 0.35)}
 """Median brightness (grey levels of 255) and spread (log) of what a stain calls 1; measured on 76 real images."""
 
 

@@ -34,6 +34,7 @@ class CellLine:
         spikes: Mean number of protrusions.
         ruffles: How uneven the outline is, share of the radius.
         nucleus: Radius of the nucleus as a share of that of the cell.
+        share: Relative frequency of the line among images.
         clustering: Probability that a cell sits beside another one.
         brightness: Stain of the red, blue and yellow channel, relative.
     """
@@ -44,19 +45,24 @@ class CellLine:
     spikes: float
     ruffles: float
     nucleus: float
+    share: float
     clustering: float
     brightness: tuple[float, float, float]
 
 
 CELL_LINES = (
-    CellLine("flat", 22.0, 1.5, 0.6, 0.09, 0.42, 0.25, (1.0, 1.0, 1.0)),
-    CellLine("spread", 26.0, 1.3, 0.3, 0.10, 0.38, 0.35, (0.9, 0.8, 1.0)),
-    CellLine("islands", 17.0, 1.2, 0.2, 0.06, 0.50, 0.85, (0.9, 1.1, 0.9)),
-    CellLine("compact", 13.0, 1.2, 0.3, 0.06, 0.56, 0.60, (0.8, 1.1, 0.8)),
-    CellLine("elongated", 17.0, 2.6, 0.8, 0.07, 0.43, 0.25, (1.2, 1.0, 1.0)),
-    CellLine("neurite", 15.0, 1.8, 2.2, 0.08, 0.48, 0.35, (1.1, 1.0, 0.8)),
-    CellLine("round", 10.5, 1.1, 0.1, 0.05, 0.66, 0.30, (0.8, 0.9, 1.0)),
+    CellLine("flat", 23.0, 1.5, 0.6, 0.09, 0.40, 0.22, 0.25, (1.0, 1.0, 1.0)),
+    CellLine("spread", 28.0, 1.3, 0.3, 0.10, 0.36, 0.18, 0.35, (0.9, 0.8, 1.0)),
+    CellLine("islands", 18.0, 1.2, 0.2, 0.06, 0.48, 0.20, 0.85, (0.9, 1.1, 0.9)),
+    CellLine("compact", 13.0, 1.2, 0.3, 0.06, 0.56, 0.11, 0.60, (0.8, 1.1, 0.8)),
+    CellLine("elongated", 19.0, 2.6, 0.8, 0.07, 0.43, 0.16, 0.25, (1.2, 1.0, 1.0)),
+    CellLine("neurite", 16.0, 1.8, 2.2, 0.08, 0.48, 0.09, 0.35, (1.1, 1.0, 0.8)),
+    CellLine("round", 10.5, 1.1, 0.1, 0.05, 0.66, 0.04, 0.30, (0.8, 0.9, 1.0)),
 )
+
+
+def _is_distribution(shares: tuple[float, ...]) -> bool:
+    return 1 <= len(shares) <= 18 and min(shares) >= 0 and 0 < sum(shares) < float("inf")
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class SyntheticConfig:
     """Mean number of debris particles per 164 um field that a segmenter takes for a cell."""
     dead: float = 0.4
     """Mean number of dead cells per 164 um field."""
-    dark: float = 0.05
+    dark: float = 0.08
     """Share of cells whose red and yellow stain is faint."""
     blur_um: tuple[float, float] = (0.10, 0.17)
     """Standard deviation of the point spread function, um: from, to."""
@@ -111,31 +117,42 @@ class SyntheticConfig:
     """Standard deviation of the read noise, grey levels (1/255): from, to."""
     illumination: float = 0.25
     """Largest drop of the illumination towards the corners."""
-    background: tuple[float, float] = (-3.0, 3.0)
+    background: tuple[float, float] = (-5.0, 2.5)
     """Background after the camera's offset is taken off, grey levels (1/255): from, to."""
     least_area_um2: float = 12.0
-    """A piece of a cell in the frame that is smaller than this is not a cell, um2."""
+    """A piece of a cell in the frame that is smaller than this has no mask, um2."""
 
     def __post_init__(self):
-        if self.size not in FIELD_UM:
-            self._refuse("size", str(self.size), f"one of {sorted(FIELD_UM)}")
-        if self.bits not in (8, 16):
-            self._refuse("bits", str(self.bits), "8 or 16")
-        if not 0.02 <= self.pixel_um <= 1.0:
-            self._refuse("um-per-px", str(self.um_per_px), "0.02 to 1.0 um per px")
-        if len(self.penetrance) != 18:
-            self._refuse("penetrance", f"{len(self.penetrance)} values", "18 values, one a class but Negative")
+        expectations = {
+            "size": (self.size in FIELD_UM, f"one of {sorted(FIELD_UM)}"),
+            "bits": (self.bits in (8, 16), "8 or 16"),
+            "seed": (self.seed >= 0, "0 or more"),
+            "class_floor": (0 <= self.class_floor <= 1 / 18, "0 to 1/18"),
+            "num_labels": (_is_distribution(self.num_labels), "1 to 18 shares, none below 0, not all 0"),
+            "penetrance": (
+                len(self.penetrance) == 18 and all(0 <= share <= 1 for share in self.penetrance),
+                "18 values from 0 to 1, one a class but Negative",
+            ),
+            "penetrance_concentration": (self.penetrance_concentration > 0, "more than 0"),
+            "cells": (1 <= self.cells[0] <= self.cells[1] // 2, "at least 1, and twice as many at most as at least"),
+            "photons": (0 < self.photons[0] <= self.photons[1], "two numbers above 0, in order"),
+            "background": (self.background[0] <= self.background[1], "two numbers, in order"),
+        }
         for name in ("balance", "exclusion", "extra_label", "extra_in_empty", "mitotic", "dark", "illumination"):
-            if not 0 <= getattr(self, name) <= 1:
-                self._refuse(name.replace("_", "-"), str(getattr(self, name)), "0 to 1")
-        if not 0 <= self.class_floor <= 1 / 18:
-            self._refuse("class-floor", str(self.class_floor), "0 to 1/18")
-        if self.seed < 0:
-            self._refuse("seed", str(self.seed), "0 or more")
+            expectations[name] = 0 <= getattr(self, name) <= 1, "0 to 1"
+        for name in ("debris", "dead", "least_area_um2"):
+            expectations[name] = 0 <= getattr(self, name) < 1000, "0 to 1000"
+        for name in ("blur_um", "read_noise"):
+            low, high = getattr(self, name)
+            expectations[name] = 0 <= low <= high, "two numbers from 0, in order"
+        for name, (holds, expected) in expectations.items():
+            if not holds:
+                self._refuse(name, expected)
+        if not 0.02 <= self.pixel_um <= 1.0:
+            self._refuse("um_per_px", "0.02 to 1.0 um per px")
 
-    @staticmethod
-    def _refuse(name: str, found: str, expected: str):
-        raise InputError(f"--{name}", found, expected, "change the option")
+    def _refuse(self, name: str, expected: str):
+        raise InputError("--" + name.replace("_", "-"), str(getattr(self, name)), expected, "change the option")
 
     @property
     def pixel_um(self) -> float:

@@ -112,12 +112,18 @@ def green(scene: Scene, rng: np.random.Generator, microtubules: list[np.ndarray]
 
 
 def _masks_in_frame(scene: Scene, config: SyntheticConfig) -> tuple[Masks, np.ndarray]:
-    """Cut the frame out and renumber from 1; return the masks and, for each number, the body's number."""
+    """Cut the frame out and renumber from 1; return the masks and, for each number, the body's number.
+
+    A cell that reaches into the frame with its nucleus's middle outside has no mask: so it is in hand-corrected real
+    masks, where 35 % of the cells touch the frame (52 % would, if all had masks).
+    """
     margin = round(MARGIN_UM / config.pixel_um)
     frame = (slice(margin, margin + config.size),) * 2
     cell, nucleus = scene.cell[frame], scene.nucleus[frame]
     areas = np.bincount(cell.ravel(), minlength=len(scene.bodies) + 1) * config.pixel_um**2
-    kept = np.flatnonzero(areas[1:] >= config.least_area_um2) + 1
+    middles = np.array([body.nucleus.centre for body in scene.bodies])
+    in_frame = ((middles >= 0) & (middles < config.field_um)).all(1)
+    kept = np.flatnonzero(in_frame & (areas[1:] >= config.least_area_um2)) + 1
     renumbered = np.zeros(len(scene.bodies) + 1, np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
     return Masks(nucleus=renumbered[nucleus], cell=renumbered[cell]), kept

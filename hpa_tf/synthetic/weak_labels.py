@@ -52,7 +52,7 @@ def draw_cell_labels(
     present = np.flatnonzero(image_labels[:NEGATIVE])
     labels = np.zeros((num_cells, NUM_CLASSES), bool)
     if len(present):
-        mean = np.asarray(config.penetrance)[present]
+        mean = np.clip(np.asarray(config.penetrance)[present], 1e-9, 1 - 1e-9)
         probability = rng.beta(mean * config.penetrance_concentration, (1 - mean) * config.penetrance_concentration)
         labels[:, present] = rng.random((num_cells, len(present))) < probability
         systematic = np.flatnonzero(rng.random(num_cells) < config.exclusion)
