@@ -154,7 +154,7 @@ def test_parser_reads_every_field_of_the_table(tmp_path):
 def test_parser_refuses_another_schema_version():
     fields = [field for field in records.CELL_FIELDS if field.name in ("schema_version", "cell")]
     other = records.encode({"schema_version": records.SCHEMA_VERSION + 1, "cell": 1}, tuple(fields))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="schema version.*build the data again"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"schema version.*build the data again"):
         parse_cell(tf.constant(other), ["cell"])
 
 

@@ -16,6 +16,9 @@ from hpa_tf.errors import InputError
 UnknownCells = Literal["error", "keep", "drop"]
 """What to do with cells that a table of labels does not have: stop; keep the labels of the shards; leave them out."""
 
+MARKS = ("graded", "mitotic_lookalike")
+"""True/false columns of a table of labels that the sampling plan uses: see `sampling.Sampling`."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -109,6 +112,8 @@ def overlay_labels(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Replace the labels of `table` by those of `other`, matched by (image_id, cell).
 
+    The columns in `MARKS` come along; they are false for a cell that `other` lacks.
+
     Returns:
         The table with the new labels, and bool [N]: cells that stay.
 
@@ -127,7 +132,13 @@ def overlay_labels(
             "complete the table, or choose --unknown-cells keep (labels of the shards) or drop (leave them out)",
         )
     table = table.copy()
-    table.loc[found, cell_table.VALUES] = other[cell_table.VALUES].to_numpy()[rows[found]]
+    labels = cell_table.values(table, np.float32).copy()
+    labels[found] = cell_table.values(other, np.float32)[rows[found]]
+    table[cell_table.VALUES] = labels
+    for mark in MARKS:
+        if mark in other.columns:
+            marked = other.loc[other[mark].fillna(False).astype(bool), cell_table.KEYS]
+            table[mark] = keys.isin(pd.MultiIndex.from_frame(marked))
     return table, found if unknown_cells == "drop" else np.ones(len(table), bool)
 
 
