@@ -53,11 +53,11 @@ def find_nuclei(blue: np.ndarray, um_per_px: float) -> np.ndarray:
 def nuclear_pixels(smoothed: np.ndarray, um_per_px: float) -> np.ndarray:
     """Threshold the smoothed blue channel, float32 [h, w], to bool [h, w]: bright, and brighter than around."""
     root = np.sqrt(smoothed)  # evens out the noise of photon counts and the brightness of nuclei
-    threshold = threshold_otsu(root) if root.min() < root.max() else np.inf
+    threshold = threshold_otsu(root) if np.ptp(root) > 1e-3 * root.max() else np.inf
     above, below = root[root > threshold], root[root <= threshold]
     if not above.size or above.mean() - below.mean() < MIN_CONTRAST * below.std():
         return np.zeros(smoothed.shape, bool)
-    pixels = (root > 0.8 * threshold) & (root > 0.9 * smooth(root, _SURROUNDINGS_UM / um_per_px))
+    pixels = (root > 0.6 * threshold) & (root > 0.9 * smooth(root, _SURROUNDINGS_UM / um_per_px))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(0.5 / um_per_px)) + 1,) * 2)
     return ndimage.binary_fill_holes(cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, disc))
 
