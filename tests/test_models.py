@@ -1,0 +1,176 @@
+"""Networks: what the stem sees, what comes out, where weights come from, and noise that follows the example."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hpa_tf.errors import InputError
+from hpa_tf.models import noise, weights
+from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork, body_of
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def b0() -> keras.Model:
+    return EfficientNet().build(SIZE)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).random((3, SIZE, SIZE, 4), np.float32)
+
+
+@pytest.mark.parametrize("spec", [EfficientNet(), SmallNetwork()])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_logits_are_float32_under_every_precision(spec, policy):
+    network = spec.build(SIZE, policy)
+    assert network.output.shape == (None, 18) and network.output.dtype == "float32"
+    assert network.get_layer("head_pool").compute_dtype == network.get_layer("head_logits").compute_dtype == "float32"
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in convolutions} == {policy.removeprefix("mixed_")}
+    assert {variable.dtype for variable in network.variables} == {"float32"}
+
+
+def test_stem_sees_the_pixels_as_they_are(b0, pixels):
+    """The stem's convolution of the 0..1 pixels, computed by hand at one place: no division by 255, no mean."""
+    stem = keras.Model(b0.input, b0.get_layer("stem_conv").output)
+    kernel = b0.get_layer("stem_conv").get_weights()[0]
+    # for even sizes Keras pads 0 before and 1 after, so output (r, c) covers input rows 2r..2r+2
+    expected = np.einsum("hwc,hwcf->f", pixels[1, 6:9, 10:13], kernel)
+    np.testing.assert_allclose(stem(pixels)[1, 3, 5], expected, atol=1e-5)
+    assert not [layer.name for layer in b0.layers if "rescaling" in layer.name or "normalization" in layer.name]
+
+
+@pytest.mark.parametrize("variant, millions", [("B0", 4.07), ("B4", 17.7)])
+def test_sizes_of_the_networks(variant, millions):
+    assert EfficientNet(variant).build(SIZE).count_params() / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("fill", ["mean", "red", "green", "blue"])
+def test_imagenet_file_gives_the_three_channel_network(tmp_path, pixels, fill):
+    """On input with an empty 4th channel the body computes what the ImageNet network computes on the other three."""
+    donor = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    rng = np.random.default_rng(1)
+    for layer in donor.layers:  # batch norm whose statistics are not 0 and 1
+        layer.set_weights([w + rng.random(w.shape).astype(w.dtype) * 0.1 for w in layer.get_weights()])
+    donor.save(tmp_path / "imagenet.h5")
+    spec = EfficientNet(stem=fill)
+    network = spec.build(SIZE)
+    weights.initialize(network, spec, str(tmp_path / "imagenet.h5"))
+    pixels[..., 3] = 0
+    reference = keras.Model(donor.get_layer("stem_conv_pad").input, donor.output)
+    ours = keras.Model(network.input, network.get_layer("top_activation").output)
+    np.testing.assert_allclose(ours(pixels), reference(pixels[..., :3]), atol=1e-5)
+    kernel = network.get_layer("stem_conv").get_weights()[0]
+    fourth = kernel[:, :, :3].mean(axis=2) if fill == "mean" else kernel[:, :, ["red", "green", "blue"].index(fill)]
+    np.testing.assert_allclose(kernel[:, :, 3], fourth, atol=1e-7)
+
+
+def test_body_has_the_names_and_order_of_keras_applications(b0):
+    ours = [variable.path for variable in b0.weights if not variable.path.startswith("head_")]
+    assert ours == [variable.path for variable in body_of("B0", SIZE, 4).weights]
+
+
+def test_offline_imagenet_says_what_to_download(monkeypatch, tmp_path, b0):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def offline(*arguments, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
+    with pytest.raises(InputError, match=r"efficientnetb0_notop\.h5, put it into .*models"):
+        weights.initialize(b0, EfficientNet(), "imagenet")
+
+
+@pytest.mark.parametrize("source", ["nowhere.h5", "", "runs/nothing"])
+def test_missing_weights_are_named(source, b0):
+    with pytest.raises(InputError, match="does not exist"):
+        weights.initialize(b0, EfficientNet(), source)
+
+
+def test_weights_round_trip_and_refuse_another_network(tmp_path, pixels):
+    network, other = SmallNetwork().build(SIZE), SmallNetwork().build(SIZE)
+    weights.save(network, tmp_path / "a.weights.h5")
+    weights.initialize(other, SmallNetwork(), str(tmp_path / "a.weights.h5"))
+    np.testing.assert_array_equal(network(pixels), other(pixels))
+    with pytest.raises(InputError, match="do not fit"):
+        weights.load(SmallNetwork(widths=(8, 8)).build(SIZE), tmp_path / "a.weights.h5")
+    (tmp_path / "b.weights.h5").write_bytes((tmp_path / "a.weights.h5").read_bytes()[:999])
+    with pytest.raises(InputError, match="do not fit"):
+        weights.load(other, tmp_path / "b.weights.h5")
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+SEEDS = np.random.default_rng(2).integers(-(2**31), 2**31, (512, 2), np.int32)
+
+
+def test_noise_is_uniform_and_uncorrelated():
+    drawn = noise.uniform(tf.constant(SEEDS), 7, 256).numpy()
+    assert drawn.min() >= 0 and drawn.max() < 1
+    counts = np.histogram(drawn, 64, (0, 1))[0]
+    chi_square = ((counts - drawn.size / 64) ** 2 / (drawn.size / 64)).sum()
+    assert 30 < chi_square < 110  # 63 degrees of freedom: 99.99 % lie between
+    centred = drawn - 0.5
+    for other in (np.roll(centred, 1, axis=0), np.roll(centred, 1, axis=1)):
+        assert abs((centred * other).mean() * 12) < 0.02  # 5.5 standard errors
+    between_layers = noise.uniform(tf.constant(SEEDS), 8, 256).numpy() - 0.5
+    assert abs((centred * between_layers).mean() * 12) < 0.02
+
+
+def test_noise_of_neighbouring_seeds_is_unrelated():
+    """Seeds that differ in one bit, as counters do."""
+    base = np.stack([np.arange(512), np.zeros(512)], axis=1).astype(np.int32)
+    drawn = noise.uniform(tf.constant(base), 0, 64).numpy() - 0.5
+    correlations = np.corrcoef(drawn)[np.triu_indices(512, 1)]
+    assert abs(correlations.mean()) < 1e-3 and correlations.std() == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_mask_belongs_to_the_example_not_to_its_place_or_batch():
+    layer = noise.ExampleDropout(0.5, name="one")
+    inputs = np.ones((512, 40), np.float32)
+    order = np.random.default_rng(3).permutation(512)
+    with noise.example_seeds(tf.constant(SEEDS)):
+        whole = layer(inputs, training=True).numpy()
+    with noise.example_seeds(tf.constant(SEEDS[order][:7])):
+        part = layer(inputs[:7], training=True).numpy()
+    np.testing.assert_array_equal(part, whole[order][:7])
+    assert set(np.unique(whole)) == {0, 2}
+    assert (whole == 0).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_mask_differs_between_layers_and_is_the_same_in_a_graph():
+    inputs = np.ones((512, 40), np.float32)
+    one, two = noise.ExampleDropout(0.3, name="one"), noise.ExampleDropout(0.3, name="two")
+    with noise.example_seeds(tf.constant(SEEDS)):
+        eager, other = one(inputs, training=True).numpy(), two(inputs, training=True).numpy()
+        graph = tf.function(lambda x: one(x, training=True))(inputs).numpy()
+    np.testing.assert_array_equal(eager, graph)
+    assert 0.3 < (eager != other).mean() < 0.55  # 2 * 0.3 * 0.7 = 0.42
+
+
+def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
+    layer = noise.ExampleDropout(0.25, (None, 1, 1, 1), name="depth")
+    with noise.example_seeds(tf.constant(SEEDS)):
+        out = layer(np.ones((512, 3, 3, 2), np.float32), training=True).numpy().reshape(512, -1)
+    assert (out == out[:, :1]).all()
+    assert out.mean() == pytest.approx(1, abs=0.08)
+
+
+def test_no_noise_outside_training_and_an_error_without_seeds():
+    layer = noise.ExampleDropout(0.5, name="one")
+    np.testing.assert_array_equal(layer(np.ones((2, 3)), training=False), np.ones((2, 3)))
+    with pytest.raises(RuntimeError, match="example_seeds"):
+        layer(np.ones((2, 3)), training=True)
+    with pytest.raises(ValueError, match="rate"):
+        noise.ExampleDropout(1.0)
+
+
+def test_drop_connect_scales_the_rates_of_the_blocks():
+    rates = [layer.rate for layer in EfficientNet(drop_connect=0.4).build(SIZE).layers if "_drop" in layer.name]
+    assert len(rates) == 10  # 9 residual blocks and the head
+    np.testing.assert_allclose(rates[:9], [0.05, 0.1, 0.15, 0.175, 0.225, 0.25, 0.3, 0.325, 0.35])
+    assert rates[9] == 0.2

@@ -1,0 +1,137 @@
+"""Recipes: team 4's published numbers, JSON round trips, schedules, names."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpa_tf import files, recipes
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import Optimization
+from hpa_tf.recipes.optimization import best_epoch, plateaus, waiting
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
+def test_json_round_trip(recipe, tmp_path):
+    recipes.save(recipe, tmp_path / "recipe.json")
+    assert recipes.load(tmp_path / "recipe.json") == recipe
+    assert recipes.differences(recipes.to_json(recipe), files.read_json(tmp_path / "recipe.json")) == []
+
+
+def test_numbers_keep_their_type(tmp_path):
+    """3 in a field of floats is 3.0 after the round trip, so equal recipes give equal bytes."""
+    recipe = replace(recipes.recipe_named("cpu_small"), optimization=Optimization(learning_rate=1, cosine_epochs=15))
+    recipes.save(recipe, tmp_path / "recipe.json")
+    loaded = recipes.load(tmp_path / "recipe.json")
+    assert isinstance(loaded.optimization.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda value: value.pop("seed"), "missing or unknown fields .*seed"),
+        (lambda value: value["network"].update(depth=3), "missing or unknown fields .*depth"),
+        (lambda value: value["network"].update({"class": "Transformer"}), "Transformer"),
+        (lambda value: value.pop("class"), "no recipe"),
+        (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
+    ],
+)
+def test_foreign_recipes_are_refused(tmp_path, damage, message):
+    value = recipes.to_json(recipes.recipe_named("milimed_b4"))
+    damage(value)
+    files.write_json(tmp_path / "recipe.json", value)
+    with pytest.raises(InputError, match=message):
+        recipes.load(tmp_path / "recipe.json")
+
+
+def test_differences_name_the_leaf():
+    one, two = recipes.recipe_named("milimed_b0_flips"), recipes.recipe_named("milimed_b0_pad")
+    lines = recipes.differences(recipes.to_json(one), recipes.to_json(two))
+    assert "objective.focal_gamma: 2 -> 0" in lines and "augmentation.pad: 0.0 -> 0.3" in lines
+    assert not [line for line in lines if line.startswith("optimization")]
+
+
+def test_team_4_as_published():
+    """METHODS 3: sizes, losses, probabilities, checkpoint ensembles, weights."""
+    flips, resizer, pad, b4 = (recipes.recipe_named(f"milimed_{n}") for n in ("b0_flips", "b0_resizer", "b0_pad", "b4"))
+    for recipe in (flips, resizer, pad, b4):
+        assert recipe.preparation.size == 512 and recipe.preparation.surroundings == "none"
+        assert recipe.weights == "imagenet" and recipe.augmentation.rotation == 90
+        assert (recipe.optimization.epochs, recipe.optimization.batch_size) == (16, 32)
+        assert recipe.sampling.balanced and recipe.sampling.cells_per_class == 20_000
+    assert [r.network.variant for r in (flips, resizer, pad, b4)] == ["B0", "B0", "B0", "B4"]
+    assert [r.objective.focal_gamma for r in (flips, resizer, pad, b4)] == [2, 2, 0, 2]
+    assert [(r.augmentation.resizer, r.augmentation.pad) for r in (flips, resizer, pad, b4)] == [
+        (0, 0), (0.4, 0), (0.3, 0.3), (0, 0)
+    ]  # fmt: skip
+    assert [r.ensemble for r in (flips, resizer, pad, b4)] == [
+        (), (0.5, 0.5), (0.2, 0.3, 0.3, 0.2), (0.15, 0.35, 0.35, 0.15)
+    ]  # fmt: skip
+    pixels = [round(share * 512) for share in (*resizer.augmentation.resizer_range, pad.augmentation.pad_most)]
+    assert pixels == [256, 384, 200]
+    final_1, final_2 = recipes.system_named("milimed_final_1"), recipes.system_named("milimed_final_2")
+    assert [(m.recipe.name, m.weight) for m in final_1.members] == [
+        ("milimed_b0_flips", 0.1), ("milimed_b0_resizer", 0.3), ("milimed_b4", 0.3), ("milimed_b0_pad", 0.3)
+    ]  # fmt: skip
+    assert [(m.recipe.name, m.weight) for m in final_2.members] == [
+        ("milimed_b0_flips", 0.2), ("milimed_b0_resizer", 0.4), ("milimed_b0_pad", 0.4)
+    ]  # fmt: skip
+    assert final_1.postprocessing.cell_weights[13] == 0.6 and final_2.postprocessing.cell_weights[13] == 0.7
+    tuned = recipes.recipe_named("milimed_b0_flips_fine_tune")
+    assert (tuned.optimization.epochs, tuned.optimization.batch_size, tuned.optimization.rate(5, 10)) == (1, 16, 3e-5)
+    assert tuned.sampling.extra_repeats[:4] == (0, 2, 3, 2) and tuned.sampling.extra_repeats[11] == 4
+
+
+def test_cosine():
+    optimization = Optimization()
+    assert optimization.rate(0, 100) == pytest.approx(3e-4)
+    assert optimization.rate(750, 100) == pytest.approx((3e-4 + 1e-5) / 2)
+    assert optimization.rate(1500, 100) == optimization.rate(1599, 100) == pytest.approx(1e-5)
+    rates = [optimization.rate(step, 100) for step in range(1600)]
+    assert (np.diff(rates) <= 0).all()
+
+
+def test_warmup_rises_to_the_schedule():
+    optimization = Optimization(schedule="constant", warmup_steps=4, learning_rate=1.0)
+    np.testing.assert_allclose([optimization.rate(step, 10) for step in range(6)], [0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+def test_plateau_falls_once_for_each_wait():
+    optimization = Optimization(schedule="plateau", plateau_patience=2, plateau_factor=0.1, learning_rate=1.0)
+    past = [0.5, 0.4, 0.5, 0.6, 0.6, 0.5, 0.4, 0.3]
+    falls = [plateaus(past[:n], 2) for n in range(len(past) + 1)]
+    assert falls == [0, 0, 0, 1, 1, 1, 2, 2, 3]
+    assert optimization.rate(0, 1, past) == pytest.approx(1e-3)
+    assert optimization.rate(0, 1, past * 9) == pytest.approx(optimization.final_learning_rate)
+
+
+def test_stopping_and_the_best_epoch():
+    nan = math.nan
+    assert [best_epoch(p) for p in ([0.1], [0.3, 0.2], [0.2, 0.3, 0.3], [nan, nan], [nan, 0.1, nan])] == [0, 0, 1, 1, 1]
+    assert [waiting(p) for p in ([], [0.1], [0.3, 0.2, 0.1], [nan, nan])] == [0, 0, 2, 0]
+    assert Optimization(early_stopping=2).should_stop([0.3, 0.2, 0.1])
+    assert not Optimization(early_stopping=2).should_stop([0.3, 0.2])
+    assert not Optimization().should_stop([0.3] + [0.1] * 99)
+
+
+@pytest.mark.parametrize("name, hint", [("milimed_b0_flip", "milimed_b0_flips"), ("cpu_smal", "cpu_small")])
+def test_a_typo_suggests_the_name(name, hint):
+    with pytest.raises(InputError, match=f"did you mean '{hint}'"):
+        recipes.recipe_named(name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"plateau_factor": 1.0}],
+)
+def test_impossible_optimization_is_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        Optimization(**options)
+
+
+def test_impossible_recipes_are_refused():
+    recipe = recipes.recipe_named("cpu_small")
+    for options in ({"ensemble": (0.0,)}, {"ensemble": (1.0,) * 99}, {"validation_fold": -2}):
+        with pytest.raises(InputError):
+            replace(recipe, **options)

@@ -1,0 +1,95 @@
+"""Killed at any moment, the same command goes on and ends with the same bits."""
+
+import shutil
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from training_process import TINY, final_state, losses, train, words, write_tiny_dataset
+
+from hpa_tf.training.command import main
+from hpa_tf.training.logs import TIMES
+from hpa_tf.training.preemption import EXIT_CODE
+
+OPTIONS = TINY + words(
+    "--recipe.sampling.num-cells 80 --recipe.optimization.epochs 3 --recipe.optimization.schedule plateau "
+    "--recipe.optimization.plateau-patience 1 --recipe.ensemble 0.5 0.5 --checkpoint-steps 3"
+)
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("resume") / "data")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("resume") / "out"
+    assert train(["--data", str(data), "--out", str(out), *OPTIONS]) == 0
+    return out
+
+
+def logged(out) -> pd.DataFrame:
+    return pd.read_csv(out / "history.csv").drop(columns=list(TIMES))
+
+
+def assert_identical(out, reference):
+    pd.testing.assert_frame_equal(logged(out), logged(reference), check_exact=True)
+    state, expected = final_state(out), final_state(reference)
+    assert state.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(state[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(losses(out), losses(reference))
+    assert (out / "result.json").read_bytes() != b""
+    assert sorted(p.name for p in (out / "weights").iterdir()) == sorted(
+        p.name for p in (reference / "weights").iterdir()
+    )
+
+
+def run_through(data, out, deaths) -> None:
+    """Start the same command again and again; it dies each time as `deaths` says, then runs to its end."""
+    arguments = ["--data", str(data), "--out", str(out), *OPTIONS]
+    for death in deaths:
+        assert train(arguments, die=death) == (EXIT_CODE if death[0] == "term" else -signal.SIGKILL)
+        assert not (out / "result.json").exists()
+    assert train(arguments) == 0
+
+
+def test_killed_in_a_step_in_a_write_and_asked_to_stop(data, undisturbed, tmp_path):
+    run_through(data, tmp_path / "out", [("write", 2), ("step", 11), ("term", 17)])
+    assert_identical(tmp_path / "out", undisturbed)
+    assert not [p for p in (tmp_path / "out" / "checkpoints").iterdir() if p.name.endswith(".tmp")]
+
+
+def test_stop_on_request_loses_no_step(data, tmp_path):
+    out = tmp_path / "out"
+    assert train(["--data", str(data), "--out", str(out), *OPTIONS], die=("term", 4)) == EXIT_CODE
+    assert (out / "checkpoints" / "step-00000005.npz").exists()  # the step that ran when the signal came was finished
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random(data, undisturbed, tmp_path):
+    rng = np.random.default_rng(5)
+    steps = np.sort(rng.choice(np.arange(1, STEPS), 9, replace=False))
+    deaths = [("step", int(step)) for step in steps]
+    deaths.insert(4, ("write", 1))
+    run_through(data, tmp_path / "out", deaths)
+    assert_identical(tmp_path / "out", undisturbed)
+
+
+def test_finished_run_is_left_alone(data, undisturbed, tmp_path):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")}
+    assert train(["--data", str(data), "--out", str(out), *OPTIONS]) == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")} == before
+
+
+def test_another_recipe_is_refused(data, undisturbed, tmp_path, capsys):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    arguments = ["--data", str(data), "--out", str(out), *OPTIONS, "--no-deterministic"]
+    assert main([*arguments, "--recipe.optimization.learning-rate", "0.5"]) == 2
+    message = capsys.readouterr().err
+    assert "optimization.learning_rate: 0.002 -> 0.5" in message and "--out" in message
+    assert message.count("\n") == 1
