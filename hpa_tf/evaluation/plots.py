@@ -22,7 +22,8 @@ def to_png(figure: Figure) -> bytes:
 
 def class_grid(title: str, x_label: str, y_label: str) -> tuple[Figure, list]:
     """Return a figure with one small plot a class, and the 19 axes."""
-    figure = Figure(figsize=(15, 10.5), layout="constrained")
+    figure = Figure(figsize=(15, 10.5))
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.07, top=0.92, wspace=0.08, hspace=0.22)
     axes = figure.subplots(*_GRID, sharex=True, sharey=True).ravel()
     for axis in axes[NUM_CLASSES:]:
         axis.set_axis_off()

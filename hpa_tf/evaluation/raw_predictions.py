@@ -61,10 +61,12 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
     Raises:
         InputError: A file is missing, or the tables do not hold the same cells.
     """
-    manifest_path = files.join(folder, "predictions.json")
-    listed = files.read_json(manifest_path).get("networks")
-    if not listed:
-        raise InputError(manifest_path, "no networks", "the name and weight of each network", _FIX)
+    path = files.join(folder, "predictions.json")
+    manifest = files.read_json(path)
+    listed = manifest.get("request", {}).get("networks")
+    if not listed or manifest.get("state") != "done":
+        found = f"state {manifest.get('state')!r}, {len(listed or ())} networks"
+        raise InputError(path, found, "a finished prediction with the weight of each network", _FIX)
     cells = cell_table.read(files.join(folder, "cells.parquet"))
     missing = [name for name in _VALUES if name not in cells]
     if missing:

@@ -1,0 +1,477 @@
+"""The evaluation's commands on small data of known answer: score, check, ablation; and their readers."""
+
+import json
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_tf import cell_table, files, submission
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.evaluation import score as score_command
+from hpa_tf.evaluation.__main__ import main
+from hpa_tf.evaluation.detections import read_detections
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.metric import mean_average_precision
+from hpa_tf.evaluation.truth import read_image_labels, read_truth
+from hpa_tf.imaging import run_length
+from hpa_tf.postprocessing import PostProcessing, postprocess
+
+REAL = Path(__file__).parents[2] / "shared/data/hpa/celllevel_eval"
+SIDE = 40
+
+
+def grid_mask(num_cells, first=1):
+    """Cells of 6 x 6 px in rows of five, numbers with gaps."""
+    mask = np.zeros((SIDE, SIDE), np.uint16)
+    for place in range(num_cells):
+        top, left = 8 * (place // 5), 8 * (place % 5)
+        mask[top : top + 6, left : left + 6] = first + 2 * place
+    return mask
+
+
+def write_mask(path, mask):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), mask)
+
+
+def make_world(folder):
+    """Write six images with 4 to 9 cells, one without any: masks, random true labels, image labels."""
+    rng = np.random.default_rng(0)
+    rows, image_labels = [], []
+    for number in range(6):
+        image_id, num_cells = f"image{number}", 4 + number
+        write_mask(folder / "masks" / f"{image_id}_cellmask.png", grid_mask(num_cells))
+        weak = rng.choice([0, 2, 5, 16], 2, replace=False)
+        labels = np.zeros((num_cells, NUM_CLASSES))
+        for row in labels:
+            own = weak[rng.random(2) < 0.7]
+            row[own if own.size else 18] = 1
+        table = cell_table.from_values([image_id] * num_cells, 1 + 2 * np.arange(num_cells), labels)
+        rows.append(table.assign(cell_line=["A", "B"][number % 2]))
+        image_labels.append((image_id, "|".join(map(str, weak))))
+    write_mask(folder / "masks" / "nothing_cellmask.png", np.zeros((SIDE, SIDE), np.uint16))
+    image_labels.append(("nothing", "0"))
+    truth = pd.concat(rows, ignore_index=True)
+    cell_table.write(truth, folder / "truth.parquet", "truth")
+    pd.DataFrame(image_labels, columns=["ID", "Label"]).to_csv(folder / "train.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path):
+    return make_world(tmp_path)
+
+
+def write_submission(world, scores, path, skip=()):
+    """Write a submission of the world's own masks; `scores` [N, 19] in the order of the truth table."""
+    truth, folder = cell_table.read(world / "truth.parquet"), MaskFolder(str(world / "masks"))
+    with submission.SubmissionWriter(path) as writer:
+        for image_id in folder.image_ids:
+            own = (truth["image_id"] == image_id).to_numpy()
+            if image_id not in skip:
+                mask = folder.read(image_id)
+                writer.write(submission.make_row(image_id, mask, truth["cell"][own].tolist(), scores[own]))
+
+
+def score(world, *more, truth="truth.parquet", found="submission.csv"):
+    arguments = ["score", "--truth-masks", str(world / "masks"), "--truth-labels", str(world / truth)]
+    arguments += ["--submission", str(world / found), "--out", str(world / "out"), "--bootstrap", "20", *more]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HpaWarning)
+        code = main(arguments)
+    assert code == 0
+    return json.loads((world / "out" / "scores.json").read_text())
+
+
+def evaluate(world):
+    """Score as `score` does, without bootstrap and files."""
+    paths = {"truth_labels": "truth.parquet", "truth_masks": "masks", "submission": "submission.csv", "out": "out"}
+    options = score_command.Score(**{name: str(world / path) for name, path in paths.items()}, bootstrap=0)
+    return score_command.score(options).evaluations["submission"]
+
+
+def true_labels(world):
+    return cell_table.values(cell_table.read(world / "truth.parquet"))
+
+
+def test_true_labels_score_one_and_the_baselines_do_not(world, capsys):
+    write_submission(world, true_labels(world), world / "submission.csv")
+    scores = score(world, "--image-labels", str(world / "train.csv"))
+    assert scores["mAP"] == 1
+    assert scores["mAP_interval"] == [1, 1]
+    present = true_labels(world).any(axis=0)
+    assert scores["AP"] == {name: 1.0 if here else None for name, here in zip(CLASSES, present, strict=True)}
+    assert scores["num_cells"] == len(true_labels(world))
+    assert scores["num_images"] == 7
+    copied, random = scores["baselines"]["image_labels_copied"]["mAP"], scores["baselines"]["random"]["mAP"]
+    assert 0 < random < copied < 1
+    assert scores["baselines"]["image_labels_copied"]["AP"]["Negative"] == 0
+    table = pd.read_csv(world / "out" / "per_class.csv")
+    assert table["true_positive"].sum() == true_labels(world).sum()
+    assert table["missed"].sum() == 0
+    assert set(pd.read_csv(world / "out" / "true_cells.csv")["fate"]) == {"found"}
+    assert (world / "out" / "pr_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "mAP submission" in capsys.readouterr().out
+
+
+def test_images_without_a_row_are_missed_and_rows_without_an_image_do_not_count(world):
+    write_submission(world, true_labels(world), world / "submission.csv", skip=("image5",))
+    with open(world / "submission.csv", "a") as stream:
+        stream.write(f"stranger,40,40,{submission.empty_prediction(40, 40)}\n")
+    scores = score(world)
+    assert scores["images_without_detections"] == ["image5"]
+    assert scores["images_without_truth"] == ["stranger"]
+    missed = pd.read_csv(world / "out" / "true_cells.csv").query("fate != 'found'")
+    assert set(missed["image_id"]) == {"image5"}
+    assert set(missed["fate"]) == {"no mask"}
+    for class_id, name in enumerate(CLASSES):
+        total = true_labels(world)[:, class_id].sum()
+        lost = (missed["class_id"] == class_id).sum()
+        if total:
+            assert scores["AP"][name] == pytest.approx(1 - lost / total)
+
+
+def test_a_detection_in_an_image_without_cells_is_wrong(world):
+    row = submission.make_row("nothing", grid_mask(1), [1], np.ones((1, NUM_CLASSES)))
+    write_submission(world, true_labels(world) * 0.5, world / "submission.csv", skip=("nothing",))
+    with submission.SubmissionWriter(world / "more.csv") as writer:
+        for other in submission.read(world / "submission.csv"):
+            writer.write(other)
+        writer.write(row)
+    scores = score(world, found="more.csv")
+    for class_id, name in enumerate(CLASSES):
+        total = true_labels(world)[:, class_id].sum()
+        if total:
+            assert scores["AP"][name] == pytest.approx(total / (total + 1))
+
+
+def test_cell_table_scores_as_the_submission_made_of_it(world):
+    values = np.random.default_rng(1).random(true_labels(world).shape).astype(np.float32)
+    write_submission(world, values, world / "submission.csv")
+    truth = cell_table.read(world / "truth.parquet")
+    cell_table.write(
+        cell_table.from_values(truth["image_id"], truth["cell"], values), world / "p.parquet", "predictions"
+    )
+    by_table = score(world, "--masks", str(world / "masks"), found="p.parquet")
+    by_file = score(world)
+    assert by_table["AP"] == by_file["AP"]
+    assert by_table["AP_interval"] == by_file["AP_interval"]
+
+
+def test_truth_as_csv_and_as_submission_give_the_same_score(world):
+    truth = cell_table.read(world / "truth.parquet")
+    labels = [";".join(map(str, np.flatnonzero(row))) for row in cell_table.values(truth)]
+    rows = pd.DataFrame({"ID": truth["image_id"], "Cell_index": truth["cell"], "Cell_Label": labels})
+    rows.assign(Image_Label="0;2").to_csv(world / "truth.csv", index=False)
+    write_submission(world, cell_table.values(truth), world / "truth_submission.csv")
+    values = np.random.default_rng(2).random((len(truth), NUM_CLASSES))
+    write_submission(world, values, world / "submission.csv")
+    expected = score(world)
+    for other in ("truth.csv", "truth_submission.csv"):
+        found = score(world, truth=other)
+        assert found["AP"] == expected["AP"]
+        assert found["num_cells"] == expected["num_cells"]
+
+
+def test_equal_inputs_give_equal_files(world):
+    write_submission(world, true_labels(world) * 0.7, world / "submission.csv")
+    score(world)
+    first = {path.name: path.read_bytes() for path in (world / "out").iterdir()}
+    score(world)
+    assert {path.name: path.read_bytes() for path in (world / "out").iterdir()} == first
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real masks are not here")
+@pytest.mark.slow
+def test_numbers_measured_on_real_masks(tmp_path):
+    """METHODS 2: true labels on automatic masks .964, image labels copied .558 +- .01, random .08 and .56."""
+    truth, automatic = read_truth(REAL / "cell_labels.csv", MaskFolder(str(REAL / "gt_masks"))), REAL / "pred_masks"
+    with submission.SubmissionWriter(tmp_path / "s.csv") as writer:
+        for image_id in truth.image_ids:
+            mask, true = MaskFolder(str(automatic)).read(image_id), truth.load(image_id)
+            cells = run_length.encode_cells(mask)
+            scores = np.zeros((len(cells), NUM_CLASSES))
+            if cells:
+                iou = np.array(submission.run_length.coco.iou(list(cells.values()), true.masks, [0] * len(true.masks)))
+                scores = true.labels[iou.argmax(axis=1)] * (iou.max(axis=1) > 0)[:, None]
+            writer.write(submission.make_row(image_id, mask, list(cells), scores))
+    arguments = ["score", "--truth-masks", str(REAL / "gt_masks"), "--truth-labels", str(REAL / "cell_labels.csv")]
+    arguments += ["--submission", str(tmp_path / "s.csv"), "--bootstrap", "0"]
+    for verified, copied, random in (("all", 0.558, 0.08), ("present", 0.575, 0.56)):
+        assert main([*arguments, "--out", str(tmp_path / verified), "--verified", verified]) == 0
+        scores = json.loads((tmp_path / verified / "scores.json").read_text())
+        assert scores["mAP"] == pytest.approx(0.964, abs=0.002)
+        assert scores["baselines"]["image_labels_copied"]["mAP"] == pytest.approx(copied, abs=0.015)
+        assert scores["baselines"]["random"]["mAP"] == pytest.approx(random, abs=0.01)
+
+
+# -- readers ------------------------------------------------------------------------------------------------------
+
+HEAD = "ID,Cell_index,Cell_Label\n"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("ID,Cell_index\na,1\n", "the columns ID, Cell_index"),
+        (HEAD + "image0,1,19\n", "'19'"),
+        (HEAD + "image0,1,a\n", "'a'"),
+        (HEAD + "image0,1,\n", "''"),
+        (HEAD + "image0,1,-1\n", "'-1'"),
+        (HEAD + "image0,x,1\n", "'x'"),
+        (HEAD + "image0,0,1\n", "cell number 0"),
+        (HEAD + "image0,1,1\nimage0,1,2\n", "repeated"),
+        (HEAD + "other,1,1\n", "no mask of image other"),
+        (HEAD + "../image0,1,1\n", "image id"),
+        (HEAD + "image0,2,1\n", "no cells [2]"),
+        ("", "the columns"),
+    ],
+)
+def test_wrong_truth_is_refused(world, text, found):
+    (world / "truth.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        truth = read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
+        truth.load("image0")
+    assert found in str(caught.value)
+
+
+def test_truth_with_unknown_classes_is_refused(world):
+    table = cell_table.read(world / "truth.parquet")
+    table.loc[3, "Nucleoli"] = np.nan
+    cell_table.write(table, world / "unknown.parquet", "truth")
+    with pytest.raises(InputError, match="1 cells with unknown classes"):
+        read_truth(world / "unknown.parquet", MaskFolder(str(world / "masks")))
+
+
+def test_repeated_labels_are_a_set_and_both_separators_work(world):
+    (world / "truth.csv").write_text("ID,Cell_index,Cell_Label,Image_Label\nimage0,1,13|13;2,13|13\n")
+    truth = read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
+    assert np.flatnonzero(truth.load("image0").labels[0]).tolist() == [2, 13]
+    assert np.flatnonzero(truth.image_labels["image0"]).tolist() == [13]
+
+
+def test_masks_without_labels_are_no_truth_unless_they_are_empty(world):
+    (world / "truth.csv").write_text(HEAD + "image1,1,5\n")
+    truth = read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
+    assert truth.image_ids == ("image1", "nothing")
+    assert len(truth.load("image1").masks) == 1
+    assert truth.load("nothing").masks == []
+
+
+def test_group_of_column(world):
+    (world / "truth.csv").write_text("ID,Cell_index,Cell_Label,group_of\nimage0,1,5,1\nimage0,3,5,0\n")
+    truth = read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
+    assert truth.load("image0").group_of.tolist() == [True, False]
+
+
+def test_mask_names(tmp_path):
+    mask = grid_mask(2)
+    for name in ("a_cellmask.png", "a_mask.png", "b_mask.png", "c.png", "a_nucleusmask.png", "a_red.png", "notes.txt"):
+        write_mask(tmp_path / name, mask) if name.endswith("png") else (tmp_path / name).write_text("")
+    np.save(tmp_path / "d_mask.npy", mask)
+    folder = MaskFolder(str(tmp_path))
+    assert folder.image_ids == ("a", "b", "c", "d")
+    assert folder.path("a").endswith("a_cellmask.png")
+    np.testing.assert_array_equal(folder.read("d"), mask)
+    write_mask(tmp_path / "b_mask.tif", mask)
+    with pytest.raises(InputError, match="second mask"):
+        _ = MaskFolder(str(tmp_path)).image_ids
+    with pytest.raises(InputError, match="no mask among them"):
+        (tmp_path / "empty").mkdir()
+        _ = MaskFolder(str(tmp_path / "empty")).image_ids
+
+
+def test_a_score_of_nan_is_no_detection(world):
+    truth = cell_table.read(world / "truth.parquet")
+    values = np.full((len(truth), NUM_CLASSES), np.nan)
+    values[0, 3] = 0.5
+    table = cell_table.from_values(truth["image_id"], truth["cell"], values)
+    cell_table.write(table, world / "p.parquet", "predictions")
+    found = list(read_detections(world / "p.parquet", MaskFolder(str(world / "masks"))))
+    assert [len(image.class_ids) for image in found] == [1, 0, 0, 0, 0, 0]
+    assert (found[0].class_ids[0], found[0].confidences[0]) == (3, 0.5)
+
+
+def test_image_labels_of_train_csv(world):
+    (world / "labels.csv").write_text("ID,Label\na,13|13\nb,0|18\n")
+    labels = read_image_labels(world / "labels.csv")
+    assert {key: np.flatnonzero(row).tolist() for key, row in labels.items()} == {"a": [13], "b": [0, 18]}
+
+
+@pytest.mark.parametrize("missing", ["truth.parquet", "submission.csv", "masks"])
+def test_a_missing_file_is_one_line_and_exit_code_2(world, capsys, missing):
+    write_submission(world, true_labels(world), world / "submission.csv")
+    files_moved = world / missing
+    files_moved.rename(world / "elsewhere")
+    arguments = ["score", "--truth-masks", str(world / "masks"), "--truth-labels", str(world / "truth.parquet")]
+    code = main([*arguments, "--submission", str(world / "submission.csv"), "--out", str(world / "out")])
+    assert code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ")
+    assert missing in message
+
+
+# -- check --------------------------------------------------------------------------------------------------------
+
+
+def check(world, text, *more, capsys=None):
+    (world / "s.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\n" + text)
+    findings = world / "findings.csv"
+    code = main(["check", str(world / "s.csv"), "--out", str(findings), *more])
+    return code, pd.read_csv(findings, keep_default_na=False)
+
+
+@pytest.fixture
+def images(world):
+    for image_id, side in (("a", 40), ("b", 30)):
+        for channel in ("red", "green", "blue", "yellow"):
+            write_mask(world / "images" / f"{image_id}_{channel}.png", np.zeros((side, side), np.uint8))
+    return ["--images", str(world / "images")]
+
+
+def triple(mask, class_id=0, confidence=0.5):
+    return f"{class_id} {confidence} {submission.encode_mask(mask > 0)}"
+
+
+def every_class(mask, confidence=0.5):
+    return " ".join(triple(mask, class_id, confidence) for class_id in range(NUM_CLASSES))
+
+
+def test_a_good_submission_has_no_findings(world, images):
+    text = f"a,40,40,{every_class(grid_mask(1))}\nb,30,30,{submission.empty_prediction(30, 30)}\n"
+    code, findings = check(world, text, *images)
+    assert code == 0
+    assert findings.empty
+
+
+EMPTY_B = f"b,30,30,{submission.empty_prediction(30, 30)}\n"
+EMPTY_A = f"a,40,40,{submission.empty_prediction(40, 40)}\n"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (EMPTY_B, "the image has no row"),
+        (EMPTY_A + EMPTY_B + EMPTY_B, "a second row"),
+        (EMPTY_A + EMPTY_B + "c,40,40,0 1 x\n", "not one of the images"),
+        (EMPTY_A + EMPTY_B.replace("30,30", "40,30"), "size 40 x 30 px, the image has 30 x 30 px"),
+        (EMPTY_A + "b,30,30,\n", "no prediction"),
+        (EMPTY_A + "b,30,30,0 nan m\n", "confidence nan"),
+        (EMPTY_A + "b,30,30,19 0.5 m\n", "class 19"),
+        (EMPTY_A + "b,30,30,0 0.5 m\n", "'m'"),
+        (EMPTY_A + f"b,30,30,{triple(grid_mask(1))}\n", "run lengths"),
+    ],
+)
+def test_errors_of_submissions(world, images, text, found):
+    code, findings = check(world, text, *images)
+    assert code == 1
+    assert found in " ".join(findings.loc[findings["level"] == "error", "text"])
+
+
+@pytest.mark.parametrize(
+    "prediction, found",
+    [
+        (triple(grid_mask(1)), "1 cells without a confidence for all 19 classes"),
+        (every_class(grid_mask(1)) + " " + triple(grid_mask(1)), "a class twice"),
+        (every_class(grid_mask(2)) + " " + every_class(grid_mask(1)), "1 pairs of cells overlap, at worst by 100%"),
+        (every_class(grid_mask(1), 1.5), "not 0..1"),
+        (every_class(grid_mask(1)) + " " + triple(grid_mask(0)), "1 empty masks"),
+        (" ".join(every_class(grid_mask(k) - grid_mask(k - 1)) for k in range(1, 8)), "2 distinct values"),
+    ],
+)
+def test_warnings_about_submissions(world, images, prediction, found):
+    code, findings = check(world, f"a,40,40,{prediction}\n" + EMPTY_B, *images)
+    assert code == 0
+    assert found in " ".join(findings["text"])
+
+
+def test_check_against_a_sample_submission(world):
+    (world / "sample.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\n" + EMPTY_A + EMPTY_B)
+    code, findings = check(world, EMPTY_A, "--sample", str(world / "sample.csv"))
+    assert code == 1
+    assert findings["image_id"].tolist() == ["b"]
+
+
+# -- ablation -----------------------------------------------------------------------------------------------------
+
+
+def write_prediction(world, folder, networks, border, outlier):
+    """Write what predict.py writes, as far as the ablation reads it: name -> (weight, probabilities [N, 18])."""
+    truth = cell_table.read(world / "truth.parquet")
+    folder.mkdir()
+    (folder / "raw").mkdir()
+    listed = [{"name": name, "weight": weight} for name, (weight, _) in networks.items()]
+    files.write_json(folder / "predictions.json", {"request": {"networks": listed}, "state": "done"})
+    for name, (_, probabilities) in networks.items():
+        values = np.column_stack([probabilities, np.full(len(truth), np.nan)])
+        table = cell_table.from_values(truth["image_id"], truth["cell"], values)
+        cell_table.write(table.sample(frac=1, random_state=0), folder / "raw" / f"{name}.parquet", "predictions")
+    members, weights = [p for _, p in networks.values()], [w for w, _ in networks.values()]
+    scores = postprocess(members, weights, border * outlier, truth["image_id"])
+    columns = {"border_value": border, "outlier_factor": outlier}
+    table = cell_table.from_values(truth["image_id"], truth["cell"], scores, columns)
+    cell_table.write(table, folder / "cells.parquet", "predictions")
+
+
+def test_ablation_equals_scoring_each_variant(world, capsys):
+    labels, rng = true_labels(world), np.random.default_rng(3)
+    noisy = [np.clip(0.5 * labels[:, :18] + 0.6 * rng.random((len(labels), 18)), 0, 1) for _ in range(3)]
+    networks = {"one": (0.4, noisy[0]), "two@epoch-1": (0.3, noisy[1]), "two@epoch-2": (0.3, noisy[2])}
+    border = rng.choice([1.0, 1.0, 0.5], len(labels))
+    outlier = rng.choice([1.0, 1.0, 1.0, 0.001], len(labels))
+    write_prediction(world, world / "prediction", networks, border, outlier)
+    write_prediction(world, world / "eight", {"one": (1.0, noisy[0] * 0.9)}, border, outlier)
+    paths = {"truth-labels": "truth.parquet", "truth-masks": "masks", "prediction": "prediction", "eight-bit": "eight"}
+    arguments = [text for name, path in paths.items() for text in (f"--{name}", str(world / path))]
+    assert main(["ablation", *arguments, "--out", str(world / "ablation"), "--bootstrap", "20"]) == 0
+    table = pd.read_csv(world / "ablation" / "ablation.csv", index_col="variant")
+
+    image_ids = cell_table.read(world / "truth.parquet")["image_id"]
+    no_mixing = PostProcessing(image_mixing=False)
+    halves = tuple(0.5 if weight < 1 else 1.0 for weight in PostProcessing().cell_weights)
+    weights, value = [0.4, 0.3, 0.3], border * outlier
+    expected = {
+        "baseline": postprocess(noisy, weights, value, image_ids),
+        "no image mixing": postprocess(noisy, weights, value, image_ids, no_mixing),
+        "no border rule": postprocess(noisy, weights, outlier, image_ids),
+        "no outlier rule": postprocess(noisy, weights, border, image_ids),
+        "none of the three": postprocess(noisy, weights, np.ones(len(labels)), image_ids, no_mixing),
+        "single checkpoint": postprocess([noisy[0], noisy[2]], [0.4, 0.6], value, image_ids),
+        "only one": postprocess(noisy[:1], None, value, image_ids),
+        "only two": postprocess(noisy[1:], None, value, image_ids),
+        "equal weights": postprocess(noisy, None, value, image_ids),
+        "8-bit images": postprocess([noisy[0] * 0.9], None, value, image_ids),
+        "own share 0.5": postprocess(
+            noisy,
+            weights,
+            value,
+            image_ids,
+            PostProcessing(cell_weights=halves),
+        ),
+    }
+    for name, scores in expected.items():
+        write_submission(world, scores, world / "submission.csv")
+        expected_map = mean_average_precision(evaluate(world).average_precisions())
+        assert table.loc[name, "mAP"] == pytest.approx(expected_map, abs=1e-12), name
+        assert table.loc[name, "difference"] == pytest.approx(table.loc[name, "mAP"] - table.loc["baseline", "mAP"])
+        assert table.loc[name, "difference_low"] <= table.loc[name, "difference"] + 1e-12
+    assert len(set(table["mAP"].round(9))) > 6  # the variants must differ, or nothing was compared
+    text = (world / "ablation" / "ablation.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| no border rule |" in text
+    assert (world / "ablation" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_of_an_unfinished_prediction_is_refused(world, capsys):
+    ones = np.ones(len(true_labels(world)))
+    write_prediction(world, world / "prediction", {"one": (1.0, np.full((len(ones), 18), 0.5))}, ones, ones)
+    manifest = files.read_json(world / "prediction" / "predictions.json")
+    files.write_json(world / "prediction" / "predictions.json", {**manifest, "state": "running"})
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    assert main(["ablation", *arguments, "--prediction", str(world / "prediction"), "--out", str(world / "o")]) == 2
+    assert "state 'running'" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Diagnostics: numbers that can be worked out by hand, and the page they end in."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+from test_evaluation import make_world, true_labels, write_prediction, write_submission
+
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.evaluation import diagnostics
+from hpa_tf.evaluation.__main__ import main
+from hpa_tf.evaluation.diagnose import confused_pairs
+
+
+def test_calibrated_scores_have_no_error_and_shifted_ones_do():
+    rng = np.random.default_rng(0)
+    scores = rng.random(200_000)
+    labels = rng.random(scores.size) < scores
+    assert diagnostics.expected_calibration_error(diagnostics.reliability(labels, scores)) < 0.01
+    halved = diagnostics.reliability(labels, scores / 2)
+    assert diagnostics.expected_calibration_error(halved) == pytest.approx(0.25, abs=0.01)
+
+
+def test_reliability_by_hand():
+    curve = diagnostics.reliability(np.array([True, False, True, False]), np.array([0.1, 0.15, 1.0, np.nan]))
+    assert curve["bin"].tolist() == [1, 9]
+    assert curve["count"].tolist() == [2, 1]
+    np.testing.assert_allclose(curve["mean_score"], [0.125, 1.0])
+    np.testing.assert_allclose(curve["share"], [0.5, 1.0])
+    assert diagnostics.expected_calibration_error(curve) == pytest.approx(2 / 3 * 0.375)
+
+
+def test_confusion_by_hand():
+    labels = np.zeros((3, NUM_CLASSES), bool)
+    labels[0, [2, 5]], labels[1, 2], labels[2, 5] = True, True, True
+    scores = np.zeros((3, NUM_CLASSES))
+    scores[0, [2, 7]], scores[1, 2], scores[2, 2] = [0.9, 0.8], 0.9, 0.4
+    matrix = diagnostics.confusion(labels, scores)
+    assert matrix[2, 2] == 1
+    assert matrix[2, 7] == 0.5
+    assert matrix[5, 5] == 0
+    assert matrix[5, 7] == 0.5
+    assert matrix[5, 2] == 0.5  # of the two cells with class 5, one has class 2 as well: naming it there is right
+    assert np.isnan(matrix[0]).all()
+    pairs = confused_pairs(matrix, labels.sum(axis=0), count=2)
+    assert pairs[0] == (CLASSES[2], CLASSES[7], 0.5, 2)
+    assert matrix[2, 2] == 1  # the matrix itself is left alone
+
+
+def test_ranked_average_precision_is_above_the_uninterpolated_one_and_equal_for_a_perfect_ranking():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        labels, scores = rng.random(30) < 0.4, rng.random(30)
+        if labels.any():
+            found = diagnostics.ranked_average_precision(labels, scores)
+            assert average_precision_score(labels, scores) - 1e-12 <= found <= 1
+    assert diagnostics.ranked_average_precision(np.array([False, True]), np.array([0.1, 0.9])) == 1
+
+
+@pytest.mark.parametrize(
+    "values, num_bins, expected",
+    [
+        ([1, 2, 3, 4], 2, ["1: 1 to 2 px", "1: 1 to 2 px", "2: 3 to 4 px", "2: 3 to 4 px"]),
+        ([5, 5, 5], 4, ["1: 5 to 5 px"] * 3),
+        ([], 4, []),
+    ],
+)
+def test_bin_names(values, num_bins, expected):
+    assert diagnostics.bin_names(np.array(values), num_bins, "px") == expected
+
+
+@pytest.fixture(scope="module")
+def diagnosed(tmp_path_factory):
+    world = make_world(tmp_path_factory.mktemp("world"))
+    labels, rng = true_labels(world), np.random.default_rng(4)
+    probabilities = np.clip(0.6 * labels[:, :18] + 0.5 * rng.random((len(labels), 18)), 0, 1)
+    border = rng.choice([1.0, 0.5], len(labels))
+    write_prediction(world, world / "prediction", {"net": (1.0, probabilities)}, border, np.ones(len(labels)))
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    code = main(["diagnose", *arguments, "--prediction", str(world / "prediction"), "--out", str(world / "out")])
+    assert code == 0
+    return world, probabilities
+
+
+def test_before_is_the_probabilities_and_after_the_scores(diagnosed):
+    folder, probabilities = diagnosed
+    table = pd.read_csv(folder / "out" / "calibration.csv")
+    labels = true_labels(folder)[:, 2] > 0
+    expected = diagnostics.reliability(labels, probabilities[:, 2])
+    found = table.query("stage == 'before' and class_id == 2")
+    np.testing.assert_allclose(found["mean_score"], expected["mean_score"])
+    np.testing.assert_allclose(found["share"], expected["share"])
+    after = table.query("stage == 'after' and class_id == 2")
+    assert (after["count"].sum(), found["count"].sum()) == (len(labels), len(labels))
+    assert (after["mean_score"] * after["count"]).sum() < (found["mean_score"] * found["count"]).sum()
+
+
+def test_groups_cover_all_images_and_cells(diagnosed):
+    folder, _ = diagnosed
+    by_number = pd.read_csv(folder / "out" / "by_number_of_cells.csv")
+    assert by_number["num_images"].sum() == 7
+    assert by_number["num_cells"].sum() == len(true_labels(folder))
+    assert pd.read_csv(folder / "out" / "by_cell_area.csv")["num_cells"].sum() == len(true_labels(folder))
+    assert set(pd.read_csv(folder / "out" / "by_cell_line.csv")["group"]) == {"A", "B", "unknown"}
+
+
+def test_the_page_is_self_contained(diagnosed):
+    folder, _ = diagnosed
+    page = (folder / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page.replace("http-equiv", "")
+    assert all(name in page for name in ("Calibration", "Nucleoli fibrillar center", "before", "after"))
+
+
+def test_a_submission_is_diagnosed_without_the_before_stage(tmp_path):
+    world = make_world(tmp_path)
+    write_submission(world, true_labels(world) * 0.5, world / "s.csv")
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    assert main(["diagnose", *arguments, "--submission", str(world / "s.csv"), "--out", str(world / "out")]) == 0
+    assert set(pd.read_csv(world / "out" / "calibration.csv")["stage"]) == {"after"}
