@@ -26,6 +26,7 @@ EXTENSIONS = (".png", ".tif", ".tiff", ".npy", ".npz")
 
 _EXPECTED = "a label image: one whole number per pixel, 0 = background, each cell its own number"
 _SAVE_NUMBERS = "save the numbers themselves, as 16-bit grey PNG or TIFF or an integer NPY or NPZ"
+_TIFF_COMPRESSIONS = (1, 8, 32946)  # none and both numbers of deflate; tifffile needs a further package for others
 _LARGEST = np.iinfo(np.int32).max
 _DAMAGE = (
     *(OSError, ValueError, KeyError, IndexError, EOFError, SyntaxError, TypeError, NotImplementedError, RuntimeError),
@@ -91,13 +92,13 @@ def _read_tiff(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
             raise InputError(path, f"{len(tiff.pages)} pages", "one page", _SAVE_NUMBERS)
         page = tiff.pages[0]
         _check_array(path, page.shape, page.dtype, max_pixels)
-        try:
+        if page.compression in _TIFF_COMPRESSIONS:
             return page.asarray()
-        except ValueError as error:  # compressions tifffile leaves to imagecodecs; OpenCV knows LZW
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if decoded is None or decoded.shape != page.shape or decoded.dtype != page.dtype:
-                raise InputError(path, str(error), "a TIFF without compression, or deflate", "save it again") from error
-            return decoded
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # LZW, PackBits
+    if decoded is None or decoded.shape != page.shape or decoded.dtype != page.dtype:
+        found = f"damaged data, or a compression that is not read here ({page.compression})"
+        raise InputError(path, found, "a TIFF without compression, or with deflate", "save the mask again")
+    return decoded
 
 
 def _read_npy(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
