@@ -214,29 +214,6 @@ def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
         record += 1
 
 
-def frame_offsets(stream: IO[bytes], path: str) -> Iterator[int]:
-    """Yield where each record of a TFRecord stream begins, bytes; reads only the headers.
-
-    Raises:
-        InputError: The stream ends inside a record or the checksum of a length is wrong.
-    """
-    end = stream.seek(0, os.SEEK_END)
-    record = offset = 0
-    while offset < end:
-        stream.seek(offset)
-        header = stream.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            raise _bad_record(path, record, "a header cut short")
-        length, length_crc = _HEADER.unpack(header)
-        if _masked_crc(header[:8]) != length_crc:
-            raise _bad_record(path, record, "a wrong checksum of its length")
-        yield offset
-        offset += FRAME_BYTES + length
-        record += 1
-    if offset > end:
-        raise _bad_record(path, record - 1, f"{end} of {offset} bytes")
-
-
 def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """Yield (ordinal, data) of the records with these rising ordinals; the others are skipped without reading them.
 

@@ -62,7 +62,7 @@ def write_dataset(
             else:
                 crop, region = random_cell(rng, *rng.integers(size[0], size[1] + 1, 2), rng.choice(list(dtypes)))
             row = _row(i, cells_per_image, fold, name, record, crop)
-            rows.append(row)
+            rows.append(row | {"offset": len(data)})
             data += records.frame(records.encode(_record(row, crop, region, labels[i])))
         (folder / name).write_bytes(data)
         shards.append(records.Shard(name, "cells", fold, len(members), len(data), hashlib.sha256(data).hexdigest()))

@@ -1,7 +1,5 @@
 """Batches: content, determinism, resume in the middle of an epoch, workers, padding, damaged shards."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -166,12 +164,6 @@ def test_selected_examples_read_their_own_records(examples):
     np.testing.assert_array_equal(batch["image"][0], prepared)
 
 
-def test_offsets_of_the_table_equal_those_of_the_shards(examples):
-    with_column = dataclasses.replace(examples, table=examples.table.assign(offset=examples.offsets))
-    np.testing.assert_array_equal(with_column.offsets, examples.offsets)
-    assert len(np.unique(examples.offsets)) > 3
-
-
 def test_a_batch_larger_than_the_epoch_is_an_error(examples):
     with pytest.raises(InputError, match="an epoch of 50 cells; expected at least one batch of 64"):
         batches(examples, batch_size=64)
@@ -196,14 +188,6 @@ def test_records_of_another_version_stop_the_run_and_say_what_to_do(tmp_path):
     shard.write_bytes(records.frame(records.encode({**record, "schema_version": 99})))
     with pytest.raises(tf.errors.InvalidArgumentError, match="build the data again"):
         next(iter(evaluation_batches(read_examples(tmp_path), PREPARATION, batch_size=1)))
-
-
-def test_cut_shards_are_named(tmp_path):
-    table = write_dataset(tmp_path, np.stack([one_hot(0)] * 3), num_folds=1, num_shards=1)
-    shard = tmp_path / table["shard"][0]
-    shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(InputError, match=shard.name):
-        _ = read_examples(tmp_path).offsets
 
 
 def test_cell_table_order_is_shard_then_record(examples):

@@ -226,6 +226,13 @@ def test_rows_without_a_cell_stop_too(folder, tmp_path):
         read_examples(folder, labels=path)
 
 
+def test_a_cell_table_without_places_is_refused(folder):
+    path = folder / records.CELL_TABLE_NAME
+    cell_table.write(cell_table.read(path).drop(columns="offset"), path, "labels")
+    with pytest.raises(InputError, match=r"no column \['offset'\].*build the data again"):
+        read_examples(folder)
+
+
 def test_unfinished_and_foreign_folders_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"no dataset\.json"):
         read_examples(tmp_path)

@@ -62,21 +62,21 @@ class _ShardWriter:
 
     def __init__(self, stream, kind: str, unit: Unit):
         self._stream, self._hash = stream, hashlib.sha256()
-        self._num_records = self._num_bytes = 0
+        self._num_bytes = 0
         self._kind, self._unit = kind, unit
+        self.offsets: list[int] = []
+        """Where each record begins, bytes: the pipeline reads single records by it."""
 
-    def write(self, data: bytes) -> int:
-        """Write one record and return where it begins in the shard, bytes."""
-        framed, offset = records.frame(data), self._num_bytes
+    def write(self, data: bytes) -> None:
+        framed = records.frame(data)
         self._stream.write(framed)
         self._hash.update(framed)
-        self._num_records += 1
+        self.offsets.append(self._num_bytes)
         self._num_bytes += len(framed)
-        return offset
 
     def shard(self) -> records.Shard:
         name, digest = self._unit.shard(self._kind), self._hash.hexdigest()
-        return records.Shard(name, self._kind, self._unit.fold, self._num_records, self._num_bytes, digest)
+        return records.Shard(name, self._kind, self._unit.fold, len(self.offsets), self._num_bytes, digest)
 
 
 def build_unit(
@@ -124,16 +124,17 @@ def build_unit(
     )
     kept = np.concatenate([np.zeros(0, bool), *(kept for *_, kept in done)])
     with _clear_write_errors(settings.out):
-        write_sidecar(settings.out, unit, result, _place(table[kept], unit))
+        write_sidecar(settings.out, unit, result, _place(table[kept], unit, writers["cells"].offsets))
     return result
 
 
-def _place(table: pd.DataFrame, unit: Unit) -> pd.DataFrame:
-    """Add where each cell's record is: the columns shard and record, after the labels and the fold."""
+def _place(table: pd.DataFrame, unit: Unit, offsets: list[int]) -> pd.DataFrame:
+    """Add where each cell's record is: the columns shard, record and offset, after the labels and the fold."""
     table = table.reset_index(drop=True)
     position = table.columns.get_loc("fold") + 1
     table.insert(position, "shard", pd.Series([unit.shard("cells")] * len(table), dtype="str"))
     table.insert(position + 1, "record", np.arange(len(table), dtype=np.int32))
+    table.insert(position + 2, "offset", np.asarray(offsets, np.int64))
     return table
 
 

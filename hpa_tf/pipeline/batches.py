@@ -151,7 +151,7 @@ def record_reader(examples: Examples):
     """Return a graph function: row of the examples, int64 scalar -> the serialized record, checksums verified."""
     names, places = np.unique(examples.table["shard"].to_numpy(str), return_inverse=True)
     paths = tf.constant([files.join(examples.folder, name) for name in names])
-    places, offsets = tf.constant(places, tf.int32), tf.constant(examples.offsets, tf.int64)
+    places, offsets = tf.constant(places, tf.int32), tf.constant(examples.table["offset"], tf.int64)
     buffer_size = _REMOTE_BUFFER if files.is_remote(examples.folder) else 0
 
     def read(row: tf.Tensor) -> tf.Tensor:

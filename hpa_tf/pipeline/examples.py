@@ -45,19 +45,6 @@ class Examples:
         """float32 [N, 19] in 0..1; 0 where not known."""
         return np.nan_to_num(cell_table.values(self.table, np.float32))
 
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """int64 [N]: where each record begins in its shard, bytes."""
-        if "offset" in self.table.columns:
-            return self.table["offset"].to_numpy(np.int64)
-        offsets = np.empty(len(self), np.int64)
-        for shard, rows in self.table.groupby("shard").indices.items():
-            path = files.join(self.folder, shard)
-            with files.open_file(path) as stream:
-                starts = np.fromiter(records.frame_offsets(stream, path), np.int64)
-            offsets[rows] = starts[self.table["record"].to_numpy()[rows]]
-        return offsets
-
     def select(self, rows: np.ndarray) -> "Examples":
         """Return the examples that a bool [N] or an index array picks."""
         return Examples(self.folder, self.table.loc[np.asarray(rows)] if rows.dtype == bool else self.table.iloc[rows])
@@ -87,6 +74,9 @@ def read_examples(
     records.read_manifest(folder)  # refuses an unfinished folder and another schema version
     where = files.join(folder, records.CELL_TABLE_NAME)
     table = cell_table.read(where)
+    missing = sorted({"fold", "shard", "offset", "cleaning_value"} - set(table.columns))
+    if missing:
+        raise InputError(where, f"no column {missing}", "the cell table of a build", "build the data again")
     keep = np.ones(len(table), bool)
     if clean:
         keep &= clean_cells(table)
