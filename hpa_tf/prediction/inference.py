@@ -59,7 +59,7 @@ class Batch:
 
 
 def predict_fields(
-    fields: Iterable[FieldCells],
+    fields: Iterable[FieldCells | None],
     networks: Sequence[Network],
     runs: Sequence[Run],
     batch_size: int,
@@ -70,7 +70,7 @@ def predict_fields(
     """Yield each field's probabilities, in order.
 
     Args:
-        fields: Their cells.
+        fields: Their cells; None = no batch crosses this place.
         networks: What is averaged later.
         runs: Each network under its runtime.
         batch_size: Cells a batch.
@@ -101,7 +101,7 @@ def _same_preparation(networks: Sequence[Network], network: Network) -> int:
 
 
 def _batches(
-    fields: Iterable[FieldCells], networks: Sequence[Network], preparations: Sequence[int], batch_size: int
+    fields: Iterable[FieldCells | None], networks: Sequence[Network], preparations: Sequence[int], batch_size: int
 ) -> Iterator[Batch]:
     """Prepare cells one after the other and group them across fields."""
     distinct = sorted(set(preparations))
@@ -112,6 +112,11 @@ def _batches(
 
     images, count, started = empty(), 0, []
     for field in fields:
+        if field is None:
+            if count or started:
+                yield Batch(images, count, tuple(started))
+                images, count, started = empty(), 0, []
+            continue
         started.append(replace(field, crops=(), regions=()))
         for crop, region in zip(field.crops, field.regions, strict=True):
             tensors = tf.constant(crop), tf.constant(region)

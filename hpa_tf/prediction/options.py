@@ -33,6 +33,10 @@ class Options:
     """Only this fold of the shards."""
     masks: str | None = None
     """Folder with cell masks {ID}_cellmask.png, and nucleus masks {ID}_nucleusmask.png where there are any."""
+    cell_pattern: str | None = None
+    """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
+    nucleus_pattern: str | None = None
+    """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
     segmenter: Literal["classical"] | None = None
     """Find the cells in the images: classical needs no weights. The default where there are no --masks."""
     um_per_px: float = DEFAULT_UM_PER_PX
@@ -66,12 +70,17 @@ class Options:
     """Write cells.h5ad for scanpy: embeddings, scores and measurements. Needs the extra [anndata]."""
     on_error: Literal["fail", "skip"] = "fail"
     """What to do with an image that cannot be used: fail, or skip and list it in failures.csv."""
-    failures_ok: bool = False
-    """Exit with 0 though images were skipped."""
+    allow_failures: bool = False
+    """Exit with 0 although --on-error skip left images out."""
     workers: int = 0
     """Processes that read, segment and cut; 0 = one a core."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Refuse options that exclude each other.
+
+        Raises:
+            InputError: Names the option.
+        """
         if bool(self.run) == bool(self.system):
             raise InputError("--run", "neither or both of --run and --system", "one of them", "name a run or a system")
         if (self.images is None) == (self.data is None):

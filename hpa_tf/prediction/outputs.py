@@ -1,26 +1,35 @@
 """The final files, made from the images' result files one at a time."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files
-from hpa_tf.classes import NEGATIVE, NUM_CLASSES
+from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.prediction import results
 from hpa_tf.prediction.results import Part
 from hpa_tf.submission import SubmissionRow, SubmissionWriter
 
-SUBMISSION, CELLS = "submission.csv", "cells.parquet"
+SUBMISSION, CELLS, EMBEDDINGS, ANNDATA = "submission.csv", "cells.parquet", "embeddings.parquet", "cells.h5ad"
 
 
-def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[str]) -> None:
-    """Write submission.csv, cells.parquet and raw/NETWORK.parquet.
+def write_outputs(
+    out: str, image_ids: Sequence[str], network_names: Sequence[str], embeddings: bool, anndata: bool
+) -> None:
+    """Write submission.csv, cells.parquet, raw/NETWORK.parquet and what else is asked for.
 
     Args:
         out: Folder of the results.
         image_ids: Images in the order of the files.
         network_names: Name of each network.
+        embeddings: Write embeddings.parquet.
+        anndata: Write cells.h5ad.
     """
 
     def parts() -> Iterator[Part]:
@@ -35,6 +44,57 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
     for number, name in enumerate(network_names):
         tables = (raw_table(part, number) for part in parts())
         cell_table.write_parts(tables, files.join(out, results.RAW, f"{name}.parquet"), "predictions")
+
+    if embeddings:
+        _write_embeddings(files.join(out, EMBEDDINGS), parts())
+    if anndata:
+        _write_anndata(files.join(out, ANNDATA), parts())
+
+
+def _write_embeddings(path: str, parts: Iterable[Part]) -> None:
+    """Write image_id, cell and one column a feature, an image at a time."""
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for part in parts:
+            if part.embedding is None:
+                continue
+            columns = {f"feature {i}": part.embedding[:, i] for i in range(part.embedding.shape[1])}
+            table = pa.Table.from_pandas(
+                pd.concat([part.table[cell_table.KEYS], pd.DataFrame(columns)], axis=1), preserve_index=False
+            )
+            if writer is None:
+                stream = stack.enter_context(files.atomic_writer(path))
+                writer = stack.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
+            writer.write_table(table)
+
+
+def _write_anndata(path: str, parts: Iterable[Part]) -> None:
+    """Write what single-cell tools load: X = embeddings, obsm = scores and probabilities, obs = measurements.
+
+    The whole table is in memory: a million cells of 1280 features take 5 GB.
+
+    Raises:
+        InputError: anndata is not installed, or there is no embedding.
+    """
+    try:
+        import anndata
+    except ImportError as error:
+        raise InputError("--anndata", "anndata is not installed", "anndata", "pip install 'hpa_tf[anndata]'") from error
+    found = [part for part in parts if part.embedding is not None]
+    if not found:
+        raise InputError("--anndata", "no cell with an embedding", "a network with features, and cells", "leave it out")
+    table = pd.concat([part.table for part in found], ignore_index=True)
+    obs = table.drop(columns=[name for name in table if name in cell_table.VALUES or name.startswith("raw: ")])
+    obs.index = obs["image_id"].astype(str) + ":" + obs["cell"].astype(str)
+    obs["first_class"] = pd.Categorical.from_codes(cell_table.values(table).argmax(axis=1), list(CLASSES))
+    obs["image_id"], obs["rule"] = obs["image_id"].astype("category"), obs["rule"].astype("category")
+    data = anndata.AnnData(np.concatenate([part.embedding for part in found]), obs)
+    data.obsm["scores"] = cell_table.values(table, np.float32)
+    data.obsm["probabilities"] = table[[f"raw: {name}" for name in CLASSES]].to_numpy(np.float32)
+    data.uns["classes"] = np.array(CLASSES, object)
+    temporary = f"{path}{files.TEMPORARY_SUFFIX}"  # h5py wants a path
+    data.write_h5ad(temporary, compression="gzip")
+    os.replace(temporary, path)
 
 
 def submission_row(part: Part) -> SubmissionRow:

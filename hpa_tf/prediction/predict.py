@@ -1,15 +1,10 @@
 """The whole prediction: check what is asked, run the stages side by side, write the final files."""
 
-import collections
+import contextlib
 import dataclasses
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
-import tqdm
-
-from hpa_tf import files, reporting
-from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -17,78 +12,54 @@ from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction import outputs, report, results
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.options import Options, parse_part
-from hpa_tf.prediction.sources import FieldCells, ImageReader, Source, image_source, shard_source
-from hpa_tf.prediction.workers import Workers, result
+from hpa_tf.prediction.sources import ImageReader, Source, image_source, shard_source
+from hpa_tf.prediction.stages import Outcome, Stages
+from hpa_tf.prediction.workers import Workers
 
-FAILURES = "failures.csv"
 _PICTURE_SIZE = 1024
-_NOT_IN_REQUEST = ("out", "on_error", "failures_ok", "workers", "postprocessing")
-_MANY_LOWERED = 0.5
+_NOT_IN_REQUEST = ("out", "on_error", "allow_failures", "workers", "postprocessing", "runtime", "strategy")
 
 
-@dataclasses.dataclass
-class Outcome:
-    """What a prediction did.
-
-    Attributes:
-        num_images: Images with results, those of an earlier call included.
-        num_predicted: Images predicted by this call.
-        num_cells: Their cells.
-        num_lowered: Their cells with a value below 1.
-        failures: (image id, error) of the skipped images.
-        seconds: CPU stages, s.
-    """
-
-    num_images: int = 0
-    num_predicted: int = 0
-    num_cells: int = 0
-    num_lowered: int = 0
-    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-
-
-@dataclasses.dataclass(frozen=True)
-class Failed:
-    """An image that cannot be used, and why."""
-
-    image_id: str
-    error: InputError
-
-
-def predict(options: Options) -> Outcome:
+def predict(options: Options, pool: Workers | None = None) -> Outcome:
     """Predict what the options ask for; images that are done already are not predicted again.
+
+    Args:
+        options: What is asked.
+        pool: Worker processes to use, for those who predict again and again; None starts some and ends them.
 
     Raises:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
-    from hpa_tf.prediction import members  # TensorFlow: not in the workers
+    from hpa_tf.prediction import members, runtimes  # TensorFlow: not in the workers
 
+    options.check()
     system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
     weights = [member.weight for member in system.members] if system else None
     postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)
-    with Workers(options.workers) as workers:
+    device = runtimes.Device(options)
+    with device.scope():
         networks = members.load_networks(runs, weights)
-        source = make_source(options, networks)
-        results.start(options.out, _request(options, networks, source, postprocessing))
-        finisher = Finisher(
-            options.out,
-            tuple(network.weight for network in networks),
-            postprocessing,
-            options.overlays,
-            options.top_k,
-        )
-        outcome = _predict_all(options, workers, networks, source, finisher)
-    if outcome.failures and options.on_error == "fail":
-        raise InputError(*outcome.failures[0])
+    source = make_source(options, networks)
+    results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
+    shares = tuple(network.weight for network in networks)
+    finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
+    with contextlib.nullcontext(pool) if pool else Workers(options.workers) as workers:
+        outcome = Stages(options, source, workers, finisher).run(networks, device)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
-    outputs.write_outputs(options.out, image_ids, [network.name for network in networks])
-    if options.report_images:
-        title = options.system or " + ".join(network.name for network in networks)
-        report.write_report(options.out, image_ids, options.report_images, title)
     outcome.num_images = len(image_ids)
-    results.end(options.out, {"num_images": len(image_ids), "num_failures": len(failed)})
+    write_final(options.out, image_ids, len(failed))
     return outcome
+
+
+def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
+    """Write the final files of a folder of results, as its manifest asks for them."""
+    request = results.request_of(out)
+    asked, names = request["options"], [network["name"] for network in request["networks"]]
+    outputs.write_outputs(out, image_ids, names, asked["embeddings"], asked["anndata"])
+    if asked["report_images"]:
+        report.write_report(out, image_ids, asked["report_images"], asked["system"] or " + ".join(names))
+    results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
 def make_source(options: Options, networks: list) -> Source:
@@ -108,7 +79,7 @@ def make_source(options: Options, networks: list) -> Source:
 def segmenter_of(options: Options) -> Segmenter:
     """Return the segmenter that is asked for."""
     if options.masks is not None:
-        return MasksOnDisk(options.masks, max_pixels=options.max_pixels)
+        return MasksOnDisk(options.masks, options.cell_pattern, options.nucleus_pattern, options.max_pixels)
     return ClassicalSegmenter()
 
 
@@ -122,7 +93,9 @@ def _margin(networks: list) -> int:
     return max(needs, default=0)
 
 
-def _request(options: Options, networks: list, source: Source, postprocessing: PostProcessing) -> dict[str, Any]:
+def _request(
+    options: Options, facts: dict[str, Any], networks: list, source: Source, postprocessing: PostProcessing
+) -> dict[str, Any]:
     """Return everything that decides the results, as JSON values."""
     asked = {
         field.name: getattr(options, field.name)
@@ -132,86 +105,10 @@ def _request(options: Options, networks: list, source: Source, postprocessing: P
     reader = source.load
     return {
         "options": asked,
+        "device": facts,
         "segmenter": reader.segmenter.name if isinstance(reader, ImageReader) else None,
         "postprocessing": dataclasses.asdict(postprocessing),
         "networks": [
             {"name": network.name, "weight": network.weight, "sha256": network.digest} for network in networks
         ],
     }
-
-
-def _predict_all(options: Options, workers: Workers, networks: list, source: Source, finisher: Finisher) -> Outcome:
-    """Run reading, inference and finishing side by side over the images that are not done."""
-    from hpa_tf.prediction.inference import predict_fields
-    from hpa_tf.prediction.runtimes import tensorflow_run
-
-    done = results.done_images(options.out)
-    todo = [i for i, image_id in enumerate(source.image_ids) if image_id not in done]
-    outcome, limit = Outcome(), workers.count + 2
-    loading = workers.map(_load, ((source.load, source.task(i), source.image_ids[i]) for i in todo), limit)
-    finishing: collections.deque = collections.deque()
-    with tqdm.tqdm(total=len(source.image_ids), initial=len(source.image_ids) - len(todo), unit="image") as bar:
-        fields = _fields(loading, outcome, options, bar)
-        runs = [tensorflow_run(network) for network in networks]
-        in_report = set(source.image_ids[: options.report_images])
-        for one in predict_fields(
-            fields,
-            networks,
-            runs,
-            options.batch_size,
-            options.tta,
-            with_embedding=options.embeddings or options.anndata,
-            with_cards=in_report.__contains__,
-        ):
-            finishing.append(workers.submit(finisher, one.field, one.probabilities, one.embedding, one.cards))
-            outcome.num_cells += len(one.field.table)
-            while len(finishing) > limit or (finishing and finishing[0].done()):
-                _finish(finishing, outcome, bar)
-        while finishing:
-            _finish(finishing, outcome, bar)
-    _report_failures(options, outcome)
-    return outcome
-
-
-def _finish(finishing: collections.deque, outcome: Outcome, bar: tqdm.tqdm) -> None:
-    outcome.num_lowered += result(finishing.popleft())
-    outcome.num_predicted += 1
-    bar.update()
-
-
-def _load(task: tuple) -> FieldCells | Failed:
-    """Read one image in a worker; one that cannot be used comes back as `Failed`."""
-    load, what, image_id = task
-    try:
-        return load(what)
-    except InputError as error:
-        return Failed(image_id, error)
-
-
-def _fields(loading: Iterator[FieldCells | Failed], outcome: Outcome, options: Options, bar) -> Iterator[FieldCells]:
-    """Pass the fields on; note failures, or raise the first."""
-    for field in loading:
-        if isinstance(field, Failed):
-            if options.on_error == "fail":
-                raise field.error
-            outcome.failures.append((field.image_id, str(field.error)))
-            bar.write(f"skipped {field.image_id}: {field.error}")
-            bar.update()
-            continue
-        for text in field.warnings:
-            warnings.warn(text, HpaWarning, stacklevel=2)
-        outcome.seconds.update(field.seconds)
-        yield field
-
-
-def _report_failures(options: Options, outcome: Outcome) -> None:
-    """Write failures.csv and say what is unusual."""
-    import pandas as pd
-
-    if options.on_error == "skip":
-        table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
-        reporting.write_csv(table, files.join(options.out, FAILURES))
-    if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
-        share = outcome.num_lowered / outcome.num_cells
-        text = f"{share:.0%} of the cells have a value below 1 (border or outlier rule): check masks and channels"
-        warnings.warn(text, HpaWarning, stacklevel=2)

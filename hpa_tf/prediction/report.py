@@ -3,6 +3,7 @@
 One file with everything inside; every text is escaped, and the script builds no HTML from data.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,7 +14,7 @@ from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.prediction import results
-from hpa_tf.prediction.cards import TILE_SIZE, read_cards
+from hpa_tf.prediction.cards import TILE_SIZE, cards_path, read_cards
 
 REPORT = "report.html"
 _TOP = 5
@@ -55,7 +56,8 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str) -> N
     Raises:
         InputError: A result is missing or damaged.
     """
-    shown = [_page(out, image_id) for image_id in image_ids[:most]]
+    with_cards = (image_id for image_id in image_ids if files.exists(cards_path(out, image_id)))
+    shown = [_page(out, image_id) for image_id in itertools.islice(with_cards, most)]
     counts = np.bincount([CLASSES.index(card.scores[0][0]) for page in shown for card in page.cards], minlength=19)
     legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
     template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text()

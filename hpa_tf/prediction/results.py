@@ -134,9 +134,19 @@ def end(out: str, summary: dict[str, Any]) -> None:
 
 
 def request_of(out: str | os.PathLike) -> dict[str, Any]:
-    """Return what the prediction in a folder was asked for, and its state.
+    """Return what the prediction in a folder was asked for.
 
     Raises:
-        InputError: There is no prediction.
+        InputError: There is no prediction, or another version wrote it.
     """
-    return files.read_json(files.join(out, MANIFEST))
+    path = files.join(out, MANIFEST)
+    request = files.read_json(path).get("request", {})
+    if request.get("version") != VERSION:
+        fix = "predict again into another --out"
+        raise InputError(path, f"version {request.get('version')}", f"a prediction of version {VERSION}", fix)
+    return request
+
+
+def summary_of(out: str | os.PathLike) -> dict[str, int] | None:
+    """Return the counts of a finished prediction, or None for one that has not come to its end."""
+    return files.read_json(files.join(out, MANIFEST)).get("summary")

@@ -1,17 +1,144 @@
-"""What runs a network: TensorFlow, onnxruntime or OpenVINO; the same numbers to 1e-4."""
+"""What runs a network: TensorFlow on one device or several, onnxruntime or OpenVINO; the same numbers to 1e-4."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import warnings
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction.inference import Run
 from hpa_tf.prediction.members import Network
+from hpa_tf.prediction.options import Options
+from hpa_tf.serving.onnx import onnx_session, to_onnx
+
+_PACKAGES = {"tensorflow": "tensorflow", "onnx": "onnxruntime", "openvino": "openvino"}
+_FASTEST_FIRST = ("openvino", "onnx")  # measured: benchmarks/predict.py
 
 
-def tensorflow_run(network: Network) -> Run:
-    """Run a network in TensorFlow."""
+class Device:
+    """Where and how the networks run: set TensorFlow up, load networks in `scope()`, then `run_of` each.
+
+    Args:
+        options: runtime, precision, strategy.
+
+    Raises:
+        InputError: The options exclude each other, or a package or device is missing.
+    """
+
+    def __init__(self, options: Options):
+        gpus = tf.config.list_physical_devices("GPU")
+        self.runtime = _choose(options.runtime, bool(gpus))
+        self._mixed = options.precision == "mixed"
+        if self.runtime != "tensorflow" and options.strategy != "one":
+            fix = "drop one of the two"
+            raise InputError("--strategy", f"mirrored with --runtime {self.runtime}", "--runtime tensorflow", fix)
+        if self.runtime == "onnx" and self._mixed:
+            raise InputError("--precision", "mixed with --runtime onnx", "float32", "use tensorflow or openvino")
+        if self._mixed:
+            kind = "auto_mixed_precision" if gpus else "auto_mixed_precision_onednn_bfloat16"
+            tf.config.optimizer.set_experimental_options({kind: True})
+        for gpu in gpus:
+            with contextlib.suppress(RuntimeError):  # already in use: then it is set
+                tf.config.experimental.set_memory_growth(gpu, True)
+        self._strategy = None
+        if options.strategy == "mirrored":
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+            if len(devices) == 1:
+                warnings.warn(f"--strategy mirrored found one device: {devices[0].name}", HpaWarning, stacklevel=2)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of this decides the numbers, for the manifest."""
+        version = importlib.metadata.version(_PACKAGES[self.runtime])
+        return {"runtime": self.runtime, "version": version, "replicas": self.replicas}
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share a batch."""
+        return self._strategy.num_replicas_in_sync if self._strategy else 1
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Return the context in which networks are loaded."""
+        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+
+    def run_of(self, network: Network) -> Run:
+        """Return how one network is run."""
+        if self.runtime == "onnx":
+            return _onnx_run(network)
+        if self.runtime == "openvino":
+            return _openvino_run(network, self._mixed)
+        return _mirrored_run(network, self._strategy) if self._strategy else _tensorflow_run(network)
+
+
+def _choose(asked: str, has_gpu: bool) -> str:
+    """Return the runtime that `auto` stands for, or the one that was asked for if it is installed."""
+    installed = {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
+    if asked == "auto":
+        can_convert = importlib.util.find_spec("tf2onnx") is not None
+        return next(
+            (name for name in _FASTEST_FIRST if name in installed and can_convert and not has_gpu), "tensorflow"
+        )
+    if asked not in installed:
+        package = _PACKAGES[asked]
+        raise InputError("--runtime", f"{package} is not installed", package, f"pip install 'hpa_tf[{asked}]'")
+    return asked
+
+
+def _tensorflow_run(network: Network) -> Run:
     infer = network.served.signatures["prepared"]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in infer(image=tf.constant(images)).items()}
+
+    return run
+
+
+def _mirrored_run(network: Network, strategy: tf.distribute.Strategy) -> Run:
+    """Split each batch into equal slices, one a replica."""
+    infer, count = network.served.signatures["prepared"], strategy.num_replicas_in_sync
+
+    @tf.function
+    def on_replicas(slices: Any) -> Any:
+        return strategy.run(lambda images: infer(image=images), args=(slices,))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        padded = np.concatenate([images, np.zeros((-len(images) % count, *images.shape[1:]), images.dtype)])
+        parts = np.split(padded, count)
+        slices = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+        )
+        answers = on_replicas(slices)
+        joined = {name: strategy.experimental_local_results(value) for name, value in answers.items()}
+        return {name: np.concatenate([one.numpy() for one in ones])[: len(images)] for name, ones in joined.items()}
+
+    return run
+
+
+def _onnx_run(network: Network) -> Run:
+    session = onnx_session(to_onnx(network.served))
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+    return run
+
+
+def _openvino_run(network: Network, mixed: bool) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if mixed else "f32"}
+    compiled = core.compile_model(core.read_model(to_onnx(network.served)), "CPU", settings)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        answers = compiled(images)
+        return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
     return run

@@ -1,8 +1,6 @@
 """Where cells come from: fields of view with a segmenter, or shards. Runs in worker processes, without TensorFlow."""
 
-import functools
 import hashlib
-import struct
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -98,7 +96,10 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
         if not 0 <= fold < manifest.num_folds:
             raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")
         table = table[table["fold"] == fold]
-    columns = ["image_id", "cell", *MEASURED, "shard", "record"]
+    columns = ["image_id", "cell", *MEASURED, "shard", "offset"]
+    if missing := set(columns) - set(table.columns):
+        where = files.join(folder, records.CELL_TABLE_NAME)
+        raise InputError(where, f"no columns {sorted(missing)}", "the builder's columns", "build the data again")
     images = {image_id: rows.index for image_id, rows in table[columns].groupby("image_id", sort=True)}
     ids = tuple(image_id for image_id in images if is_in_part(image_id, *part))
     return Source(ids, lambda i: table.loc[images[ids[i]], columns], ShardReader(str(folder), picture_size))
@@ -182,8 +183,8 @@ class ShardReader:
         rows = rows.sort_values("cell")
         image_id, height, width = rows["image_id"].iloc[0], int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
         found = [
-            _read_record(files.join(self.folder, shard), record)
-            for shard, record in zip(rows["shard"], rows["record"].tolist(), strict=True)
+            _read_record(files.join(self.folder, shard), offset)
+            for shard, offset in zip(rows["shard"], rows["offset"].tolist(), strict=True)
         ]
         numbers = rows["cell"].tolist()
         if [(record["image_id"].decode(), record["cell"]) for record in found] != [(image_id, n) for n in numbers]:
@@ -230,35 +231,17 @@ def _picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarra
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=8)
-def _offsets(path: str) -> tuple[int, ...]:
-    """Return where each record of a local shard begins, bytes; only the lengths are read."""
-    offsets, position = [], 0
+def _read_record(path: str, offset: int) -> dict:
+    """Read the record that begins at byte `offset`, its checksums verified."""
     try:
         with files.open_file(path) as stream:
-            while len(header := stream.read(8)) == 8:
-                offsets.append(position)
-                position += struct.unpack("<Q", header)[0] + records.FRAME_BYTES
-                stream.seek(position)
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "a shard", "python -m tfrecords_builder verify") from error
-    return tuple(offsets)
-
-
-def _read_record(path: str, record: int) -> dict:
-    """Read one record, its checksums verified."""
-    offsets = _offsets(path)
-    if record >= len(offsets):
-        raise InputError(
-            path, f"{len(offsets)} records", f"at least {record + 1}", "python -m tfrecords_builder verify"
-        )
-    with files.open_file(path) as stream:
-        stream.seek(offsets[record])
-        data = next(records.read_frames(stream, path))
-    try:
-        return records.decode(data)
-    except ValueError as error:
-        raise InputError(f"{path}, record {record}", str(error), "a cell record", "build the data again") from error
+            stream.seek(offset)
+            return records.decode(next(records.read_frames(stream, path)))
+    except (FileNotFoundError, StopIteration, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        found = f"no cell record at byte {offset} ({error or 'end of file'})"
+        raise InputError(path, found, "the record that cells.parquet names", "build the data again") from error
 
 
 def _decode_pngs(record: dict, image_id: str) -> tuple[np.ndarray, np.ndarray]:

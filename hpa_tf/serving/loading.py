@@ -35,6 +35,7 @@ class Served:
         recipe: The recipe it was trained by, from JSON.
         dataset: The manifest of its training data, from JSON.
         size: Side of the network's input, px.
+        keep: The object that owns the variables: the signatures only borrow them.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class Served:
     recipe: dict[str, Any]
     dataset: dict[str, Any]
     size: int
+    keep: Any
 
     @property
     def has_maps(self) -> bool:
@@ -92,7 +94,7 @@ def load(run_folder: str | os.PathLike) -> Served:
             raise InputError(folder, f"{name} {found}", f"{expected}", "use a run of this version of hpa_tf")
     recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
     size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
-    return Served(folder, signatures, recipe, dataset, size)
+    return Served(folder, signatures, recipe, dataset, size, loaded)
 
 
 _EXPORT_AGAIN = "copy or export the run again"
@@ -134,4 +136,4 @@ def from_network(network: keras.Model, recipe: Recipe, manifest: Manifest, name:
         signature: tf.function(function, list(inputs), autograph=False)
         for signature, (function, inputs) in endpoints(network, recipe.preparation).items()
     }
-    return Served(name, signatures, to_json(recipe), dataclasses.asdict(manifest), recipe.preparation.size)
+    return Served(name, signatures, to_json(recipe), dataclasses.asdict(manifest), recipe.preparation.size, network)

@@ -1,0 +1,176 @@
+"""The stages side by side: workers read and cut, the network runs here, workers finish; and what came of it.
+
+Images go through in groups of `GROUP`, and a batch never crosses the end of a group: a row's last bits depend on its
+place in its batch, so a group that is begun again after a kill must form the same batches to give the same bytes.
+"""
+
+import collections
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import tqdm
+
+from hpa_tf import files, reporting
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.prediction import results
+from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.sources import FieldCells, Source
+from hpa_tf.prediction.workers import Workers, result
+
+FAILURES = "failures.csv"
+GROUP = 32
+"""Images in a group: at most so many are read again after a kill; the last batch of a group may not be full."""
+_MANY_LOWERED = 0.5
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a prediction did.
+
+    Attributes:
+        num_images: Images with results, those of an earlier call included.
+        num_predicted: Images predicted by this call.
+        num_cells: Their cells.
+        num_lowered: Their cells with a value below 1.
+        failures: (image id, error) of the skipped images.
+        seconds: CPU time of reading, segmenting and cutting, s.
+    """
+
+    num_images: int = 0
+    num_predicted: int = 0
+    num_cells: int = 0
+    num_lowered: int = 0
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """An image that cannot be used, and why."""
+
+    image_id: str
+    error: InputError
+
+
+class Stages:
+    """Predicts the images of a source that have no result yet.
+
+    Args:
+        options: What is asked.
+        source: The images.
+        workers: Processes that read and finish.
+        finisher: Writes each image's results.
+    """
+
+    def __init__(self, options: Options, source: Source, workers: Workers, finisher: Finisher):
+        self._options, self._source, self._workers, self._finisher = options, source, workers, finisher
+        self._done = results.done_images(options.out)
+        self._finishing: collections.deque = collections.deque()
+        self.outcome = Outcome()
+
+    def run(self, networks: Sequence[Any], device: Any) -> Outcome:
+        """Predict, and write failures.csv if failures are skipped.
+
+        Args:
+            networks: `members.Network`s.
+            device: `runtimes.Device`.
+
+        Raises:
+            InputError: An image cannot be used and failures are not skipped.
+        """
+        from hpa_tf.prediction.inference import predict_fields  # TensorFlow: not in the workers
+
+        options, ids = self._options, self._source.image_ids
+        in_report = set(ids[: options.report_images])
+        num_done = len(self._done.intersection(ids))
+        with tqdm.tqdm(total=len(ids), initial=num_done, unit="image") as self._bar:
+            for one in predict_fields(
+                self._fields(),
+                networks,
+                [device.run_of(network) for network in networks],
+                options.batch_size,
+                options.tta,
+                with_embedding=options.embeddings or options.anndata,
+                with_cards=in_report.__contains__,
+            ):
+                self._start_finishing(one)
+            while self._finishing:
+                self._finish()
+        self._report()
+        return self.outcome
+
+    def _groups(self) -> Iterator[range]:
+        """Yield the groups that are not done."""
+        ids = self._source.image_ids
+        for start in range(0, len(ids), GROUP):
+            group = range(start, min(start + GROUP, len(ids)))
+            if any(ids[i] not in self._done for i in group):
+                yield group
+
+    def _fields(self) -> Iterator[FieldCells | None]:
+        """Yield the fields to predict, read ahead; None where a group ends."""
+        groups = collections.deque(self._groups())
+        indices = [i for group in groups for i in group]
+        tasks = ((self._source.load, self._source.task(i), self._source.image_ids[i]) for i in indices)
+        loaded = self._workers.map(load, tasks, self._limit)
+        for i, field in zip(indices, loaded, strict=True):
+            if isinstance(field, Failed):
+                self._fail(field)
+            else:
+                for text in field.warnings:
+                    warnings.warn(text, HpaWarning, stacklevel=2)
+                self.outcome.seconds.update(field.seconds)
+                yield field
+            if i == groups[0][-1]:
+                groups.popleft()
+                yield None
+
+    @property
+    def _limit(self) -> int:
+        return self._workers.count + 2
+
+    def _fail(self, failed: Failed) -> None:
+        if self._options.on_error == "fail":
+            raise failed.error
+        self.outcome.failures.append((failed.image_id, str(failed.error)))
+        self._bar.write(f"skipped {failed.image_id}: {failed.error}")
+        self._bar.update()
+
+    def _start_finishing(self, one: Any) -> None:
+        """Hand a predicted field to a worker; wait when too many are under way."""
+        if one.field.image_id in self._done:  # in a group that was begun before
+            return
+        arguments = (one.field, one.probabilities, one.embedding, one.cards)
+        self._finishing.append(self._workers.submit(self._finisher, *arguments))
+        self.outcome.num_cells += len(one.field.table)
+        while len(self._finishing) > self._limit or (self._finishing and self._finishing[0].done()):
+            self._finish()
+
+    def _finish(self) -> None:
+        self.outcome.num_lowered += result(self._finishing.popleft())
+        self.outcome.num_predicted += 1
+        self._bar.update()
+
+    def _report(self) -> None:
+        """Write failures.csv and say what is unusual."""
+        outcome = self.outcome
+        if self._options.on_error == "skip":
+            table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
+            reporting.write_csv(table, files.join(self._options.out, FAILURES))
+        if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
+            share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
+            text = f"{share} of the cells have a value below 1 (border or outlier rule): check masks and channels"
+            warnings.warn(text, HpaWarning, stacklevel=3)
+
+
+def load(task: tuple) -> FieldCells | Failed:
+    """Read one image in a worker; one that cannot be used comes back as `Failed`."""
+    read, what, image_id = task
+    try:
+        return read(what)
+    except InputError as error:
+        return Failed(image_id, error)

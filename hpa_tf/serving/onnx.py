@@ -1,0 +1,73 @@
+"""A network as ONNX: float32 [B, S, S, 4] prepared images -> probabilities [B, 19] and embedding. Extra: [onnx].
+
+Preparation stays in TensorFlow; ONNX holds the network alone, for runtimes that are faster on CPUs.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from hpa_tf import files
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import InputError
+from hpa_tf.serving.loading import Served, load
+
+OPSET = 17
+FILE = "onnx/network.onnx"
+TOLERANCE = 1e-4
+"""Largest difference of a probability between TensorFlow and another runtime."""
+
+
+def to_onnx(served: Served) -> bytes:
+    """Convert a served network.
+
+    Raises:
+        InputError: tf2onnx is not installed.
+    """
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'") from error
+    spec = tf.TensorSpec([None, served.size, served.size, len(CHANNELS)], tf.float32, "image")
+    infer = tf.function(lambda image: served.signatures["prepared"](image=image), input_signature=[spec])
+    model, _ = tf2onnx.convert.from_function(infer, [spec], opset=OPSET)
+    return model.SerializeToString()
+
+
+def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
+    """Write `RUN/onnx/network.onnx` and compare it with TensorFlow under onnxruntime.
+
+    Returns:
+        The path, and the largest difference of a probability on random images.
+
+    Raises:
+        InputError: The run has no SavedModel, a package is missing, or the difference is too large.
+    """
+    served = load(run_folder)
+    data = to_onnx(served)
+    images = np.random.default_rng(0).random((4, served.size, served.size, len(CHANNELS)), np.float32)
+    expected = served.signatures["prepared"](image=tf.constant(images))["probabilities"].numpy()
+    difference = float(np.abs(onnx_session(data).run(["probabilities"], {"image": images})[0] - expected).max())
+    if difference > TOLERANCE:
+        raise InputError(run_folder, f"a difference of {difference:.2g}", f"at most {TOLERANCE}", "use TensorFlow")
+    path = os.path.join(run_folder, FILE)
+    files.make_folder(os.path.dirname(path))
+    files.write_bytes(path, data)
+    return path, difference
+
+
+def onnx_session(data: bytes):
+    """Return an onnxruntime session on all cores that sleeps, not spins, while it waits.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("onnxruntime", "it is not installed", "onnxruntime", "pip install 'hpa_tf[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the workers need the cores
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,92 @@
+"""Small images, masks and runs with known contents for the tests of prediction and serving."""
+
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+
+from hpa_tf import serving
+from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.models.efficientnet import SmallNetwork
+from hpa_tf.pipeline import Preparation
+from hpa_tf.recipes import Recipe
+from hpa_tf.records import SCHEMA_VERSION, Manifest
+
+SIZE = 32
+MANIFEST = Manifest(
+    SCHEMA_VERSION, CLASSES, CHANNELS, "png", (0.08,), (8, 16), 0, "masks", 2, 4, 20, (), {}, fingerprint="0" * 64
+)
+
+
+def recipe(name: str = "tiny", **preparation) -> Recipe:
+    """Return a recipe for images of `SIZE` px."""
+    return Recipe(name, SmallNetwork((8, 12)), preparation=Preparation(SIZE, **preparation))
+
+
+def network(seed: int = 0) -> keras.Model:
+    """Return an untrained network whose probabilities spread over 0..1."""
+    keras.utils.set_random_seed(seed)
+    built = SmallNetwork((8, 12)).build(SIZE)
+    rng = np.random.default_rng(seed)
+    for layer in built.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shapes = [weight.shape for weight in layer.get_weights()]
+            values = [rng.uniform(0.5, 2, shape) for shape in shapes]
+            layer.set_weights(values)
+    kernel, bias = built.layers[-1].get_weights()
+    kernel = rng.normal(0, 1, kernel.shape)
+    built.layers[-1].set_weights([kernel, np.zeros_like(bias)])
+    gains = rng.uniform(0.15, 1, (64, 1, 1, 4))
+    rows, columns = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    inside = rows**2 + (columns / rng.uniform(0.5, 1, (64, 1, 1))) ** 2 < 1
+    examples = (rng.uniform(0.5, 1, (64, SIZE, SIZE, 4)) * gains * inside[..., None]).astype(np.float32)
+    logits = built(examples, training=False).numpy()
+    scale = 1.5 / logits.std(axis=0)
+    built.layers[-1].set_weights([kernel * scale, -scale * logits.mean(axis=0)])
+    return built
+
+
+def write_run(folder: Path, seed: int = 0, **preparation) -> Path:
+    """Export a run folder that holds a SavedModel only."""
+    serving.export(folder, network(seed), recipe(**preparation), MANIFEST)
+    return folder
+
+
+def write_field(
+    images: Path, image_id: str, cells: int, seed: int, dtype=np.uint8, size: tuple[int, int] = (96, 120)
+) -> np.ndarray:
+    """Write the four channels and both masks of an image with a grid of cells; return the cell mask."""
+    images.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    height, width = size
+    mask, nucleus = np.zeros(size, np.uint16), np.zeros(size, np.uint16)
+    columns = max(1, int(np.ceil(np.sqrt(cells))))
+    pitch_y, pitch_x = height // columns, width // columns
+    rows, cols = np.mgrid[:height, :width]
+    for i in range(cells):
+        y, x = (i // columns) * pitch_y + pitch_y / 2 - 0.5, (i % columns) * pitch_x + pitch_x / 2 - 0.5
+        distance = ((rows - y) / (0.45 * pitch_y)) ** 2 + ((cols - x) / (0.45 * pitch_x)) ** 2
+        number = 3 * i + 1  # gaps are valid
+        mask[distance <= 1], nucleus[distance <= 0.3] = number, number
+    high = np.iinfo(dtype).max
+    for channel in CHANNELS:
+        gains = rng.uniform(0.15, 1, 3 * cells + 1)[mask]  # cells differ, so that networks have something to say
+        noise = (rng.integers(high // 2, high, size) * gains).astype(int)
+        lit = np.where(nucleus if channel == "blue" else mask, noise, noise // 16)
+        cv2.imwrite(str(images / f"{image_id}_{channel}.png"), lit.astype(dtype))
+    cv2.imwrite(str(images / f"{image_id}_cellmask.png"), mask)
+    cv2.imwrite(str(images / f"{image_id}_nucleusmask.png"), nucleus)
+    return mask
+
+
+def write_images(folder: Path) -> dict[str, np.ndarray]:
+    """Write six images: 8 and 16 bit, of different sizes, one without cells, one of 272 cells; return their masks."""
+    return {
+        "a1": write_field(folder, "a1", 5, 1),
+        "b2": write_field(folder, "b2", 0, 2),
+        "c3": write_field(folder, "c3", 9, 3, np.uint16, (128, 100)),
+        "d4": write_field(folder, "d4", 272, 4, size=(240, 320)),
+        "e5": write_field(folder, "e5", 3, 5),
+        "f6": write_field(folder, "f6", 12, 6, np.uint16),
+    }

@@ -1,0 +1,410 @@
+"""Prediction end to end on images with known cells, against an independent computation of every step."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import prediction_cases as cases
+import pytest
+import tensorflow as tf
+
+from hpa_tf import cell_table, submission
+from hpa_tf.classes import CLASSES
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.postprocessing import PostProcessing
+from hpa_tf.prediction import inference, members, merge
+from hpa_tf.prediction.command import main
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.sources import is_in_part
+from hpa_tf.prediction.workers import Workers
+
+ROOT = Path(__file__).parents[1]
+FINAL = ("submission.csv", "cells.parquet", "report.html", "predictions.json", "raw/run.parquet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool():
+    """Worker processes for all tests here: starting some takes seconds."""
+    with Workers(2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, pool):
+    """A run, images and masks, and one finished prediction of them."""
+    root = tmp_path_factory.mktemp("prediction")
+    masks = cases.write_images(root / "images")
+    cases.write_run(root / "run")
+    options = Options(
+        out=str(root / "out"), run=(str(root / "run"),), images=str(root / "images"), masks=str(root / "images"),
+        workers=1, report_images=3, embeddings=True,
+    )  # fmt: skip
+    predict(options, pool)
+    return root, masks, options
+
+
+def prepared(crop: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Prepare a tight crop as METHODS 3 says, in NumPy and OpenCV."""
+    pixels = np.where(inside[..., None], crop, 0)
+    side = max(crop.shape[:2])
+    above, before = (side - crop.shape[0]) // 2, (side - crop.shape[1]) // 2
+    square = np.zeros((side, side, 4), np.float32)
+    square[above : above + crop.shape[0], before : before + crop.shape[1]] = pixels
+    return cv2.resize(square, (cases.SIZE,) * 2, interpolation=cv2.INTER_LINEAR) / np.iinfo(crop.dtype).max
+
+
+def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, pool):
+    root, masks, _ = world
+    raw = cell_table.read(root / "out/raw/run.parquet").set_index(["image_id", "cell"])
+    assert cell_table.kind(root / "out/raw/run.parquet") == "predictions"
+    network = cases.network()
+    fields = {field.image_id: field for field in find_fields(root / "images")}
+    count = 0
+    for image_id in ("a1", "c3", "e5"):
+        field = read_field(fields[image_id])
+        for cell in np.unique(masks[image_id])[1:]:
+            inside = masks[image_id] == cell
+            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            logits = network(prepared(field.pixels[box], inside[box])[None], training=False).numpy()[0]
+            expected = 1 / (1 + np.exp(-logits.astype(float)))
+            found = raw.loc[(image_id, cell), list(CLASSES[:18])].to_numpy(float)
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+            count += 1
+    assert count == 17 and raw["Negative"].isna().all()
+    spread = raw[list(CLASSES[:18])].to_numpy(float)
+    assert spread.std(axis=0).min() > 0.01, "a network whose answers do not depend on the cell tests nothing"
+
+
+def test_scores_follow_the_rules_of_post_processing(world, pool):
+    root, _, _ = world
+    table = cell_table.read(root / "out/cells.parquet")
+    raw = table[[f"raw: {name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(raw[:, 18], 1 - raw[:, :18].max(axis=1), atol=1e-12)
+    for image_id, rows in table.groupby("image_id"):
+        weighted = raw[rows.index] * rows["value"].to_numpy()[:, None]
+        valid = (rows["value"] == 1).to_numpy()
+        mean = weighted[valid].mean(axis=0) if valid.any() else weighted
+        expected = 0.7 * weighted + 0.3 * mean
+        expected[:, [11, 18]] = weighted[:, [11, 18]]
+        np.testing.assert_allclose(cell_table.values(rows), expected, atol=1e-9, err_msg=image_id)
+    assert (table["value"] == table["border_value"] * table["outlier_factor"]).all()
+    assert ((table["value"] == 1) == (table["rule"] == "")).all()
+
+
+def test_submission_has_every_image_and_every_mask(world, pool):
+    root, masks, _ = world
+    rows = {row.image_id: row for row in submission.read(root / "out/submission.csv")}
+    assert list(rows) == sorted(masks)
+    table = cell_table.read(root / "out/cells.parquet")
+    for image_id, mask in masks.items():
+        row = rows[image_id]
+        assert (row.height, row.width) == mask.shape
+        numbers = np.unique(mask)[1:]
+        if not numbers.size:
+            line = (root / "out/submission.csv").read_text().splitlines()[1 + sorted(masks).index(image_id)]
+            assert line.split(",", 3)[3].startswith("0 1 ")
+            continue
+        decoded = [run_length.decode(rle) for rle in row.decode_masks("test")]
+        assert len(decoded) == len(numbers)
+        for number, found in zip(numbers, decoded, strict=True):
+            np.testing.assert_array_equal(found, mask == number)
+        own = table[table["image_id"] == image_id]
+        np.testing.assert_allclose(row.confidences.reshape(-1, 19), cell_table.values(own), rtol=1e-8)
+    assert len(np.unique(masks["d4"])) > 256
+
+
+def test_measurements_and_boxes_are_of_the_mask(world, pool):
+    root, masks, _ = world
+    table = cell_table.read(root / "out/cells.parquet")
+    for row in table[table["image_id"] == "c3"].itertuples():
+        inside = masks["c3"] == row.cell
+        assert row.cell_area == inside.sum() and row.bits == 16
+        assert not inside[: row.top].any() and inside[row.top].any() and inside[:, row.right - 1].any()
+
+
+def test_overlays_show_every_image(world, pool):
+    root, masks, _ = world
+    for image_id, mask in masks.items():
+        picture = cv2.imread(str(root / f"out/overlays/{image_id}.png"))
+        assert picture.shape[:2] == mask.shape
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 400])
+def test_batch_size_and_workers_do_not_change_the_numbers(world, pool, tmp_path, batch_size):
+    root, _, options = world
+    predict(replace(options, out=str(tmp_path / "out"), batch_size=batch_size, workers=2, overlays=False), pool)
+    first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "out"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)
+
+
+def test_a_second_call_predicts_nothing_and_changes_nothing(world, pool):
+    root, _, options = world
+    before = {name: (root / "out" / name).read_bytes() for name in FINAL}
+    assert predict(options, pool).num_predicted == 0
+    assert before == {name: (root / "out" / name).read_bytes() for name in FINAL}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tta": "2"}, "options.tta: 'none' -> '2'"),
+        ({"batch_size": 5}, "options.batch_size"),
+        ({"postprocessing": PostProcessing(border_rule=False)}, "postprocessing.border_rule: True -> False"),
+        ({"masks": None}, "segmenter"),
+    ],
+)
+def test_going_on_under_other_options_is_refused(world, pool, change, named):
+    _, _, options = world
+    with pytest.raises(InputError) as error:
+        predict(replace(options, **change), pool)
+    assert named in str(error.value)
+
+
+def test_going_on_with_other_weights_is_refused(world, pool, tmp_path):
+    root, _, options = world
+    shutil.copytree(root / "out", tmp_path / "out")
+    other = cases.write_run(tmp_path / "run", seed=1)
+    with pytest.raises(InputError, match="sha256"):
+        predict(replace(options, out=str(tmp_path / "out"), run=(str(other),)), pool)
+
+
+def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(world, pool, tmp_path):
+    root, _, options = world
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, str(ROOT / "predict.py"), "--run", str(root / "run"), "--images", str(root / "images")),
+        *("--masks", str(root / "images"), "--out", str(out), "--workers", "1", "--report-images", "3", "--embeddings"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("parts/*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    num_done = len(list(out.glob("parts/*.parquet")))
+    assert 0 < num_done < 6 and not (out / "submission.csv").exists()
+    outcome = predict(replace(options, out=str(out)), pool)
+    assert outcome.num_predicted == 6 - num_done
+    for name in FINAL:
+        found, expected = (out / name).read_bytes(), (root / "out" / name).read_bytes()
+        if name == "predictions.json":  # run and images are the same, so the requests are
+            assert json.loads(found) == json.loads(expected)
+        else:
+            assert found == expected, name
+
+
+def test_parts_merge_to_the_whole(world, pool, tmp_path):
+    root, _, options = world
+    folders = [str(tmp_path / f"part{i}") for i in range(3)]
+    for i, folder in enumerate(folders):
+        predict(replace(options, out=folder, shard=f"{i}/3"), pool)
+    merge.merge(merge.MergeOptions(tuple(folders), str(tmp_path / "whole")))
+    first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "whole"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)  # not the same bytes: the batches differ
+    rows = [list(submission.read(folder / "submission.csv")) for folder in (root / "out", tmp_path / "whole")]
+    assert [(row.image_id, row.mask_texts) for row in rows[0]] == [(row.image_id, row.mask_texts) for row in rows[1]]
+    assert (tmp_path / "whole/report.html").exists()
+    with pytest.raises(InputError, match=r"predict the missing: \[1\]"):
+        merge.merge(merge.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
+
+
+def test_every_image_is_in_one_part():
+    ids = [f"image {i}" for i in range(2000)]
+    counts = [sum(is_in_part(image_id, part, 7) for image_id in ids) for part in range(7)]
+    assert sum(counts) == 2000 and min(counts) > 200
+
+
+def test_several_runs_and_weights_are_averaged(world, pool, tmp_path):
+    root, _, options = world
+    second = cases.write_run(tmp_path / "second", seed=1, surroundings="all")
+    predict(replace(options, out=str(tmp_path / "out"), run=(str(root / "run"), str(second))), pool)
+    first, other = (
+        cell_table.values(cell_table.read(tmp_path / f"out/raw/{name}.parquet"))[:, :18] for name in ("run", "second")
+    )
+    mean = cell_table.read(tmp_path / "out/cells.parquet")[[f"raw: {name}" for name in CLASSES[:18]]].to_numpy()
+    np.testing.assert_allclose(mean, (first + other) / 2, atol=1e-12)
+    assert np.abs(first - other).max() > 0.1
+    np.testing.assert_array_equal(first, cell_table.values(cell_table.read(root / "out/raw/run.parquet"))[:, :18])
+
+
+def test_views_are_the_eight_of_the_square_and_their_shrunk_versions():
+    images = np.random.default_rng(0).random((2, 16, 16, 4), np.float32)
+    views = list(inference.augmented(images, "16"))
+    assert len(views) == 16 and len({view.tobytes() for view in views}) == 16
+    eight = {view.tobytes() for view in views[:8]}
+    for view in views[:8]:
+        assert np.ascontiguousarray(np.rot90(view, axes=(1, 2))).tobytes() in eight
+        assert np.ascontiguousarray(view[:, ::-1]).tobytes() in eight
+    np.testing.assert_array_equal(views[0], images)
+    assert [len(list(inference.augmented(images, tta))) for tta in ("none", "2", "8")] == [1, 2, 8]
+    shrunk = views[8]
+    assert not shrunk[:, 0].any() and not shrunk[:, -1].any() and shrunk[:, 1:15, 1:15].all()
+
+
+def test_views_make_probabilities_independent_of_orientation(world, pool, tmp_path):
+    """The mean over 8 views of an image and of its mirror image must agree; without views they do not."""
+    root, _, options = world
+    for name in os.listdir(root / "images"):
+        if name.startswith(("a1", "f6")):
+            (tmp_path / "mirrored").mkdir(exist_ok=True)
+            picture = cv2.imread(str(root / "images" / name), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(tmp_path / "mirrored" / name), picture[:, ::-1])
+    found = {}
+    for tta in ("none", "8"):
+        for folder in (root / "images", tmp_path / "mirrored"):
+            out = tmp_path / f"{tta}_{folder.name}"
+            predict(replace(options, out=str(out), images=str(folder), masks=str(folder), tta=tta), pool)
+            table = cell_table.read(out / "raw/run.parquet")
+            found[tta, folder.name] = cell_table.values(table[table["image_id"].isin(["a1", "f6"])])[:, :18]
+    assert np.abs(found["none", "images"] - found["none", "mirrored"]).max() > 1e-3
+    np.testing.assert_allclose(found["8", "images"], found["8", "mirrored"], atol=1e-5)
+
+
+def test_workers_run_without_tensorflow():
+    with Workers(1) as workers:
+        for module in ("finishing", "sources", "stages", "report", "outputs"):
+            workers.submit(exec, f"import hpa_tf.prediction.{module}").result()
+        modules = set(workers.submit(eval, "list(__import__('sys').modules)").result())
+    assert "hpa_tf.prediction.finishing" in modules
+    assert not {"tensorflow", "keras"} & modules
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_image_fails_or_is_skipped(world, pool, tmp_path, capsys):
+    root, _, _ = world
+    shutil.copytree(root / "images", tmp_path / "images")
+    bad = tmp_path / "images" / "c3_green.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    arguments = [
+        *("--run", str(root / "run"), "--images", str(tmp_path / "images"), "--masks", str(tmp_path / "images")),
+        *("--workers", "1", "--report-images", "0"),
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "fail")]) == 2
+    assert "c3_green.png" in capsys.readouterr().err
+    assert not (tmp_path / "fail/submission.csv").exists()
+    assert main([*arguments, "--out", str(tmp_path / "skip"), "--on-error", "skip"]) == 1
+    failures = pd.read_csv(tmp_path / "skip/failures.csv")
+    assert failures["image_id"].tolist() == ["c3"] and "c3_green.png" in failures["error"][0]
+    assert [row.image_id for row in submission.read(tmp_path / "skip/submission.csv")] == ["a1", "b2", "d4", "e5", "f6"]
+    shutil.copy(root / "images" / "c3_green.png", bad)  # mended: the next call predicts this image alone
+    assert main([*arguments, "--out", str(tmp_path / "skip"), "--on-error", "skip"]) == 0
+    assert "1 predicted now" in capsys.readouterr().out
+    whole = cell_table.read(tmp_path / "skip/cells.parquet")
+    pd.testing.assert_frame_equal(whole, cell_table.read(root / "out/cells.parquet"), atol=1e-5)
+
+
+def test_a_folder_without_cells_at_all(world, pool, tmp_path):
+    _, _, options = world
+    images = str(tmp_path / "images")
+    cases.write_field(tmp_path / "images", "only", 0, 1)
+    predict(replace(options, out=str(tmp_path / "out"), images=images, masks=images), pool)
+    assert len(cell_table.read(tmp_path / "out/cells.parquet")) == 0
+    assert [row.image_id for row in submission.read(tmp_path / "out/submission.csv")] == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--images", "x"], "--run"),
+        (["--run", "r"], "--images"),
+        (["--run", "r", "--images", "x", "--data", "y"], "--images"),
+        (["--run", "r", "--data", "y", "--masks", "m"], "--data"),
+        (["--run", "r", "--images", "x", "--fold", "0"], "--fold"),
+        (["--run", "r", "--images", "x", "--shard", "3/3"], "--shard"),
+        (["--run", "r", "--images", "x", "--shard", "-1/3"], "--shard"),
+        (["--run", "r", "--images", "x", "--batch-size", "0"], "--batch-size"),
+        (["--run", "r", "--system", "cpu_pair", "--images", "x"], "--run"),
+        (["--system", "no_such_system", "--images", "x"], "--system"),
+        (["--run", "nowhere", "--images", "x"], "nowhere"),
+        (["--run", "r", "--images", "x", "--strategy", "mirrored", "--runtime", "onnx"], "--strategy"),
+    ],
+)
+def test_wrong_options_end_with_one_line(tmp_path, capsys, arguments, named):
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"predict.py: {named}") and "Fix:" in error
+
+
+def test_missing_members_are_named_with_the_command_that_trains_them(tmp_path):
+    with pytest.raises(InputError) as error:
+        members.find_system("milimed_final_2", str(tmp_path))
+    assert "milimed_b0_flips, milimed_b0_resizer, milimed_b0_pad (3 of 3 members)" in str(error.value)
+    assert f"python train.py --strategy mirrored --data DIR --system milimed_final_2 --out {tmp_path}" in str(
+        error.value
+    )
+
+
+def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(world, pool, tmp_path):
+    """A limit on the size of a file stands in for a full disk: the system refuses the write in the same way."""
+    root, _, options = world
+    out = tmp_path / "out"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY));"
+        "from hpa_tf.prediction.command import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [
+        *("--run", str(root / "run"), "--images", str(root / "images"), "--masks", str(root / "images")),
+        *("--out", str(out), "--workers", "1", "--report-images", "3", "--embeddings"),
+    ]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 2, process.stderr[-2000:]
+    assert "File too large" in process.stderr and "it continues" in process.stderr
+    assert "Traceback" not in process.stderr and not (out / "submission.csv").exists()
+    assert not list(out.rglob("*.tmp"))
+    predict(replace(options, out=str(out)), pool)
+    assert (out / "submission.csv").read_bytes() == (root / "out/submission.csv").read_bytes()
+
+
+def test_many_lowered_cells_are_a_warning(world, pool, tmp_path):
+    _, _, options = world
+    images = tmp_path / "images"
+    mask = cases.write_field(images, "g7", 6, 7)
+    for name, nuclei in (("whole", None), ("none", np.zeros_like(mask))):
+        if nuclei is not None:
+            cv2.imwrite(str(images / "g7_nucleusmask.png"), nuclei)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            predict(replace(options, out=str(tmp_path / name), images=str(images), masks=str(images)), pool)
+        warned = any(issubclass(w.category, HpaWarning) and "value below 1" in str(w.message) for w in caught)
+        assert warned == (name == "none")
+
+
+def test_gpu_strategy_splits_batches_over_devices(world, pool, tmp_path):
+    """Two logical CPUs stand in for two GPUs; a batch of 7 does not divide by 2."""
+    root, _, _ = world
+    code = (
+        "import sys, tensorflow as tf;"
+        "cpu = tf.config.list_physical_devices('CPU')[0];"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2);"
+        "from hpa_tf.prediction.command import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [
+        *("--run", str(root / "run"), "--images", str(root / "images"), "--masks", str(root / "images")),
+        *("--out", str(tmp_path / "out"), "--workers", "1", "--strategy", "mirrored", "--batch-size", "7"),
+    ]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["request"]["device"]["replicas"] == 2
+    first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "out"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)
+
+
+def test_tensorflow_is_here_once():
+    assert len(tf.config.list_logical_devices("CPU")) == 1
