@@ -23,20 +23,20 @@ MIN_CELL_UM2 = 60.0
 """Smallest cell, um2: of 960 hand-corrected cells one in a hundred is below 100 um2."""
 
 _SMOOTHING_UM = 0.5
-_GREEN = 0.25
-_AROUND_UM = 30.0
+_GREEN = 0.25  # the protein of interest may lie anywhere: enough to fill a cell that is dark in red and yellow
+_AROUND_UM = 30.0  # from a nucleus; where channels are measured
 _NOISE_SMOOTHING_UM = 3.0
 _MIN_KEPT_CONTRAST = 0.3
 """Share of its contrast that a channel must keep when blurred by 3 um; pure noise keeps 0.17, the poorest channel of
 76 real fields 0.43 (ours: measured)."""
-_REACH_UM = 60.0
+_REACH_UM = 60.0  # farthest that a cell extends from its nucleus
 _RIM_UM = 2.0
-_RING_UM = 6.0
+_RING_UM = 6.0  # around the nucleus; where a cell's own brightness is measured
 _SEAM_UM = 12.0
 _SEAM_SMOOTHING_UM = 0.7
-_FLOOR = 0.05
+_FLOOR = 0.05  # of the bright pixels of the field
+_EDGE_BRIGHTNESS = 0.1  # of the cell's own ring
 _HOLE_UM2 = 50.0
-_EDGE_BRIGHTNESS = 0.1
 
 
 @dataclass(frozen=True)
