@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import hpa_tf
 from hpa_tf import records
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
@@ -139,7 +140,8 @@ def content_options(options: BuildOptions) -> dict[str, Any]:
     }
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
     segmenter = "masks" if options.masks else options.segmenters()[0].name
-    return json.loads(json.dumps({**kept, "segmenter": segmenter, "schema_version": records.SCHEMA_VERSION}))
+    versions = {"schema_version": records.SCHEMA_VERSION, "version": hpa_tf.__version__}
+    return json.loads(json.dumps({**kept, "segmenter": segmenter, **versions}))
 
 
 def asked_options(options: BuildOptions) -> dict[str, Any]:

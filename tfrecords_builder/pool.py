@@ -5,11 +5,10 @@ which image it begins, so that an image that kills its worker (a decoder's crash
 skipped the others go on. Workers die with their parent, so that a killed build leaves no writer behind.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,6 @@ from hpa_tf.errors import InputError
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
 from tfrecords_builder.unit import UnitResult, build_unit
-
-_SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_PR_SET_PDEATHSIG = 1
 
 Progress = Callable[[int], None]
 """Told the number of cells of each finished image."""
@@ -68,16 +64,15 @@ def run_units(
 
 
 def _start(settings: Settings) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # fork would copy locks that other threads hold
+    # a fork of this process would copy locks that its threads hold; the fork server has no threads, and has imported
+    # what workers need once for all of them
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.masks_on_disk"])
     here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, settings, os.getpid()), daemon=True)
-    before = {name: os.environ.get(name) for name in _SINGLE_THREADED}
-    os.environ.update(dict.fromkeys(_SINGLE_THREADED, "1"))  # read when the worker imports NumPy
-    try:
-        process.start()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    process = context.Process(target=_work, args=(there, settings), daemon=True)
+    process.start()
     there.close()
     return _Worker(process, here)
 
@@ -136,9 +131,9 @@ def _describe_exit(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _work(pipe: Connection, settings: Settings, parent: int) -> None:
+def _work(pipe: Connection, settings: Settings) -> None:
     """Build units until the parent closes the pipe."""
-    _die_with(parent)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     use_one_thread()
     while True:
@@ -165,8 +160,7 @@ def use_one_thread() -> None:
     threadpoolctl.threadpool_limits(1)
 
 
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before prctl
-        os._exit(1)
+def _die_with_parent() -> None:
+    """End this process when the build is killed: nothing may write to its folder any more."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

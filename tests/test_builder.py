@@ -1,0 +1,408 @@
+"""The build end to end: contents against the inputs, determinism, change detection, unusable images, the lock."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from builder_inputs import Inputs, content, draw_masks, write_inputs
+
+from hpa_tf import cell_table, records
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import HpaWarning
+from hpa_tf.imaging import rules
+from tfrecords_builder.__main__ import main
+from tfrecords_builder.encoding import decode_png
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"), 12)
+
+
+@pytest.fixture(scope="module")
+def built(inputs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "data"
+    assert main([*inputs.arguments(out), "--workers", "2", "--fields", "32"]) == 0
+    return out
+
+
+def read_all(folder: Path, kind: str = "cells") -> list[dict]:
+    fields = records.CELL_FIELDS if kind == "cells" else records.IMAGE_FIELDS
+    found = []
+    for shard in records.read_manifest(folder).shards_of(kind):
+        with open(folder / shard.name, "rb") as stream:
+            found += [records.decode(data, fields) for data in records.read_frames(stream, shard.name)]
+    return found
+
+
+def test_every_cell_is_stored_once_as_it_is_in_the_images(inputs, built):
+    found = read_all(built)
+    assert len(found) == 12 * 4 == records.read_manifest(built).num_cells
+    assert len({(record["image_id"], record["cell"]) for record in found}) == 48
+    classes = pd.read_csv(inputs.labels, index_col="ID")["Label"]
+    for record in found:
+        image_id = record["image_id"].decode()
+        planes = [cv2.imread(str(inputs.images / f"{image_id}_{c}.png"), cv2.IMREAD_UNCHANGED) for c in CHANNELS]
+        mask = cv2.imread(str(inputs.masks / f"{image_id}_cellmask.png"), cv2.IMREAD_UNCHANGED)
+        top, left, bottom, right = record["crop_box"]
+        np.testing.assert_array_equal(decode_png(record["crop"]), np.dstack(planes)[top:bottom, left:right])
+        inside = np.isin(decode_png(record["region"]), [1, 2])
+        np.testing.assert_array_equal(inside, mask[top:bottom, left:right] == record["cell"])
+        assert inside.any(axis=1)[[0, -1]].all() and inside.any(axis=0)[[0, -1]].all()  # the box is tight
+        expected = {int(part) for part in classes[image_id].split("|")}
+        assert set(np.flatnonzero(record["labels"])) == expected
+
+
+def test_cell_table_says_what_the_records_say(built):
+    table = cell_table.read(built / records.CELL_TABLE_NAME)
+    assert cell_table.kind(built / records.CELL_TABLE_NAME) == "labels"
+    for row, record in zip(table.to_dict("records"), read_all(built), strict=True):
+        assert (row["image_id"].encode(), row["cell"], row["fold"]) == (
+            *(record[k] for k in ("image_id", "cell", "fold")),
+        )
+        assert [row[name] for name in ("top", "left", "bottom", "right")] == record["box"].tolist()
+        assert [row[f"sum_{name}"] for name in CHANNELS] == record["channel_sums"].tolist()
+        assert (row["cell_area"], row["nucleus_area"]) == (record["cell_area"], record["nucleus_area"])
+        assert (row["height"], row["width"], row["bits"], row["um_per_px"]) == (64, 64, 8, 0.08)
+    shards = {shard.name: shard.num_records for shard in records.read_manifest(built).shards_of("cells")}
+    for name, rows in table.groupby("shard"):
+        assert rows["record"].tolist() == list(range(shards[name]))
+    np.testing.assert_array_equal(table["cleaning_value"], rules.cell_values(table, rules.CLEANING_BORDER))
+
+
+def test_image_records_hold_the_cells_in_table_order(inputs, built):
+    table = cell_table.read(built / records.CELL_TABLE_NAME)
+    found = read_all(built, "fields")
+    assert len(found) == 12
+    for record in found:
+        image_id = record["image_id"].decode()
+        assert decode_png(record["image"]).shape == (32, 32, 4)
+        masks = decode_png(record["masks"])
+        numbers = table.loc[table["image_id"] == image_id, "cell"].to_numpy()
+        truth = cv2.imread(str(inputs.masks / f"{image_id}_cellmask.png"), cv2.IMREAD_UNCHANGED)
+        for order, number in enumerate(numbers, start=1):
+            rows, columns = np.nonzero(masks == order)
+            assert truth[int(rows.mean() * 2), int(columns.mean() * 2)] == number
+        assert record["um_per_px"] == pytest.approx(0.16)
+
+
+def test_no_image_is_in_two_folds_and_every_fold_has_some(built):
+    table = cell_table.read(built / records.CELL_TABLE_NAME)
+    assert (table.groupby("image_id")["fold"].nunique() == 1).all()
+    assert set(table["fold"]) == set(range(5))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_no_byte(inputs, built, tmp_path, workers):
+    assert main([*inputs.arguments(tmp_path / "data"), "--workers", str(workers), "--fields", "32"]) == 0
+    assert content(tmp_path / "data") == content(built)
+
+
+def test_a_finished_build_is_left_as_it_is(inputs, built):
+    before = {path: path.stat().st_mtime_ns for path in built.iterdir() if path.is_file()}
+    assert main([*inputs.arguments(built), "--fields", "32"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in built.iterdir() if path.is_file()} == before
+
+
+def test_builds_run_without_tensorflow(inputs, tmp_path):
+    code = (
+        "import sys\n"
+        "from tfrecords_builder import pool, build, verify, inspect, repair\n"
+        "from tfrecords_builder.__main__ import main\n"
+        f"main({inputs.arguments(tmp_path / 'data')!r})\n"
+        "sys.exit(any(name.split('.')[0] in ('tensorflow', 'keras') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- changes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path) -> tuple[Inputs, Path]:
+    """A finished build whose inputs may be changed."""
+    inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2"]) == 0
+    return inputs, tmp_path / "data"
+
+
+def change_image(inputs: Inputs) -> None:
+    cv2.imwrite(
+        str(inputs.images / f"{inputs.ids[2]}_green.png"), np.full((32, 32), 9, np.uint8) + np.eye(32, dtype="u1")
+    )
+
+
+def change_mask(inputs: Inputs) -> None:
+    cv2.imwrite(str(inputs.masks / f"{inputs.ids[2]}_cellmask.png"), draw_masks(32, 2)[0].astype(np.uint16))
+
+
+def change_label(inputs: Inputs) -> None:
+    inputs.labels.write_text(inputs.labels.read_text().replace(f"{inputs.ids[2]},2|5", f"{inputs.ids[2]},2|6"))
+
+
+def remove_row_and_image(inputs: Inputs) -> None:
+    inputs.labels.write_text("\n".join(inputs.labels.read_text().splitlines()[:-1]))
+    for channel in CHANNELS:
+        (inputs.images / f"{inputs.ids[-1]}_{channel}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_image, "image or mask files changed (size or time): image_0002"),
+        (change_mask, "image or mask files changed (size or time): image_0002"),
+        (change_label, "row of the label table changed: image_0002"),
+        (remove_row_and_image, "image removed: image_0005"),
+    ],
+)
+def test_changed_inputs_are_named_and_rebuilt_when_asked(folder, tmp_path, capsys, change, named):
+    inputs, out = folder
+    change(inputs)
+    arguments = [*inputs.arguments(out), "--num-folds", "2"]
+    before = content(out)
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().err
+    assert content(out) == before  # nothing was touched
+    assert main([*arguments, "--on-change", "rebuild"]) == 0
+    assert main([*inputs.arguments(tmp_path / "fresh"), "--num-folds", "2"]) == 0
+    assert content(out) == content(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (["--margin", "3"], "option margin: was 0, is 3"),
+        (["--seed", "1"], "option seed: was 0, is 1"),
+        (["--fields", "16"], "option fields: was None, is 16"),
+        (["--um-per-px", "0.1"], "option um_per_px: was [0.08], is [0.1]"),
+        (["--drop-unclean"], "option drop_unclean: was False, is True"),
+    ],
+)
+def test_changed_options_are_named(folder, capsys, option, named):
+    inputs, out = folder
+    assert main([*inputs.arguments(out), "--num-folds", "2", *option]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_changed_segmenter_and_schema_are_named(folder, capsys, monkeypatch):
+    inputs, out = folder
+    arguments = [*inputs.arguments(out), "--num-folds", "2"]
+    where = arguments.index("--masks")
+    assert main([*arguments[:where], *arguments[where + 2 :], "--segmenter", "classical"]) == 2
+    assert "option segmenter: was 'masks'" in capsys.readouterr().err
+    monkeypatch.setattr(records, "SCHEMA_VERSION", 2)
+    assert main(arguments) == 2
+    assert "option schema_version: was 1, is 2" in capsys.readouterr().err
+
+
+def test_fewer_shards_leave_no_old_ones_behind(folder):
+    inputs, out = folder
+    arguments = [*inputs.arguments(out), "--num-folds", "2", "--images-per-shard", "3", "--on-change", "rebuild"]
+    assert main(arguments) == 0
+    named = {shard.name for shard in records.read_manifest(out).shards}
+    assert {path.name for path in out.glob("*.tfrecord*")} == named
+
+
+def test_a_folder_with_shards_of_another_program_is_not_touched(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 5, size=16, grid=1)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "other.tfrecord-00000-of-00001").write_bytes(b"precious")
+    assert main(inputs.arguments(tmp_path / "data")) == 2
+    assert "no record of a build" in capsys.readouterr().err
+    assert (tmp_path / "data" / "other.tfrecord-00000-of-00001").read_bytes() == b"precious"
+
+
+def test_the_second_build_in_a_folder_says_so(folder, capsys):
+    inputs, out = folder
+    with open(out / ".build" / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main([*inputs.arguments(out), "--num-folds", "2"]) == 2
+    assert "another build is writing there" in capsys.readouterr().err
+    assert main([*inputs.arguments(out), "--num-folds", "2"]) == 0
+
+
+# -- unusable inputs --------------------------------------------------------------------------------------------------
+
+
+def truncate(inputs: Inputs) -> None:
+    path = inputs.images / f"{inputs.ids[1]}_red.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def lose_channel(inputs: Inputs) -> None:
+    (inputs.images / f"{inputs.ids[1]}_blue.png").unlink()
+
+
+def lose_mask(inputs: Inputs) -> None:
+    (inputs.masks / f"{inputs.ids[1]}_cellmask.png").unlink()
+
+
+def lose_row(inputs: Inputs) -> None:
+    inputs.labels.write_text(inputs.labels.read_text().replace(f"{inputs.ids[1]},1|4\n", ""))
+
+
+def lose_image(inputs: Inputs) -> None:
+    for channel in CHANNELS:
+        (inputs.images / f"{inputs.ids[1]}_{channel}.png").unlink()
+
+
+def class_19(inputs: Inputs) -> None:
+    inputs.labels.write_text(inputs.labels.read_text().replace("1|4", "1|19", 1))
+
+
+def class_a(inputs: Inputs) -> None:
+    inputs.labels.write_text(inputs.labels.read_text().replace("1|4", "a", 1))
+
+
+def repeat_row(inputs: Inputs) -> None:
+    inputs.labels.write_text(inputs.labels.read_text() + f"{inputs.ids[1]},3\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [truncate, lose_channel, lose_mask, lose_row, lose_image, class_19, class_a, repeat_row]
+)
+def test_one_unusable_image_stops_the_build_or_is_listed(tmp_path, capsys, spoil):
+    inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
+    spoil(inputs)
+    arguments = [*inputs.arguments(tmp_path / "data"), "--num-folds", "2"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert inputs.ids[1] in error or "line 3" in error
+    assert "Fix:" in error and "Traceback" not in error
+    assert not (tmp_path / "data" / records.MANIFEST_NAME).exists()
+
+    assert main([*arguments, "--on-error", "skip"]) == 1
+    failures = pd.read_csv(tmp_path / "data" / "failures.csv")
+    assert set(failures["image_id"]) == {inputs.ids[1]}
+    assert records.read_manifest(tmp_path / "data").num_images == 5
+    assert main([*arguments, "--on-error", "skip", "--allow-failures"]) == 0
+
+
+def test_a_mended_image_joins_the_next_build(tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
+    path = inputs.images / f"{inputs.ids[1]}_red.png"
+    whole = path.read_bytes()
+    truncate(inputs)
+    arguments = [*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--on-error", "skip"]
+    assert main(arguments) == 1
+    path.write_bytes(whole)
+    assert main(arguments) == 0
+    assert not (tmp_path / "data" / "failures.csv").exists()
+    assert main([*inputs.arguments(tmp_path / "fresh"), "--num-folds", "2", "--on-error", "skip"]) == 0
+    assert content(tmp_path / "data") == content(tmp_path / "fresh")
+
+
+def test_repeated_label_counts_once(tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1, labels=["13|13", "2"])
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "1"]) == 0
+    table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME).set_index("image_id")
+    assert cell_table.values(table)[:, [13, 2]].sum() == 2
+
+
+@pytest.mark.parametrize("spoil", ["empty", "missing", "no table", "file as out"])
+def test_folders_that_cannot_be_used(tmp_path, capsys, spoil):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1)
+    out = tmp_path / "data"
+    if spoil == "empty":
+        for path in inputs.images.iterdir():
+            path.unlink()
+    elif spoil == "missing":
+        inputs = Inputs(tmp_path / "nowhere", inputs.masks, inputs.labels, inputs.ids)
+    elif spoil == "no table":
+        inputs.labels.unlink()
+    else:
+        out.write_text("a file")
+    assert main(inputs.arguments(out)) == 2
+    error = capsys.readouterr().err
+    assert "Fix:" in error and "Traceback" not in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_output(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1)
+    (tmp_path / "data").mkdir(mode=0o500)
+    assert main(inputs.arguments(tmp_path / "data")) == 2
+    assert "write permission" in capsys.readouterr().err
+
+
+def test_images_without_any_cell_are_valid(tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", 4, size=32, grid=0)
+    with pytest.warns(HpaWarning, match="no image holds any cell"):
+        assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--fields", "16"]) == 0
+    manifest = records.read_manifest(tmp_path / "data")
+    assert (manifest.num_images, manifest.num_cells, sum(s.num_records for s in manifest.shards_of("fields"))) == (
+        4,
+        0,
+        4,
+    )
+    assert main(["verify", "--deep", str(tmp_path / "data")]) == 0
+    assert main(["inspect", str(tmp_path / "data")]) == 0
+
+
+def test_300_cells_in_one_image(tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=360, grid=18)
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--fields", "360"]) == 0
+    table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME)
+    assert sorted(table["cell"])[-1] == 324 and len(table) == 648
+    assert max(decode_png(record["masks"]).max() for record in read_all(tmp_path / "data", "fields")) == 324
+
+
+def test_most_cells_cut_is_a_warning(tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1)
+    for image_id in inputs.ids:
+        cv2.imwrite(str(inputs.masks / f"{image_id}_nucleusmask.png"), np.zeros((32, 32), np.uint16))
+    with pytest.warns(HpaWarning, match="100% of the cells have a border value < 1"):
+        assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2"]) == 0
+
+
+def test_unclean_cells_are_left_out_when_asked_but_not_of_mitotic_images(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=64, grid=2, labels=["3", "11"])
+    for image_id in inputs.ids:
+        nucleus = draw_masks(64, 2)[1]
+        nucleus[nucleus == 3] = 0
+        cv2.imwrite(str(inputs.masks / f"{image_id}_nucleusmask.png"), nucleus.astype(np.uint16))
+    out = tmp_path / "data"
+    assert main([*inputs.arguments(out), "--num-folds", "2", "--drop-unclean", "--fields", "64"]) == 0
+    assert "rejected by cleaning: 12.5%" in capsys.readouterr().out
+    table = cell_table.read(out / records.CELL_TABLE_NAME)
+    assert table.groupby("image_id")["cell"].agg(list).to_dict() == {
+        "image_0000": [1, 2, 4],
+        "image_0001": [1, 2, 3, 4],
+    }
+    assert main(["verify", "--deep", str(out)]) == 0
+
+
+def test_sources_of_both_depths_and_scales_in_one_build(tmp_path):
+    first = write_inputs(tmp_path / "a", 3, size=32, grid=1)
+    second = write_inputs(tmp_path / "b", 3, size=64, grid=2, bits=16, seed=1)
+    for path in [*second.images.iterdir(), *second.masks.iterdir()]:
+        path.rename(path.with_name(path.name.replace("image_", "field_")))
+    rows = pd.read_csv(second.labels)
+    rows.assign(ID=rows["ID"].str.replace("image_", "field_"), cell_line="HeLa").to_csv(second.labels, index=False)
+    rows = pd.read_csv(first.labels)
+    rows.assign(cell_line=["A", "A", ""]).to_csv(first.labels, index=False)
+    arguments = ["build", "--images", str(first.images), str(second.images), "--labels", str(first.labels)]
+    arguments += [str(second.labels), "--masks", str(first.masks), str(second.masks), "--um-per-px", "0.08", "0.16"]
+    arguments += ["--out", str(tmp_path / "data"), "--group-by", "cell_line", "--num-folds", "2"]
+    assert main(arguments) == 0
+    manifest = records.read_manifest(tmp_path / "data")
+    assert (manifest.bits, manifest.um_per_px, manifest.num_cells) == ((8, 16), (0.08, 0.16), 3 + 12)
+    table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME)
+    assert set(table.loc[table["image_id"].str.startswith("field"), "bits"]) == {16}
+    named = table[table["cell_line"] != ""]
+    assert (named.groupby("cell_line")["fold"].nunique() == 1).all()
+    assert main(["verify", "--deep", str(tmp_path / "data")]) == 0
+
+
+def test_the_same_id_in_two_sources_is_an_error(tmp_path, capsys):
+    first = write_inputs(tmp_path / "a", 3, size=32, grid=1)
+    second = write_inputs(tmp_path / "b", 3, size=32, grid=1)
+    arguments = ["build", "--images", str(first.images), str(second.images), "--labels", str(first.labels)]
+    assert main([*arguments, "--masks", str(first.masks), "--out", str(tmp_path / "data")]) == 2
+    assert "a second time" in capsys.readouterr().err
