@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pandas as pd
 from tqdm import tqdm
@@ -20,6 +21,8 @@ from tfrecords_builder.pool import run_units
 from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
 FAILURES_NAME = "failures.csv"
+TFDS_NAMES = ("dataset_info.json", "features.json")
+_REWRITTEN = (records.CELL_TABLE_NAME, FAILURES_NAME, *TFDS_NAMES)
 Results = dict[str, UnitResult]
 
 
@@ -78,7 +81,7 @@ def _results_so_far(options: BuildOptions, plan: Plan) -> Results:
 
 
 def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
-    names = [records.MANIFEST_NAME, records.CELL_TABLE_NAME]
+    names = [records.MANIFEST_NAME, records.CELL_TABLE_NAME, *(TFDS_NAMES if options.tfds else ())]
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
     manifest = records.read_manifest(options.out)
@@ -94,7 +97,7 @@ def _open_folder(options: BuildOptions, plan: Plan) -> None:
     files.remove(files.join(options.out, records.MANIFEST_NAME))
     for name in files.list_names(options.out) if files.exists(options.out) else []:
         stale_shard = ".tfrecord-" in name and name not in mine
-        if stale_shard or name in (records.CELL_TABLE_NAME, FAILURES_NAME) or _is_temporary(name):
+        if stale_shard or name in _REWRITTEN or _is_temporary(name):
             files.remove(files.join(options.out, name))
     folder = files.join(options.out, STATE_FOLDER)
     for name in files.list_names(folder) if files.exists(folder) else []:
@@ -130,7 +133,11 @@ Runner = Callable[..., Iterator[tuple[Unit, UnitResult]]]
 
 
 def _runner(options: BuildOptions) -> Runner:
-    return run_units
+    if options.runner == "local":
+        return run_units
+    from tfrecords_builder.beam_runner import run_units_on_beam  # Beam is an optional extra
+
+    return partial(run_units_on_beam, runner=options.runner, beam_options=options.beam_options)
 
 
 def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
@@ -151,6 +158,10 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     failures = failures_of(plan, ordered)
     if len(failures):
         write_csv(failures, files.join(options.out, FAILURES_NAME))
+    if options.tfds:
+        from tfrecords_builder.tfds_metadata import write_tfds_metadata  # imports TensorFlow
+
+        write_tfds_metadata(options.out, manifest)
     records.write_manifest(options.out, manifest)
 
 

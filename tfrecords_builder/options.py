@@ -130,14 +130,13 @@ class BuildOptions:
 
 
 _PATHS = ("images", "labels", "masks", "out")
-_HOW = ("allow_failures", "on_change", "workers", "tfds", "runner", "beam_options")
+_HOW = ("allow_failures", "on_change", "workers", "runner", "beam_options")
 
 
 def content_options(options: BuildOptions) -> dict[str, Any]:
     """Return the options that decide what the shards hold, as JSON values: not where and how they are made."""
-    kept = {
-        name: value for name, value in dataclasses.asdict(options).items() if name not in (*_PATHS, *_HOW, "on_error")
-    }
+    left_out = {*_PATHS, *_HOW, "on_error", "tfds"}
+    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in left_out}
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
     segmenter = "masks" if options.masks else options.segmenters()[0].name
     versions = {"schema_version": records.SCHEMA_VERSION, "version": hpa_tf.__version__}
