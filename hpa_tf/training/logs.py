@@ -79,6 +79,23 @@ class Logs:
         self.board.close()
 
 
+class Profiler:
+    """Profiles steps 10 to 20 of this process for TensorBoard; the first ones trace and warm up."""
+
+    FIRST, LAST = 10, 20
+
+    def __init__(self, folder: str, enabled: bool):
+        self.folder, self.steps, self.enabled = files.join(folder, LOGS), 0, enabled
+
+    def count(self, steps: int) -> None:
+        """Start or stop the profile, `steps` steps after the last call."""
+        before, self.steps = self.steps, self.steps + steps
+        if self.enabled and before < self.FIRST <= self.steps:
+            tf.profiler.experimental.start(self.folder)
+        if self.enabled and before < self.LAST <= self.steps:
+            tf.profiler.experimental.stop()
+
+
 def final_table(row: dict, cells: np.ndarray) -> str:
     """Return the validation of one epoch as a table.
 

@@ -19,7 +19,7 @@ from hpa_tf.recipes.optimization import best_epoch
 from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
 from hpa_tf.training import checkpoint
 from hpa_tf.training.inputs import distributed_training_batches
-from hpa_tf.training.logs import Logs, Watch
+from hpa_tf.training.logs import Logs, Profiler, Watch
 from hpa_tf.training.preemption import Interrupted, Preemption
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure, predict
@@ -89,6 +89,7 @@ class Loop:
             Diverged: The loss is no longer a number; the last checkpoint is from before.
         """
         self.pace, self.preemption = pace, preemption
+        self.profiler = Profiler(self.logs.folder, pace.profile and self.logs.is_chief)
         self.resume()
         self.take_step = self.trainee.make_train_step(pace.xla)
         self.take_steps = self.trainee.make_train_steps() if pace.steps_per_execution > 1 else None
@@ -116,6 +117,7 @@ class Loop:
                 self.settle()  # the step before: the device works on the new one meanwhile
                 self.running = (loss, step, count)
                 self.progress = replace(self.progress, step=step + count)
+                self.profiler.count(count)
                 watch.cells += count * self.batch_size
                 bar.update(count * self.batch_size)
                 self.after_steps(step, watch, bar)

@@ -1,0 +1,261 @@
+"""Training through its own command, in this process: what a run folder holds, guards, systems, folds."""
+
+import re
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from training_process import TINY, final_state, losses, train, words, write_tiny_dataset
+
+from hpa_tf import cell_table, files, recipes
+from hpa_tf.models.efficientnet import SmallNetwork
+from hpa_tf.postprocessing import with_negative
+from hpa_tf.recipes import Member, System
+from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.training import command, run
+from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.trainee import Trainee
+
+OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --no-deterministic")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("training") / "data")
+
+
+@pytest.fixture(autouse=True)
+def no_saved_model(monkeypatch, request):
+    """The SavedModel takes longer than these trainings; one test here makes it, the others are about the rest."""
+    if "saved_model" not in request.node.name:
+        monkeypatch.setattr(run, "export", lambda *arguments: None)
+
+
+def call(data, out, *options) -> int:
+    return command.main(["--data", str(data), "--out", str(out), *OPTIONS, *options])
+
+
+def test_run_folder_is_complete_with_its_saved_model(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    two = words("--recipe.optimization.epochs 2 --recipe.ensemble 1 3")
+    assert call(data, out, "--strategy", "mirrored", *two) == 0
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {"recipe.json", "dataset.json", "inputs.json", "history.csv", "result.json"} <= names
+    assert {"weights/best.weights.h5", "weights/epoch-0001.weights.h5", "weights/epoch-0002.weights.h5"} <= names
+    trained = read_run(out)
+    assert [share for _, share in trained.checkpoints] == [0.25, 0.75]
+    network = trained.recipe.network.build(16)
+    network.load_weights(out / "weights/epoch-0002.weights.h5")
+    pixels = np.random.default_rng(0).random((3, 16, 16, 4), np.float32)
+    served = tf.saved_model.load(str(out / "saved_model" / "1")).signatures["prepared"](image=tf.constant(pixels))
+    expected = with_negative(keras.ops.sigmoid(network(pixels)).numpy())
+    np.testing.assert_allclose(served["probabilities"], expected, atol=1e-5)
+    printed = capsys.readouterr().out
+    assert re.search(r"MirroredStrategy \| 1 replica\(s\) on .*CPU:0 .* float32", printed)
+    assert "Nucleoplasm" in printed and "calibration error" in printed
+
+
+def test_mirrored_without_gpu_warns(data, tmp_path):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.warns(UserWarning, match="found no GPU"):
+        make_strategy("mirrored")
+
+
+def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    broken = words("--recipe.optimization.learning-rate 1e30 --checkpoint-steps 1 --recipe.optimization.warmup-steps 0")
+    broken += words("--recipe.optimization.schedule constant")
+    assert call(data, out, *broken) == command.DIVERGED_EXIT_CODE
+    message = capsys.readouterr().err
+    assert re.search(r"at step \d+, learning rate 1e\+30; .*image-0000\d/\d, ", message)
+    assert not (out / "result.json").exists()
+    if list((out / "checkpoints").glob("*.npz")):
+        assert all(np.isfinite(array).all() for array in final_state(out).values())
+
+
+def test_many_steps_an_execution_are_the_same_steps(data, tmp_path):
+    """The learning rate moves once an execution, so it is constant here."""
+    constant = words("--recipe.optimization.schedule constant --recipe.optimization.warmup-steps 0")
+    constant += words("--recipe.optimization.ema-decay 0")
+    assert call(data, tmp_path / "one", *constant) == 0
+    assert call(data, tmp_path / "many", *constant, "--steps-per-execution", "3") == 0  # 3 + 1 an epoch
+    one, many = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "many"))
+    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
+    np.testing.assert_allclose(one["mAP"], many["mAP"], rtol=1e-4)
+
+
+def test_xla_gives_the_same_losses(data, tmp_path):
+    """Also: every op of forward and backward pass has an XLA kernel and a static shape, as TPUs need."""
+    assert call(data, tmp_path / "plain") == 0
+    assert call(data, tmp_path / "xla", "--xla") == 0
+    np.testing.assert_allclose(losses(tmp_path / "plain"), losses(tmp_path / "xla"), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_like_float32(data, tmp_path, precision):
+    assert call(data, tmp_path / "half", "--precision", precision) == 0
+    assert call(data, tmp_path / "full") == 0
+    np.testing.assert_allclose(losses(tmp_path / "half"), losses(tmp_path / "full"), atol=0.02)
+    assert {array.dtype.kind for array in final_state(tmp_path / "half").values()} <= set("fiu")
+
+
+def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
+    recipe = replace(recipes.recipe_named("cpu_small"), network=SmallNetwork(widths=(4,)))
+    trainee = Trainee(recipe, make_strategy("one"), "mixed_float16")
+    trainee.optimizer.dynamic_scale.assign(2.0**40)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": tf.constant(rng.random((4, 64, 64, 4), np.float32)),
+        "labels": tf.ones((4, 19)),
+        "known": tf.ones((4, 19)),
+        "weight": tf.ones(4),
+        "seed": tf.zeros((4, 2), tf.int32),
+    }
+    before = trainee.arrays()
+    loss = trainee.make_train_step()(batch, tf.constant(0.0))
+    after = trainee.arrays()
+    assert np.isfinite(loss.numpy()) and trainee.loss_scale() == 2.0**39
+    names = [name for name in before if name.startswith("network/") and before[name].ndim > 1]
+    assert names and all((before[name] == after[name]).all() for name in names)
+
+
+def test_training_step_has_static_shapes_everywhere():
+    """What TPUs need, by tracing: bfloat16, many steps an execution, batches as the pipeline shapes them."""
+    recipe = recipes.recipe_named("cpu_small")
+    trainee = Trainee(recipe, make_strategy("one"), "mixed_bfloat16")
+    size = recipe.preparation.size
+    shapes = {"image": (8, size, size, 4), "labels": (8, 19), "known": (8, 19), "weight": (8,), "seed": (8, 2)}
+    batch = {name: tf.TensorSpec(shape, tf.int32 if name == "seed" else tf.float32) for name, shape in shapes.items()}
+    traced = trainee.make_train_step().get_concrete_function(batch, tf.TensorSpec((), tf.float32))
+    unknown = []
+    for graph in [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]:
+        unknown += [
+            (op.name, output.shape)
+            for op in graph.get_operations()
+            for output in op.outputs
+            if output.dtype not in (tf.resource, tf.variant) and not output.shape.is_fully_defined()
+        ]
+    assert unknown == []
+    assert len(traced.graph.get_operations()) > 100
+
+
+def test_batches_of_the_pipeline_have_static_shapes(data):
+    from hpa_tf.pipeline import training_batches
+
+    recipe = recipes.recipe_named("cpu_small")
+    options = {"batch_size": 4, "seed": 0, "epoch": 0}
+    examples = run.Data(str(data)).examples(None)
+    spec = training_batches(examples, recipe.preparation, recipe.augmentation, recipe.sampling, **options).element_spec
+    assert all(one.shape.is_fully_defined() for one in spec.values())
+
+
+@pytest.mark.parametrize("strategy, message", [("multiworker", "no TF_CONFIG"), ("tpu", "no TPU")])
+def test_missing_devices_are_named(data, tmp_path, capsys, monkeypatch, strategy, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert call(data, tmp_path / "out", "--strategy", strategy) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--recipe.validation-fold 7", "fold 7 of 2"),
+        ("--weights nowhere.h5", "does not exist"),
+        ("--folds 3", "1 to 2"),
+        ("--out-of-fold x.parquet", "no --folds"),
+        ("--strategy mirrored --xla", "--xla"),
+        ("--labels nowhere.parquet", "no such file"),
+        ("--recipe.optimization.batch-size 4096", "batch"),
+    ],
+)
+def test_bad_options_end_with_one_line(data, tmp_path, capsys, options, message):
+    assert call(data, tmp_path / "out", *words(options)) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert [line for line in error if line.startswith("train.py: ") and message in line], error
+    assert not [line for line in error if "Traceback" in line]
+
+
+def test_impossible_value_in_a_field_is_named(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(data, tmp_path / "out", "--recipe.optimization.epochs", "0")
+    assert stop.value.code == 2 and "epochs 0" in capsys.readouterr().err
+
+
+def test_typo_in_an_option_suggests_the_right_one(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(data, tmp_path / "out", "--recipe.optimization.lerning-rate", "1")
+    assert "--recipe.optimization.learning-rate" in capsys.readouterr().err
+
+
+def test_show_sampling_trains_nothing(data, tmp_path, capsys):
+    assert call(data, tmp_path / "out", "--show-sampling") == 0
+    printed = capsys.readouterr().out
+    assert "expected" in printed and "Nucleoplasm" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsys):
+    tiny = command.parse(["--data", str(data), "--out", "x", *OPTIONS[2:]], recipes.recipe_named("cpu_small")).recipe
+    system = System("pair", tuple(Member(replace(tiny, name=name, seed=i), 0.5) for i, name in enumerate("ab")))
+    site = run.Site(make_strategy("one"), "float32")
+    for _ in range(2):
+        command.train_system(system, lambda recipe: recipe, run.Data(str(data)), str(tmp_path / "out"), site)
+    assert capsys.readouterr().out.count("is finished") == 2
+    first, second = (final_state(tmp_path / "out" / name) for name in "ab")
+    assert any((first[name] != second[name]).any() for name in first)
+    assert [m["weight"] for m in files.read_json(tmp_path / "out" / "system.json")["members"]] == [0.5, 0.5]
+
+
+def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, tmp_path):
+    table_path = tmp_path / "out_of_fold.parquet"
+    assert call(data, tmp_path / "out", "--folds", "2", "--out-of-fold", str(table_path)) == 0
+    table = cell_table.read(table_path)
+    cells = cell_table.read(data / "cells.parquet")
+    assert cell_table.kind(table_path) == "out_of_fold" and len(table) == len(cells)
+    for fold in range(2):
+        trained = read_run(tmp_path / "out" / f"fold{fold}")
+        assert trained.recipe.validation_fold == fold
+        examples = run.Data(str(data)).examples({fold})
+        network = trained.recipe.network.build(16)
+        network.load_weights(trained.checkpoints[0][0])
+        from hpa_tf.pipeline import evaluation_batches
+
+        images = next(iter(evaluation_batches(examples, trained.recipe.preparation, batch_size=len(examples))))["image"]
+        expected = keras.ops.sigmoid(network(images)).numpy()
+        merged = examples.table[["image_id", "cell"]].merge(table, on=["image_id", "cell"])
+        assert len(merged) == len(examples) and (merged["fold"] == fold).all()
+        np.testing.assert_allclose(cell_table.values(merged)[:, :18], expected, atol=1e-5)
+
+
+def test_second_stage_starts_from_a_run(data, tmp_path):
+    assert call(data, tmp_path / "first") == 0
+    still = words("--recipe.optimization.learning-rate 1e-12 --recipe.optimization.final-learning-rate 1e-12")
+    assert call(data, tmp_path / "second", "--weights", str(tmp_path / "first"), *still) == 0
+    first, second = (SmallNetwork(widths=(8, 16)).build(16) for _ in range(2))
+    first.load_weights(read_run(tmp_path / "first").checkpoints[0][0])
+    second.load_weights(read_run(tmp_path / "second").checkpoints[0][0])
+    for a, b in zip(first.trainable_variables, second.trainable_variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
+
+
+def test_labels_table_replaces_the_labels_and_belongs_to_the_run(data, tmp_path, capsys):
+    table = cell_table.read(data / "cells.parquet")[["image_id", "cell", *cell_table.VALUES]]
+    table[cell_table.VALUES[0]] = np.nan
+    cell_table.write(table, tmp_path / "labels.parquet", "labels")
+    labels = ("--labels", str(tmp_path / "labels.parquet"))
+    assert call(data, tmp_path / "out", *labels) == 0
+    assert pd.read_csv(tmp_path / "out" / "history.csv")["AP: Nucleoplasm"].isna().all()
+    assert call(data, tmp_path / "out") == 2
+    assert "labels_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_mirrored_float16_equals_one_device(data, tmp_path):
+    options = ["--data", str(data), *OPTIONS, "--precision", "mixed_float16", "--recipe.network.synchronized", "True"]
+    assert train([*options, "--out", str(tmp_path / "one")]) == 0
+    assert train([*options, "--out", str(tmp_path / "two"), "--strategy", "mirrored"], devices=2) == 0
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)
