@@ -77,7 +77,7 @@ def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) ->
 def render(scene: Scene, rng: np.random.Generator, config: SyntheticConfig) -> np.ndarray:
     """Draw the four channels: uint8 or uint16 [size, size, 4]."""
     margin = round(MARGIN_UM / config.pixel_um)
-    paths = stains.microtubule_paths(scene, rng, density=rng.uniform(0.2, 0.45))
+    paths = stains.microtubule_paths(scene, rng, density=rng.uniform(0.15, 0.4))
     pictures = []
     for channel in ("red", "green", "blue", "yellow"):
         if channel == "red":

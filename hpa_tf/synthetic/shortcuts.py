@@ -24,7 +24,7 @@ def channel_features(made: SyntheticField) -> tuple[np.ndarray, np.ndarray]:
     """Measure the whole cells of a field.
 
     Returns:
-        float [N, 4 x 27] mean, deviation and histogram (25 bins, shares) of each channel inside each cell, and
+        float [N, 108] mean, deviation and histogram (25 bins, shares) of each channel inside each cell, and
         bool [N, K] what the cells show; artefacts and cells cut by the frame are left out.
     """
     table = made.truth[(made.truth["artefact"] == "") & ~made.truth["cut"]]

@@ -91,10 +91,10 @@ def red(scene: Scene, rng: np.random.Generator, paths: list[np.ndarray]) -> np.n
     filaments = curves.draw(scene, rng, paths, 0.2)
     over_nucleus = 0.45 + 0.55 * np.clip(scene.rim / 0.8 + 0.5, 0, 1)
     image = 0.42 * filaments * (0.55 + 0.45 * scene.thickness)
-    image += 0.10 * scene.thickness
+    image += 0.08 * scene.thickness
     image *= over_nucleus
     haze = cv2.GaussianBlur(filaments, (0, 0), max(0.6, scene.px(0.9)))
-    image += 0.22 * haze * over_nucleus
+    image += 0.13 * haze * over_nucleus
     if len(dividing):
         image += 0.55 * curves.draw(scene, rng, spindle_paths(scene, rng, dividing), 0.25)
         image += 0.15 * scene.per_body(np.array([bool(body.phase) for body in scene.bodies], float))
