@@ -1,5 +1,6 @@
 """Batches: content, determinism, resume in the middle of an epoch, workers, padding, damaged shards."""
 
+import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -162,6 +163,14 @@ def test_selected_examples_read_their_own_records(examples):
     record = stored(examples, 17)
     prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), PREPARATION)
     np.testing.assert_array_equal(batch["image"][0], prepared)
+
+
+def test_a_folder_that_tensorflow_cannot_read_itself(examples):
+    memory = fsspec.filesystem("memory")
+    memory.put(examples.folder, "/bucket/data", recursive=True)
+    remote = read_examples("memory://bucket/data")
+    for one, other in zip(batches(remote), batches(examples), strict=True):
+        assert_same(one, other)
 
 
 def test_a_batch_larger_than_the_epoch_is_an_error(examples):

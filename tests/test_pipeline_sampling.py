@@ -92,6 +92,8 @@ def test_without_balance_every_cell_comes_once_and_graded_ones_more():
     assert repeat_factors(graded, sampling).tolist() == [3, 8, 1, 1]
     assert sorted(draw_epoch(graded, sampling, 0, 0)) == [0] * 3 + [1] * 8 + [2, 3]
     assert repeat_factors(examples(labels), sampling).tolist() == [1, 1, 1, 1]
+    sure = dataclasses.replace(sampling, ungraded_classes=(5,))
+    assert repeat_factors(examples(labels * [[1], [1], [1], [0.8]]), sure).tolist() == [1, 6, 1, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -215,6 +217,13 @@ def test_cells_without_a_row_stop_unless_told(folder, tmp_path):
     kept = read_examples(folder, labels=part, unknown_cells="keep", clean=False)
     assert len(kept) == 16 and kept.labels[0].tolist() == one_hot(0).tolist() and kept.labels[5, 0] == 0.25
     assert kept.table["graded"].sum() == 5
+
+
+def test_every_row_of_a_table_of_grades_is_graded(folder, tmp_path):
+    path = overlay(tmp_path, slice(4, 9))
+    cell_table.write(cell_table.read(path), path, "grades")
+    found = read_examples(folder, labels=path, unknown_cells="keep", clean=False)
+    assert found.table["graded"].tolist() == [4 <= i < 9 for i in range(16)]
 
 
 def test_rows_without_a_cell_stop_too(folder, tmp_path):

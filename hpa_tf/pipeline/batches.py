@@ -4,12 +4,12 @@ Memory: at most `num_parallel_calls` records being decoded and `PREFETCHED` batc
 cached. A batch depends only on (examples, options, seed, epoch, step): not on threads, workers or where a run resumed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf import files
+from hpa_tf import files, records
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment
 from hpa_tf.pipeline.examples import Examples
@@ -147,24 +147,35 @@ def _batches(
     return dataset.with_options(_options()).prefetch(PREFETCHED)
 
 
-def record_reader(examples: Examples):
+def record_reader(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a graph function: row of the examples, int64 scalar -> the serialized record, checksums verified."""
     names, places = np.unique(examples.table["shard"].to_numpy(str), return_inverse=True)
     paths = tf.constant([files.join(examples.folder, name) for name in names])
     places, offsets = tf.constant(places, tf.int32), tf.constant(examples.table["offset"], tf.int64)
-    buffer_size = _REMOTE_BUFFER if files.is_remote(examples.folder) else 0
+    scheme = examples.folder.partition("://")[0] if files.is_remote(examples.folder) else ""
+    read_at = _read_with_tensorflow if scheme in tf.io.gfile.get_registered_schemes() else _read_with_fsspec
+    return lambda row: read_at(tf.gather(paths, places[row]), offsets[row], remote=bool(scheme))
 
-    def read(row: tf.Tensor) -> tf.Tensor:
-        variant = tf.raw_ops.TFRecordDatasetV2(
-            filenames=tf.gather(paths, places[row])[None],
-            compression_type="",
-            buffer_size=tf.constant(buffer_size, tf.int64),
-            byte_offsets=offsets[row][None],
-        )
-        records = tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string))
-        return records.take(1).get_single_element()
 
-    return read
+def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=path[None],
+        compression_type="",
+        buffer_size=tf.constant(_REMOTE_BUFFER if remote else 0, tf.int64),
+        byte_offsets=offset[None],
+    )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string)).take(1).get_single_element()
+
+
+def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
+    """Read where TensorFlow itself cannot (s3://, memory://, ...)."""
+
+    def read(path: bytes, offset: int) -> bytes:
+        with files.open_file(path.decode()) as stream:
+            stream.seek(offset)
+            return next(records.read_frames(stream, path.decode()))
+
+    return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())
 
 
 def _label_table(examples: Examples) -> dict[str, tf.Tensor]:

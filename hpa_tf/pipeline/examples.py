@@ -47,7 +47,7 @@ class Examples:
 
     def select(self, rows: np.ndarray) -> "Examples":
         """Return the examples that a bool [N] or an index array picks."""
-        return Examples(self.folder, self.table.loc[np.asarray(rows)] if rows.dtype == bool else self.table.iloc[rows])
+        return Examples(self.folder, self.table.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows])
 
 
 def read_examples(
@@ -84,7 +84,10 @@ def read_examples(
         _check_folds(where, table, folds)
         keep &= table["fold"].isin(list(folds)).to_numpy()
     if labels is not None:
-        table, found = overlay_labels(table, cell_table.read(labels), labels, unknown_cells)
+        other = cell_table.read(labels)
+        if cell_table.kind(labels) == "grades" and "graded" not in other.columns:
+            other = other.assign(graded=True)
+        table, found = overlay_labels(table, other, labels, unknown_cells)
         keep &= found
     if not keep.any():
         raise InputError(where, f"0 of {len(table)} cells left", "at least one cell", "choose other folds or labels")

@@ -48,6 +48,8 @@ class Sampling:
     """How many times a sure mitotic cell counts among the positives."""
     extra_repeats: tuple[float, ...] = (0.0,) * NUM_CLASSES
     """Not balanced: further draws of a cell that column `graded` names, for each class it has (fine-tuning stage)."""
+    ungraded_classes: tuple[int, ...] = (11, 15)
+    """Classes whose sure cells get `extra_repeats` although nobody graded them."""
 
     def __post_init__(self):
         for name in ("class_multipliers", "sure_repeats", "extra_repeats"):
@@ -102,18 +104,15 @@ def _mitotic(examples: Examples, positive: np.ndarray, sampling: Sampling) -> np
     else:
         alike = pd.Series(positive).groupby(table["image_id"].to_numpy()).transform("any").to_numpy() & ~positive
     repeats = np.where(labels >= sampling.mitotic_sure, sampling.mitotic_sure_repeats, 1.0)
-    negatives, look_alikes, positives = sampling.mitotic_shares
-    return _shares(
-        negatives * _shares(~positive) + look_alikes * _shares(alike) + positives * _shares(positive * repeats)
-    )
+    pools = (~positive & examples.known[:, MITOTIC_SPINDLE], alike, positive * repeats)
+    return _shares(sum(share * _shares(pool) for share, pool in zip(sampling.mitotic_shares, pools, strict=True)))
 
 
 def _every_cell(examples: Examples, positive: np.ndarray, sampling: Sampling) -> np.ndarray:
-    factors = np.ones(len(examples))
+    counts = np.isin(np.arange(NUM_CLASSES), sampling.ungraded_classes) & (examples.labels >= sampling.sure)
     if "graded" in examples.table.columns:
-        graded = examples.table["graded"].to_numpy(bool)
-        factors += graded * (positive @ np.asarray(sampling.extra_repeats))
-    return factors
+        counts |= examples.table["graded"].to_numpy(bool)[:, None]
+    return 1 + (positive & counts) @ np.asarray(sampling.extra_repeats)
 
 
 def draw_epoch(examples: Examples, sampling: Sampling, seed: int, epoch: int) -> np.ndarray:
