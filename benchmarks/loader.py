@@ -1,0 +1,302 @@
+"""Cells a second of every stage of the input pipeline, of the loader alone, and how long training waits for it.
+
+    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30]
+
+Without --data the crops are drawn: 512 px, 8 and 16 bit, with the size on disk of real cells (about 400 kB a cell, 8
+bit). Times are processor time of one thread per cell, so that other work on the machine hardly counts; cores needed
+for a GPU = its cells/s divided by "all". Beside it stands the same work written with OpenCV and NumPy, as a PyTorch
+Dataset would do it. The last table trains EfficientNetB0 on this machine and says which share of it is waiting.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+
+from hpa_tf import cell_table, records
+from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.pipeline import (
+    Augmentation,
+    Examples,
+    Preparation,
+    Sampling,
+    augment,
+    augment_batch,
+    parse_cell,
+    prepare,
+    read_examples,
+    training_batches,
+)
+from hpa_tf.pipeline.batches import record_reader
+from tfrecords_builder.encoding import encode_png
+
+FLIPS = Augmentation(flip=0.5, rotation=90)
+FULL = Augmentation(flip=0.5, rotation=90, resizer=0.4, pad=0.3)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    data: str | None = None
+    """Data folder of the builder; default: drawn crops."""
+    sizes: tuple[int, ...] = (128, 512)
+    """Sides of the network's input, px."""
+    cells: int = 64
+    """Cells to measure with."""
+    crop_size: int = 512
+    """Side of the drawn crops, px."""
+    steps: int = 30
+    """Steps of training to measure the wait for data with; 0 = none."""
+
+
+# -- drawn data -------------------------------------------------------------------------------------------------------
+
+
+def draw_cell(rng: np.random.Generator, size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a crop [S, S, 4] of smooth structure with photon noise, and the region map of a round cell in it."""
+    structure = [cv2.GaussianBlur(rng.random((size, size), np.float32), (0, 0), sigma) for sigma in (2, 3, 5, 2)]
+    planes = [(plane - plane.min()) / (plane.max() - plane.min()) for plane in structure]
+    counts = rng.poisson(np.stack(planes, axis=-1) ** 2 * 60) * (4 if bits == 8 else 4 * 257)
+    crop = np.clip(counts, 0, 2**bits - 1).astype(f"uint{bits}")
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    distance = np.hypot(rows, columns) / (size / 2)
+    region = np.select([distance < 0.4, distance < 1], [2, 1], 3).astype(np.uint8)
+    return crop, region
+
+
+def stored_png(pixels: np.ndarray) -> bytes:
+    """Encode a PNG whose data is not compressed: the largest file and the fastest to read."""
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA) if pixels.ndim == 3 else pixels
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+
+
+def write_data(folder: Path, options: Options, bits: int, encode: Callable[[np.ndarray], bytes]) -> str:
+    """Write a data folder of drawn cells; the cell tables' other columns are those that the pipeline needs."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((options.cells, NUM_CLASSES)) < 0.1).astype(np.float32)
+    shard, data, offsets = records.shard_name("cells", 0, 0, 1), bytearray(), []
+    numbers = {field.name: np.zeros(field.size) for field in records.CELL_FIELDS if field.type == "float"}
+    counts = {field.name: np.zeros(field.size, int) for field in records.CELL_FIELDS if field.type == "int64"}
+    for cell in range(options.cells):
+        crop, region = draw_cell(rng, options.crop_size, bits)
+        pictures = {"image_id": b"drawn", "crop": encode(crop), "region": encode_png(region)}
+        record = {**numbers, **counts, **pictures, "cell": cell + 1, "labels": labels[cell], "bits": bits}
+        offsets.append(len(data))
+        data += records.frame(records.encode({**record, "schema_version": records.SCHEMA_VERSION}))
+    folder.mkdir()
+    (folder / shard).write_bytes(data)
+    columns = {"fold": 0, "shard": shard, "record": np.arange(options.cells), "offset": offsets, "cleaning_value": 1.0}
+    columns = {name: np.broadcast_to(value, options.cells) for name, value in columns.items()}
+    table = cell_table.from_values(["drawn"] * options.cells, np.arange(options.cells) + 1, labels, columns)
+    cell_table.write(table, folder / records.CELL_TABLE_NAME, "labels")
+    shards = (records.Shard(shard, "cells", 0, options.cells, len(data), ""),)
+    counts = (1, 1, options.cells)
+    rest = ("png", (0.08,), (bits,), 0, "drawn", *counts, shards, {}, "")
+    records.write_manifest(folder, records.Manifest(records.SCHEMA_VERSION, CLASSES, CHANNELS, *rest))
+    return str(folder)
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+
+
+def cost(dataset: tf.data.Dataset, cells: int) -> float:
+    """Return processor seconds a cell of the best of three passes, on one thread."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
+    dataset = dataset.with_options(options)
+    times = []
+    for _ in range(4):  # the first pass traces and warms up
+        start = time.process_time()
+        for _ in dataset:
+            pass
+        times.append((time.process_time() - start) / cells)
+    return min(times[1:])
+
+
+def touch(value: tf.Tensor) -> tf.Tensor:
+    """Return one byte of a value, so that no stage pays for handing a picture to Python."""
+    return tf.reshape(value, [-1])[0]
+
+
+def stage_costs(examples: Examples, size: int) -> dict[str, float]:
+    """Return processor seconds a cell of each stage, each alone on the result of the one before."""
+    count, preparation = len(examples), Preparation(size=size)
+    data, read = tf.data.Dataset, record_reader(examples)
+    rows = data.range(count)
+    serialized = [read(tf.constant(row)) for row in range(count)]
+    parsed = [parse_cell(one, ["crop", "region"]) for one in serialized]
+    dtype = _depth(parsed[0]["crop"])
+    crops = [tf.io.decode_png(one["crop"], channels=4, dtype=dtype) for one in parsed]
+    regions = [tf.io.decode_png(one["region"], channels=1)[..., 0] for one in parsed]
+    prepared = tf.stack([prepare(crop, region, preparation) for crop, region in zip(crops, regions, strict=True)])
+    seeds = tf.random.stateless_uniform([count, 2], (0, 1), minval=None, maxval=None, dtype=tf.int32)
+    pictures = tf.stack([one["crop"] for one in parsed]), tf.stack([one["region"] for one in parsed])
+    tensors = data.from_generator(
+        lambda: zip(crops, regions, strict=True),
+        output_signature=(tf.TensorSpec((None, None, 4), dtype), tf.TensorSpec((None, None), tf.uint8)),
+    ).cache()
+    images = data.from_tensor_slices((prepared, seeds))
+
+    def decode(crop: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.io.decode_png(crop, channels=4, dtype=dtype), tf.io.decode_png(region, channels=1)[..., 0]
+
+    def everything(row: tf.Tensor) -> tf.Tensor:
+        record = parse_cell(read(row), ["crop", "region"])
+        return touch(augment(prepare(*decode(record["crop"], record["region"]), preparation), seeds[row], FULL))
+
+    def batched(augmentation: Augmentation) -> tf.data.Dataset:
+        return images.batch(16).map(lambda x, s: touch(augment_batch(x, s, augmentation)))
+
+    handing_on = cost(images.map(lambda x, s: touch(x)), count)
+    stages = {
+        "read": rows.map(lambda row: tf.strings.length(read(row))),
+        "parse": data.from_tensor_slices(serialized).map(lambda r: tf.strings.length(parse_cell(r, ["crop"])["crop"])),
+        "decode crop": data.from_tensor_slices(pictures).map(lambda c, r: touch(decode(c, r)[0])),
+        "decode region": data.from_tensor_slices(pictures).map(lambda c, r: touch(decode(c, r)[1])),
+        "prepare": tensors.map(lambda c, r: touch(prepare(c, r, preparation))),
+        "augment: flips, rotation": images.map(lambda x, s: touch(augment(x, s, FLIPS))),
+        "augment: + resizer .4, pad .3": images.map(lambda x, s: touch(augment(x, s, FULL))),
+        "  the same as one batch": batched(FULL),
+        "all (read to full augment)": rows.map(everything),
+    }
+    costs = {name: cost(dataset, count) for name, dataset in stages.items()}
+    return {name: max(value - handing_on * ("augment" in name), 1e-9) for name, value in costs.items()}
+
+
+def _depth(png: tf.Tensor) -> tf.DType:
+    return tf.uint16 if png.numpy()[24] == 16 else tf.uint8
+
+
+def opencv_cost(examples: Examples, size: int) -> float:
+    """Return processor seconds a cell of reading, decoding, preparing and rotating with OpenCV and NumPy."""
+    cv2.setNumThreads(1)
+    places = examples.table[["shard", "offset"]].itertuples(index=False)
+    places = [(f"{examples.folder}/{shard}", offset) for shard, offset in places]
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        for path, offset in places:
+            with open(path, "rb") as stream:
+                stream.seek(offset)
+                record = records.decode(next(records.read_frames(stream, path)))
+            pixels, region = (
+                cv2.imdecode(np.frombuffer(record[name], np.uint8), cv2.IMREAD_UNCHANGED) for name in ("crop", "region")
+            )
+            inside = (region == 1) | (region == 2)
+            rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            pixels = pixels[box] * inside[box][..., None]
+            up, left = (max(pixels.shape[:2]) - side for side in pixels.shape[:2])
+            pixels = cv2.copyMakeBorder(pixels, up // 2, up - up // 2, left // 2, left - left // 2, cv2.BORDER_CONSTANT)
+            image = cv2.resize(pixels, (size, size)).astype(np.float32) / np.iinfo(pixels.dtype).max
+            turn = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), 33, 1)
+            cv2.warpAffine(image[::-1], turn, (size, size), flags=cv2.INTER_NEAREST)
+        times.append((time.process_time() - start) / len(places))
+    return min(times)
+
+
+# -- whole loader -----------------------------------------------------------------------------------------------------
+
+
+def loader_rate(examples: Examples, size: int) -> tuple[float, float]:
+    """Return (cells a second of wall time on all cores, cells a second of processor time) of `training_batches`."""
+    plan = Sampling(balanced=False, num_cells=16 * 40)
+    dataset = training_batches(examples, Preparation(size), FULL, plan, batch_size=16, seed=0, epoch=0)
+    batches = iter(dataset)
+    next(batches)
+    wall, processor = time.perf_counter(), time.process_time()
+    cells = sum(16 for _ in batches)
+    return cells / (time.perf_counter() - wall), cells / (time.process_time() - processor)
+
+
+def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: int = 16) -> tuple[float, float]:
+    """Train EfficientNetB0 and return (share of the time spent waiting for data, cells a second)."""
+    network = EfficientNet("B0").build(size)
+    optimizer = keras.optimizers.Adam(3e-4)
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def step(images: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels[:, :18], network(images, training=True))
+            loss = tf.reduce_mean(losses)
+        variables = network.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    plan = Sampling(balanced=False, num_cells=batch_size * (steps + 2))
+    dataset = training_batches(examples, Preparation(size), FULL, plan, batch_size=batch_size, seed=0, epoch=0)
+    batches, waited = iter(dataset), 0.0
+    for number in range(steps + 2):
+        if number == 2:  # the first steps trace
+            start, waited = time.perf_counter(), 0.0
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        step(batch["image"], batch["labels"])
+    total = time.perf_counter() - start
+    return waited / total, steps * batch_size / total
+
+
+def print_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print columns of text, the first to the left, the others to the right."""
+    rows = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print(row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)))
+    print()
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.data:
+            folders = {options.data: options.data}
+        else:
+            kinds = {
+                "8 bit, PNG": (8, encode_png),
+                "8 bit, PNG stored": (8, stored_png),
+                "16 bit, PNG": (16, encode_png),
+            }
+            folders = {
+                name: write_data(Path(temporary) / str(i), options, *kind)
+                for i, (name, kind) in enumerate(kinds.items())
+            }
+        found = {}
+        for name, folder in folders.items():
+            examples = read_examples(folder, clean=False)
+            found[name] = examples.select(np.arange(min(options.cells, len(examples))))
+        for size in options.sizes:
+            columns = [stage_costs(examples, size) for examples in found.values()]
+            other = [opencv_cost(examples, size) for examples in found.values()]
+            print(f"{size} px input; ms of one core a cell (cells/s per core)")
+            rows = [[stage, *(text(column[stage]) for column in columns)] for stage in columns[0]]
+            rows.append(["OpenCV + NumPy: flip, rotation", *map(text, other)])
+            print_table(["stage", *found], rows)
+        rates = [(size, name, *loader_rate(ex, size)) for size in options.sizes for name, ex in found.items()]
+        print("The loader alone (training_batches, batch 16, full augmentation), all cores")
+        rows = [(f"{size} px, {name}", f"{wall:.0f}", f"{per_core:.0f}") for size, name, wall, per_core in rates]
+        print_table(["input", "cells/s", "cells/s per core"], rows)
+        if options.steps:
+            share, rate = waiting_share(next(iter(found.values())), options.steps)
+            print(f"EfficientNetB0, 128 px, batch 16, float32: {rate:.1f} cells/s, {share:.2%} of the time waiting")
+
+
+def text(seconds: float) -> str:
+    """Return a time a cell and its rate."""
+    return f"{seconds * 1e3:.2f} ({1 / seconds:.0f})"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
