@@ -8,17 +8,17 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from hpa_tf import files, reporting
-from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import diagnostics, plots
-from hpa_tf.evaluation.detections import from_scores, read_detections
+from hpa_tf.evaluation.detections import read_detections
 from hpa_tf.evaluation.diagnostics import MatchedCells
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageDetections, ImageTruth, MetricSettings, Overlaps, match_image, overlap
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
+from hpa_tf.evaluation.pairing import Unpaired, pair_images
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
 from hpa_tf.postprocessing import weighted_mean, with_negative
@@ -98,7 +98,7 @@ def run(options: Diagnose) -> None:
 def diagnose(options: Diagnose) -> Diagnosis:
     """Compute the tables of the report."""
     truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
-    images = list(tqdm(_images(options, truth), total=len(truth.image_ids), unit="image", desc="diagnose"))
+    images = list(_images(options, truth))
     matches = [match_image(*image, options.metric) for image in images]
     cells = diagnostics.matched_cells(images, options.metric.iou_threshold)
     stages = {AFTER: cells.scores}
@@ -128,19 +128,9 @@ def diagnose(options: Diagnose) -> Diagnosis:
 def _images(options: Diagnose, truth: Truth) -> Iterator[tuple[ImageTruth, ImageDetections, Overlaps]]:
     folder = options.masks or options.truth_masks
     source = options.submission or files.join(options.prediction, "cells.parquet")
-    left = dict.fromkeys(truth.image_ids)
-    for detections in read_detections(source, MaskFolder(folder) if folder else None):
-        if detections.image_id in left:
-            del left[detections.image_id]
-            image_truth = truth.load(detections.image_id)
-            yield image_truth, detections, overlap(image_truth, detections.masks, options.metric)
-    for image_id in left:
-        image_truth = truth.load(image_id)
-        yield (
-            image_truth,
-            from_scores(image_id, [], np.zeros((0, NUM_CLASSES))),
-            overlap(image_truth, [], options.metric),
-        )
+    found = read_detections(source, MaskFolder(folder) if folder else None)
+    for image_truth, detections in pair_images(truth, found, Unpaired(), "diagnose"):
+        yield image_truth, detections, overlap(image_truth, detections.masks, options.metric)
 
 
 def _probabilities(folder: str, cells: MatchedCells) -> np.ndarray:

@@ -1,26 +1,23 @@
 """`score`: the metric of one submission, its interval, its baselines, and what became of every detection and cell."""
 
 import math
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from hpa_tf import files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
-from hpa_tf.errors import HpaWarning
 from hpa_tf.evaluation import baselines, plots
 from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, draw_images, interval
-from hpa_tf.evaluation.detections import from_scores, read_detections
+from hpa_tf.evaluation.detections import read_detections
 from hpa_tf.evaluation.mask_folder import MaskFolder
-from hpa_tf.evaluation.matching import ImageDetections, ImageMatches, MetricSettings, Outcome, match_image, overlap
+from hpa_tf.evaluation.matching import ImageMatches, MetricSettings, Outcome, match_image, overlap
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision, true_cell_table
-from hpa_tf.evaluation.truth import Truth, read_image_labels, read_truth
+from hpa_tf.evaluation.pairing import Unpaired, pair_images
+from hpa_tf.evaluation.truth import read_image_labels, read_truth
 
 SUBMISSION = "submission"
 _NAMES = (SUBMISSION, baselines.RANDOM, baselines.IMAGE_LABELS_COPIED)
@@ -60,16 +57,14 @@ class Scored:
         resampled: The bootstrap of each evaluation; empty without.
         cells: See `true_cell_table`.
         num_cells: True cells with at least one class.
-        without_detections: Images of the truth that the submission lacks: all their cells are missed.
-        without_truth: Images of the submission that the truth lacks: not counted, as in the original.
+        unpaired: Images that only the truth or only the submission has.
     """
 
     evaluations: dict[str, Evaluation]
     resampled: dict[str, Bootstrap]
     cells: pd.DataFrame
     num_cells: int
-    without_detections: tuple[str, ...]
-    without_truth: tuple[str, ...]
+    unpaired: Unpaired
 
 
 def run(options: Score) -> None:
@@ -91,9 +86,9 @@ def score(options: Score) -> Scored:
     labels = read_image_labels(options.image_labels) if options.image_labels else truth.image_labels
     labels = labels or truth.labels_of_cells()
     matches: dict[str, list[ImageMatches]] = {name: [] for name in _NAMES}
-    without_detections, without_truth = [], []
-    for detections in _all_images(options, truth, without_detections, without_truth):
-        image_truth = truth.load(detections.image_id)
+    unpaired = Unpaired()
+    found = read_detections(options.submission, MaskFolder(options.masks) if options.masks else None)
+    for image_truth, detections in pair_images(truth, found, unpaired, "score"):
         overlaps = overlap(image_truth, detections.masks, options.metric)
         image = (detections.image_id, detections.masks)
         rivals = (
@@ -109,30 +104,7 @@ def score(options: Score) -> Scored:
         samples = draw_images(len(truth.image_ids), options.bootstrap, options.seed)
         resampled = {name: bootstrap(one, samples) for name, one in evaluations.items()}
     cells = true_cell_table(matches[SUBMISSION], options.metric.iou_threshold)
-    return Scored(evaluations, resampled, cells, truth.num_cells, tuple(without_detections), tuple(without_truth))
-
-
-def _all_images(
-    options: Score, truth: Truth, without_detections: list[str], without_truth: list[str]
-) -> Iterator[ImageDetections]:
-    """Yield the detections of every image of the truth, those of images without any last; note what has no partner."""
-    known, seen = set(truth.image_ids), set()
-    masks = MaskFolder(options.masks) if options.masks else None
-    with tqdm(total=len(known), unit="image", desc="score") as bar:
-        for detections in read_detections(options.submission, masks):
-            if detections.image_id not in known:
-                without_truth.append(detections.image_id)
-                continue
-            seen.add(detections.image_id)
-            yield detections
-            bar.update()
-        without_detections.extend(image_id for image_id in truth.image_ids if image_id not in seen)
-        for image_id in without_detections:
-            yield from_scores(image_id, [], np.zeros((0, NUM_CLASSES)))
-            bar.update()
-    for found, missing in ((without_detections, "detections"), (without_truth, "truth")):
-        if found:
-            warnings.warn(f"{len(found)} images without {missing}, first {found[0]}", HpaWarning, stacklevel=3)
+    return Scored(evaluations, resampled, cells, truth.num_cells, unpaired)
 
 
 def result(scored: Scored, options: Score) -> dict:
@@ -143,8 +115,8 @@ def result(scored: Scored, options: Score) -> dict:
         "baselines": {name: _scores(scored, name) for name in _NAMES[1:]},
         "num_images": len(scored.evaluations[SUBMISSION].image_ids),
         "num_cells": scored.num_cells,
-        "images_without_detections": list(scored.without_detections),
-        "images_without_truth": list(scored.without_truth),
+        "images_without_detections": scored.unpaired.without_detections,
+        "images_without_truth": scored.unpaired.without_truth,
         "settings": {**asdict(options.metric), "bootstrap": options.bootstrap, "seed": options.seed},
     }
 
