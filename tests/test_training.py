@@ -1,6 +1,7 @@
 """Training through its own command, in this process: what a run folder holds, guards, systems, folds."""
 
 import re
+import uuid
 from dataclasses import replace
 
 import keras
@@ -189,6 +190,25 @@ def test_typo_in_an_option_suggests_the_right_one(data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call(data, tmp_path / "out", "--recipe.optimization.lerning-rate", "1")
     assert "--recipe.optimization.learning-rate" in capsys.readouterr().err
+
+
+def test_run_folder_on_an_object_store(data, capsys):
+    out = f"memory://runs/{uuid.uuid4().hex}"
+    assert call(data, out) == 0
+    assert files.list_names(f"{out}/checkpoints") == ["step-00000004.npz"]
+    assert len(read_run(out).checkpoints) == 1
+    assert call(data, out) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_profile_and_pictures_are_written_for_tensorboard(data, tmp_path):
+    assert call(data, tmp_path / "out", "--profile", "--recipe.sampling.num-cells", "160") == 0
+    logs = tmp_path / "out" / "logs"
+    assert list(logs.glob("plugins/profile/*/*.xplane.pb"))
+    events = [e for path in logs.glob("events*") for e in tf.compat.v1.train.summary_iterator(str(path))]
+    tags = {value.tag for event in events for value in event.summary.value}
+    assert {"loss", "learning_rate", "cells_per_second", "waiting", "validation/mAP", "augmented cells"} <= tags
+    assert any(tag.startswith("validation/AP: ") for tag in tags)
 
 
 def test_show_sampling_trains_nothing(data, tmp_path, capsys):

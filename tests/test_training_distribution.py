@@ -1,8 +1,12 @@
 """Two replicas, in one process or in two, train like one."""
 
+import signal
+
 import numpy as np
 import pytest
 from training_process import TINY, final_state, losses, start, train, words, workers_config, write_tiny_dataset
+
+from hpa_tf.training.preemption import EXIT_CODE
 
 STEPS = 20
 TWO_EPOCHS = TINY + words("--recipe.sampling.num-cells 80 --recipe.optimization.epochs 2 --recipe.validation-fold 1")
@@ -43,6 +47,20 @@ def test_mirrored_without_synchronisation_differs_a_little(data, one_device, tmp
     assert train([*arguments, *TWO_EPOCHS], devices=2) == 0
     difference = np.abs(losses(tmp_path / "out") - losses(one_device))
     assert 1e-4 < difference.max() < 0.2
+
+
+@pytest.mark.slow
+def test_worker_killed_and_all_restarted_equals_one(data, one_device, tmp_path):
+    """One worker dies in step 8; the other cannot go on and says so; the same commands end like nothing happened."""
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "multiworker"]
+    arguments += [*TWO_EPOCHS, *SYNCHRONIZED, "--checkpoint-steps", "3"]
+    for deaths, exit_codes in (((None, ("step", 8)), [EXIT_CODE, -signal.SIGKILL]), ((None, None), [0, 0])):
+        configs = workers_config(2)
+        processes = [start(arguments, tf_config=c, die=d) for c, d in zip(configs, deaths, strict=True)]
+        for process in processes:
+            process.join(timeout=300)
+        assert [process.exitcode for process in processes] == exit_codes
+    assert_equal_training(tmp_path / "out", one_device)
 
 
 def test_multiworker_equals_one(data, one_device, tmp_path):

@@ -26,7 +26,8 @@ DESCRIPTION = f"""Train a network on a data folder; the same command goes on aft
 Recipes: {", ".join(recipe.name for recipe in RECIPES)} (default {DEFAULT_RECIPE}).
 --system NAME trains the members of a system, one after the other, into OUT/MEMBER.
 Systems: {", ".join(system.name for system in SYSTEMS)}.
-Exit codes: 0 finished, 2 bad input, {DIVERGED_EXIT_CODE} the loss is no number, {EXIT_CODE} stopped by a signal."""
+Exit codes: 0 finished, 2 bad input, {DIVERGED_EXIT_CODE} the loss is no number, {EXIT_CODE} stopped by a
+signal or the loss of a peer: start the same command again."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, DIVERGED_EXIT_CODE)
     except Interrupted as error:
         return _fail(error, EXIT_CODE)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        reason = str(error).splitlines()[0][:300]
+        return _fail(f"a peer was lost ({reason}); start the same command on all machines again", EXIT_CODE)
     return 0
 
 
@@ -123,6 +127,6 @@ def start(options: Options) -> Site:
     return site
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"train.py: {error}", file=sys.stderr)
     return code
