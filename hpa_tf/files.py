@@ -150,16 +150,6 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return stream.read()
 
 
-def remove(path: str | os.PathLike) -> None:
-    """Delete a file; one that is not there is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        if is_remote(path):
-            filesystem, name = _filesystem(path)
-            filesystem.rm_file(name)
-        else:
-            os.remove(path)
-
-
 def open_file(path: str | os.PathLike) -> IO[bytes]:
     """Open a file for reading bytes, local or remote."""
     if is_remote(path):
