@@ -35,7 +35,7 @@ def build(options: BuildOptions) -> Manifest:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
             or another build is writing to the folder.
     """
-    plan = make_plan(options)
+    plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))
     with state.locked(options.out):
         results = _results_so_far(options, plan)
         todo = [unit for unit in plan.units if unit.name not in results]

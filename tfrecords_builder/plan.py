@@ -69,6 +69,14 @@ class Stamp:
 
 
 @dataclass(frozen=True)
+class DrawnFolds:
+    """Folds with a digest of all that they depend on; drawing them anew costs a second and scikit-learn's import."""
+
+    key: str
+    folds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All units of a build, ordered by fold and index.
 
@@ -77,12 +85,14 @@ class Plan:
         units: The units.
         faults: Images and rows that are left out.
         fingerprint: Digest of the options, image ids, labels, folds and file sizes.
+        folds: The folds as they were drawn, for the next run.
     """
 
     options: dict[str, Any]
     units: tuple[Unit, ...]
     faults: tuple[Fault, ...]
     fingerprint: str
+    folds: "DrawnFolds"
 
     @property
     def num_images(self) -> int:
@@ -90,8 +100,12 @@ class Plan:
         return sum(len(unit.images) for unit in self.units)
 
 
-def make_plan(options: BuildOptions) -> Plan:
+def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
     """Find and check the inputs, draw the folds and cut them into units.
+
+    Args:
+        options: What the build is asked.
+        drawn: The folds of an earlier run; taken if they would be drawn the same.
 
     Raises:
         InputError: Inputs cannot be used; with --on-error skip only where they cannot be used as a whole.
@@ -106,15 +120,15 @@ def make_plan(options: BuildOptions) -> Plan:
         )
     _check_columns(images, options)
     images = sorted(images, key=lambda image: _hash(image.image_id))
-    folds = _draw_folds(images, options)
+    folds = _draw_folds(images, options, drawn)
     stamps = _stamps(images, options)
     content = content_options(options)
     units = []
     for fold in range(options.num_folds):
-        members = [image for image, its_fold in zip(images, folds, strict=True) if its_fold == fold]
+        members = [image for image, its_fold in zip(images, folds.folds, strict=True) if its_fold == fold]
         units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(content))
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
-    return Plan(content, tuple(units), tuple(faults), digest([content, state]))
+    return Plan(content, tuple(units), tuple(faults), digest([content, state]), folds)
 
 
 def _first_of(faults: list[Fault]) -> InputError:
@@ -136,14 +150,20 @@ def _check_columns(images: list[LabelledImage], options: BuildOptions) -> None:
             raise InputError(where, f"no column {name!r}", f"one of {known}", "correct --group-by or --columns")
 
 
-def _draw_folds(images: list[LabelledImage], options: BuildOptions) -> np.ndarray:
+def _draw_folds(images: list[LabelledImage], options: BuildOptions, drawn: DrawnFolds | None) -> DrawnFolds:
+    groups = [image.columns[options.group_by].strip() for image in images] if options.group_by else None
+    asked = [options.num_folds, options.seed, groups, [[image.image_id, image.class_ids] for image in images]]
+    key = digest(asked)
+    if drawn is not None and drawn.key == key:
+        return drawn
     labels = np.zeros((len(images), NUM_CLASSES))
     for row, image in zip(labels, images, strict=True):
         row[list(image.class_ids)] = 1
-    if options.group_by is None:
-        return stratified_folds(labels, options.num_folds, options.seed)
-    groups = [image.columns[options.group_by].strip() for image in images]
-    return grouped_folds(labels, groups, options.num_folds, options.seed)
+    if groups is None:
+        folds = stratified_folds(labels, options.num_folds, options.seed)
+    else:
+        folds = grouped_folds(labels, groups, options.num_folds, options.seed)
+    return DrawnFolds(key, tuple(folds.tolist()))
 
 
 def _images_per_shard(options: BuildOptions, num_images: int) -> int:

@@ -69,7 +69,7 @@ def _start(settings: Settings) -> _Worker:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.masks_on_disk"])
+        context.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.nuclei_of_cells"])
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there, settings), daemon=True)
     process.start()

@@ -1,7 +1,6 @@
 """Rebuild exactly the shards that `verify` finds bad, from the inputs that the folder was built from."""
 
 import os
-from collections.abc import Sequence
 
 from hpa_tf import files, records
 from hpa_tf.errors import InputError
@@ -34,10 +33,11 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
             folder, found, "a folder that was built here", "build it again: python -m tfrecords_builder build"
         )
     workers = workers or os.cpu_count() or 1
-    has_manifest = files.exists(files.join(folder, records.MANIFEST_NAME))
-    before = {shard.name: shard for shard in records.read_manifest(folder).shards} if has_manifest else {}
-    bad = _bad_shards(verify(folder, deep, workers) if has_manifest else [])
+    before, faults = _state(folder, deep, workers)
+    bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard})
     with state.locked(folder):
+        if faults:
+            files.remove(files.join(folder, records.MANIFEST_NAME))  # so that the build writes table and manifest again
         for name in bad:
             files.remove(files.join(folder, name))
             files.remove(files.join(folder, STATE_FOLDER, f"{name.replace('fields-', 'cells-', 1)}.parquet"))
@@ -51,5 +51,10 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
     return bad
 
 
-def _bad_shards(faults: Sequence[Fault]) -> list[str]:
-    return sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard})
+def _state(folder: str, deep: bool, workers: int) -> tuple[dict[str, records.Shard], list[Fault]]:
+    """Return the shards of the manifest by name and the faults of the folder; a folder may lack a usable manifest."""
+    try:
+        manifest = records.read_manifest(folder)
+    except InputError as error:
+        return {}, [Fault("manifest", records.MANIFEST_NAME, None, error.found)]
+    return {shard.name: shard for shard in manifest.shards}, verify(folder, deep, workers)

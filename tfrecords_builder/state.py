@@ -9,7 +9,7 @@ from typing import Any
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from tfrecords_builder.options import BuildOptions, asked_options
-from tfrecords_builder.plan import Plan, Unit
+from tfrecords_builder.plan import DrawnFolds, Plan, Unit
 from tfrecords_builder.unit import STATE_FOLDER
 
 PLAN_NAME = "plan.json"
@@ -50,7 +50,8 @@ def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:
     images = {
         image_id: [unit.name, stamp.files, stamp.row] for unit in plan.units for image_id, stamp in unit.stamps.items()
     }
-    value = {"options": plan.options, "asked": asked_options(options), "images": images}
+    folds = {"key": plan.folds.key, "folds": plan.folds.folds}
+    value = {"options": plan.options, "asked": asked_options(options), "images": images, "folds": folds}
     files.write_json(files.join(out, STATE_FOLDER, PLAN_NAME), value)
 
 
@@ -58,6 +59,11 @@ def load_plan(out: str) -> dict[str, Any] | None:
     """Return what `save_plan` wrote, or None."""
     path = files.join(out, STATE_FOLDER, PLAN_NAME)
     return files.read_json(path) if files.exists(path) else None
+
+
+def drawn_folds(saved: dict[str, Any] | None) -> DrawnFolds | None:
+    """Return the folds that `save_plan` wrote."""
+    return DrawnFolds(saved["folds"]["key"], tuple(saved["folds"]["folds"])) if saved else None
 
 
 def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:

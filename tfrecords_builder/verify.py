@@ -51,11 +51,12 @@ def verify(folder: str | os.PathLike, deep: bool = False, workers: int = 1) -> l
     manifest = records.read_manifest(folder)
     try:
         table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+        faults = list(_check_table(table, manifest))
+        parts = dict(iter(table.groupby("shard", sort=False)))
+        jobs = [(shard, parts.get(_cell_shard(shard), table.iloc[:0])) for shard in manifest.shards]
     except InputError as error:
-        return [Fault("cell table", records.CELL_TABLE_NAME, None, error.found)]
-    faults = list(_check_table(table, manifest))
-    parts = dict(iter(table.groupby("shard", sort=False))) if len(table) else {}
-    jobs = [(shard, parts.get(_cell_shard(shard), table.iloc[:0])) for shard in manifest.shards]
+        faults = [Fault("unreadable cell table", records.CELL_TABLE_NAME, None, error.found)]
+        jobs = [(shard, None) for shard in manifest.shards]
     check = partial(_check_shard, str(folder), deep)
     with tqdm(total=sum(s.num_bytes for s in manifest.shards), unit="B", unit_scale=True, desc="verify") as bar:
         for shard, found in zip(manifest.shards, _map(check, jobs, workers), strict=True):
@@ -113,7 +114,7 @@ class _HashingStream:
         return data
 
 
-def _check_shard(folder: str, deep: bool, job: tuple[Shard, pd.DataFrame]) -> list[Fault]:
+def _check_shard(folder: str, deep: bool, job: tuple[Shard, pd.DataFrame | None]) -> list[Fault]:
     """Read one shard; return at most one fault of each kind."""
     shard, rows = job
     first: dict[str, Fault] = {}
@@ -131,12 +132,12 @@ def _check_shard(folder: str, deep: bool, job: tuple[Shard, pd.DataFrame]) -> li
     return list(first.values())
 
 
-def _check_records(stream: _HashingStream, shard: Shard, rows: pd.DataFrame, deep: bool) -> Iterator[Fault]:
+def _check_records(stream: _HashingStream, shard: Shard, rows: pd.DataFrame | None, deep: bool) -> Iterator[Fault]:
     count = 0
     frames = records.read_frames(stream, shard.name)
     fields = records.CELL_FIELDS if shard.kind == "cells" else records.IMAGE_FIELDS
-    table_rows = rows.to_dict("records") if shard.kind == "cells" else []
-    values = cell_table.values(rows, np.float32)
+    table_rows = rows.to_dict("records") if rows is not None and shard.kind == "cells" else []
+    values = cell_table.values(rows, np.float32) if rows is not None else []
     while True:
         try:
             data = next(frames)
@@ -147,7 +148,9 @@ def _check_records(stream: _HashingStream, shard: Shard, rows: pd.DataFrame, dee
             return
         try:
             record = records.decode(data, fields)
-            if shard.kind == "fields":
+            if rows is None:
+                problems = _common_problems(record, shard)
+            elif shard.kind == "fields":
                 problems = _field_problems(record, rows, shard, deep)
             elif count < len(table_rows):
                 problems = _cell_problems(record, table_rows[count], values[count], shard, count, deep)

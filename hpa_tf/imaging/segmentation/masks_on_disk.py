@@ -11,7 +11,6 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
-from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
 
 CELL_PATTERNS = ("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}")
 NUCLEUS_PATTERNS = ("{ID}_nucleusmask", "{ID}_nucleimask", "{ID}_nucleus_mask", "{ID}_nuclei_mask", "{ID}_nuclei")
@@ -57,6 +56,9 @@ class MasksOnDisk:
         Raises:
             InputError: No cell mask, two of them, another size than the field's, or an unusable file.
         """
+        # imports scikit-image, 0.4 s that who only names this segmenter need not wait for
+        from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
+
         cell = self._read(self._find(field.image_id, self.cell_pattern, CELL_PATTERNS, "cell"), field)
         nucleus_path = self._find(field.image_id, self.nucleus_pattern, NUCLEUS_PATTERNS, "nucleus")
         if nucleus_path is None:
