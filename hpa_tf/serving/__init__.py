@@ -1,13 +1,14 @@
 """The SavedModel of a run: the network with its preparation inside, usable with TensorFlow alone.
 
 `RUN/saved_model/1/` is TensorFlow Serving's folder layout. Signatures (B cells; all give `probabilities` [B, 19] in
-class order, Negative = 1 - max of the others, and `embedding` [B, D], the features before the last layer):
+class order, Negative = 1 - max of the others):
 
     serving_default   crop: PNG bytes [B], 8 or 16 bit, 4 channels, any size; the whole picture is the cell
     crop_and_region   crop, region: PNG bytes [B] each, as in the records
     pixels_uint8      crop: uint8 [B, H, W, 4], region: uint8 [B, H, W]
     pixels_uint16     the same for 16 bit
-    prepared          image: float32 [B, S, S, 4] in 0..1, as `prepare_*` gives it
+    prepared          image: float32 [B, S, S, 4] in 0..1, as `prepare_*` gives it; adds `embedding` [B, D], the
+                      features before the last layer
     activation_maps   image as above; adds `class_id` [B], the most probable class, and `heat` [B, h, w] in 0..1
     prepare_uint8     crop: uint8 [H, W, 4], region: uint8 [H, W] -> image: float32 [S, S, 4]
     prepare_uint16    the same for 16 bit

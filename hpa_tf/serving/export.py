@@ -81,14 +81,17 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
     images = tf.TensorSpec([None, preparation.size, preparation.size, len(CHANNELS)], tf.float32, "image")
     infer = tf.function(_inference(network), input_signature=[images])  # traced once, shared by the signatures
 
+    def probabilities(image: tf.Tensor) -> Tensors:
+        return {"probabilities": infer(image)["probabilities"]}  # embeddings would be most of a JSON answer
+
     def from_png(crop: tf.Tensor) -> Tensors:
-        return infer(_map(lambda one: prepare_png(one, None, preparation), crop, preparation))
+        return probabilities(_map(lambda one: prepare_png(one, None, preparation), crop, preparation))
 
     def from_png_and_region(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return infer(_map(lambda both: prepare_png(*both, preparation), (crop, region), preparation))
+        return probabilities(_map(lambda both: prepare_png(*both, preparation), (crop, region), preparation))
 
     def from_pixels(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return infer(_map(lambda both: prepare(*both, preparation), (crop, region), preparation))
+        return probabilities(_map(lambda both: prepare(*both, preparation), (crop, region), preparation))
 
     def prepare_one(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
         return {"image": prepare(crop, region, preparation)}
