@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,12 +125,24 @@ def test_builds_run_without_tensorflow(inputs, tmp_path):
 # -- changes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Inputs, Path]:
+    """A finished build."""
+    folder = tmp_path_factory.mktemp("small")
+    inputs = write_inputs(folder / "inputs", 6, size=32, grid=1)
+    assert main([*inputs.arguments(folder / "data"), "--num-folds", "2"]) == 0
+    return inputs, folder
+
+
 @pytest.fixture
-def folder(tmp_path) -> tuple[Inputs, Path]:
-    """A finished build whose inputs may be changed."""
-    inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
-    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2"]) == 0
-    return inputs, tmp_path / "data"
+def folder(small, tmp_path) -> tuple[Inputs, Path]:
+    """The same, in a place where its inputs may be changed."""
+    inputs, original = small
+    shutil.copytree(original, tmp_path / "copy")
+    moved = {
+        name: tmp_path / "copy" / getattr(inputs, name).relative_to(original) for name in ("images", "masks", "labels")
+    }
+    return Inputs(**moved, ids=inputs.ids), tmp_path / "copy" / "data"
 
 
 def change_image(inputs: Inputs) -> None:

@@ -2,11 +2,12 @@
 
     label tables   sources.py          rows of any of the three formats, matched with the images
       -> folds     folds.py            multilabel-stratified, or grouped by a column
-      -> units     plan.py             which images go to which shard; what changed since the last run
-      -> shards    unit.py             one unit of work: read, segment, cut, measure, encode, write
+      -> units     plan.py             which images go to which shard
+      -> shards    unit.py             one unit of work; image.py: read, segment, cut, measure, encode
                    labels.py, encoding.py
-      -> whole     build.py, pool.py   run the units, write the cell table and, last, the manifest
-    afterwards     verify.py, inspect.py; repair is a build of what verify finds bad
+      -> whole     build.py            continue what was begun (state.py), run the units (pool.py, or beam_runner.py
+                                       on a cluster), write the cell table and, last, the manifest
+    afterwards     verify.py, inspect.py; repair.py is a build of what verify finds bad; tfds_metadata.py
 
 The shards are functions of the images, the label tables and the options: neither the number of workers, nor their
 order, nor how often the build was killed changes a byte.

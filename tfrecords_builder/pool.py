@@ -5,6 +5,7 @@ which image it begins, so that an image that kills its worker (a decoder's crash
 skipped the others go on. Workers die with their parent, so that a killed build leaves no writer behind.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -81,7 +82,8 @@ def _give(worker: _Worker, queue: _Queue) -> None:
     worker.unit = queue.units.popleft() if queue.units else None
     worker.image_id = None
     if worker.unit is not None:
-        worker.pipe.send((worker.unit, queue.poisoned))
+        with contextlib.suppress(OSError):  # a worker that died meanwhile is heard of by `wait`
+            worker.pipe.send((worker.unit, queue.poisoned))
 
 
 def _hear(
