@@ -1,0 +1,147 @@
+"""Prediction from shards, from checkpoint ensembles and systems, with embeddings: the same numbers by another way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import prediction_cases as cases
+import pytest
+
+from hpa_tf import cell_table, files, records, serving, submission
+from hpa_tf.errors import InputError
+from hpa_tf.prediction import members
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.workers import Workers
+from hpa_tf.recipes import Member, System, run_folder, save
+from hpa_tf.recipes import recipe as recipe_module
+from tfrecords_builder.build import build
+from tfrecords_builder.options import BuildOptions
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Workers(2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    masks = cases.write_images(root / "images")
+    (root / "train.csv").write_text("ID,Label\n" + "".join(f"{name},{i}\n" for i, name in enumerate(masks)))
+    build(
+        BuildOptions(
+            images=(str(root / "images"),), labels=(str(root / "train.csv"),), masks=(str(root / "images"),),
+            out=str(root / "data"), num_folds=2, margin=8, workers=1,
+        )
+    )  # fmt: skip
+    return root
+
+
+def write_trained_run(folder, name: str, data, shares: dict[str, float], seed: int = 0):
+    """Write what training leaves behind: recipe, manifest, weights of each checkpoint, result."""
+    folder.mkdir(parents=True)
+    save(replace(cases.recipe(), name=name), folder / run_folder.RECIPE)
+    manifest = records.read_manifest(data)
+    records.write_manifest(folder, manifest)
+    for i, path in enumerate(shares):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        cases.network(seed + i).save_weights(folder / path)
+    serving.export(folder, cases.network(seed), replace(cases.recipe(), name=name), manifest)
+    files.write_json(folder / run_folder.RESULT, {"checkpoints": shares})
+    return folder
+
+
+@pytest.mark.parametrize("preparation", [{}, {"square": "grow", "margin": 5, "surroundings": "background"}])
+def test_shards_give_the_numbers_of_the_images(world, pool, tmp_path, preparation):
+    manifest = records.read_manifest(world / "data")
+    run = tmp_path / "run"
+    serving.export(run, cases.network(), cases.recipe(**preparation), manifest)
+    options = Options(str(tmp_path / "images"), run=(str(run),), images=str(world / "images"), report_images=2)
+    predict(replace(options, masks=str(world / "images")), pool)
+    predict(replace(options, out=str(tmp_path / "shards"), images=None, data=str(world / "data")), pool)
+    first, second = (cell_table.read(tmp_path / out / "cells.parquet") for out in ("images", "shards"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)
+    rows = {out: list(submission.read(tmp_path / out / "submission.csv")) for out in ("images", "shards")}
+    with_cells = [row for row in rows["images"] if row.image_id != "b2"]  # no cell, no record
+    assert [(r.image_id, r.mask_texts) for r in with_cells] == [(r.image_id, r.mask_texts) for r in rows["shards"]]
+    assert (tmp_path / "shards/overlays/c3.png").exists()
+
+
+def test_folds_part_the_images(world, pool, tmp_path):
+    run = cases.write_run(tmp_path / "run")
+    found = []
+    for fold in (0, 1):
+        out = str(tmp_path / f"fold{fold}")
+        predict(Options(out, run=(str(run),), data=str(world / "data"), fold=fold, report_images=0), pool)
+        table = cell_table.read(files.join(out, "cells.parquet"))
+        found.append(set(table["image_id"]))
+    assert not found[0] & found[1] and found[0] | found[1] == {"a1", "c3", "d4", "e5", "f6"}
+    with pytest.raises(InputError, match="0 to 1"):
+        predict(Options(str(tmp_path / "no"), run=(str(run),), data=str(world / "data"), fold=2), pool)
+
+
+def test_a_damaged_shard_is_named(world, pool, tmp_path):
+    run = cases.write_run(tmp_path / "run")
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (world / "data").iterdir():
+        content = bytearray(path.read_bytes()) if path.is_file() else b""
+        if path.name.startswith("cells-fold0") and content:
+            content[len(content) // 2] ^= 1
+        (data / path.name).write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"cells-fold0.*checksum"):
+        predict(Options(str(tmp_path / "out"), run=(str(run),), data=str(data), fold=0, report_images=0), pool)
+
+
+def test_checkpoints_of_a_run_are_averaged_by_their_shares(world, pool, tmp_path):
+    shares = {"weights/epoch-0007.weights.h5": 0.2, "weights/epoch-0008.weights.h5": 0.8}
+    run = write_trained_run(tmp_path / "ensemble", "tiny", world / "data", shares)
+    out = tmp_path / "out"
+    predict(Options(str(out), run=(str(run),), data=str(world / "data"), report_images=2, embeddings=True), pool)
+    names = ["ensemble@epoch-0007", "ensemble@epoch-0008"]
+    raw = [cell_table.values(cell_table.read(out / f"raw/{name}.parquet"))[:, :18] for name in names]
+    table = cell_table.read(out / "cells.parquet")
+    mean = table[[f"raw: {name}" for name in cell_table.VALUES[:18]]].to_numpy()
+    np.testing.assert_allclose(mean, 0.2 * raw[0] + 0.8 * raw[1], atol=1e-12)
+    assert np.abs(raw[0] - raw[1]).max() > 0.1
+    single = cases.write_run(tmp_path / "single", seed=0)
+    predict(Options(str(tmp_path / "one"), run=(str(single),), data=str(world / "data"), report_images=0), pool)
+    alone = cell_table.values(cell_table.read(tmp_path / "one/raw/single.parquet"))[:, :18]
+    np.testing.assert_allclose(raw[0], alone, atol=1e-5)
+    features = pd.read_parquet(out / "embeddings.parquet")
+    assert features[["image_id", "cell"]].equals(table[["image_id", "cell"]]) and features.shape[1] == 2 + 12
+
+
+def test_a_system_reads_its_members_with_their_weights(world, pool, tmp_path, monkeypatch):
+    made = System("pair", tuple(Member(replace(cases.recipe(), name=name), w) for name, w in (("x", 0.3), ("y", 0.7))))
+    assert isinstance(made, recipe_module.System)
+    monkeypatch.setattr("hpa_tf.recipes.SYSTEMS", (made,))
+    write_trained_run(tmp_path / "runs/x", "x", world / "data", {"weights/best.weights.h5": 1.0})
+    options = Options(str(tmp_path / "out"), system="pair", runs=str(tmp_path / "runs"), data=str(world / "data"))
+    with pytest.raises(InputError, match=r"no finished run of y \(1 of 2 members\)"):
+        predict(options, pool)
+    write_trained_run(tmp_path / "runs/y", "y", world / "data", {"weights/best.weights.h5": 1.0}, seed=5)
+    predict(replace(options, report_images=0), pool)
+    raw = [cell_table.values(cell_table.read(tmp_path / f"out/raw/{name}.parquet"))[:, :18] for name in ("x", "y")]
+    table = cell_table.read(tmp_path / "out/cells.parquet")
+    mean = table[[f"raw: {name}" for name in cell_table.VALUES[:18]]].to_numpy()
+    np.testing.assert_allclose(mean, 0.3 * raw[0] + 0.7 * raw[1], atol=1e-12)
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "run").mkdir(parents=True)
+    with pytest.raises(InputError, match="several runs named run"):
+        members.load_networks([str(tmp_path / "a/run"), str(tmp_path / "b/run")])
+
+
+def test_anndata_is_what_scanpy_loads(world, pool, tmp_path):
+    anndata = pytest.importorskip("anndata", reason="needs the extra [anndata]")
+    run, out = cases.write_run(tmp_path / "run"), tmp_path / "out"
+    predict(Options(str(out), run=(str(run),), data=str(world / "data"), anndata=True, report_images=0), pool)
+    data, table = anndata.read_h5ad(out / "cells.h5ad"), cell_table.read(out / "cells.parquet")
+    assert data.X.shape == (len(table), 12) and data.obs_names.is_unique
+    np.testing.assert_allclose(data.obsm["scores"], cell_table.values(table), atol=1e-6)
+    assert (data.obs["cell"].to_numpy() == table["cell"].to_numpy()).all()
