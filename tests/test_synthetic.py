@@ -286,6 +286,21 @@ def test_bad_configurations_are_refused(values):
         SyntheticConfig(**values)
 
 
+def test_an_impossible_field_is_an_error_not_a_loop(monkeypatch):
+    monkeypatch.setattr(generator, "_ATTEMPTS", 2)  # 30 take 9 s
+    with pytest.raises(InputError, match="cells"):
+        make(SyntheticConfig(um_per_px=0.02, cells=(900, 1800)), 0)
+
+
+@pytest.mark.parametrize("um_per_px", [0.1, 0.5])
+def test_other_scales(um_per_px):
+    made = make(SyntheticConfig(um_per_px=um_per_px), 1)
+    whole = made.truth[~made.truth["cut"] & (made.truth["artefact"] == "")]
+    assert made.field.um_per_px == um_per_px
+    assert len(made.truth) >= 1
+    assert ((whole["area"] * um_per_px**2).between(60, 6000)).all()
+
+
 @pytest.mark.parametrize(("num_images", "workers"), [(0, 1), (1, 0)])
 def test_bad_numbers_are_refused(tmp_path, num_images, workers):
     with pytest.raises(InputError):

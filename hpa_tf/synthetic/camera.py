@@ -7,7 +7,8 @@ from hpa_tf.synthetic.config import SyntheticConfig
 
 _GREY_LEVELS = 255.0
 _PEAKS = {"red": (205, 0.35), "green": (95, 0.55), "blue": (165, 0.2), "yellow": (205, 0.35)}
-"""Median brightness (grey levels of 255) and spread (log) of what a stain calls 1; measured on 76 real images."""
+"""Grey levels (of 255) that a stain of 1 gives: median, and spread (log) between images; chosen so that pictures have
+the grey levels of 76 real images (`python -m hpa_tf.synthetic statistics`)."""
 
 
 def illumination(rng: np.random.Generator, shape: tuple[int, int], largest_drop: float) -> np.ndarray:

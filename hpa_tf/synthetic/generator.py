@@ -8,14 +8,17 @@ from scipy.ndimage import find_objects
 
 from hpa_tf import cell_table
 from hpa_tf.classes import NEGATIVE
+from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.synthetic import bodies as bodies_
 from hpa_tf.synthetic import camera, stains, weak_labels
-from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.config import FIELD_UM, SyntheticConfig
 from hpa_tf.synthetic.patterns import PATTERNS
 from hpa_tf.synthetic.patterns.brush import Brush
 from hpa_tf.synthetic.scene import MARGIN_UM, Scene, build
+
+_ATTEMPTS = 30
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,27 @@ def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = 
 
 
 def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) -> Scene:
-    """Place bodies until the frame shows as many cells as the configuration allows."""
-    scale = max(1.0, (config.field_um / 163.84) ** 2)
-    while True:
+    """Place bodies until the frame shows as many cells as the configuration allows.
+
+    Raises:
+        InputError: Such a field was not found.
+    """
+    scale = (config.field_um / FIELD_UM[512]) ** 2
+    least, most = max(1, int(config.cells[0] * min(scale, 1))), config.cells[1] * max(scale, 1)
+    for _ in range(_ATTEMPTS):
         centres, radii = bodies_.place(rng, config, line)
         labels = weak_labels.draw_cell_labels(rng, config, image_labels, len(centres))
         cells = bodies_.make_cells(rng, config, line, centres, radii, labels)
         scene = build(rng, cells + bodies_.make_artefacts(rng, config), config.field_um, config.pixel_um)
         _, kept = _masks_in_frame(scene, config)
-        shown = sum(not scene.bodies[number - 1].artefact for number in kept)
-        if min(config.cells[0], shown) == config.cells[0] and shown <= config.cells[1] * scale:
+        if least <= sum(not scene.bodies[number - 1].artefact for number in kept) <= most:
             return scene
+    raise InputError(
+        "--cells",
+        f"no field of {config.field_um:g} um with {least} to {most:g} {line.name} cells in {_ATTEMPTS} attempts",
+        "a range that fits the size of field and cells",
+        "widen --cells, or show a larger field with --um-per-px",
+    )
 
 
 def render(scene: Scene, rng: np.random.Generator, config: SyntheticConfig) -> np.ndarray:

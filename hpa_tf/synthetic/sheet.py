@@ -64,15 +64,15 @@ def cells(class_id: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _crop(made: SyntheticField, row) -> np.ndarray:
-    """Cut a square around a cell, scaled to a tile; dark green is stretched, at most fourfold."""
+    """Cut a square around a cell, scaled to a tile; dark channels are stretched, green at most sixfold."""
     size = max(row.bottom - row.top, row.right - row.left) + 16
     middle = ((row.top + row.bottom) // 2, (row.left + row.right) // 2)
     padded = np.pad(made.field.pixels, ((size, size), (size, size), (0, 0)))
     top, left = middle[0] + size - size // 2, middle[1] + size - size // 2
     crop = padded[top : top + size, left : left + size].astype(np.float32)
     for channel in (RED, GREEN, BLUE):
-        bright = np.percentile(crop[..., channel], 99.7)
-        crop[..., channel] *= np.clip(230 / max(bright, 1), 0.5, 3 if channel == GREEN else 2)
+        bright = np.percentile(crop[..., channel], 99.8)
+        crop[..., channel] *= np.clip(230 / max(bright, 1), 0.5, 6 if channel == GREEN else 3)
     return cv2.resize(np.clip(crop, 0, 255).astype(np.uint8), (_TILE, _TILE), interpolation=cv2.INTER_AREA)
 
 
