@@ -26,6 +26,7 @@ import tyro
 from hpa_tf import cell_table, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.noise import example_seeds
 from hpa_tf.pipeline import (
     Augmentation,
     Examples,
@@ -228,8 +229,8 @@ def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: i
     optimizer.build(network.trainable_variables)
 
     @tf.function
-    def step(images: tf.Tensor, labels: tf.Tensor) -> None:
-        with tf.GradientTape() as tape:
+    def step(images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor) -> None:
+        with tf.GradientTape() as tape, example_seeds(seeds):
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels[:, :18], network(images, training=True))
             loss = tf.reduce_mean(losses)
         variables = network.trainable_variables
@@ -244,7 +245,7 @@ def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: i
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
-        step(batch["image"], batch["labels"])
+        step(batch["image"], batch["labels"], batch["seed"])
     total = time.perf_counter() - start
     return waited / total, steps * batch_size / total
 

@@ -61,7 +61,7 @@ PREPARATIONS = [
 
 @pytest.mark.parametrize("preparation", PREPARATIONS, ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("size", [(40, 25), (25, 40), (31, 31), (7, 90), (12, 12)])
+@pytest.mark.parametrize("size", [(40, 25), (7, 90), (12, 12)])
 def test_equals_the_independent_implementation(size, dtype, preparation):
     crop, region = random_cell(np.random.default_rng(sum(size)), *size, dtype)
     prepared = prepare(tf.constant(crop), tf.constant(region), preparation).numpy()
