@@ -8,6 +8,7 @@ import tensorflow as tf
 from hpa_tf.errors import InputError
 from hpa_tf.models import noise, weights
 from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork, body_of
+from hpa_tf.models.normalization import BatchNormalization
 
 SIZE = 32
 
@@ -174,3 +175,44 @@ def test_drop_connect_scales_the_rates_of_the_blocks():
     assert len(rates) == 10  # 9 residual blocks and the head
     np.testing.assert_allclose(rates[:9], [0.05, 0.1, 0.15, 0.175, 0.225, 0.25, 0.3, 0.325, 0.35])
     assert rates[9] == 0.2
+
+
+# -- batch norm -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_fused_batch_norm_is_keras_batch_norm(policy):
+    """Outputs, gradients and moving statistics, after several batches."""
+    rng = np.random.default_rng(4)
+    ours, theirs = (cls(momentum=0.9, dtype=policy) for cls in (BatchNormalization, keras.layers.BatchNormalization))
+    start = [rng.random(5) + 0.5, rng.random(5), rng.random(5), rng.random(5) + 1]
+    for layer in (ours, theirs):
+        layer.build((None, None, None, 5))
+        layer.set_weights(start)
+    tolerance = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}[policy]
+    for _ in range(3):
+        pixels = tf.constant(rng.normal(2, 3, (4, 3, 7, 5)), ours.compute_dtype)
+        upstream = tf.constant(rng.normal(0, 1, (4, 3, 7, 5)), ours.compute_dtype)
+        found = []
+        for layer in (ours, theirs):
+            with tf.GradientTape() as tape:
+                tape.watch(pixels)
+                out = layer(pixels, training=True)
+                loss = tf.reduce_sum(tf.cast(out * upstream, tf.float32))
+            found.append([out, *tape.gradient(loss, [pixels, *(v.value for v in layer.trainable_variables)])])
+        for one, other in zip(*found, strict=True):
+            assert one.dtype == other.dtype
+            one, other = (np.asarray(tf.cast(x, tf.float32)) for x in (one, other))
+            np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+        for one, other in zip(ours.weights, theirs.weights, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3 if policy != "float32" else 1e-5)
+    np.testing.assert_allclose(ours(pixels, training=False), theirs(pixels, training=False), rtol=0.02, atol=tolerance)
+    assert not np.allclose(ours.moving_mean.numpy(), start[2])
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    layer = BatchNormalization()
+    layer.build((None, 2, 2, 3))
+    layer.trainable = False
+    layer(np.random.default_rng(0).random((2, 2, 2, 3), np.float32), training=True)
+    np.testing.assert_array_equal(layer.moving_mean.numpy(), np.zeros(3))

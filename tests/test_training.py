@@ -20,7 +20,7 @@ from hpa_tf.training import command, run
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 
-OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --no-deterministic")
+OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --deterministic off")
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_finished_run_is_left_alone(data, undisturbed, tmp_path):
 
 def test_another_recipe_is_refused(data, undisturbed, tmp_path, capsys):
     out = shutil.copytree(undisturbed, tmp_path / "out")
-    arguments = ["--data", str(data), "--out", str(out), *OPTIONS, "--no-deterministic"]
+    arguments = ["--data", str(data), "--out", str(out), *OPTIONS, "--deterministic", "off"]
     assert main([*arguments, "--recipe.optimization.learning-rate", "0.5"]) == 2
     message = capsys.readouterr().err
     assert "optimization.learning_rate: 0.002 -> 0.5" in message and "--out" in message

@@ -3,7 +3,8 @@
 The body is that of `keras.applications`, layer for layer and name for name, so that its ImageNet weights fit. Three
 things differ. The front that divides by 255 and normalises is left out: the stem sees the 0..1 of the preparation
 (METHODS 3), and the exported graph keeps clear of the Normalization layer that breaks ONNX. Dropout is our
-`ExampleDropout`. Batch norm can be synchronised between replicas. Head and logits are float32 under every precision.
+`ExampleDropout`. Batch norm runs on the fused kernel, or is synchronised between replicas. Head and logits are
+float32 under every precision.
 """
 
 import warnings
@@ -14,6 +15,7 @@ import keras
 
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.models.noise import ExampleDropout
+from hpa_tf.models.normalization import BatchNormalization
 
 NUM_LOGITS = NUM_CLASSES - 1
 """Negative is derived from the others, never predicted (METHODS 3)."""
@@ -64,6 +66,7 @@ class EfficientNet:
         config = {**layer.get_config(), "dtype": policy}
         if isinstance(layer, keras.layers.BatchNormalization):
             config |= {"synchronized": self.synchronized, "momentum": self.norm_momentum}
+            return BatchNormalization.from_config(config)
         return type(layer).from_config(config)
 
 
@@ -86,7 +89,7 @@ class SmallNetwork:
             convolve = keras.layers.Conv2D(
                 width, 3, 2, padding="same", use_bias=False, dtype=policy, name=f"stage{i}_conv"
             )
-            normalize = keras.layers.BatchNormalization(
+            normalize = BatchNormalization(
                 synchronized=self.synchronized, momentum=0.9, dtype=policy, name=f"stage{i}_bn"
             )
             activate = keras.layers.Activation("swish", dtype=policy, name=f"stage{i}_activation")

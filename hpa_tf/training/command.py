@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tensorflow as tf
 import tyro
@@ -49,8 +49,9 @@ class Options:
     """With --folds: write each cell's prediction by the network that has not seen its image, as a cell table."""
     show_sampling: bool = False
     """Print expected and drawn cells by class, and stop."""
-    deterministic: bool = True
-    """Equal runs give equal bits (TensorFlow's op determinism)."""
+    deterministic: Literal["auto", "on", "off"] = "auto"
+    """Equal runs give equal bits (TensorFlow's op determinism). auto = on CPUs; GPUs have no deterministic kernel for
+    the gradient of EfficientNet's depthwise convolutions."""
     pace: Annotated[Pace, tyro.conf.arg(name="")] = field(default_factory=Pace)
     recipe: tyro.conf.FlagConversionOff[Recipe] = field(default_factory=lambda: recipe_named(DEFAULT_RECIPE))
 
@@ -117,9 +118,10 @@ def start(options: Options) -> Site:
         raise InputError("--out-of-fold", "no --folds", "--folds K", "say how many folds to train")
     if options.pace.xla and options.strategy != "one":
         raise InputError("--xla", f"--strategy {options.strategy}", "--strategy one", "leave --xla out")
-    if options.deterministic:
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.deterministic == "on" or (options.deterministic == "auto" and not gpus and options.strategy != "tpu"):
         tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     strategy = make_strategy(options.strategy)
     site = Site(strategy, resolve_precision(options.precision, strategy), options.pace)
