@@ -2,9 +2,9 @@
 
     python benchmarks/encoding.py --images DIR --masks DIR
 
-Decoding is by TensorFlow's own ops unless the table says "Python". Speeds are of one thread, in cells of 512 x 512 px
-(crops of other sizes count by their pixels). zlib-ng, libdeflate and zstd take part where the packages zlib-ng, deflate
-and zstandard are installed.
+Decoding is by TensorFlow's own ops unless the table says "Python". Speeds are cells of 512 x 512 px a second of
+processor time (crops of other sizes count by their pixels), so that other work on the machine hardly changes them.
+zlib-ng, libdeflate and zstd take part where the packages zlib-ng, deflate and zstandard are installed.
 """
 
 import gzip
@@ -188,12 +188,12 @@ def measure(encoding: Encoding, data: list[Pixels], repeats: int) -> tuple[float
     size = sum(pixels.shape[0] * pixels.shape[1] for pixels in data) / 512**2
     encode = decode = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         encoded = [encoding.encode(pixels) for pixels in data]
-        encode = min(encode, time.perf_counter() - start)
-        start = time.perf_counter()
+        encode = min(encode, time.process_time() - start)
+        start = time.process_time()
         decoded = [encoding.decode(one, pixels) for one, pixels in zip(encoded, data, strict=True)]
-        decode = min(decode, time.perf_counter() - start)
+        decode = min(decode, time.process_time() - start)
     if not all(np.array_equal(one, pixels) for one, pixels in zip(decoded, data, strict=True)):
         raise ValueError(f"{encoding.name}: what was decoded is not what was encoded")
     return sum(map(len, encoded)) / len(data) / 1e3, size / encode, size / decode

@@ -8,6 +8,7 @@ the final name when the writer closes.
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -111,9 +112,12 @@ def make_folder(path: str | os.PathLike) -> None:
 def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open `path` for writing bytes; it appears, whole, only when the block ends without an error."""
     if is_remote(path):
+        # fsspec's transactions cannot be nested, and two shards are written side by side: a local file, then one upload
         filesystem, name = _filesystem(path)
-        with filesystem.transaction, filesystem.open(name, "wb") as stream:
+        with tempfile.NamedTemporaryFile() as stream:
             yield stream
+            stream.flush()
+            filesystem.put_file(stream.name, name)
         return
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")

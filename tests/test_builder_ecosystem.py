@@ -138,8 +138,10 @@ def bucket(monkeypatch):
     filesystem = fsspec.filesystem(
         "s3", endpoint_url=f"http://{host}:{port}", key="test", secret="test", skip_instance_cache=True
     )
-    filesystem.mkdir("hpa")
+    if not filesystem.exists("hpa"):  # the server's buckets live as long as this process
+        filesystem.mkdir("hpa")
     yield filesystem
+    filesystem.rm("hpa/", recursive=True)
     server.stop()
 
 
