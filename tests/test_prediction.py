@@ -140,7 +140,8 @@ def test_overlays_show_every_image(world, pool):
     root, masks, _ = world
     for image_id, mask in masks.items():
         picture = cv2.imread(str(root / f"out/overlays/{image_id}.png"))
-        assert picture.shape[:2] == mask.shape
+        assert picture.shape[0] * mask.shape[1] == picture.shape[1] * mask.shape[0], "proportions are kept"
+        assert 512 < max(picture.shape) <= 1024 and picture.std() > 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 400])

@@ -30,20 +30,19 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     Raises:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
-    from hpa_tf.prediction import members, runtimes  # TensorFlow: not in the workers
-
     options.check()
-    system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
-    weights = [member.weight for member in system.members] if system else None
-    postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)
-    device = runtimes.Device(options)
-    with device.scope():
-        networks = members.load_networks(runs, weights)
-    source = make_source(options, networks)
-    results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
-    shares = tuple(network.weight for network in networks)
-    finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
     with contextlib.nullcontext(pool) if pool else Workers(options.workers) as workers:
+        from hpa_tf.prediction import members, runtimes  # TensorFlow: not in the workers, and while they start
+
+        system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
+        postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)
+        device = runtimes.Device(options)
+        with device.scope():
+            networks = members.load_networks(runs, [member.weight for member in system.members] if system else None)
+        source = make_source(options, networks)
+        results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
+        shares = tuple(network.weight for network in networks)
+        finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
         outcome = Stages(options, source, workers, finisher).run(networks, device)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]

@@ -225,7 +225,13 @@ def _table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> pd.DataFr
 def _picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     if size == 0:
         return None, None
-    return pictures.composite(pictures.shrink(pixels, size)), pictures.shrink_mask(mask, size)
+    picture, outline_mask = pictures.composite(pictures.shrink(pixels, size)), pictures.shrink_mask(mask, size)
+    factor = size // max(mask.shape)
+    if factor > 1:  # captions need room
+        wide = (mask.shape[1] * factor, mask.shape[0] * factor)
+        picture = cv2.resize(picture, wide, interpolation=cv2.INTER_LINEAR)
+        outline_mask = np.repeat(np.repeat(outline_mask, factor, axis=0), factor, axis=1)
+    return picture, outline_mask
 
 
 # -- records ----------------------------------------------------------------------------------------------------------

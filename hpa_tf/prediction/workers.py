@@ -16,6 +16,11 @@ import cv2
 from hpa_tf.errors import InputError
 
 Future = concurrent.futures.Future
+_READERS = (
+    "hpa_tf.prediction.sources",
+    "hpa_tf.imaging.segmentation.classical",
+    "hpa_tf.imaging.segmentation.masks_on_disk",
+)
 
 
 class Workers:
@@ -27,8 +32,11 @@ class Workers:
 
     def __init__(self, count: int = 0):
         self.count = count or len(os.sched_getaffinity(0))
-        context = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's threads in whatever state
+        # a fork of this process would copy TensorFlow's threads in whatever state; the server imports once for all
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
         self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
+        self.submit(int)  # starts the workers: their imports run beside TensorFlow's
 
     def __enter__(self) -> "Workers":
         return self

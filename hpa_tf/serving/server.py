@@ -112,8 +112,7 @@ def serve(run: str, name: str, host: str = DEFAULT_HOST, port: int = DEFAULT_POR
 
     repository = kserve.ModelRepository()
     repository.update(Cells())
-    plane = DataPlane(model_registry=repository)
-    extension = ModelRepositoryExtension(model_registry=repository)
+    plane, extension = DataPlane(repository), ModelRepositoryExtension(repository)
     server = RESTServer("kserve.model_server:app", plane, extension, port)
     server.config.host = host  # kserve itself listens on every address
     server.run()
