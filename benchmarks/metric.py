@@ -35,9 +35,12 @@ from scipy import ndimage
 
 from hpa_tf import cell_table, submission
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.evaluation.detections import from_scores
-from hpa_tf.evaluation.matching import ImageTruth, MetricSettings, match_image, overlap
+from hpa_tf.evaluation.detections import read_detections
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.matching import MetricSettings, match_image, overlap
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
+from hpa_tf.evaluation.pairing import Unpaired, pair_images
+from hpa_tf.evaluation.truth import read_truth
 from hpa_tf.imaging import run_length
 
 SIZE, NUM_LAYOUTS, LABELS_PER_CELL = 2048, 24, 1.38
@@ -73,11 +76,11 @@ def layout(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_files(folder: Path, num_images: int) -> None:
-    """Write masks, truth.parquet and submission.csv, and what the comparisons in memory start from."""
+    """Write masks, submission.csv and truth.parquet."""
     rng = np.random.default_rng(0)
     layouts = [layout(rng) for _ in range(NUM_LAYOUTS)]
     (folder / "masks").mkdir()
-    parts, images = [], []
+    parts = []
     with submission.SubmissionWriter(folder / "submission.csv") as writer:
         for number in range(num_images):
             image_id, (true, detected) = f"image{number:04}", layouts[number % NUM_LAYOUTS]
@@ -88,12 +91,7 @@ def make_files(folder: Path, num_images: int) -> None:
             parts.append(cell_table.from_values([image_id] * len(cells), list(cells), labels.astype(float)))
             scores = rng.random((len(found), NUM_CLASSES))
             writer.write(submission.make_row(image_id, detected, list(found), scores))
-            truth = ImageTruth(
-                image_id, true.shape, list(cells.values()), np.array(list(cells)), labels, ~labels[:, 0] & False
-            )
-            images.append((truth, from_scores(image_id, list(found.values()), scores)))
     cell_table.write(pd.concat(parts, ignore_index=True), folder / "truth.parquet", "truth")
-    np.save(folder / "images.npy", np.array([None, *images], object)[1:], allow_pickle=True)
 
 
 def command(folder: Path) -> float:
@@ -106,8 +104,9 @@ def command(folder: Path) -> float:
 
 
 def read_images(folder: Path) -> list:
-    """Return the (truth, detections) pairs that this benchmark itself wrote."""
-    return list(np.load(folder / "images.npy", allow_pickle=True))
+    """Return the (truth, detections) pairs of the files, masks as run lengths."""
+    truth = read_truth(folder / "truth.parquet", MaskFolder(str(folder / "masks")))
+    return list(pair_images(truth, read_detections(folder / "submission.csv"), Unpaired(), "read"))
 
 
 def in_memory(images: list) -> float:
@@ -196,20 +195,19 @@ def main(options: Options) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
-        if not (folder / "images.npy").exists():
+        if not (folder / "truth.parquet").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            maker = multiprocessing.get_context("fork").Process(target=make_files, args=(folder, options.num_images))
-            maker.start()  # so that this process stays small: its children begin with its memory
-            maker.join()
+            make_files(folder, options.num_images)
+        images = read_images(folder)
         size = (folder / "submission.csv").stat().st_size / 1e6
         cells = len(cell_table.read(folder / "truth.parquet"))
         print(f"{options.num_images} images, {cells} true cells, submission of {size:.0f} MB")
         some = min(options.original_images, options.num_images)
         rows = (
             ("hpa_tf score, from files", command, lambda: folder, options.num_images),
-            ("hpa_tf, in memory", in_memory, lambda: read_images(folder), options.num_images),
-            ("pycocotools, in memory", pycocotools, lambda: coco_objects(read_images(folder)), options.num_images),
-            ("original evaluator", original, lambda: read_images(folder)[:some], some),
+            ("hpa_tf, in memory", in_memory, lambda: images, options.num_images),
+            ("pycocotools, in memory", pycocotools, lambda: coco_objects(images), options.num_images),
+            ("original evaluator", original, lambda: images[:some], some),
         )
         print(f"{'':<28}{'images':>7}{'seconds':>10}{'s / 559 images':>16}{'peak MB':>9}{'mAP':>9}")
         for label, run, prepare, count in rows:
