@@ -27,7 +27,7 @@ NAME, VERSION = "tf-models-research-object-detection", "2.8.0.post1"
 def download(folder: Path) -> Path | None:
     """Fetch and unpack the evaluator's source; None if it cannot be had."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    arguments = ["--no-build-isolation", "--dest", str(folder), f"{NAME}=={VERSION}"]
+    arguments = ["--dest", str(folder), f"{NAME}=={VERSION}"]
     try:
         subprocess.run([*command, *arguments], check=True, capture_output=True, timeout=120)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
