@@ -191,18 +191,16 @@ def _label_names(labels: np.ndarray | None) -> str:
 
 def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
     """Return what a reader asks first about the training: network, input size, steps, batch, cells, time."""
-    last = history.iloc[-1]
-    facts = [("network and training", str(recipe.get("name", "")))]
-    preparation = recipe.get("preparation") or {}
-    if "size" in preparation:
-        facts.append(("input", f"{preparation['size']} x {preparation['size']} px, 4 channels"))
-    facts += [(name, f"{last[name]:g}") for name in ("epoch", "step") if name in history.columns]
-    if "batch_size" in recipe:
-        facts.append(("batch", f"{recipe['batch_size']} cells"))
-    if {"seconds", "cells_per_second"} <= set(history.columns):
-        facts.append(("training time", f"{history['seconds'].sum():.0f} s"))
-        facts.append(("speed", f"{history['cells_per_second'].mean():.0f} cells/s"))
-    return facts
+    last, network = history.iloc[-1], recipe["network"]
+    kind = f"{network['class']}{network.get('variant', '')}"
+    batch_size, size = recipe["optimization"]["batch_size"], recipe["preparation"]["size"]
+    steps = int(last["step"])
+    return [
+        ("network", f"{kind}, recipe {recipe['name']}, initial weights: {recipe['weights']}"),
+        ("input", f"{size} x {size} px, 4 channels"),
+        ("steps", f"{steps} of {batch_size} cells: {steps * batch_size} cells in {int(last['epoch'])} epochs"),
+        ("time", f"{history['seconds'].sum():.0f} s, {history['cells_per_second'].mean():.0f} cells/s"),
+    ]
 
 
 def ap_chart(scores: dict) -> bytes:
@@ -232,11 +230,9 @@ def training_curve(history: pd.DataFrame) -> bytes:
     """Draw training and validation loss, and validation mAP where there is any, by epoch, as PNG."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in [c for c in history.columns if c in ("loss", "validation_loss", "val_loss")]:
-        left.plot(history["epoch"], history[name], marker="o", markersize=3, label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend(fontsize=9)
-    if "mAP" in history.columns and history["mAP"].notna().any():
+    left.plot(history["epoch"], history["loss"], marker="o", markersize=3, color="#3568c9")
+    left.set(xlabel="epoch", ylabel="training loss")
+    if history["mAP"].notna().any():
         right.plot(history["epoch"], history["mAP"], marker="o", markersize=3, color="#3568c9")
         right.set(xlabel="epoch", ylabel="mAP over validation cells (weak labels)")
         right.set_ylim(bottom=0)
