@@ -46,9 +46,8 @@ def floor(made: SyntheticField) -> None:
 
 def measure_speed(sizes: list[int], num_images: int) -> None:
     """Print the table of speeds."""
-    print(
-        f"{'px':>5}{'bit':>5}{'draw s':>9}{'write s':>9}{'sum s':>8}{'images/s':>10}{'floor s':>9}{'goal s':>8}{'MB':>7}"
-    )
+    names = ("draw s", "write s", "sum s", "images/s", "floor s", "goal s", "MB")
+    print(f"{'px':>5}{'bit':>5}" + "".join(f"{name:>9}" for name in names))
     for size in sizes:
         for bits in (8, 16):
             config = SyntheticConfig(size=size, bits=bits)

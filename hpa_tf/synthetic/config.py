@@ -117,7 +117,7 @@ class SyntheticConfig:
     """Standard deviation of the read noise, grey levels (1/255): from, to."""
     illumination: float = 0.25
     """Largest drop of the illumination towards the corners."""
-    background: tuple[float, float] = (-5.0, 2.5)
+    background: tuple[float, float] = (-6.0, 2.0)
     """Background after the camera's offset is taken off, grey levels (1/255): from, to."""
     least_area_um2: float = 12.0
     """A piece of a cell in the frame that is smaller than this has no mask, um2."""
