@@ -144,7 +144,9 @@ def test_overlays_show_every_image(world, pool):
         assert 512 < max(picture.shape) <= 1024 and picture.std() > 5
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 400])
+@pytest.mark.parametrize(
+    "batch_size", [7, pytest.param(1, marks=pytest.mark.slow), pytest.param(400, marks=pytest.mark.slow)]
+)
 def test_batch_size_and_workers_do_not_change_the_numbers(world, pool, tmp_path, batch_size):
     root, _, options = world
     predict(replace(options, out=str(tmp_path / "out"), batch_size=batch_size, workers=2, overlays=False), pool)
@@ -229,6 +231,7 @@ def test_every_image_is_in_one_part():
     assert sum(counts) == 2000 and min(counts) > 200
 
 
+@pytest.mark.slow
 def test_several_runs_and_weights_are_averaged(world, pool, tmp_path):
     root, _, options = world
     second = cases.write_run(tmp_path / "second", seed=1, surroundings="all")
@@ -256,6 +259,7 @@ def test_views_are_the_eight_of_the_square_and_their_shrunk_versions():
     assert not shrunk[:, 0].any() and not shrunk[:, -1].any() and shrunk[:, 1:15, 1:15].all()
 
 
+@pytest.mark.slow
 def test_views_make_probabilities_independent_of_orientation(world, pool, tmp_path):
     """The mean over 8 views of an image and of its mirror image must agree; without views they do not."""
     root, _, options = world
@@ -351,6 +355,7 @@ def test_missing_members_are_named_with_the_command_that_trains_them(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(world, pool, tmp_path):
     """A limit on the size of a file stands in for a full disk: the system refuses the write in the same way."""
     root, _, options = world
@@ -387,6 +392,7 @@ def test_many_lowered_cells_are_a_warning(world, pool, tmp_path):
         assert warned == (name == "none")
 
 
+@pytest.mark.slow
 def test_gpu_strategy_splits_batches_over_devices(world, pool, tmp_path):
     """Two logical CPUs stand in for two GPUs; a batch of 7 does not divide by 2."""
     root, _, _ = world

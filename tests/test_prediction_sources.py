@@ -53,7 +53,10 @@ def write_trained_run(folder, name: str, data, shares: dict[str, float], seed: i
     return folder
 
 
-@pytest.mark.parametrize("preparation", [{}, {"square": "grow", "margin": 5, "surroundings": "background"}])
+GROWN = {"square": "grow", "margin": 5, "surroundings": "background"}
+
+
+@pytest.mark.parametrize("preparation", [pytest.param({}, marks=pytest.mark.slow), GROWN])
 def test_shards_give_the_numbers_of_the_images(world, pool, tmp_path, preparation):
     manifest = records.read_manifest(world / "data")
     run = tmp_path / "run"
@@ -69,6 +72,7 @@ def test_shards_give_the_numbers_of_the_images(world, pool, tmp_path, preparatio
     assert (tmp_path / "shards/overlays/c3.png").exists()
 
 
+@pytest.mark.slow
 def test_folds_part_the_images(world, pool, tmp_path):
     run = cases.write_run(tmp_path / "run")
     found = []
@@ -114,6 +118,7 @@ def test_checkpoints_of_a_run_are_averaged_by_their_shares(world, pool, tmp_path
     assert features[["image_id", "cell"]].equals(table[["image_id", "cell"]]) and features.shape[1] == 2 + 12
 
 
+@pytest.mark.slow
 def test_a_system_reads_its_members_with_their_weights(world, pool, tmp_path, monkeypatch):
     made = System("pair", tuple(Member(replace(cases.recipe(), name=name), w) for name, w in (("x", 0.3), ("y", 0.7))))
     assert isinstance(made, recipe_module.System)

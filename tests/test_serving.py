@@ -302,6 +302,7 @@ def test_a_savedmodel_of_another_program_is_refused(tmp_path):
         serving.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_export_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
     for seed in (0, 1):
         cases.write_run(tmp_path, seed)
@@ -339,6 +340,7 @@ def test_onnx_has_the_same_numbers(runs, served):
         np.testing.assert_allclose(session.run([name], {"image": images})[0], expected[name], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_prediction_under_other_runtimes(runs, tmp_path, runtime):
     for package in ("tf2onnx", {"onnx": "onnxruntime", "openvino": "openvino"}[runtime]):

@@ -33,8 +33,10 @@ class Workers:
     def __init__(self, count: int = 0):
         self.count = count or len(os.sched_getaffinity(0))
         # a fork of this process would copy TensorFlow's threads in whatever state; the server imports once for all
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
         self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
         self.submit(int)  # starts the workers: their imports run beside TensorFlow's
 
