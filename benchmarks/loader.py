@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from hpa_tf import cell_table, records
+from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.noise import example_seeds
@@ -95,7 +95,7 @@ def write_data(folder: Path, options: Options, bits: int, encode: Callable[[np.n
         pictures = {"image_id": b"drawn", "crop": encode(crop), "region": encode_png(region)}
         record = {**numbers, **counts, **pictures, "cell": cell + 1, "labels": labels[cell], "bits": bits}
         offsets.append(len(data))
-        data += records.frame(records.encode({**record, "schema_version": records.SCHEMA_VERSION}))
+        data += framing.frame(records.encode({**record, "schema_version": records.SCHEMA_VERSION}))
     folder.mkdir()
     (folder / shard).write_bytes(data)
     columns = {"fold": 0, "shard": shard, "record": np.arange(options.cells), "offset": offsets, "cleaning_value": 1.0}
@@ -191,7 +191,7 @@ def opencv_cost(examples: Examples, size: int) -> float:
         for path, offset in places:
             with open(path, "rb") as stream:
                 stream.seek(offset)
-                record = records.decode(next(records.read_frames(stream, path)))
+                record = records.decode(next(framing.read_frames(stream, path)))
             pixels, region = (
                 cv2.imdecode(np.frombuffer(record[name], np.uint8), cv2.IMREAD_UNCHANGED) for name in ("crop", "region")
             )

@@ -1,20 +1,18 @@
 """The records: one table of fields drives encoding, parsing, errors and documentation. No TensorFlow here.
 
 Two kinds of record, both `tf.train.Example` in TFRecord files: cells (`CELL_FIELDS`) and whole fields of view with
-their cell masks (`IMAGE_FIELDS`). Pictures are PNG, so that TensorFlow's own ops decode them. Examples and framing
-are written with protobuf and google-crc32c alone, so that a worker process does not pay for TensorFlow's import; the
-parser that `hpa_tf.pipeline` derives from the same table reads them with `tf.io`.
+their cell masks (`IMAGE_FIELDS`). Pictures are PNG, so that TensorFlow's own ops decode them. Examples are written
+with protobuf alone (framing: `framing`), so that a worker process does not pay for TensorFlow's import; the parser that
+`hpa_tf.pipeline` derives from the same table reads them with `tf.io`.
 """
 
 import os
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from functools import cache
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -171,72 +169,6 @@ def decode(data: bytes, fields: tuple[RecordField, ...] = CELL_FIELDS) -> dict[s
         else:
             record[field.name] = np.asarray(found, np.float32 if field.type == "float" else np.int64)
     return record
-
-
-# -- TFRecord framing -------------------------------------------------------------------------------------------------
-
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-FRAME_BYTES = _HEADER.size + _FOOTER.size
-
-
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def frame(data: bytes) -> bytes:
-    """Return one record with TFRecord framing: length, its CRC32C, the data, its CRC32C."""
-    length = struct.pack("<Q", len(data))
-    return length + _FOOTER.pack(_masked_crc(length)) + data + _FOOTER.pack(_masked_crc(data))
-
-
-def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
-    """Yield the data of each record of a TFRecord stream, checksums verified.
-
-    Raises:
-        InputError: The stream ends inside a record or a checksum is wrong; names the record.
-    """
-    record = 0
-    while header := stream.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise _bad_record(path, record, "a header cut short")
-        length, length_crc = _HEADER.unpack(header)
-        if _masked_crc(header[:8]) != length_crc:
-            raise _bad_record(path, record, "a wrong checksum of its length")
-        body = stream.read(length + _FOOTER.size)
-        if len(body) < length + _FOOTER.size:
-            raise _bad_record(path, record, f"{len(body)} of {length + _FOOTER.size} bytes")
-        data = body[:-4]
-        if _masked_crc(data) != _FOOTER.unpack(body[-4:])[0]:
-            raise _bad_record(path, record, "a wrong checksum of its data")
-        yield data
-        record += 1
-
-
-def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield (ordinal, data) of the records with these rising ordinals; the others are skipped without reading them.
-
-    Raises:
-        InputError: See `read_frames`.
-    """
-    record = 0
-    for ordinal in ordinals:
-        while record < ordinal:
-            header = stream.read(_HEADER.size)
-            if len(header) < _HEADER.size:
-                raise _bad_record(path, record, "the end of the file")
-            stream.seek(_HEADER.unpack(header)[0] + _FOOTER.size, os.SEEK_CUR)
-            record += 1
-        data = next(read_frames(stream, path), None)
-        if data is None:
-            raise _bad_record(path, ordinal, "the end of the file")
-        yield ordinal, data
-        record += 1
-
-
-def _bad_record(path: str, record: int, found: str) -> InputError:
-    return InputError(f"{path}, record {record}", found, "an intact TFRecord", "python -m tfrecords_builder repair")
 
 
 # -- manifest ---------------------------------------------------------------------------------------------------------

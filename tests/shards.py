@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, records
+from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 
 
@@ -63,7 +63,7 @@ def write_dataset(
                 crop, region = random_cell(rng, *rng.integers(size[0], size[1] + 1, 2), rng.choice(list(dtypes)))
             row = _row(i, cells_per_image, fold, name, record, crop)
             rows.append(row | {"offset": len(data)})
-            data += records.frame(records.encode(_record(row, crop, region, labels[i])))
+            data += framing.frame(records.encode(_record(row, crop, region, labels[i])))
         (folder / name).write_bytes(data)
         shards.append(records.Shard(name, "cells", fold, len(members), len(data), hashlib.sha256(data).hexdigest()))
     extra = pd.DataFrame(rows).drop(columns=["image_id", "cell"])

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from builder_inputs import Inputs, content, draw_masks, write_inputs
 
-from hpa_tf import cell_table, records
+from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import rules
@@ -38,7 +38,7 @@ def read_all(folder: Path, kind: str = "cells") -> list[dict]:
     found = []
     for shard in records.read_manifest(folder).shards_of(kind):
         with open(folder / shard.name, "rb") as stream:
-            found += [records.decode(data, fields) for data in records.read_frames(stream, shard.name)]
+            found += [records.decode(data, fields) for data in framing.read_frames(stream, shard.name)]
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builder_inputs import Inputs, content, write_inputs
 
-from hpa_tf import cell_table, records
+from hpa_tf import cell_table, framing, records
 from tfrecords_builder.__main__ import main
 from tfrecords_builder.encoding import decode_png
 
@@ -99,7 +99,7 @@ def test_tensorflow_datasets_reads_the_folder(tmp_path, bits):
     written = []
     for shard in records.read_manifest(out).shards_of("cells", [1]):
         with open(out / shard.name, "rb") as stream:
-            written += [records.decode(data) for data in records.read_frames(stream, shard.name)]
+            written += [records.decode(data) for data in framing.read_frames(stream, shard.name)]
     read = list(tfds.as_numpy(builder.as_dataset(split="fold1", shuffle_files=False)))
     key = lambda record: (record["image_id"], int(record["cell"]))  # noqa: E731
     for one, other in zip(sorted(read, key=key), sorted(written, key=key), strict=True):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from builder_inputs import Inputs, content, write_inputs
 
-from hpa_tf import records
+from hpa_tf import framing, records
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
@@ -250,14 +250,14 @@ def truncate(path: Path) -> None:
 
 def truncate_between_records(path: Path) -> None:
     with open(path, "rb") as stream:
-        frames = list(records.read_frames(stream, path.name))
-    path.write_bytes(b"".join(map(records.frame, frames[:-1])))
+        frames = list(framing.read_frames(stream, path.name))
+    path.write_bytes(b"".join(map(framing.frame, frames[:-1])))
 
 
 def swap_records(path: Path) -> None:
     with open(path, "rb") as stream:
-        frames = list(records.read_frames(stream, path.name))
-    path.write_bytes(b"".join(map(records.frame, reversed(frames))))
+        frames = list(framing.read_frames(stream, path.name))
+    path.write_bytes(b"".join(map(framing.frame, reversed(frames))))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_verify_knows_wrong_content_behind_right_checksums(damaged, capsys):
     manifest = records.read_manifest(damaged)
     shard = manifest.shards_of("cells")[1]
     with open(damaged / shard.name, "rb") as stream:
-        found = [records.decode(data) for data in records.read_frames(stream, shard.name)]
+        found = [records.decode(data) for data in framing.read_frames(stream, shard.name)]
     for record in found:
         record.pop("schema_version")
     found[0]["labels"][3] = 1.5
@@ -305,7 +305,7 @@ def test_verify_knows_wrong_content_behind_right_checksums(damaged, capsys):
     found[2]["image_id"] = b"stranger"
     found[3]["crop_box"] = [0, 0, 5, 5]
     found[4]["cell_area"] += 1
-    data = b"".join(records.frame(records.encode(record)) for record in found)
+    data = b"".join(framing.frame(records.encode(record)) for record in found)
     (damaged / shard.name).write_bytes(data)
     assert main(["verify", str(damaged), "--deep"]) == 1
     report = capsys.readouterr().out

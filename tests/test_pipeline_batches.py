@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from shards import one_hot, write_dataset
 
-from hpa_tf import cell_table, records
+from hpa_tf import cell_table, framing, records
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import (
     Augmentation,
@@ -51,7 +51,7 @@ def stored(examples, row):
     """Read one record without the pipeline."""
     place = examples.table.iloc[row]
     with open(f"{examples.folder}/{place['shard']}", "rb") as stream:
-        return records.decode(list(records.read_frames(stream, place["shard"]))[place["record"]])
+        return records.decode(list(framing.read_frames(stream, place["shard"]))[place["record"]])
 
 
 def test_a_training_batch_holds_what_the_plan_and_the_record_say(examples):
@@ -193,8 +193,8 @@ def test_records_of_another_version_stop_the_run_and_say_what_to_do(tmp_path):
     table = write_dataset(tmp_path, np.stack([one_hot(0)]), num_folds=1, num_shards=1)
     shard = tmp_path / table["shard"][0]
     with open(shard, "rb") as stream:
-        record = records.decode(next(records.read_frames(stream, str(shard))))
-    shard.write_bytes(records.frame(records.encode({**record, "schema_version": 99})))
+        record = records.decode(next(framing.read_frames(stream, str(shard))))
+    shard.write_bytes(framing.frame(records.encode({**record, "schema_version": 99})))
     with pytest.raises(tf.errors.InvalidArgumentError, match="build the data again"):
         next(iter(evaluation_batches(read_examples(tmp_path), PREPARATION, batch_size=1)))
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpa_tf import records
+from hpa_tf import framing, records
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.records import CELL_FIELDS, IMAGE_FIELDS, Manifest, Shard
 
 # name, type, size of every field of schema version 1: a change here needs a new SCHEMA_VERSION
 CELLS_V1 = """schema_version int64 1, image_id bytes 1, cell int64 1, fold int64 1, image_size int64 2,
-um_per_px float 1, bits int64 1, box int64 4, crop_box int64 4, crop bytes 1, region bytes 1, labels float 19, cell_area int64 1,
-nucleus_area int64 1, nucleus_blue int64 1, border_ratios float 2, channel_sums int64 4"""
+um_per_px float 1, bits int64 1, box int64 4, crop_box int64 4, crop bytes 1, region bytes 1, labels float 19,
+cell_area int64 1, nucleus_area int64 1, nucleus_blue int64 1, border_ratios float 2, channel_sums int64 4"""
 IMAGES_V1 = """schema_version int64 1, image_id bytes 1, fold int64 1, image_size int64 2, um_per_px float 1,
 bits int64 1, image bytes 1, masks bytes 1, labels float 19"""
 
@@ -79,7 +79,7 @@ def test_tensorflow_reads_what_we_write(tmp_path):
     tf = pytest.importorskip("tensorflow")
     written = [records.encode(one_record(cell=number, crop=bytes(number * 100))) for number in range(1, 9)]
     path = tmp_path / "shard"
-    path.write_bytes(b"".join(map(records.frame, written)))
+    path.write_bytes(b"".join(map(framing.frame, written)))
     assert [item.numpy() for item in tf.data.TFRecordDataset(str(path))] == written
     types = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
     shapes = {f.name: tf.io.FixedLenFeature([] if f.size == 1 else [f.size], types[f.type]) for f in CELL_FIELDS}
@@ -95,19 +95,19 @@ def test_tensorflow_writes_what_we_read(tmp_path):
         for data in (b"", b"a", bytes(100_000)):
             writer.write(data)
     with open(path, "rb") as stream:
-        assert list(records.read_frames(stream, path)) == [b"", b"a", bytes(100_000)]
+        assert list(framing.read_frames(stream, path)) == [b"", b"a", bytes(100_000)]
 
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=6))
 def test_frames_come_back(payloads):
-    stream = io.BytesIO(b"".join(map(records.frame, payloads)))
-    assert list(records.read_frames(stream, "shard")) == payloads
+    stream = io.BytesIO(b"".join(map(framing.frame, payloads)))
+    assert list(framing.read_frames(stream, "shard")) == payloads
 
 
 PAYLOADS = [b"first", b"", bytes(range(64)), b"last"]
-FRAMED = b"".join(map(records.frame, PAYLOADS))
-ENDS = np.cumsum([len(records.frame(payload)) for payload in PAYLOADS])
+FRAMED = b"".join(map(framing.frame, PAYLOADS))
+ENDS = np.cumsum([len(framing.frame(payload)) for payload in PAYLOADS])
 
 
 @pytest.mark.parametrize("position", range(len(FRAMED)))
@@ -117,7 +117,7 @@ def test_every_flipped_byte_is_found_and_its_record_named(position):
     record = int(np.searchsorted(ENDS, position, side="right"))
     found = []
     with pytest.raises(InputError, match=f"record {record}:"):
-        for data in records.read_frames(io.BytesIO(bytes(damaged)), "shard"):
+        for data in framing.read_frames(io.BytesIO(bytes(damaged)), "shard"):
             found.append(data)
     assert found == PAYLOADS[:record]
 
@@ -125,19 +125,19 @@ def test_every_flipped_byte_is_found_and_its_record_named(position):
 @pytest.mark.parametrize("length", [n for n in range(1, len(FRAMED)) if n not in ENDS])
 def test_every_truncation_is_found(length):
     with pytest.raises(InputError, match=f"record {int(np.searchsorted(ENDS, length, side='right'))}:"):
-        list(records.read_frames(io.BytesIO(FRAMED[:length]), "shard"))
+        list(framing.read_frames(io.BytesIO(FRAMED[:length]), "shard"))
 
 
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 3)))
 def test_chosen_frames_are_those_of_their_ordinals(chosen):
-    found = list(records.read_chosen_frames(io.BytesIO(FRAMED), "shard", sorted(chosen)))
+    found = list(framing.read_chosen_frames(io.BytesIO(FRAMED), "shard", sorted(chosen)))
     assert found == [(ordinal, PAYLOADS[ordinal]) for ordinal in sorted(chosen)]
 
 
 def test_ordinal_behind_the_end_is_an_error():
     with pytest.raises(InputError, match="end of the file"):
-        list(records.read_chosen_frames(io.BytesIO(FRAMED), "shard", [4]))
+        list(framing.read_chosen_frames(io.BytesIO(FRAMED), "shard", [4]))
 
 
 # -- manifest ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Each worker needs this package, the images and the data folder under the paths t
 an object store). Pixels never travel between workers: a unit goes in, what its sidecar says comes out.
 """
 
-import pickle
 from collections.abc import Iterator, Sequence
 
 from hpa_tf.errors import InputError
@@ -38,10 +37,9 @@ def run_units_on_beam(
     options = _pipeline_options(runner, beam_options, num_workers)
     import apache_beam as beam
 
-    tasks = [pickle.dumps((unit, settings)) for unit in units]
     try:
         with beam.Pipeline(runner=runner, options=options) as pipeline:
-            pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(_build)
+            pipeline | beam.Create(range(len(units))) | beam.Reshuffle() | beam.Map(_build, tuple(units), settings)
     except Exception as error:  # a worker's error comes back as the runner's own, with the text inside
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise InputError(runner, last, "a pipeline that ends", "mend the cause, then run the same command") from error
@@ -73,8 +71,7 @@ def _pipeline_options(runner: str, beam_options: Sequence[str], num_workers: int
     return PipelineOptions(flags)
 
 
-def _build(task: bytes) -> str:
-    unit, settings = pickle.loads(task)  # noqa: S301 - our own bytes, from the plan a few lines above
+def _build(index: int, units: tuple[Unit, ...], settings: Settings) -> str:
     use_one_thread()
-    build_unit(unit, settings, lambda *_: None)
-    return unit.name
+    build_unit(units[index], settings, lambda *_: None)
+    return units[index].name

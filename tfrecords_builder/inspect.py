@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, records
+from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import BLUE, CLASSES, GREEN, RED
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
@@ -106,7 +106,7 @@ def _read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray
     for shard, own in table.iloc[rows].groupby("shard"):
         ordinals = dict(zip(own["record"], own.index, strict=True))
         with files.open_file(files.join(folder, shard)) as stream:
-            for ordinal, data in records.read_chosen_frames(stream, shard, sorted(ordinals)):
+            for ordinal, data in framing.read_chosen_frames(stream, shard, sorted(ordinals)):
                 record = records.decode(data)
                 tiles[ordinals[ordinal]] = _tile(decode_png(record["crop"]), decode_png(record["region"]))
     return tiles

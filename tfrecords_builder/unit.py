@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import files, records
+from hpa_tf import files, framing, records
 from hpa_tf.errors import HpaWarning, InputError
 from tfrecords_builder.image import ImageResult, Settings, build_image, cells_table, count_cells
 from tfrecords_builder.plan import Unit
@@ -68,7 +68,7 @@ class _ShardWriter:
         """Where each record begins, bytes: the pipeline reads single records by it."""
 
     def write(self, data: bytes) -> None:
-        framed = records.frame(data)
+        framed = framing.frame(data)
         self._stream.write(framed)
         self._hash.update(framed)
         self.offsets.append(self._num_bytes)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from hpa_tf import cell_table, files, records
+from hpa_tf import cell_table, files, framing, records
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import measure
 from hpa_tf.records import Shard
@@ -134,7 +134,7 @@ def _check_shard(folder: str, deep: bool, job: tuple[Shard, pd.DataFrame | None]
 
 def _check_records(stream: _HashingStream, shard: Shard, rows: pd.DataFrame | None, deep: bool) -> Iterator[Fault]:
     count = 0
-    frames = records.read_frames(stream, shard.name)
+    frames = framing.read_frames(stream, shard.name)
     fields = records.CELL_FIELDS if shard.kind == "cells" else records.IMAGE_FIELDS
     table_rows = rows.to_dict("records") if rows is not None and shard.kind == "cells" else []
     values = cell_table.values(rows, np.float32) if rows is not None else []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf import files, records
+from hpa_tf import files, framing
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment
 from hpa_tf.pipeline.examples import Examples
@@ -173,7 +173,7 @@ def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Te
     def read(path: bytes, offset: int) -> bytes:
         with files.open_file(path.decode()) as stream:
             stream.seek(offset)
-            return next(records.read_frames(stream, path.decode()))
+            return next(framing.read_frames(stream, path.decode()))
 
     return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())
 

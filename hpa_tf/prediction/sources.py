@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, records, submission
+from hpa_tf import cell_table, files, framing, records, submission
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, Measurements, cut_cells
@@ -242,7 +242,7 @@ def _read_record(path: str, offset: int) -> dict:
     try:
         with files.open_file(path) as stream:
             stream.seek(offset)
-            return records.decode(next(records.read_frames(stream, path)))
+            return records.decode(next(framing.read_frames(stream, path)))
     except (FileNotFoundError, StopIteration, ValueError) as error:
         if isinstance(error, InputError):
             raise
