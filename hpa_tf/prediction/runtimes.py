@@ -31,11 +31,11 @@ class Device:
 
     def __init__(self, options: Options):
         gpus = tf.config.list_physical_devices("GPU")
-        self.runtime = _choose(options.runtime, bool(gpus))
-        self._mixed = options.precision == "mixed"
-        if self.runtime != "tensorflow" and options.strategy != "one":
+        if options.strategy != "one" and options.runtime not in ("tensorflow", "auto"):
             fix = "drop one of the two"
-            raise InputError("--strategy", f"mirrored with --runtime {self.runtime}", "--runtime tensorflow", fix)
+            raise InputError("--strategy", f"mirrored with --runtime {options.runtime}", "--runtime tensorflow", fix)
+        self.runtime = "tensorflow" if options.strategy != "one" else _choose(options.runtime, bool(gpus))
+        self._mixed = options.precision == "mixed"
         if self.runtime == "onnx" and self._mixed:
             raise InputError("--precision", "mixed with --runtime onnx", "float32", "use tensorflow or openvino")
         if self._mixed:
