@@ -29,7 +29,7 @@ def download(folder: Path) -> Path | None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     arguments = ["--dest", str(folder), f"{NAME}=={VERSION}"]
     try:
-        subprocess.run([*command, *arguments], check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, *arguments], check=True, capture_output=True, timeout=600)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     archive = next(folder.glob("*.tar.gz"))

@@ -114,13 +114,13 @@ def test_a_full_disk_is_said_and_the_build_goes_on_once_there_is_room(inputs, re
         pytest.skip("mounting a small disk needs root")
     try:
         process = start(inputs, disk / "data")
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=600)
         assert process.returncode == 2
         assert b"No space left on device" in error and b"run the same command" in error and b"Traceback" not in error
         assert not (disk / "data" / records.MANIFEST_NAME).exists()
         subprocess.run(["mount", "-o", f"remount,size={size * 4 + 4_000_000}", str(disk)], check=True)
         process = start(inputs, disk / "data")
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode == 0
         assert content(disk / "data") == content(reference)
     finally:
@@ -135,7 +135,7 @@ def test_a_file_size_limit_is_said_and_leaves_no_half_file(inputs, reference, tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, resource.RLIM_INFINITY))
 
     process = start(inputs, out, preexec_fn=limit)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 2 and b"File too large" in error
     assert not [path for path in out.glob("*.tfrecord*") if path.stat().st_size > largest // 2]
     assert main([*inputs.arguments(out), "--fields", "32"]) == 0
