@@ -97,14 +97,20 @@ def torch_step(size: int, count: int, precision: str) -> Callable[[], float]:
 def _stub_torchvision() -> None:
     """timm imports torchvision for image transforms, which nothing here uses and which has no CPU build."""
 
+    class AnyClass(type):
+        def __getattr__(cls, name: str) -> str:
+            return f"{cls.__name__}.{name}"
+
     class Anything(types.ModuleType):
         __path__: tuple = ()
 
         def __getattr__(self, name: str):
-            return type(name, (), {}) if not name.startswith("__") else super().__getattribute__(name)
+            return AnyClass(name, (), {}) if not name.startswith("__") else super().__getattribute__(name)
 
-    for name in ("", ".transforms", ".transforms.functional", ".datasets", ".ops", ".ops.misc", ".models"):
-        sys.modules.setdefault("torchvision" + name, Anything("torchvision" + name))
+    for name in ("transforms", "transforms.functional", "datasets", "ops", "ops.misc", "models"):
+        parent, _, child = f"torchvision.{name}".rpartition(".")
+        module = sys.modules.setdefault(f"torchvision.{name}", Anything(f"torchvision.{name}"))
+        setattr(sys.modules.setdefault(parent, Anything(parent)), child, module)
 
 
 def measure(make: Callable, size: int, count: int, precision: str, steps: int, pipe) -> None:

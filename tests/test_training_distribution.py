@@ -41,6 +41,7 @@ def test_mirrored_equals_one(data, one_device, tmp_path):
     assert_equal_training(tmp_path / "out", one_device)
 
 
+@pytest.mark.slow
 def test_mirrored_without_synchronisation_differs_a_little(data, one_device, tmp_path):
     """Batch norm of 4 examples is not that of 8: without this difference the test above would show nothing."""
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "mirrored"]
