@@ -59,7 +59,7 @@ def read_cells(folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     parts = []
     for name in tqdm(data.image_ids, desc=folder, unit="image"):
         paths = [files.join(folder, dataset.IMAGES, f"{name}_{channel}.png") for channel in CHANNELS]
-        pixels = np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths], axis=-1)
+        pixels = np.stack([cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths], axis=-1)  # 16 bit becomes 8
         mask = cv2.imread(files.join(folder, dataset.MASKS, f"{name}_cellmask.png"), cv2.IMREAD_UNCHANGED)
         truth = data.truth[data.truth["image_id"] == name]
         masks = Masks(nucleus=np.zeros_like(mask), cell=mask.astype(np.int32))
