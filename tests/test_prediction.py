@@ -288,6 +288,22 @@ def test_workers_run_without_tensorflow():
     assert not {"tensorflow", "keras"} & modules
 
 
+def test_workers_end_when_the_main_process_is_killed():
+    code = (
+        "import time; from hpa_tf.prediction.workers import Workers; workers = Workers(1);"
+        "print(workers.submit(os.getpid).result(), flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", "import os;" + code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(600):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlived the main process by a minute")
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 

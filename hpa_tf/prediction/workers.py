@@ -6,7 +6,9 @@ At most `limit` images are under way at a time, so memory does not depend on how
 import collections
 import concurrent.futures
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -78,6 +80,13 @@ def result(future: Future) -> Any:
 
 def _start() -> None:
     cv2.setNumThreads(1)  # one core a worker: threads within workers would only compete
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the main process is gone: killed, it cannot tell its workers."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _killed() -> InputError:
