@@ -28,7 +28,8 @@ def test_the_check_would_find_a_leak(measured):
     (known, known_truth), (features, truth) = measured
     leaking = [np.hstack([part, 3.0 * labels]) for part, labels in ((known, known_truth), (features, truth))]
     scores = shortcuts.logistic_scores((leaking[0], known_truth), leaking[1])
-    assert shortcuts.macro_average_precision(truth, scores) > 0.85
+    learnable = known_truth.sum(0) >= 5
+    assert shortcuts.macro_average_precision(truth[:, learnable], scores[:, learnable]) > 0.85
 
 
 def test_features_are_those_of_the_cell():
