@@ -38,7 +38,7 @@ demo: .venv/run
 # -- the tests --------------------------------------------------------------------------------------------------------
 test: .venv/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow
