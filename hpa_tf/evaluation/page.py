@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hpa_tf import cell_table, files, reporting
-from hpa_tf.classes import CLASSES, DEFAULT_UM_PER_PX, GREEN
+from hpa_tf.classes import CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.mask_folder import MaskFolder
@@ -136,12 +136,13 @@ def _read_fields(options: Page, image_ids: set[str]) -> Iterator[tuple[FieldOfVi
 
 
 def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict:
-    """Return the picture with outlines in the colour of the highest predicted class, and of a true class."""
+    """Return the picture with outlines in the colour of the location predicted highest, and of a true class."""
     rgb, small = shrink(composite(field.pixels), _FIELD_SIZE), shrink_mask(mask, _FIELD_SIZE)
     pictures = {}
-    for name, table in (("predicted", predicted), ("true", truth)):
+    # a weak network's 1 - max makes every cell Negative first of all, which shows nothing
+    for name, table, num_classes in (("predicted", predicted, NEGATIVE), ("true", truth, NUM_CLASSES)):
         rows = table[table["image_id"] == field.image_id]
-        top = cell_table.values(rows).argmax(axis=1) if len(rows) else []
+        top = cell_table.values(rows)[:, :num_classes].argmax(axis=1) if len(rows) else []
         colours = {int(cell): CLASS_COLOURS[c] for cell, c in zip(rows["cell"], top, strict=True)}
         pictures[name] = reporting.png_uri(draw_outlines(rgb, small, colours, thickness=2))
     return {"image_id": field.image_id, **pictures}
@@ -231,10 +232,10 @@ def training_curve(history: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(history["epoch"], history["loss"], marker="o", markersize=3, color="#3568c9")
-    left.set(xlabel="epoch", ylabel="training loss")
+    left.set(xlabel="epoch", ylabel="training loss", xticks=history["epoch"])
     if history["mAP"].notna().any():
         right.plot(history["epoch"], history["mAP"], marker="o", markersize=3, color="#3568c9")
-        right.set(xlabel="epoch", ylabel="mAP over validation cells (weak labels)")
+        right.set(xlabel="epoch", ylabel="mAP, validation cells, weak labels", xticks=history["epoch"])
         right.set_ylim(bottom=0)
     else:
         right.set_axis_off()
