@@ -198,7 +198,7 @@ def test_numbers_measured_on_real_masks(tmp_path):
             scores = np.zeros((len(cells), NUM_CLASSES))
             if cells:
                 iou = np.array(submission.run_length.coco.iou(list(cells.values()), true.masks, [0] * len(true.masks)))
-                scores = true.labels[iou.argmax(axis=1)] * (iou.max(axis=1) > 0)[:, None]
+                scores = true.labels[iou.argmax(axis=1)] * iou.max(axis=1)[:, None]  # no ties
             writer.write(submission.make_row(image_id, mask, list(cells), scores))
     arguments = ["score", "--truth-masks", str(REAL / "gt_masks"), "--truth-labels", str(REAL / "cell_labels.csv")]
     arguments += ["--submission", str(tmp_path / "s.csv"), "--bootstrap", "0"]
