@@ -132,6 +132,13 @@ def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
     assert names and all((before[name] == after[name]).all() for name in names)
 
 
+def is_scratch(tensor) -> bool:
+    """Tell whether a tensor is the fused batch norm's own scratch space (or zeros in its place): TPUs have none."""
+    if tensor.op.type == "ZerosLike":
+        return is_scratch(tensor.op.inputs[0])
+    return tensor.value_index in {"FusedBatchNormV3": (5,), "FusedBatchNormGradV3": (3, 4)}.get(tensor.op.type, ())
+
+
 def test_training_step_has_static_shapes_everywhere():
     """What TPUs need, by tracing: bfloat16, many steps an execution, batches as the pipeline shapes them."""
     recipe = recipes.recipe_named("cpu_small")
@@ -146,7 +153,9 @@ def test_training_step_has_static_shapes_everywhere():
             (op.name, output.shape)
             for op in graph.get_operations()
             for output in op.outputs
-            if output.dtype not in (tf.resource, tf.variant) and not output.shape.is_fully_defined()
+            if output.dtype not in (tf.resource, tf.variant)
+            and not output.shape.is_fully_defined()
+            and not is_scratch(output)
         ]
     assert unknown == []
     assert len(traced.graph.get_operations()) > 100
