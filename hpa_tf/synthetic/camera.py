@@ -6,7 +6,7 @@ import numpy as np
 from hpa_tf.synthetic.config import SyntheticConfig
 
 _GREY_LEVELS = 255.0
-_PEAKS = {"red": (205, 0.35), "green": (95, 0.55), "blue": (165, 0.2), "yellow": (205, 0.35)}
+_PEAKS = {"red": (215, 0.35), "green": (103, 0.55), "blue": (165, 0.2), "yellow": (270, 0.35)}
 """Grey levels (of 255) that a stain of 1 gives: median, and spread (log) between images; chosen so that pictures have
 the grey levels of 76 real images (`python -m hpa_tf.synthetic statistics`)."""
 

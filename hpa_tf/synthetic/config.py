@@ -107,7 +107,7 @@ class SyntheticConfig:
     """Mean number of debris particles per 164 um field that a segmenter takes for a cell."""
     dead: float = 0.4
     """Mean number of dead cells per 164 um field."""
-    dark: float = 0.08
+    dark: float = 0.12
     """Share of cells whose red and yellow stain is faint."""
     blur_um: tuple[float, float] = (0.10, 0.17)
     """Standard deviation of the point spread function, um: from, to."""

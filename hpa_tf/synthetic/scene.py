@@ -79,7 +79,7 @@ class Scene:
     @cached_property
     def thickness(self) -> np.ndarray:
         """Height of the cell, relative, float32 [H, W]: 0 at the membrane, about 1 beside the nucleus."""
-        height = 1 - np.exp(-self.edge / 2.0)
+        height = 1 - np.exp(-self.edge / 3.5)
         return height * (0.45 + 0.55 * np.exp(-np.maximum(self.rim, 0) / 7.0))
 
     @cached_property

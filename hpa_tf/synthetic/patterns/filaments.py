@@ -6,6 +6,9 @@ import numpy as np
 from hpa_tf.synthetic import curves, stains
 from hpa_tf.synthetic.patterns.brush import Brush
 
+_KEEP_OFF_MEMBRANE_UM = 1.5
+"""Mitochondria turn away, or end, this near to the membrane, um."""
+
 
 def intermediate_filaments(brush: Brush) -> np.ndarray:
     """Weave wavy filaments into a basket around the nucleus, thinning out towards the membrane."""
@@ -74,12 +77,14 @@ def mitochondria(brush: Brush) -> np.ndarray:
         points = stains.random_points(scene, rng, number, 2 * count)
         rows, columns = np.rint(points).astype(int).T
         near = rng.random(len(points)) < 0.15 + np.exp(-scene.rim[rows, columns] / (0.45 * body.outline.axes[1]))
-        points = points[near][:count]
+        edge = scene.edge[rows, columns]
+        points = points[near & (edge >= min(_KEEP_OFF_MEMBRANE_UM, np.median(edge)))][:count]
         away = points - scene.canvas_px(body.nucleus.centre)
         turn = np.arctan2(away[:, 0], away[:, 1]) + rng.normal(0, 1.0, len(points))
         return points, turn, rng.gamma(3.0, length / 3, len(points)) + 0.6
 
-    worms = curves.draw(scene, rng, _grow(brush, start, step_um=0.4, wander=0.3), width)
+    paths = _grow(brush, start, step_um=0.4, wander=0.4, keep_off_edge_um=_KEEP_OFF_MEMBRANE_UM, stop_at_edge=0.7)
+    worms = curves.draw(scene, rng, paths, width)
     bright = np.clip(0.8 + 0.25 * scene.grain(rng, 2.0), 0.2, None)
     return np.minimum(worms, 1.7) * bright * 0.7 + rng.uniform(0.02, 0.1) * scene.thickness
 
