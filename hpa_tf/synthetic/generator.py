@@ -127,8 +127,8 @@ def green(scene: Scene, rng: np.random.Generator, microtubules: list[np.ndarray]
 def _masks_in_frame(scene: Scene, config: SyntheticConfig) -> tuple[Masks, np.ndarray]:
     """Cut the frame out and renumber from 1; return the masks and, for each number, the body's number.
 
-    A cell that reaches into the frame without enough of its nucleus (`SyntheticConfig.nucleus_in_frame`) has no mask: so
-    it is in hand-corrected real masks.
+    A cell that reaches into the frame without enough of its nucleus (`SyntheticConfig.nucleus_in_frame`) has no mask:
+    so it is in hand-corrected real masks.
     """
     margin = round(MARGIN_UM / config.pixel_um)
     frame = (slice(margin, margin + config.size),) * 2

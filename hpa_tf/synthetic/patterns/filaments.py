@@ -77,8 +77,10 @@ def mitochondria(brush: Brush) -> np.ndarray:
         points = stains.random_points(scene, rng, number, 2 * count)
         rows, columns = np.rint(points).astype(int).T
         near = rng.random(len(points)) < 0.15 + np.exp(-scene.rim[rows, columns] / (0.45 * body.outline.axes[1]))
-        edge = scene.edge[rows, columns]
-        points = points[near & (edge >= min(_KEEP_OFF_MEMBRANE_UM, np.median(edge)))][:count]
+        inner = scene.edge[rows, columns] >= _KEEP_OFF_MEMBRANE_UM
+        if 2 * inner.sum() < len(inner):
+            inner[:] = True  # a cell too small to keep off its membrane
+        points = points[near & inner][:count]
         away = points - scene.canvas_px(body.nucleus.centre)
         turn = np.arctan2(away[:, 0], away[:, 1]) + rng.normal(0, 1.0, len(points))
         return points, turn, rng.gamma(3.0, length / 3, len(points)) + 0.6
