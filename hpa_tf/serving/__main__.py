@@ -1,11 +1,13 @@
-"""`python -m hpa_tf.serving onnx --run RUN` and `... serve --run RUN`: what is made of a run's SavedModel."""
+"""`python -m hpa_tf.serving onnx|bioimageio|serve --run RUN`: what is made of a run's SavedModel."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
 from hpa_tf.errors import InputError
+from hpa_tf.serving.bioimageio import About, export_bioimageio
 from hpa_tf.serving.onnx import export_onnx
 from hpa_tf.serving.server import DEFAULT_HOST, DEFAULT_PORT, serve
 
@@ -16,6 +18,19 @@ class Onnx:
 
     run: str
     """Run folder."""
+
+
+@dataclass(frozen=True)
+class Bioimageio:
+    """Write a bioimage.io model package, tested by bioimage.io's own test; needs the extra [bioimageio]."""
+
+    run: str
+    """Run folder."""
+    out: str
+    """Zip file to write."""
+    crop: str | None = None
+    """PNG of a cell (4 channels) for the test tensors; default: a generated cell."""
+    about: Annotated[About, tyro.conf.OmitArgPrefixes] = field(default_factory=About)
 
 
 @dataclass(frozen=True)
@@ -34,18 +49,24 @@ class Serve:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    commands = {"onnx": Onnx, "serve": Serve}
+    commands = {"onnx": Onnx, "bioimageio": Bioimageio, "serve": Serve}
     command = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m hpa_tf.serving", args=arguments)
     try:
-        if isinstance(command, Serve):
-            serve(command.run, command.name, command.host, command.port)
-            return 0
-        path, difference = export_onnx(command.run)
+        _run(command)
     except InputError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
-    print(f"{path}: largest difference of a probability under onnxruntime {difference:.2g}")
     return 0
+
+
+def _run(command: Onnx | Bioimageio | Serve) -> None:
+    if isinstance(command, Serve):
+        serve(command.run, command.name, command.host, command.port)
+    elif isinstance(command, Bioimageio):
+        print(f"{command.out}: {export_bioimageio(command.run, command.out, command.about, command.crop)}")
+    else:
+        path, difference = export_onnx(command.run)
+        print(f"{path}: largest difference of a probability under onnxruntime {difference:.2g}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Preparation stays in TensorFlow; ONNX holds the network alone, for runtimes that
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +20,12 @@ TOLERANCE = 1e-4
 """Largest difference of a probability between TensorFlow and another runtime."""
 
 
-def to_onnx(served: Served) -> bytes:
+def to_onnx(served: Served, outputs: Sequence[str] | None = None) -> bytes:
     """Convert a served network.
+
+    Args:
+        served: The network.
+        outputs: Names of the outputs to keep; None = all.
 
     Raises:
         InputError: tf2onnx is not installed.
@@ -30,7 +35,12 @@ def to_onnx(served: Served) -> bytes:
     except ImportError as error:
         raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'") from error
     spec = tf.TensorSpec([None, served.size, served.size, len(CHANNELS)], tf.float32, "image")
-    infer = tf.function(lambda image: served.signatures["prepared"](image=image), input_signature=[spec])
+
+    @tf.function(input_signature=[spec])
+    def infer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = served.signatures["prepared"](image=image)
+        return {name: answer[name] for name in outputs or answer}
+
     model, _ = tf2onnx.convert.from_function(infer, [spec], opset=OPSET)
     return model.SerializeToString()
 
@@ -47,14 +57,31 @@ def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
     served = load(run_folder)
     data = to_onnx(served)
     images = np.random.default_rng(0).random((4, served.size, served.size, len(CHANNELS)), np.float32)
-    expected = served.signatures["prepared"](image=tf.constant(images))["probabilities"].numpy()
-    difference = float(np.abs(onnx_session(data).run(["probabilities"], {"image": images})[0] - expected).max())
-    if difference > TOLERANCE:
-        raise InputError(run_folder, f"a difference of {difference:.2g}", f"at most {TOLERANCE}", "use TensorFlow")
+    difference = check(data, served, images)
     path = os.path.join(run_folder, FILE)
     files.make_folder(os.path.dirname(path))
     files.write_bytes(path, data)
     return path, difference
+
+
+def check(data: bytes, served: Served, images: np.ndarray) -> float:
+    """Return the largest difference of a probability between onnxruntime and TensorFlow.
+
+    Args:
+        data: The network as ONNX.
+        served: The same network.
+        images: float32 [B, S, S, 4].
+
+    Raises:
+        InputError: onnxruntime is not installed, or the difference is too large.
+    """
+    expected = served.signatures["prepared"](image=tf.constant(images))["probabilities"].numpy()
+    difference = float(np.abs(onnx_session(data).run(["probabilities"], {"image": images})[0] - expected).max())
+    if not difference <= TOLERANCE:
+        raise InputError(
+            served.folder, f"a difference of {difference:.2g}", f"at most {TOLERANCE}", "stay with TensorFlow"
+        )
+    return difference
 
 
 def onnx_session(data: bytes):
