@@ -123,7 +123,7 @@ class SyntheticConfig:
     """A piece of a cell in the frame that is smaller than this has no mask, um2."""
     nucleus_in_frame: float = 0.6
     """A cell whose nucleus has its middle less than this many of its radii inside the frame has no mask: segmenters
-    miss nuclei that the frame cuts. Source: chosen so that the frame cuts as many masks as on 164 real images (35 %)."""
+    miss nuclei that the frame cuts. Source: chosen so that the frame cuts as many masks as on 164 real images."""
 
     def __post_init__(self):
         expectations = {
