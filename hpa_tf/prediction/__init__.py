@@ -9,6 +9,7 @@ finishing.py  probabilities -> scores, overlay and the image's own result file (
 results.py    one result file an image; the manifest that a continued run must match
 outputs.py    submission.csv, cells.parquet, raw tables from the result files
 predict.py    the whole of it
+beam_runner.py  the same on Apache Beam's workers
 
 Nothing is imported here: worker processes run without TensorFlow.
 """

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS
@@ -74,6 +75,11 @@ class Options:
     """Exit with 0 although --on-error skip left images out."""
     workers: int = 0
     """Processes that read, segment and cut; 0 = one a core."""
+    runner: str = LOCAL
+    """local = this machine; else the name of an Apache Beam runner (such as DirectRunner) whose workers predict 32
+    images at a time. Needs the extra [beam]."""
+    beam_options: tuple[str, ...] = ()
+    """Command line of the Beam runner, such as --beam-options=--direct_num_workers=4."""
 
     def check(self) -> None:
         """Refuse options that exclude each other.
@@ -89,6 +95,11 @@ class Options:
             raise InputError("--data", "--masks or --segmenter beside it", "neither", "shards hold their own cells")
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
+        if self.beam_options and self.runner == LOCAL:
+            raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "--runner DirectRunner")
+        if self.runner != LOCAL and self.strategy != "one":
+            fix = "drop one of the two"
+            raise InputError("--strategy", f"{self.strategy} with --runner {self.runner}", "one", fix)
         if self.fold is not None and self.data is None:
             raise InputError("--fold", "no --data", "a data folder", "only shards have folds")
         for name, least in (("batch_size", 1), ("top_k", 0), ("report_images", 0), ("workers", 0)):

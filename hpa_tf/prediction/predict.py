@@ -5,19 +5,23 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from hpa_tf.beam import LOCAL
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
-from hpa_tf.prediction import outputs, report, results
+from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.sources import ImageReader, Source, image_source, shard_source
-from hpa_tf.prediction.stages import Outcome, Stages
+from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
 
 _PICTURE_SIZE = 1024
-_NOT_IN_REQUEST = ("out", "on_error", "allow_failures", "workers", "postprocessing", "runtime", "strategy")
+_NOT_IN_REQUEST = (
+    *("out", "on_error", "allow_failures", "workers", "runner", "beam_options"),
+    *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
+)
 
 
 def predict(options: Options, pool: Workers | None = None) -> Outcome:
@@ -31,24 +35,35 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
     options.check()
-    with contextlib.nullcontext(pool) if pool else Workers(options.workers) as workers:
-        from hpa_tf.prediction import members, runtimes  # TensorFlow: not in the workers, and while they start
+    with _workers(options, pool) as workers:
+        from hpa_tf.prediction import runtimes  # TensorFlow: not in the workers, and while they start
 
-        system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
+        device, networks, system = runtimes.open_networks(options)
         postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)
-        device = runtimes.Device(options)
-        with device.scope():
-            networks = members.load_networks(runs, [member.weight for member in system.members] if system else None)
         source = make_source(options, networks)
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
         finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
-        outcome = Stages(options, source, workers, finisher).run(networks, device)
+        done = results.done_images(options.out)
+        if options.runner == LOCAL:
+            outcome = stages.Stages(options, source, done, workers, finisher).run(networks, device)
+        else:
+            from hpa_tf.prediction.beam_runner import run_on_beam  # TensorFlow
+
+            outcome = run_on_beam(options, source, done, finisher)
+    stages.report(outcome, options)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
     outcome.num_images = len(image_ids)
     write_final(options.out, image_ids, len(failed))
     return outcome
+
+
+def _workers(options: Options, pool: Workers | None) -> contextlib.AbstractContextManager:
+    """Return the processes that read and finish; with Beam, this process has none."""
+    if pool or options.runner != LOCAL:
+        return contextlib.nullcontext(pool)
+    return Workers(options.workers)
 
 
 def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.prediction import members
 from hpa_tf.prediction.inference import Run
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.options import Options
+from hpa_tf.recipes import System
 from hpa_tf.serving.onnx import onnx_session, to_onnx
 
 _PACKAGES = {"tensorflow": "tensorflow", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -73,6 +75,22 @@ class Device:
         if self.runtime == "openvino":
             return _openvino_run(network, self._mixed)
         return _mirrored_run(network, self._strategy) if self._strategy else _tensorflow_run(network)
+
+
+def open_networks(options: Options) -> tuple[Device, list[Network], System | None]:
+    """Set the device up and load the networks that are asked for.
+
+    Returns:
+        The device, the networks with their weights, and the system if one is asked for.
+
+    Raises:
+        InputError: The options exclude each other, a package or a run is missing, or a run cannot be used.
+    """
+    system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
+    device = Device(options)
+    with device.scope():
+        networks = members.load_networks(runs, [member.weight for member in system.members] if system else None)
+    return device, networks, system
 
 
 def _choose(asked: str, has_gpu: bool) -> str:

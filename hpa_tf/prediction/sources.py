@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, framing, records, submission
+from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, Measurements, cut_cells
@@ -190,7 +191,7 @@ class ShardReader:
         if [(record["image_id"].decode(), record["cell"]) for record in found] != [(image_id, n) for n in numbers]:
             expected = "the records that cells.parquet names"
             raise InputError(self.folder, f"other cells of image {image_id}", expected, "build the data again")
-        decoded = [_decode_pngs(record, image_id) for record in found]
+        decoded = [_decode_pictures(record, image_id) for record in found]
         pixels, mask = _paste(found, decoded, height, width, with_pixels=self.picture_size > 0)
         texts = _mask_texts(mask)
         picture, outline_mask = _picture(pixels, mask, self.picture_size)
@@ -250,15 +251,17 @@ def _read_record(path: str, offset: int) -> dict:
         raise InputError(path, found, "the record that cells.parquet names", "build the data again") from error
 
 
-def _decode_pngs(record: dict, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+def _decode_pictures(record: dict, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (crop [H, W, 4], region [H, W]) of a record."""
-    crop, region = (
-        cv2.imdecode(np.frombuffer(record[name], np.uint8), cv2.IMREAD_UNCHANGED) for name in ("crop", "region")
-    )
-    if crop is None or region is None or crop.ndim != 3 or crop.shape[2] != 4:
+    try:
+        crop, region = (decode_picture(record[name]) for name in ("crop", "region"))
+        if crop.ndim != 3 or region.shape != crop.shape[:2]:
+            raise ValueError(f"a crop of {crop.shape} and a region map of {region.shape}")
+        return crop, region
+    except ValueError as error:
         where = f"image {image_id}, cell {record['cell']}"
-        raise InputError(where, "damaged pictures in its record", "two PNG", "python -m tfrecords_builder verify")
-    return cv2.cvtColor(crop, cv2.COLOR_BGRA2RGBA), region
+        found = f"damaged pictures in its record ({error})"
+        raise InputError(where, found, "two pictures", "python -m tfrecords_builder verify") from error
 
 
 def _paste(

@@ -7,7 +7,7 @@ place in its batch, so a group that is begun again after a kill must form the sa
 import collections
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import pandas as pd
@@ -15,11 +15,10 @@ import tqdm
 
 from hpa_tf import files, reporting
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.prediction import results
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
-from hpa_tf.prediction.workers import Workers, result
+from hpa_tf.prediction.workers import Inline, Workers, result
 
 FAILURES = "failures.csv"
 GROUP = 32
@@ -62,18 +61,28 @@ class Stages:
     Args:
         options: What is asked.
         source: The images.
-        workers: Processes that read and finish.
+        done: Those that have a result.
+        workers: What reads and finishes.
         finisher: Writes each image's results.
+        show: Show progress.
     """
 
-    def __init__(self, options: Options, source: Source, workers: Workers, finisher: Finisher):
+    def __init__(
+        self,
+        options: Options,
+        source: Source,
+        done: Set[str],
+        workers: Workers | Inline,
+        finisher: Finisher,
+        show: bool = True,
+    ):
         self._options, self._source, self._workers, self._finisher = options, source, workers, finisher
-        self._done = results.done_images(options.out)
+        self._done, self._show = done, show
         self._finishing: collections.deque = collections.deque()
         self.outcome = Outcome()
 
     def run(self, networks: Sequence[Any], device: Any) -> Outcome:
-        """Predict, and write failures.csv if failures are skipped.
+        """Predict.
 
         Args:
             networks: `members.Network`s.
@@ -86,8 +95,8 @@ class Stages:
 
         options, ids = self._options, self._source.image_ids
         in_report = set(ids[: options.report_images])
-        num_done = len(self._done.intersection(ids))
-        with tqdm.tqdm(total=len(ids), initial=num_done, unit="image") as self._bar:
+        num_done = sum(image_id in self._done for image_id in ids)
+        with tqdm.tqdm(total=len(ids), initial=num_done, unit="image", disable=not self._show) as self._bar:
             for one in predict_fields(
                 self._fields(),
                 networks,
@@ -100,20 +109,11 @@ class Stages:
                 self._start_finishing(one)
             while self._finishing:
                 self._finish()
-        self._report()
         return self.outcome
-
-    def _groups(self) -> Iterator[range]:
-        """Yield the groups that are not done."""
-        ids = self._source.image_ids
-        for start in range(0, len(ids), GROUP):
-            group = range(start, min(start + GROUP, len(ids)))
-            if any(ids[i] not in self._done for i in group):
-                yield group
 
     def _fields(self) -> Iterator[FieldCells | None]:
         """Yield the fields to predict, read ahead; None where a group ends."""
-        groups = collections.deque(self._groups())
+        groups = collections.deque(groups_to_do(self._source.image_ids, self._done))
         indices = [i for group in groups for i in group]
         tasks = ((self._source.load, self._source.task(i), self._source.image_ids[i]) for i in indices)
         loaded = self._workers.map(load, tasks, self._limit)
@@ -155,16 +155,24 @@ class Stages:
         self.outcome.num_predicted += 1
         self._bar.update()
 
-    def _report(self) -> None:
-        """Write failures.csv and say what is unusual."""
-        outcome = self.outcome
-        if self._options.on_error == "skip":
-            table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
-            reporting.write_csv(table, files.join(self._options.out, FAILURES))
-        if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
-            share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
-            text = f"{share} of the cells have a value below 1 (border or outlier rule): check masks and channels"
-            warnings.warn(text, HpaWarning, stacklevel=3)
+
+def groups_to_do(image_ids: Sequence[str], done: Set[str]) -> Iterator[range]:
+    """Yield the groups, as indices of images, that have images without a result."""
+    for start in range(0, len(image_ids), GROUP):
+        group = range(start, min(start + GROUP, len(image_ids)))
+        if any(image_ids[i] not in done for i in group):
+            yield group
+
+
+def report(outcome: Outcome, options: Options) -> None:
+    """Write failures.csv if failures are skipped, and say what is unusual."""
+    if options.on_error == "skip":
+        table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
+        reporting.write_csv(table, files.join(options.out, FAILURES))
+    if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
+        share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
+        text = f"{share} of the cells have a value below 1 (border or outlier rule): check masks and channels"
+        warnings.warn(text, HpaWarning, stacklevel=3)
 
 
 def load(task: tuple) -> FieldCells | Failed:

@@ -66,6 +66,25 @@ class Workers:
             yield result(waiting.popleft())
 
 
+class Inline:
+    """Does at once, in this process, what `Workers` hands to others: for a process that is a worker itself."""
+
+    count = 1
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        """Call the function; the future holds what it returned or raised."""
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def map(self, function: Callable, tasks: Iterable[Any], limit: int) -> Iterator[Any]:
+        """Yield `function(task)` in the order of the tasks; nothing is started ahead."""
+        return map(function, tasks)
+
+
 def result(future: Future) -> Any:
     """Return what a worker returned, or raise what it raised.
 

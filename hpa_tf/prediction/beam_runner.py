@@ -1,0 +1,125 @@
+"""The same stages on Apache Beam: a cluster's workers predict the groups of images that this machine would.
+
+Pixels never travel: the names of a group's images go to a worker, and each image's results appear in the folder, as
+they would from a local run; either continues the other. Each worker needs the runs, images, masks and the folder of
+the results under the paths that the command names.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+
+from hpa_tf import beam, files
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.prediction import results, runtimes
+from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.sources import Source
+from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
+from hpa_tf.prediction.workers import Inline
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that share batches, as in a local run.
+
+    Attributes:
+        start: Index of the first among all images.
+        image_ids: Their names.
+        tasks: What reading each needs to know.
+        done: Those that have a result; they are in the batches all the same.
+        num_cards: The first so many are in the report.
+    """
+
+    start: int
+    image_ids: tuple[str, ...]
+    tasks: tuple[Any, ...]
+    done: frozenset[str]
+    num_cards: int
+
+
+def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Finisher) -> Outcome:
+    """Predict the images of a source that have no result yet.
+
+    Args:
+        options: What is asked.
+        source: The images.
+        done: Those that have a result.
+        finisher: Writes each image's results.
+
+    Raises:
+        InputError: Beam is missing or its options cannot be used, a worker failed, or an image was lost.
+    """
+    groups = [_group(indices, options, source, done) for indices in groups_to_do(source.image_ids, done)]
+    for group in groups:
+        files.remove(_note(options.out, group))
+    if groups:
+        num_workers = options.workers or len(os.sched_getaffinity(0))
+        shared = (options, source.load, finisher)
+        beam.run_each(predict_group, groups, shared, options.runner, options.beam_options, num_workers)
+    return _gather(options, groups)
+
+
+def _group(indices: range, options: Options, source: Source, done: Set[str]) -> Group:
+    ids = source.image_ids[indices.start : indices.stop]
+    num_cards = max(0, options.report_images - indices.start)
+    return Group(indices.start, ids, tuple(map(source.task, indices)), frozenset(done.intersection(ids)), num_cards)
+
+
+def _note(out: str, group: Group) -> str:
+    """Return the path of what a worker says about a group: it is there once the group is done."""
+    return files.join(out, results.PARTS, f"group-{group.start:08d}.json")
+
+
+def predict_group(group: Group, options: Options, load: Callable, finisher: Finisher) -> None:
+    """Predict one group in a worker; its note is written last."""
+    cv2.setNumThreads(1)
+    device, networks = _open_networks(options)
+    source = Source(group.image_ids, group.tasks.__getitem__, load)
+    own = replace(options, report_images=group.num_cards)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        outcome = Stages(own, source, group.done, Inline(), finisher, show=False).run(networks, device)
+    note = {
+        "num_cells": outcome.num_cells,
+        "num_lowered": outcome.num_lowered,
+        "failures": outcome.failures,
+        "warnings": [str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning)],
+    }
+    files.write_json(_note(options.out, group), note)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_networks(options: Options) -> tuple:
+    """Load the networks once a worker."""
+    return runtimes.open_networks(options)[:2]
+
+
+def _gather(options: Options, groups: Sequence[Group]) -> Outcome:
+    """Add up what the workers noted, after a check that every image has its result or its failure.
+
+    Raises:
+        InputError: The runner lost an image.
+    """
+    outcome, done = Outcome(), results.done_images(options.out)
+    for group in groups:
+        note = files.read_json(_note(options.out, group)) if files.exists(_note(options.out, group)) else {}
+        failures = [tuple(failure) for failure in note.get("failures", ())]
+        if lost := set(group.image_ids) - done - {image_id for image_id, _ in failures}:
+            found = f"{len(lost)} images without result though the pipeline ended, such as {min(lost)}"
+            fix = "run the same command again: it continues"
+            raise InputError(options.runner, found, f"a result of each of {len(group.image_ids)} images", fix)
+        for text in note.get("warnings", ()):
+            warnings.warn(text, HpaWarning, stacklevel=2)
+        outcome.num_predicted += len(group.image_ids) - len(group.done) - len(failures)
+        outcome.num_cells += note.get("num_cells", 0)
+        outcome.num_lowered += note.get("num_lowered", 0)
+        outcome.failures += failures
+    for group in groups:
+        files.remove(_note(options.out, group))
+    return outcome
