@@ -23,10 +23,10 @@ import numpy as np
 import tyro
 
 from hpa_tf.classes import CHANNELS
+from hpa_tf.encoding import encode_picture
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from tfrecords_builder.encoding import encode_png
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import make_plan
@@ -105,7 +105,7 @@ def parts(folder: Path) -> dict[str, Took]:
         field = add("decode", partial(read_field, files))
         masks = add("masks and nuclei", partial(segmenter, field))
         cells = add("cut and measure", lambda field=field, masks=masks: list(cut_cells(field, masks)))
-        add("encode", lambda cells=cells: [(encode_png(cell.crop), encode_png(cell.region)) for cell in cells])
+        add("encode", lambda cells=cells: [(encode_picture(cell.crop), encode_picture(cell.region)) for cell in cells])
     return spent
 
 

@@ -4,6 +4,7 @@
 
 Decoding is by TensorFlow's own ops unless the table says "Python". Speeds are cells of 512 x 512 px a second of
 processor time (crops of other sizes count by their pixels), so that other work on the machine hardly changes them.
+png, png-stored and npy are the builder's `--encoding`.
 zlib-ng, libdeflate and zstd take part where the packages zlib-ng, deflate and zstandard are installed.
 """
 
@@ -15,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import cv2
@@ -22,10 +24,10 @@ import numpy as np
 import tyro
 from isal import igzip_lib
 
+from hpa_tf.encoding import encode_picture
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, cut_cells
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, MasksOnDisk
-from tfrecords_builder.encoding import encode_png
 
 Pixels = np.ndarray
 
@@ -94,12 +96,23 @@ def encodings() -> list[Encoding]:
     """Return the candidates."""
     import tensorflow as tf
 
+    from hpa_tf.pipeline.parsing import decode_picture
+
+    text = [tf.TensorSpec((), tf.string)]
+    traced = {
+        dtype: tf.function(partial(decode_picture, channels=4, dtype=dtype), input_signature=text)
+        for dtype in (tf.uint8, tf.uint16)
+    }
+
+    def ours(data: bytes, like: Pixels) -> Pixels:
+        return traced[tf.as_dtype(like.dtype)](data)
+
     def tf_png(data: bytes, like: Pixels) -> Pixels:
-        return tf.io.decode_png(data, dtype=tf.uint8 if like.dtype == np.uint8 else tf.uint16).numpy()
+        return tf.io.decode_png(data, dtype=tf.uint8 if like.dtype == np.uint8 else tf.uint16)
 
     def tf_raw(data: bytes, like: Pixels, compression: str = "") -> Pixels:
         raw = tf.io.decode_compressed(data, compression) if compression else data
-        return tf.reshape(tf.io.decode_raw(raw, tf.as_dtype(like.dtype)), like.shape).numpy()
+        return tf.reshape(tf.io.decode_raw(raw, tf.as_dtype(like.dtype)), like.shape)
 
     def opencv(level: int) -> Callable[[Pixels], bytes]:
         flags = [cv2.IMWRITE_PNG_COMPRESSION, level]
@@ -112,12 +125,13 @@ def encodings() -> list[Encoding]:
         Encoding("ISA-L-1 feature", _isal_feature, lambda d, x: tf_raw(d, x, "ZLIB")),
         Encoding("PNG, OpenCV level 1", opencv(1), tf_png),
         Encoding("PNG, OpenCV level 6", opencv(6), tf_png),
-        Encoding("PNG, ours (sub + ISA-L 1)", encode_png, tf_png),
+        Encoding("png: sub + ISA-L 1 (default)", encode_picture, ours),
+        Encoding("png-stored", lambda x: encode_picture(x, "png-stored"), ours),
+        Encoding("npy", lambda x: encode_picture(x, "npy"), ours),
     ]
     for name, filter_name, level in (("no filter + ISA-L 1", "none", 1), ("sub + ISA-L 3", "sub", 3)):
         deflate = _isal(level)
         found.append(Encoding(f"PNG, {name}", lambda x, f=filter_name, d=deflate: _png(x, f, d), tf_png))
-    found.append(Encoding("PNG, no compression", lambda x: _png(x, "none", lambda b: zlib.compress(b, 0)), tf_png))
     for package, label, make in (
         ("zlib_ng.zlib_ng", "sub + zlib-ng 2", lambda m: lambda b: m.compress(b, 2)),
         ("deflate", "sub + libdeflate 1", lambda m: lambda b: m.zlib_compress(bytes(b), 1)),
@@ -128,9 +142,7 @@ def encodings() -> list[Encoding]:
     if module := _optional("zstandard"):
         packer, unpacker = module.ZstdCompressor(3), module.ZstdDecompressor()
         found.append(Encoding("zstd-3 feature", lambda x: packer.compress(x.tobytes()), _zstd(unpacker), "Python"))
-    found.append(
-        Encoding("WebP lossless", _webp, lambda d, x: tf.image.decode_webp(d, channels=4)[0].numpy(), max_bits=8)
-    )
+    found.append(Encoding("WebP lossless", _webp, lambda d, x: tf.image.decode_webp(d, channels=4)[0], max_bits=8))
     return found
 
 
@@ -194,7 +206,7 @@ def measure(encoding: Encoding, data: list[Pixels], repeats: int) -> tuple[float
         start = time.process_time()
         decoded = [encoding.decode(one, pixels) for one, pixels in zip(encoded, data, strict=True)]
         decode = min(decode, time.process_time() - start)
-    if not all(np.array_equal(one, pixels) for one, pixels in zip(decoded, data, strict=True)):
+    if not all(np.array_equal(np.asarray(one), pixels) for one, pixels in zip(decoded, data, strict=True)):
         raise ValueError(f"{encoding.name}: what was decoded is not what was encoded")
     return sum(map(len, encoded)) / len(data) / 1e3, size / encode, size / decode
 
@@ -207,12 +219,12 @@ def main(options: Options) -> None:
     for title, data in data_sets(read_cells(options)).items():
         shape = np.mean([pixels.shape[:2] for pixels in data], axis=0)
         print(f"\n{title}: {len(data)} cells of {shape[0]:.0f} x {shape[1]:.0f} px on average")
-        print(f"{'':28}{'kB/cell':>9}{'B/px':>7}{'encode/s':>10}{'decode/s':>10}")
+        print(f"{'':30}{'kB/cell':>9}{'B/px':>7}{'encode/s':>10}{'decode/s':>10}")
         for encoding in candidates:
             if data[0].dtype.itemsize * 8 <= encoding.max_bits:
                 size, encode, decode = measure(encoding, data, options.repeats)
                 per_px = size * 1e3 * len(data) / sum(pixels.shape[0] * pixels.shape[1] for pixels in data)
-                line = f"{encoding.name:28}{size:9.0f}{per_px:7.2f}{encode:10.0f}{decode:10.0f}"
+                line = f"{encoding.name:30}{size:9.0f}{per_px:7.2f}{encode:10.0f}{decode:10.0f}"
                 print(line + ("" if encoding.note == "TF" else f"  {encoding.note}"), flush=True)
 
 

@@ -11,9 +11,10 @@ Dataset would do it. The last table trains EfficientNetB0 on this machine and sa
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
@@ -25,6 +26,8 @@ import tyro
 
 from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
+from hpa_tf.encoding import Encoding, encode_picture, picture_shape
+from hpa_tf.encoding import decode_picture as decode_picture_here
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.pipeline import (
@@ -40,7 +43,7 @@ from hpa_tf.pipeline import (
     training_batches,
 )
 from hpa_tf.pipeline.batches import record_reader
-from tfrecords_builder.encoding import encode_png
+from hpa_tf.pipeline.parsing import decode_picture
 
 FLIPS = Augmentation(flip=0.5, rotation=90)
 FULL = Augmentation(flip=0.5, rotation=90, resizer=0.4, pad=0.3)
@@ -77,13 +80,7 @@ def draw_cell(rng: np.random.Generator, size: int, bits: int) -> tuple[np.ndarra
     return crop, region
 
 
-def stored_png(pixels: np.ndarray) -> bytes:
-    """Encode a PNG whose data is not compressed: the largest file and the fastest to read."""
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA) if pixels.ndim == 3 else pixels
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
-
-
-def write_data(folder: Path, options: Options, bits: int, encode: Callable[[np.ndarray], bytes]) -> str:
+def write_data(folder: Path, options: Options, bits: int, encoding: Encoding) -> str:
     """Write a data folder of drawn cells; the cell tables' other columns are those that the pipeline needs."""
     rng = np.random.default_rng(0)
     labels = (rng.random((options.cells, NUM_CLASSES)) < 0.1).astype(np.float32)
@@ -92,7 +89,8 @@ def write_data(folder: Path, options: Options, bits: int, encode: Callable[[np.n
     counts = {field.name: np.zeros(field.size, int) for field in records.CELL_FIELDS if field.type == "int64"}
     for cell in range(options.cells):
         crop, region = draw_cell(rng, options.crop_size, bits)
-        pictures = {"image_id": b"drawn", "crop": encode(crop), "region": encode_png(region)}
+        pictures = {"image_id": b"drawn", "crop": encode_picture(crop, encoding)}
+        pictures |= {"region": encode_picture(region, encoding)}
         record = {**numbers, **counts, **pictures, "cell": cell + 1, "labels": labels[cell], "bits": bits}
         offsets.append(len(data))
         data += framing.frame(records.encode({**record, "schema_version": records.SCHEMA_VERSION}))
@@ -104,7 +102,7 @@ def write_data(folder: Path, options: Options, bits: int, encode: Callable[[np.n
     cell_table.write(table, folder / records.CELL_TABLE_NAME, "labels")
     shards = (records.Shard(shard, "cells", 0, options.cells, len(data), ""),)
     counts = (1, 1, options.cells)
-    rest = ("png", (0.08,), (bits,), 0, "drawn", *counts, shards, {}, "")
+    rest = (encoding, (0.08,), (bits,), 0, "drawn", *counts, shards, {}, "")
     records.write_manifest(folder, records.Manifest(records.SCHEMA_VERSION, CLASSES, CHANNELS, *rest))
     return str(folder)
 
@@ -139,8 +137,8 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
     serialized = [read(tf.constant(row)) for row in range(count)]
     parsed = [parse_cell(one, ["crop", "region"]) for one in serialized]
     dtype = _depth(parsed[0]["crop"])
-    crops = [tf.io.decode_png(one["crop"], channels=4, dtype=dtype) for one in parsed]
-    regions = [tf.io.decode_png(one["region"], channels=1)[..., 0] for one in parsed]
+    crops = [decode_picture(one["crop"], 4, dtype) for one in parsed]
+    regions = [decode_picture(one["region"], 1, tf.uint8)[..., 0] for one in parsed]
     prepared = tf.stack([prepare(crop, region, preparation) for crop, region in zip(crops, regions, strict=True)])
     seeds = tf.random.stateless_uniform([count, 2], (0, 1), minval=None, maxval=None, dtype=tf.int32)
     pictures = tf.stack([one["crop"] for one in parsed]), tf.stack([one["region"] for one in parsed])
@@ -151,7 +149,7 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
     images = data.from_tensor_slices((prepared, seeds))
 
     def decode(crop: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.io.decode_png(crop, channels=4, dtype=dtype), tf.io.decode_png(region, channels=1)[..., 0]
+        return decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0]
 
     def everything(row: tf.Tensor) -> tf.Tensor:
         record = parse_cell(read(row), ["crop", "region"])
@@ -176,8 +174,8 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
     return {name: max(value - handing_on * ("augment" in name), 1e-9) for name, value in costs.items()}
 
 
-def _depth(png: tf.Tensor) -> tf.DType:
-    return tf.uint16 if png.numpy()[24] == 16 else tf.uint8
+def _depth(picture: tf.Tensor) -> tf.DType:
+    return tf.uint16 if picture_shape(picture.numpy())[2] == 16 else tf.uint8
 
 
 def opencv_cost(examples: Examples, size: int) -> float:
@@ -192,9 +190,7 @@ def opencv_cost(examples: Examples, size: int) -> float:
             with open(path, "rb") as stream:
                 stream.seek(offset)
                 record = records.decode(next(framing.read_frames(stream, path)))
-            pixels, region = (
-                cv2.imdecode(np.frombuffer(record[name], np.uint8), cv2.IMREAD_UNCHANGED) for name in ("crop", "region")
-            )
+            pixels, region = (decode_picture_here(record[name]) for name in ("crop", "region"))
             inside = (region == 1) | (region == 2)
             rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -265,11 +261,7 @@ def main(options: Options) -> None:
         if options.data:
             folders = {options.data: options.data}
         else:
-            kinds = {
-                "8 bit, PNG": (8, encode_png),
-                "8 bit, PNG stored": (8, stored_png),
-                "16 bit, PNG": (16, encode_png),
-            }
+            kinds = {f"{bits} bit, {encoding}": (bits, encoding) for bits in (8, 16) for encoding in get_args(Encoding)}
             folders = {
                 name: write_data(Path(temporary) / str(i), options, *kind)
                 for i, (name, kind) in enumerate(kinds.items())

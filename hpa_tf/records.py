@@ -56,8 +56,8 @@ CELL_FIELDS: tuple[RecordField, ...] = (
     RecordField("bits", "int64", 1, "bits per channel, 8 or 16"),
     RecordField("box", "int64", 4, "tight box of the cell in the image: top, left, bottom, right, px, half-open"),
     RecordField("crop_box", "int64", 4, "box of the stored crop in the image, px, half-open"),
-    RecordField("crop", "bytes", 1, "PNG [H, W, 4], 8 or 16 bit; the channels R, G, B, Y stand as R, G, B, A"),
-    RecordField("region", "bytes", 1, "PNG [H, W], 8 bit: 0 background, 1 this cell, 2 its nucleus, 3 another cell"),
+    RecordField("crop", "bytes", 1, "picture [H, W, 4], 8 or 16 bit: R, G, B, Y (in PNG: R, G, B, A)"),
+    RecordField("region", "bytes", 1, "picture [H, W], 8 bit; 0 background, 1 cell, 2 its nucleus, 3 another cell"),
     RecordField("labels", "float", NUM_CLASSES, "soft labels 0..1 in class order; NaN = not known"),
     RecordField("cell_area", "int64", 1, "px"),
     RecordField("nucleus_area", "int64", 1, "px"),
@@ -73,8 +73,8 @@ IMAGE_FIELDS: tuple[RecordField, ...] = (
     RecordField("image_size", "int64", 2, "height and width of the original, px"),
     RecordField("um_per_px", "float", 1, "micrometres per pixel of the stored image"),
     RecordField("bits", "int64", 1, "bits per channel, 8 or 16"),
-    RecordField("image", "bytes", 1, "PNG [S, S, 4], 8 or 16 bit; the channels R, G, B, Y stand as R, G, B, A"),
-    RecordField("masks", "bytes", 1, "PNG [S, S], 16 bit: k = the k-th cell of the table, from 1; 0 background"),
+    RecordField("image", "bytes", 1, "picture [S, S, 4], 8 or 16 bit: R, G, B, Y (in PNG: R, G, B, A)"),
+    RecordField("masks", "bytes", 1, "picture [S, S], 16 bit: k = the k-th cell of the table, from 1; 0 background"),
     RecordField("labels", "float", NUM_CLASSES, "image labels 0..1 in class order; NaN = not known"),
 )
 
@@ -199,7 +199,7 @@ class Manifest:
         schema_version: `SCHEMA_VERSION` of the records.
         classes: The 19 class names in the order of `labels`.
         channels: The 4 channel names in the order of the crop's planes.
-        encoding: How pictures are stored: "png".
+        encoding: How pictures are stored: see `hpa_tf.encoding`.
         um_per_px: Micrometres per pixel of the sources, smallest first.
         bits: Bits per channel that occur: 8, 16 or both.
         margin: Pixels kept around a cell's tight box, px.

@@ -15,10 +15,10 @@ from builder_inputs import Inputs, content, draw_masks, write_inputs
 
 from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS
+from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import rules
 from tfrecords_builder.__main__ import main
-from tfrecords_builder.encoding import decode_png
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_every_cell_is_stored_once_as_it_is_in_the_images(inputs, built):
         planes = [cv2.imread(str(inputs.images / f"{image_id}_{c}.png"), cv2.IMREAD_UNCHANGED) for c in CHANNELS]
         mask = cv2.imread(str(inputs.masks / f"{image_id}_cellmask.png"), cv2.IMREAD_UNCHANGED)
         top, left, bottom, right = record["crop_box"]
-        np.testing.assert_array_equal(decode_png(record["crop"]), np.dstack(planes)[top:bottom, left:right])
-        inside = np.isin(decode_png(record["region"]), [1, 2])
+        np.testing.assert_array_equal(decode_picture(record["crop"]), np.dstack(planes)[top:bottom, left:right])
+        inside = np.isin(decode_picture(record["region"]), [1, 2])
         np.testing.assert_array_equal(inside, mask[top:bottom, left:right] == record["cell"])
         assert inside.any(axis=1)[[0, -1]].all() and inside.any(axis=0)[[0, -1]].all()  # the box is tight
         expected = {int(part) for part in classes[image_id].split("|")}
@@ -83,8 +83,8 @@ def test_image_records_hold_the_cells_in_table_order(inputs, built):
     assert len(found) == 12
     for record in found:
         image_id = record["image_id"].decode()
-        assert decode_png(record["image"]).shape == (32, 32, 4)
-        masks = decode_png(record["masks"])
+        assert decode_picture(record["image"]).shape == (32, 32, 4)
+        masks = decode_picture(record["masks"])
         numbers = table.loc[table["image_id"] == image_id, "cell"].to_numpy()
         truth = cv2.imread(str(inputs.masks / f"{image_id}_cellmask.png"), cv2.IMREAD_UNCHANGED)
         for order, number in enumerate(numbers, start=1):
@@ -363,7 +363,7 @@ def test_300_cells_in_one_image(tmp_path):
     assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--fields", "360"]) == 0
     table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME)
     assert sorted(table["cell"])[-1] == 324 and len(table) == 648
-    assert max(decode_png(record["masks"]).max() for record in read_all(tmp_path / "data", "fields")) == 324
+    assert max(decode_picture(record["masks"]).max() for record in read_all(tmp_path / "data", "fields")) == 324
 
 
 def test_most_cells_cut_is_a_warning(tmp_path):

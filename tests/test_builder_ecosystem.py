@@ -10,8 +10,8 @@ import pytest
 from builder_inputs import Inputs, content, write_inputs
 
 from hpa_tf import cell_table, framing, records
+from hpa_tf.encoding import decode_picture
 from tfrecords_builder.__main__ import main
-from tfrecords_builder.encoding import decode_png
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_tensorflow_datasets_reads_the_folder(tmp_path, bits):
     read = list(tfds.as_numpy(builder.as_dataset(split="fold1", shuffle_files=False)))
     key = lambda record: (record["image_id"], int(record["cell"]))  # noqa: E731
     for one, other in zip(sorted(read, key=key), sorted(written, key=key), strict=True):
-        np.testing.assert_array_equal(one["crop"], decode_png(other["crop"]))
-        np.testing.assert_array_equal(one["region"][..., 0], decode_png(other["region"]))
+        np.testing.assert_array_equal(one["crop"], decode_picture(other["crop"]))
+        np.testing.assert_array_equal(one["region"][..., 0], decode_picture(other["region"]))
         for name in ("image_id", "cell", "fold", "box", "labels", "channel_sums", "border_ratios"):
             np.testing.assert_array_equal(one[name], other[name])
 

@@ -4,7 +4,7 @@
       -> folds     folds.py            multilabel-stratified, or grouped by a column
       -> units     plan.py             which images go to which shard
       -> shards    unit.py             one unit of work; image.py: read, segment, cut, measure, encode
-                   labels.py, encoding.py
+                   labels.py; hpa_tf/encoding.py: pixels to bytes
       -> whole     build.py            continue what was begun (state.py), run the units (pool.py, or beam_runner.py
                                        on a cluster), write the cell table and, last, the manifest
     afterwards     verify.py, inspect.py; repair.py is a build of what verify finds bad; tfds_metadata.py

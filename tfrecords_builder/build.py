@@ -174,7 +174,7 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
         schema_version=records.SCHEMA_VERSION,
         classes=CLASSES,
         channels=CHANNELS,
-        encoding="png",
+        encoding=options.encoding,
         um_per_px=tuple(sorted(set(options.um_per_px))),
         bits=tuple(sorted({bits for result in ordered for bits in result.bits})),
         margin=options.margin,

@@ -11,12 +11,12 @@ import pandas as pd
 
 from hpa_tf import cell_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE, NUM_CLASSES
+from hpa_tf.encoding import Encoding, encode_picture
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import Cell, cut_cells
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from tfrecords_builder import labels
-from tfrecords_builder.encoding import encode_png
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.sources import LabelledImage
 
@@ -32,6 +32,7 @@ class Settings:
         columns: Columns of the label tables that go into the cell table.
         margin: px.
         fields: Size of whole fields of view, px; None for none.
+        encoding: How pictures are stored.
         drop_unclean: See `BuildOptions`.
         max_pixels: px.
         skip_errors: List unusable images instead of stopping.
@@ -43,6 +44,7 @@ class Settings:
     columns: tuple[str, ...]
     margin: int
     fields: int | None
+    encoding: Encoding
     drop_unclean: bool
     max_pixels: int
     skip_errors: bool
@@ -55,7 +57,7 @@ class Settings:
         same = {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(cls)
-            if field.name in ("out", "margin", "fields", "drop_unclean", "max_pixels")
+            if field.name in ("out", "margin", "fields", "encoding", "drop_unclean", "max_pixels")
         }
         skip = options.on_error == "skip"
         return cls(um_per_px=um_per_px, segmenters=options.segmenters(), columns=columns, skip_errors=skip, **same)
@@ -95,7 +97,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     values = labels.from_image_labels(image.class_ids, 1)[0]
     encoded, rows = [], []
     for cell in cut_cells(field, masks, settings.margin):
-        encoded.append(_encode_cell(cell, values, fold, field))
+        encoded.append(_encode_cell(cell, values, fold, field, settings.encoding))
         rows.append(_row(cell, field))
     kept = np.ones(len(rows), bool)
     if settings.drop_unclean:
@@ -103,7 +105,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     whole = None
     if settings.fields is not None:
         numbers = [row["cell"] for row, keep in zip(rows, kept, strict=True) if keep]
-        whole = _encode_field(field, masks, numbers, values, fold, settings.fields)
+        whole = _encode_field(field, masks, numbers, values, fold, settings)
     chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
     return ImageResult(image, chosen, whole, rows, kept, field.bits)
 
@@ -169,7 +171,7 @@ def count_cells(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView) -> bytes:
+def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView, encoding: Encoding) -> bytes:
     found = cell.measurements
     return records.encode(
         {
@@ -181,8 +183,8 @@ def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView) 
             "bits": field.bits,
             "box": cell.box,
             "crop_box": cell.crop_box,
-            "crop": encode_png(cell.crop),
-            "region": encode_png(cell.region),
+            "crop": encode_picture(cell.crop, encoding),
+            "region": encode_picture(cell.region, encoding),
             "labels": values,
             "cell_area": found.cell_area,
             "nucleus_area": found.nucleus_area,
@@ -194,10 +196,10 @@ def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView) 
 
 
 def _encode_field(
-    field: FieldOfView, masks: Masks, numbers: list[int], values: np.ndarray, fold: int, size: int
+    field: FieldOfView, masks: Masks, numbers: list[int], values: np.ndarray, fold: int, settings: Settings
 ) -> bytes:
-    """Encode a whole field of view in a square of `size` px: its longer side fills it, the rest is zero."""
-    height, width = field.pixels.shape[:2]
+    """Encode a whole field of view in a square of `settings.fields` px: its longer side fills it, the rest is zero."""
+    size, (height, width) = settings.fields, field.pixels.shape[:2]
     scale = size / max(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))
     order = np.zeros(max(numbers, default=0) + 1, np.uint16)
@@ -214,8 +216,8 @@ def _encode_field(
             "image_size": (height, width),
             "um_per_px": field.um_per_px / scale,
             "bits": field.bits,
-            "image": encode_png(pixels),
-            "masks": encode_png(mask),
+            "image": encode_picture(pixels, settings.encoding),
+            "masks": encode_picture(mask, settings.encoding),
             "labels": values,
         },
         records.IMAGE_FIELDS,

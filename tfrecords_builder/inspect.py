@@ -8,9 +8,9 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import BLUE, CLASSES, GREEN, RED
+from hpa_tf.encoding import decode_picture
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
-from tfrecords_builder.encoding import decode_png
 
 _TILE = 112  # px
 _NAME_WIDTH = 190  # px
@@ -108,7 +108,7 @@ def _read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray
         with files.open_file(files.join(folder, shard)) as stream:
             for ordinal, data in framing.read_chosen_frames(stream, shard, sorted(ordinals)):
                 record = records.decode(data)
-                tiles[ordinals[ordinal]] = _tile(decode_png(record["crop"]), decode_png(record["region"]))
+                tiles[ordinals[ordinal]] = _tile(decode_picture(record["crop"]), decode_picture(record["region"]))
     return tiles
 
 

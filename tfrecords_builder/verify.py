@@ -14,10 +14,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from hpa_tf import cell_table, files, framing, records
+from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import measure
 from hpa_tf.records import Shard
-from tfrecords_builder.encoding import decode_png, png_shape
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ def _cell_problems(
     top, left, bottom, right = record["crop_box"]
     size, bits = (int(bottom - top), int(right - left)), record["bits"]
     for name, shape in (("crop", (*size, bits, 4)), ("region", (*size, 8, 1))):
-        if png_shape(record[name]) != shape:
-            problems.append((f"shape of {name}", f"{png_shape(record[name])}; expected {shape}"))
+        if picture_shape(record[name]) != shape:
+            problems.append((f"shape of {name}", f"{picture_shape(record[name])}; expected {shape}"))
     box, whole = record["box"], record["image_size"]
     if not (0 <= top <= box[0] < box[2] <= bottom <= whole[0] and 0 <= left <= box[1] < box[3] <= right <= whole[1]):
         problems.append(("box", f"box {box.tolist()}, crop {record['crop_box'].tolist()}, image {whole.tolist()}"))
@@ -202,7 +202,7 @@ def _cell_problems(
 
 def _measured_problems(record: dict[str, Any]) -> Problems:
     """Decode the pictures and measure the cell again."""
-    crop, region = decode_png(record["crop"]), decode_png(record["region"])
+    crop, region = decode_picture(record["crop"]), decode_picture(record["region"])
     if region.max() > 3:
         return [("region map", f"value {region.max()}")]
     again = measure(crop, region)
@@ -216,15 +216,15 @@ def _measured_problems(record: dict[str, Any]) -> Problems:
 
 def _field_problems(record: dict[str, Any], rows: pd.DataFrame, shard: Shard, deep: bool) -> Problems:
     problems = _common_problems(record, shard)
-    height, width, bits, channels = png_shape(record["image"])
+    height, width, bits, channels = picture_shape(record["image"])
     if (bits, channels) != (record["bits"], 4) or height != width:
         problems.append(("shape of image", f"{height} x {width}, {bits} bit, {channels} channels"))
-    if png_shape(record["masks"]) != (height, width, 16, 1):
-        problems.append(("shape of masks", f"{png_shape(record['masks'])}"))
+    if picture_shape(record["masks"]) != (height, width, 16, 1):
+        problems.append(("shape of masks", f"{picture_shape(record['masks'])}"))
     if deep and not problems:
-        decode_png(record["image"])
+        decode_picture(record["image"])
         num_cells = int((rows["image_id"] == record["image_id"].decode()).sum())
-        if (largest := int(decode_png(record["masks"]).max())) > num_cells:
+        if (largest := int(decode_picture(record["masks"]).max())) > num_cells:
             problems.append(("masks", f"cell {largest} of an image of {num_cells} cells"))
     return problems
 

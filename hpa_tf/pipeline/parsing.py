@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from hpa_tf.encoding import NPY_HEADER_SIZE, NPY_MAGIC
 from hpa_tf.pipeline.preparation import Preparation, prepare
 from hpa_tf.records import CELL_FIELDS, SCHEMA_VERSION, RecordField
 
 _DTYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
-_PNG_DEPTH_BYTE = 24
-"""Where a PNG's header says how many bits a channel has."""
+_PNG_DEPTH = (24, b"\x10")
+_NPY_DEPTH = (22, b"u2")
+"""Where the header of a picture says how many bits a channel has, and what stands there for 16."""
+_NPY_SHAPE = r"(?s).*\((\d+), (\d+).*"
 
 
 def feature_specification(
@@ -57,20 +60,43 @@ def parse_cell(
 
 
 def decode_and_prepare(crop: tf.Tensor, region: tf.Tensor, preparation: Preparation) -> tf.Tensor:
-    """Decode the two PNG of a record and prepare the crop.
+    """Decode the two pictures of a record and prepare the crop.
 
     Args:
-        crop: string scalar, PNG [H, W, 4], 8 or 16 bit. Its own header decides: 16 bit never become 8.
-        region: string scalar, PNG [H, W], the region map.
+        crop: string scalar, PNG or .npy [H, W, 4], 8 or 16 bit. Its own header decides: 16 bit never become 8.
+        region: string scalar, PNG or .npy [H, W], the region map.
         preparation: The recipe's choices.
 
     Returns:
         float32 [S, S, 4] in 0..1.
     """
-    areas = tf.io.decode_png(region, channels=1)[..., 0]
+    areas = decode_picture(region, 1, tf.uint8)[..., 0]
 
     def prepared(dtype: tf.DType) -> tf.Tensor:
-        return prepare(tf.io.decode_png(crop, channels=4, dtype=dtype), areas, preparation)
+        return prepare(decode_picture(crop, 4, dtype), areas, preparation)
 
-    depth = tf.strings.substr(crop, _PNG_DEPTH_BYTE, 1)
-    return tf.cond(depth == b"\x10", lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
+    return tf.cond(is_16_bit(crop), lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
+
+
+def is_16_bit(picture: tf.Tensor) -> tf.Tensor:
+    """Tell from its header, bool scalar, whether an encoded picture has 16 bits a channel."""
+    is_npy = _stands_at(picture, 0, NPY_MAGIC)
+    return tf.where(is_npy, _stands_at(picture, *_NPY_DEPTH), _stands_at(picture, *_PNG_DEPTH))
+
+
+def decode_picture(picture: tf.Tensor, channels: int, dtype: tf.DType) -> tf.Tensor:
+    """Decode a picture of `hpa_tf.encoding`, string scalar, whose depth is that of `dtype`: [H, W, channels]."""
+
+    def npy() -> tf.Tensor:
+        header = tf.strings.substr(picture, 10, NPY_HEADER_SIZE - 10)  # the bytes before are no UTF-8
+        sides = [tf.strings.regex_replace(header, _NPY_SHAPE, side) for side in (r"\1", r"\2")]
+        height, width = (tf.strings.to_number(side, tf.int32) for side in sides)
+        pixels = tf.io.decode_raw(picture, dtype)[NPY_HEADER_SIZE // dtype.size :]
+        return tf.reshape(pixels, [height, width, channels])
+
+    is_npy = _stands_at(picture, 0, NPY_MAGIC)
+    return tf.cond(is_npy, npy, lambda: tf.io.decode_png(picture, channels=channels, dtype=dtype))
+
+
+def _stands_at(picture: tf.Tensor, position: int, expected: bytes) -> tf.Tensor:
+    return tf.strings.substr(picture, position, len(expected)) == expected
