@@ -11,6 +11,8 @@ compressed, never in what they decode to.
 """
 
 import io
+import math
+import re
 import struct
 import zlib
 from typing import Literal
@@ -24,6 +26,10 @@ Encoding = Literal["png", "png-stored", "npy"]
 NPY_MAGIC = b"\x93NUMPY"
 NPY_HEADER_SIZE = 128
 """Bytes before the pixels of a .npy file of a picture; NumPy pads its header to a multiple of 64."""
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00v\x00\{'descr': '(\|u1|<u2)', 'fortran_order': False, "
+    rb"'shape': \((\d{1,9}), (\d{1,9})(, 4)?\), \} *\n"
+)
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _NO_FILTER, _SUB, _UP = 0, 1, 2  # the byte itself; minus its left neighbour; minus the one above
 _GREY, _RGBA = 0, 6
@@ -111,11 +117,12 @@ def picture_shape(data: bytes) -> tuple[int, int, int, int]:
 
 
 def _npy_shape(data: bytes) -> tuple[int, int, int, int]:
-    stream = io.BytesIO(data[:NPY_HEADER_SIZE])
-    version = np.lib.format.read_magic(stream)
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-    if version != (1, 0) or by_columns or dtype.str not in ("|u1", "<u2") or shape[2:] not in ((), (4,)):
-        raise ValueError(f"a .npy file of {dtype.str} {shape}")
-    if len(shape) < 2 or len(data) != NPY_HEADER_SIZE + dtype.itemsize * int(np.prod(shape)):
-        raise ValueError(f"a .npy file of {len(data)} bytes for {shape}")
-    return shape[0], shape[1], 8 * dtype.itemsize, shape[2] if len(shape) == 3 else 1
+    header = _NPY_HEADER.fullmatch(data[:NPY_HEADER_SIZE])
+    if header is None:
+        raise ValueError(f"a .npy file of another kind: {data[:NPY_HEADER_SIZE]!r}")
+    kind, height, width, four = header.groups()
+    shape = int(height), int(width), 8 if kind == b"|u1" else 16, 4 if four else 1
+    expected = NPY_HEADER_SIZE + math.prod(shape) // 8
+    if len(data) != expected or 0 in shape:
+        raise ValueError(f"a .npy file of {len(data)} bytes; expected {expected}")
+    return shape
