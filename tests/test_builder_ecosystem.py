@@ -1,9 +1,11 @@
-"""The builder with what is optional: Apache Beam, TensorFlow Datasets, an object store. Skipped where it is missing."""
+"""The builder with what is optional: Apache Beam, TensorFlow Datasets, object stores. Skipped where it is missing."""
 
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,12 +90,13 @@ def test_the_mode_that_loses_records_is_refused(inputs, tmp_path, capsys):
 # -- TensorFlow Datasets ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_tensorflow_datasets_reads_the_folder(tmp_path, bits):
+@pytest.mark.parametrize(("bits", "encoding"), [(8, "png"), (16, "png"), (16, "png-stored")])
+def test_tensorflow_datasets_reads_the_folder(tmp_path, bits, encoding):
     tfds = pytest.importorskip("tensorflow_datasets")
     own = write_inputs(tmp_path / "inputs", 4, size=32, grid=2, bits=bits)
     out = tmp_path / "data"
-    assert main([*own.arguments(out), "--num-folds", "2", "--fields", "32", "--tfds"]) == 0
+    options = ["--num-folds", "2", "--fields", "32", "--tfds", "--encoding", encoding]
+    assert main([*own.arguments(out), *options]) == 0
     builder = tfds.builder_from_directory(str(out))
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"fold0": 8, "fold1": 8}
     written = []
@@ -119,29 +122,59 @@ def test_metadata_can_be_added_to_a_finished_build(inputs, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
 
 
-# -- an object store on loopback --------------------------------------------------------------------------------------
+# -- object stores on loopback ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """An S3 bucket in a server of this process."""
-    server_module = pytest.importorskip("moto.server")
-    fsspec = pytest.importorskip("fsspec")
+@dataclass(frozen=True)
+class Store:
+    """A bucket of an object store: the URL of its root, and its files as fsspec sees them."""
+
+    root: str
+    filesystem: Any
+
+    def put(self, folder: Path, name: str) -> None:
+        """Upload the files of a folder."""
+        for path in folder.iterdir():
+            self.filesystem.put_file(str(path), f"hpa/{name}/{path.name}")
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; never from a cache."""
+        self.filesystem.invalidate_cache()
+        return self.filesystem.cat_file(f"hpa/{name}")
+
+
+def start_s3(monkeypatch) -> tuple[Any, str]:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://{host}:{port}")
-    filesystem = fsspec.filesystem(
-        "s3", endpoint_url=f"http://{host}:{port}", key="test", secret="test", skip_instance_cache=True
-    )
-    if not filesystem.exists("hpa"):  # the server's buckets live as long as this process
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return server, "http://{}:{}".format(*server.get_host_and_port())
+
+
+def start_gs(monkeypatch) -> tuple[Any, str]:
+    pytest.importorskip("gcsfs")
+    server = pytest.importorskip("gcp_storage_emulator.server").create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    monkeypatch.setenv("FSSPEC_GS_TOKEN", "anon")
+    return server, "http://{}:{}".format(*server._api._httpd.server_address)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request, monkeypatch):
+    """A bucket in a server of this process; the environment names it to child processes."""
+    # gcsfs asks for the kind of a bucket by gRPC, which emulators do not speak; read when it is imported
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    fsspec = pytest.importorskip("fsspec")
+    server, url = {"s3": start_s3, "gs": start_gs}[request.param](monkeypatch)
+    monkeypatch.setenv(f"FSSPEC_{request.param.upper()}_ENDPOINT_URL", url)
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    filesystem = fsspec.filesystem(request.param, skip_instance_cache=True)
+    if not filesystem.exists("hpa"):  # moto's buckets live as long as this process
         filesystem.mkdir("hpa")
-    yield filesystem
+    yield Store(f"{request.param}://hpa", filesystem)
     filesystem.rm("hpa/", recursive=True)
+    fsspec.config.conf.pop(request.param)
     server.stop()
 
 
@@ -152,39 +185,61 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 
-def test_images_and_shards_in_an_object_store(inputs, reference, tmp_path, bucket):
-    for folder in ("images", "masks"):
-        for path in (inputs.images if folder == "images" else inputs.masks).iterdir():
-            bucket.put_file(str(path), f"hpa/{folder}/{path.name}")
-    bucket.put_file(str(inputs.labels), "hpa/train.csv")
-    arguments = ["build", "--images", "s3://hpa/images", "--masks", "s3://hpa/masks", "--labels", "s3://hpa/train.csv"]
-    arguments += ["--out", "s3://hpa/data", "--fields", "32", "--workers", "2"]
+def test_images_and_shards_in_an_object_store(inputs, reference, tmp_path, store):
+    store.put(inputs.images, "images")
+    store.put(inputs.masks, "masks")
+    store.filesystem.put_file(str(inputs.labels), "hpa/train.csv")
+    arguments = ["build", "--fields", "32", "--workers", "2"]
+    for option, name in (("images", "images"), ("masks", "masks"), ("labels", "train.csv"), ("out", "data")):
+        arguments += [f"--{option}", f"{store.root}/{name}"]
     done = run(arguments)
     assert done.returncode == 0, done.stderr
     for name, data in content(reference).items():
         if name != records.MANIFEST_NAME:  # it names the folders
-            assert bucket.cat_file(f"hpa/data/{name}") == data, name
-    assert run(["verify", "s3://hpa/data"]).returncode == 0
-    assert "12 images, 48 cells" in run(["inspect", "s3://hpa/data", "--sheet", str(tmp_path / "sheet.png")]).stdout
+            assert store.read(f"data/{name}") == data, name
+    assert run(["verify", f"{store.root}/data"]).returncode == 0
+    sheet = str(tmp_path / "sheet.png")
+    assert "12 images, 48 cells" in run(["inspect", f"{store.root}/data", "--sheet", sheet]).stdout
 
     shard = next(name for name in content(reference) if name.startswith("cells-fold2"))
-    bucket.rm_file(f"hpa/data/{shard}")
-    verified = run(["verify", "s3://hpa/data"])
+    store.filesystem.rm_file(f"hpa/data/{shard}")
+    verified = run(["verify", f"{store.root}/data"])
     assert verified.returncode == 1 and f"missing shard: {shard}" in verified.stdout
-    repaired = run(["repair", "s3://hpa/data"])
+    repaired = run(["repair", f"{store.root}/data"])
     assert repaired.returncode == 0, repaired.stderr
-    assert bucket.cat_file(f"hpa/data/{shard}") == content(reference)[shard]
+    assert store.read(f"data/{shard}") == content(reference)[shard]
 
-    bucket.pipe_file("hpa/images/image_0003_red.png", b"changed")
+    store.filesystem.pipe_file("hpa/images/image_0003_red.png", b"changed")
     changed = run(arguments)
     assert changed.returncode == 2 and "image or mask files changed" in changed.stderr
 
 
-def test_cell_tables_are_read_from_an_object_store(reference, bucket, monkeypatch):
-    import fsspec
+_BATCH = """
+import sys
+import tensorflow as tf
+from hpa_tf.pipeline import Preparation, evaluation_batches, read_examples
+if sys.argv[3] == "without TensorFlow's own reader":
+    tf.io.gfile.get_registered_schemes = lambda: ["", "file", "ram"]
+batches = evaluation_batches(read_examples(sys.argv[1], clean=False), Preparation(size=24), batch_size=48)
+tf.io.write_file(sys.argv[2], tf.io.serialize_tensor(next(iter(batches))["image"]))
+"""
 
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": os.environ["FSSPEC_S3_ENDPOINT_URL"]})
-    bucket.put_file(str(reference / records.CELL_TABLE_NAME), f"hpa/data/{records.CELL_TABLE_NAME}")
-    bucket.put_file(str(reference / records.MANIFEST_NAME), f"hpa/data/{records.MANIFEST_NAME}")
-    assert len(cell_table.read(f"s3://hpa/data/{records.CELL_TABLE_NAME}")) == 48
-    assert records.read_manifest("s3://hpa/data") == records.read_manifest(reference)
+
+def test_batches_are_read_from_an_object_store(reference, store, tmp_path):
+    """TensorFlow knows `gs://` itself, but only at Google's address: there the project's reader is made to read."""
+    store.put(reference, "data")
+    found = []
+    for folder in (str(reference), f"{store.root}/data"):
+        out = tmp_path / f"batch{len(found)}"
+        how = "without TensorFlow's own reader" if folder.startswith("gs://") else ""
+        command = [sys.executable, "-c", _BATCH, folder, str(out), how]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+
+
+def test_cell_tables_and_manifests_are_read_from_an_object_store(reference, store):
+    store.put(reference, "data")
+    assert len(cell_table.read(f"{store.root}/data/{records.CELL_TABLE_NAME}")) == 48
+    assert records.read_manifest(f"{store.root}/data") == records.read_manifest(reference)
