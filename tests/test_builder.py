@@ -214,6 +214,26 @@ def test_changed_segmenter_and_schema_are_named(folder, capsys, monkeypatch):
     assert "option schema_version: was 1, is 2" in capsys.readouterr().err
 
 
+def test_changed_code_is_noticed_where_it_decides_what_shards_hold(folder, tmp_path):
+    inputs, out = folder
+    root = Path(__file__).parents[1]
+    for package in ("hpa_tf", "tfrecords_builder"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def build_there() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "tfrecords_builder", *inputs.arguments(out), "--num-folds", "2"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    with open(tmp_path / "hpa_tf" / "imaging" / "pictures.py", "a") as stream:
+        stream.write("SHARDS_DO_NOT_DEPEND_ON_THIS = 1\n")
+    assert build_there().returncode == 0
+    nuclei = tmp_path / "hpa_tf" / "imaging" / "segmentation" / "nuclei_of_cells.py"
+    nuclei.write_text(nuclei.read_text() + "\nTHRESHOLD = 2\n")
+    refused = build_there()
+    assert refused.returncode == 2
+    assert "the program's code that reads, segments, cuts or encodes: was " in refused.stderr
+
+
 def test_fewer_shards_leave_no_old_ones_behind(folder):
     inputs, out = folder
     arguments = [*inputs.arguments(out), "--num-folds", "2", "--images-per-shard", "3", "--on-change", "rebuild"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import hpa_tf
@@ -141,13 +142,30 @@ _HOW = ("allow_failures", "on_change", "workers", "runner", "beam_options")
 
 
 def content_options(options: BuildOptions) -> dict[str, Any]:
-    """Return the options that decide what the shards hold, as JSON values: not where and how they are made."""
+    """Return what decides what the shards hold beside the inputs, as JSON values: not where and how they are made."""
     left_out = {*_PATHS, *_HOW, "on_error", "tfds"}
     kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in left_out}
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
     segmenter = "masks" if options.masks else options.segmenters()[0].name
-    versions = {"schema_version": records.SCHEMA_VERSION, "version": hpa_tf.__version__}
+    versions = {"schema_version": records.SCHEMA_VERSION, "version": hpa_tf.__version__, CODE: code_digest()}
     return json.loads(json.dumps({**kept, "segmenter": segmenter, **versions}))
+
+
+CODE = "code"
+_PACKAGE, _BUILDER = Path(hpa_tf.__file__).parent, Path(__file__).parent
+_DECIDING = (
+    *(_PACKAGE / name for name in ("cell_table.py", "classes.py", "encoding.py", "framing.py", "records.py")),
+    *(_PACKAGE / "imaging" / name for name in ("cells.py", "fields.py", "rules.py")),
+    *sorted((_PACKAGE / "imaging" / "segmentation").glob("*.py")),
+    *(_BUILDER / name for name in ("image.py", "labels.py", "unit.py")),
+)
+"""The source files that decide what a shard holds: a changed threshold of a segmenter must not go unnoticed, and not
+everybody who changes one thinks of its version."""
+
+
+def code_digest() -> str:
+    """Return a digest of the code that turns images into shards. Versions of other packages are not in it."""
+    return digest([[path.name, path.read_text(encoding="utf-8")] for path in _DECIDING])[:16]
 
 
 def asked_options(options: BuildOptions) -> dict[str, Any]:

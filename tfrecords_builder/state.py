@@ -8,12 +8,13 @@ from typing import Any
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from tfrecords_builder.options import BuildOptions, asked_options
+from tfrecords_builder.options import CODE, BuildOptions, asked_options
 from tfrecords_builder.plan import DrawnFolds, Plan, Unit
 from tfrecords_builder.unit import STATE_FOLDER
 
 PLAN_NAME = "plan.json"
 _MAX_NAMED = 5
+_CODE_CHANGED = "the program's code that reads, segments, cuts or encodes"
 
 
 @contextlib.contextmanager
@@ -75,10 +76,10 @@ def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:
         failed: Images that could not be used; that their files change is what one hopes for.
     """
     before, now = saved["options"], plan.options
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     named = [
-        f"option {name}: was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        f"{_CODE_CHANGED if name == CODE else f'option {name}'}: was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in differing
     ]
     images = {image_id: stamp for unit in plan.units for image_id, stamp in unit.stamps.items()}
     old = saved["images"]
