@@ -3,10 +3,12 @@
     python benchmarks/builder.py --images DIR --scratch DIR
 
 Images without a mask are left out; each image is used several times under other names. A further field of view of
-3072 px, 16 bit, 100 cells is drawn for the memory of a worker.
+3072 px, 16 bit, 100 cells is drawn for the memory of a worker. Builds of 512 px images under many names show that
+memory does not grow with their number. Needs psutil (the extra [test]).
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -19,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import google_crc32c
 import numpy as np
 import tyro
 
@@ -46,6 +49,8 @@ class Options:
     """How often each image is used."""
     resume_images: int = 500
     """Images of 20 small cells each for the resume of a finished build."""
+    scale_images: tuple[int, ...] = (500, 2000)
+    """Numbers of 512 px images with 16 cells for the growth of time and memory."""
 
 
 def make_inputs(options: Options) -> tuple[Path, Path, int]:
@@ -118,10 +123,15 @@ def units_here(folder: Path, table: Path, out: Path) -> None:
         build_unit(unit, Settings.of(options), lambda *_: None)
 
 
+def build_command(folder: Path, table: Path, out: Path, workers: int) -> list[str]:
+    """Return the command line of a build."""
+    command = [sys.executable, "-m", "tfrecords_builder", "build", "--images", str(folder), "--labels", str(table)]
+    return [*command, "--masks", str(folder), "--out", str(out), "--workers", str(workers)]
+
+
 def build(folder: Path, table: Path, out: Path, workers: int) -> Took:
     """Build in a process of its own."""
-    command = [sys.executable, "-m", "tfrecords_builder", "build", "--images", str(folder), "--labels", str(table)]
-    command += ["--masks", str(folder), "--out", str(out), "--workers", str(workers)]
+    command = build_command(folder, table, out, workers)
     return timed(lambda: subprocess.run(command, check=True, capture_output=True))[0]
 
 
@@ -140,6 +150,38 @@ def draw_small_cells(folder: Path, num_images: int) -> Path:
         cv2.imwrite(str(folder / f"{image_id}_cellmask.png"), mask)
         cv2.imwrite(str(folder / f"{image_id}_nucleusmask.png"), mask)
     return write_table(folder, ids)
+
+
+def draw_scale_inputs(folder: Path, num_images: int) -> Path:
+    """Write one field of view of 512 px and 16 cells, and link it under many names."""
+    (folder / "one").mkdir(parents=True)
+    rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:512, :512]
+    mask = (rows // 128 * 4 + columns // 128 + 1).astype(np.uint16)
+    mask[(rows % 128 < 4) | (columns % 128 < 4)] = 0
+    nucleus = np.where((rows % 128 - 66) ** 2 + (columns % 128 - 66) ** 2 < 30**2, mask, 0).astype(np.uint16)
+    names = [*CHANNELS, "cellmask", "nucleusmask"]
+    for name, pixels in zip(names, [*rng.integers(1, 60, (4, 512, 512), np.uint8), mask, nucleus], strict=True):
+        cv2.imwrite(str(folder / "one" / f"{name}.png"), pixels)
+    ids = [f"scale{number}" for number in range(num_images)]
+    for image_id in ids:
+        for name in names:
+            os.symlink(f"one/{name}.png", folder / f"{image_id}_{name}.png")
+    return write_table(folder, ids)
+
+
+def peak_memory(process: subprocess.Popen) -> tuple[float, float]:
+    """Wait for a build; return the most memory, MB, of its main process and of any other of its processes."""
+    import psutil
+
+    main = worker = 0.0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            build_process = psutil.Process(process.pid)
+            main = max(main, build_process.memory_info().rss / 1e6)
+            for child in build_process.children(recursive=True):
+                worker = max(worker, child.memory_info().rss / 1e6)
+        time.sleep(0.1)
+    return main, worker
 
 
 _MEMORY = """
@@ -178,6 +220,14 @@ def worker_memory(folder: Path, out: Path) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def checksums(folder: Path) -> None:
+    """Compute what `verify` must at least: the checksums of all bytes."""
+    for path in folder.glob("*.tfrecord*"):
+        data = path.read_bytes()
+        hashlib.sha256(data).digest()
+        google_crc32c.value(data)
+
+
 def line(name: str, took: Took, note: str = "") -> None:
     """Print one row."""
     print(f"{name:34}{took.wall:8.2f} s{took.cpu:8.2f} s of processor here  {note}", flush=True)
@@ -200,6 +250,7 @@ def measure_builds(options: Options, scratch: Path) -> None:
     speedup = (one.wall - start.wall) / (two.wall - start.wall)
     line("build, 2 workers", two, f"{one.wall / two.wall:.2f} times as fast; without start-up {speedup:.2f}")
     size = sum(path.stat().st_size for path in (scratch / "out1").glob("*.tfrecord*")) / 1e6
+    line("SHA-256 and CRC32C alone", timed(lambda: checksums(scratch / "out1"))[0], f"{size:.0f} MB")
     for deep in (False, True):
         with contextlib.redirect_stderr(io.StringIO()):
             took, faults = timed(lambda deep=deep: verify(scratch / "out1", deep=deep))
@@ -216,6 +267,24 @@ def measure_resume(options: Options, scratch: Path) -> None:
     line("the same again", again, "nothing left to do")
 
 
+def measure_scale(options: Options, scratch: Path) -> None:
+    """Print time and memory of builds of different size, of resuming and of verifying them."""
+    for num_images in options.scale_images:
+        folder, out = scratch / f"scale{num_images}", scratch / f"scale{num_images}_out"
+        table = draw_scale_inputs(folder, num_images)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(build_command(folder, table, out, 2), **silent)
+        took, (main, worker) = timed(lambda process=process: peak_memory(process))
+        note = f"{num_images / took.wall:.0f} images/s; most memory: main {main:.0f} MB, worker {worker:.0f} MB"
+        line(f"build of {num_images} images of 512 px", took, note)
+        line("the same again", build(folder, table, out, 2))
+        with contextlib.redirect_stderr(io.StringIO()):
+            took, faults = timed(lambda out=out: verify(out))
+        size = sum(path.stat().st_size for path in out.glob("*.tfrecord*")) / 1e6
+        line("verify", took, f"{size / took.wall:.0f} MB/s, {len(faults)} faults")
+        shutil.rmtree(out)
+
+
 def main(options: Options) -> None:
     """Print the table."""
     scratch = Path(options.scratch)
@@ -223,6 +292,7 @@ def main(options: Options) -> None:
     try:
         measure_builds(options, scratch)
         measure_resume(options, scratch)
+        measure_scale(options, scratch)
         memory = worker_memory(scratch / "large", scratch / "large_out")
         print(f"most memory of a worker: {memory:.0f} MB; 3072 px, 16 bit, 100 cells")
     finally:
