@@ -6,7 +6,7 @@ cell) is unique. The file's metadata holds the format's version and what the val
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -128,6 +128,21 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     if version is not None and int(version) != VERSION:
         raise InputError(path, f"cell table version {version.decode()}", f"version {VERSION}", "make the table again")
     return check(arrow.to_pandas(), path)
+
+
+def read_parts(path: str | os.PathLike, columns: Sequence[str], num_rows: int = 65_536) -> Iterator[pd.DataFrame]:
+    """Yield some columns of a cell table in parts of at most `num_rows` rows, holding one part in memory; unchecked.
+
+    Raises:
+        InputError: The file is missing, is no Parquet or lacks a column.
+    """
+    try:
+        with files.open_file(path) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(num_rows, columns=list(columns)):
+                yield batch.to_pandas()[list(columns)]
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+        expected = f"a cell table (.parquet) with {list(columns)[:3]} ..."
+        raise InputError(path, f"no such table ({error})", expected, "make it again") from error
 
 
 def kind(path: str | os.PathLike) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from builder_inputs import Inputs, content, draw_masks, write_inputs
 
@@ -18,6 +19,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import rules
+from tfrecords_builder import build
 from tfrecords_builder.__main__ import main
 
 
@@ -109,6 +111,22 @@ def test_a_finished_build_is_left_as_it_is(inputs, built):
     before = {path: path.stat().st_mtime_ns for path in built.iterdir() if path.is_file()}
     assert main([*inputs.arguments(built), "--fields", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in built.iterdir() if path.is_file()} == before
+
+
+def test_a_large_cell_table_is_written_and_counted_in_parts(inputs, tmp_path, monkeypatch, capsys):
+    assert main([*inputs.arguments(tmp_path / "whole"), "--fields", "32"]) == 0
+    told = capsys.readouterr().out
+    monkeypatch.setattr(build, "_ROWS_A_PART", 5)
+    assert main([*inputs.arguments(tmp_path / "parts"), "--fields", "32"]) == 0
+    assert capsys.readouterr().out == told
+    parts, whole = (tmp_path / name / records.CELL_TABLE_NAME for name in ("parts", "whole"))
+    assert pq.ParquetFile(parts).num_row_groups > 3 == 3 * pq.ParquetFile(whole).num_row_groups
+    pd.testing.assert_frame_equal(cell_table.read(parts), cell_table.read(whole))
+    assert cell_table.kind(parts) == "labels"
+    assert main(["verify", str(tmp_path / "parts")]) == 0
+    few = list(cell_table.read_parts(whole, ["cell", "fold"], 7))
+    assert [len(part) for part in few[:-1]] == [7] * (len(few) - 1)
+    pd.testing.assert_frame_equal(pd.concat(few, ignore_index=True), cell_table.read(whole)[["cell", "fold"]])
 
 
 def test_builds_run_without_tensorflow(inputs, tmp_path):

@@ -17,12 +17,13 @@ from tfrecords_builder import state, summary
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options
 from tfrecords_builder.plan import Plan, Unit, make_plan
-from tfrecords_builder.pool import run_units
+from tfrecords_builder.pool import run_units, warm_up
 from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
 FAILURES_NAME = "failures.csv"
 TFDS_NAMES = ("dataset_info.json", "features.json")
 _REWRITTEN = (records.CELL_TABLE_NAME, FAILURES_NAME, *TFDS_NAMES)
+_ROWS_A_PART = 20_000
 Results = dict[str, UnitResult]
 
 
@@ -35,6 +36,8 @@ def build(options: BuildOptions) -> Manifest:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
             or another build is writing to the folder.
     """
+    if options.runner == "local" and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
+        warm_up()
     plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))
     with state.locked(options.out):
         results = _results_so_far(options, plan)
@@ -44,8 +47,8 @@ def build(options: BuildOptions) -> Manifest:
             results |= _run(todo, options)
             _finish(options, plan, results)
         manifest = records.read_manifest(options.out)
-        table = cell_table.read(files.join(options.out, records.CELL_TABLE_NAME))
-    summary.show(plan, list(results.values()), table, manifest)
+        tables = cell_table.read_parts(files.join(options.out, records.CELL_TABLE_NAME), summary.COLUMNS)
+        summary.show(plan, list(results.values()), tables, manifest)
     return manifest
 
 
@@ -149,12 +152,10 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     ordered = [results[unit.name] for unit in plan.units]
     for text in dict.fromkeys(text for result in ordered for text in result.warnings):
         warnings.warn(text, HpaWarning, stacklevel=2)
-    table = pd.concat([read_sidecar_table(options.out, unit) for unit in plan.units], ignore_index=True)
     manifest = _manifest(options, plan, results)
-    if len(table) != manifest.num_cells:
-        found = f"{len(table)} rows for {manifest.num_cells} records"
-        raise InputError(options.out, found, "one row a record", "remove the folder and build again")
-    cell_table.write(table, files.join(options.out, records.CELL_TABLE_NAME), "labels")
+    cell_table.write_parts(
+        _table_parts(options, plan, manifest), files.join(options.out, records.CELL_TABLE_NAME), "labels"
+    )
     failures = failures_of(plan, ordered)
     if len(failures):
         write_csv(failures, files.join(options.out, FAILURES_NAME))
@@ -163,6 +164,23 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
 
         write_tfds_metadata(options.out, manifest)
     records.write_manifest(options.out, manifest)
+
+
+def _table_parts(options: BuildOptions, plan: Plan, manifest: Manifest) -> Iterator[pd.DataFrame]:
+    """Join the units' tables to parts of some size: two million rows at once would be gigabytes."""
+    waiting, num_waiting, num_rows = [], 0, 0
+    for unit in plan.units:
+        waiting.append(read_sidecar_table(options.out, unit))
+        num_waiting += len(waiting[-1])
+        num_rows += len(waiting[-1])
+        if num_waiting >= _ROWS_A_PART:
+            yield pd.concat(waiting, ignore_index=True)
+            waiting, num_waiting = [], 0
+    if num_rows != manifest.num_cells:
+        found = f"{num_rows} rows for {manifest.num_cells} records"
+        raise InputError(options.out, found, "one row a record", "remove the folder and build again")
+    if waiting:
+        yield pd.concat(waiting, ignore_index=True)
 
 
 def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
 from hpa_tf.errors import InputError
@@ -64,13 +65,19 @@ def run_units(
             worker.pipe.close()
 
 
-def _start(settings: Settings) -> _Worker:
+def warm_up() -> str:
+    """Start the process that workers are forked from, so that it imports while the plan is made; return the method."""
     # a fork of this process would copy locks that its threads hold; the fork server has no threads, and has imported
     # what workers need once for all of them
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.nuclei_of_cells"])
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.nuclei_of_cells"])
+    forkserver.ensure_running()
+    return "forkserver"
+
+
+def _start(settings: Settings) -> _Worker:
+    context = multiprocessing.get_context(warm_up())
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there, settings), daemon=True)
     process.start()

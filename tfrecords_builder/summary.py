@@ -1,6 +1,7 @@
 """What a build tells at its end: counts per class and how many cells the rules reject."""
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,23 @@ from tfrecords_builder.unit import UnitResult
 _MOST_BORDER = 0.5
 
 
-def show(plan: Plan, results: list[UnitResult], table: pd.DataFrame, manifest: Manifest) -> None:
-    """Print the summary; warn where most cells look cut."""
+COLUMNS = (*cell_table.VALUES, "cleaning_value")
+"""Columns of the cell table that the summary is made from."""
+
+
+def show(plan: Plan, results: list[UnitResult], tables: Iterable[pd.DataFrame], manifest: Manifest) -> None:
+    """Print the summary; warn where most cells look cut.
+
+    Args:
+        plan: The plan.
+        results: Of its units.
+        tables: Parts of the cell table, with `COLUMNS`.
+        manifest: The manifest.
+    """
     counts = {
         name: sum(result.counts[name] for result in results) for name in ("found", "border", "outlier", "rejected")
     }
-    print(class_counts(plan, table).to_string())
+    print(class_counts(plan, tables).to_string())
     size, num_shards = sum(shard.num_bytes for shard in manifest.shards), len(manifest.shards)
     failed = len(plan.faults) + sum(len(result.failures) for result in results)
     print(f"{manifest.num_images} images, {manifest.num_cells} cells, {num_shards} shards, {size / 1e6:.1f} MB")
@@ -39,13 +51,16 @@ def show(plan: Plan, results: list[UnitResult], table: pd.DataFrame, manifest: M
         warnings.warn(text, HpaWarning, stacklevel=2)
 
 
-def class_counts(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
+def class_counts(plan: Plan, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Return images, cells and clean cells of each class."""
-    labels = cell_table.values(table) > 0.5
-    clean = (table["cleaning_value"].to_numpy() >= 1) | labels[:, MITOTIC_SPINDLE]
-    images = np.zeros(len(CLASSES), np.int64)
+    images, cells, clean_cells = np.zeros((3, len(CLASSES)), np.int64)
+    for table in tables:
+        labels = cell_table.values(table) > 0.5
+        clean = (table["cleaning_value"].to_numpy() >= 1) | labels[:, MITOTIC_SPINDLE]
+        cells += labels.sum(axis=0)
+        clean_cells += (labels & clean[:, None]).sum(axis=0)
     for unit in plan.units:
         for image in unit.images:
             images[list(image.class_ids)] += 1
-    counted = {"images": images, "cells": labels.sum(axis=0), "clean cells": (labels & clean[:, None]).sum(axis=0)}
+    counted = {"images": images, "cells": cells, "clean cells": clean_cells}
     return pd.DataFrame(counted, index=pd.Index([f"{k} {name}" for k, name in enumerate(CLASSES)]))
