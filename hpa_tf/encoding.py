@@ -31,6 +31,7 @@ _NPY_HEADER = re.compile(
     rb"'shape': \((\d{1,9}), (\d{1,9})(, 4)?\), \} *\n"
 )
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NO_FILTER, _SUB, _UP = 0, 1, 2  # the byte itself; minus its left neighbour; minus the one above
 _GREY, _RGBA = 0, 6
 _LEVEL = 1  # of 0..3: level 0 is as fast and 45 % larger, 2 and 3 are slower and no smaller
@@ -57,7 +58,7 @@ def encode_picture(pixels: np.ndarray, encoding: Encoding = "png") -> bytes:
         data = igzip_lib.compress(_filtered(rows, pixels.ndim == 3, depth), _LEVEL, igzip_lib.COMP_ZLIB)
     colour = _RGBA if pixels.ndim == 3 else _GREY
     header = struct.pack(">IIBBBBB", width, height, 8 * depth, colour, 0, 0, 0)
-    return _PNG_MAGIC + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return _PNG_MAGIC + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _PNG_END
 
 
 def _encode_npy(pixels: np.ndarray) -> bytes:
@@ -108,7 +109,7 @@ def picture_shape(data: bytes) -> tuple[int, int, int, int]:
     """
     if data.startswith(NPY_MAGIC):
         return _npy_shape(data)
-    if data[:16] != _PNG_MAGIC + b"\0\0\0\rIHDR" or data[-12:] != _chunk(b"IEND", b""):
+    if data[:16] != _PNG_MAGIC + b"\0\0\0\rIHDR" or data[-12:] != _PNG_END:
         raise ValueError("no whole PNG")
     width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
     if colour not in (_GREY, _RGBA):
