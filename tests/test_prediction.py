@@ -408,6 +408,19 @@ def test_many_lowered_cells_are_a_warning(world, pool, tmp_path):
         assert warned == (name == "none")
 
 
+def test_images_at_another_scale_than_the_training_are_a_warning(world, pool, tmp_path):
+    _, _, options = world
+    images = str(tmp_path / "images")
+    cases.write_field(tmp_path / "images", "h8", 2, 8)
+    own = replace(options, images=images, masks=images, report_images=0)
+    for um_per_px in (0.08, 0.32):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            predict(replace(own, out=str(tmp_path / f"{um_per_px}"), um_per_px=um_per_px), pool)
+        warned = any("trained at 0.08" in str(w.message) for w in caught if issubclass(w.category, HpaWarning))
+        assert warned == (um_per_px == 0.32)
+
+
 @pytest.mark.slow
 def test_gpu_strategy_splits_batches_over_devices(world, pool, tmp_path):
     """Two logical CPUs stand in for two GPUs; a batch of 7 does not divide by 2."""

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from hpa_tf.beam import LOCAL
+from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -18,6 +20,7 @@ from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
 
 _PICTURE_SIZE = 1024
+_SCALE_TOLERANCE = 0.1
 _NOT_IN_REQUEST = (
     *("out", "on_error", "allow_failures", "workers", "runner", "beam_options"),
     *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
@@ -86,8 +89,18 @@ def make_source(options: Options, networks: list) -> Source:
     picture_size = _PICTURE_SIZE if options.overlays or options.report_images else 0
     if options.data is not None:
         return shard_source(options.data, options.fold, part, picture_size)
+    _check_scale(options.um_per_px, networks)
     reader = ImageReader(segmenter_of(options), options.um_per_px, options.max_pixels, _margin(networks), picture_size)
     return image_source(options.images, part, reader)
+
+
+def _check_scale(um_per_px: float, networks: list) -> None:
+    """Warn of images at another scale than a network was trained on: crops are not scaled to it."""
+    for network in networks:
+        trained = network.served.dataset["um_per_px"]
+        if trained and not any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in trained):
+            text = f"--um-per-px {um_per_px:g}, but {network.name} was trained at {' and '.join(map(str, trained))}"
+            warnings.warn(f"{text}: say what the images have, or expect worse scores", HpaWarning, stacklevel=4)
 
 
 def segmenter_of(options: Options) -> Segmenter:
