@@ -223,7 +223,8 @@ def decode_seconds(encoding: Encoding, encoded: list[bytes], data: list[Pixels],
         if not np.array_equal(np.asarray(encoding.decode(tf.constant(one), pixels.shape, dtype)), pixels):
             raise ValueError(f"{encoding.name}: what was decoded is not what was encoded")
     dataset = tf.data.Dataset.from_tensor_slices((encoded, [pixels.shape for pixels in data]))
-    dataset = dataset.map(lambda text, shape: tf.reshape(encoding.decode(text, shape, dtype), [-1])[0])
+    first = lambda text, shape: tf.reshape(encoding.decode(text, shape, dtype), [-1])[0]  # noqa: E731
+    dataset = dataset.map(tf.autograph.experimental.do_not_convert(first))
     options = tf.data.Options()
     options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
     pixels, seconds = iter(dataset.repeat(repeats + 1).with_options(options)), []
