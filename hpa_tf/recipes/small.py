@@ -14,7 +14,7 @@ CPU_B0 = Recipe(
     preparation=Preparation(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
     objective=PerCell(focal_gamma=0),
-    sampling=Sampling(num_cells=3456),
+    sampling=Sampling(num_cells=3072),
     optimization=Optimization(epochs=3, batch_size=16, learning_rate=2e-3, cosine_epochs=3, warmup_steps=50),
 )
 """EfficientNetB0 with random initial weights at 64 px. In so few steps small batches, cross entropy and no dropout
