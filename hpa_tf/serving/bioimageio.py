@@ -100,7 +100,7 @@ def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, cro
     _require()
     served = load(run_folder)
     pixels, region = generated_cell() if crop is None else read_crop(crop)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _contained():
         difference = _write_files(Path(folder), served, pixels, region)
         package = Path(folder, "package.zip")
         _write_package(Path(folder), package, served, about)
@@ -125,10 +125,11 @@ def _require() -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the libraries tell while they work; the verdict says what matters."""
+def _contained() -> Iterator[None]:
+    """Keep what the libraries print, and what they set in the environment (oneDNN off: other bits), to themselves."""
     from loguru import logger
 
+    environment = dict(os.environ)
     logger.disable("bioimageio")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -136,6 +137,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.enable("bioimageio")
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def generated_cell() -> tuple[np.ndarray, np.ndarray]:
