@@ -97,7 +97,7 @@ def make_source(options: Options, networks: list) -> Source:
 def _check_scale(um_per_px: float, networks: list) -> None:
     """Warn of images at another scale than a network was trained on: crops are not scaled to it."""
     for network in networks:
-        trained = network.served.dataset["um_per_px"]
+        trained = network.served.dataset.get("um_per_px")
         if trained and not any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in trained):
             text = f"--um-per-px {um_per_px:g}, but {network.name} was trained at {' and '.join(map(str, trained))}"
             warnings.warn(f"{text}: say what the images have, or expect worse scores", HpaWarning, stacklevel=4)
