@@ -62,13 +62,13 @@ class Outline:
 
     def _inverse_radius(self) -> np.ndarray:
         """Return 1 / radius of the curve for each of `_DIRECTIONS` directions (a table: 5 times faster)."""
-        theta = (np.arange(_DIRECTIONS + 1) + 0.5) * (2 * np.pi / _DIRECTIONS)
+        theta = np.float32(2 * np.pi / _DIRECTIONS) * (np.arange(_DIRECTIONS + 1, dtype=np.float32) + np.float32(0.5))
         radius = np.ones_like(theta)
-        for order, amplitude, phase in self.waves:
+        for order, amplitude, phase in self.waves.astype(np.float32):
             radius += amplitude * np.cos(order * theta + phase)
-        for direction, length, sharpness in self.spikes:
+        for direction, length, sharpness in self.spikes.astype(np.float32):
             radius += length * np.exp(sharpness * (np.cos(theta - direction) - 1))
-        return (1 / np.maximum(radius, 0.3)).astype(np.float32)
+        return 1 / np.maximum(radius, np.float32(0.3))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _lookup(image: np.ndarray, points: np.ndarray, outside: float) -> np.ndarray
     """Return the nearest pixel of each point [F, 2]; `outside` beyond the canvas."""
     rows, columns = np.rint(points).astype(np.intp).T
     inside = (rows >= 0) & (columns >= 0) & (rows < image.shape[0]) & (columns < image.shape[1])
-    return np.where(inside, image[np.where(inside, rows, 0), np.where(inside, columns, 0)], outside)
+    return np.where(inside, image.ravel().take(rows * image.shape[1] + columns, mode="clip"), outside)
 
 
 def _slope(image: np.ndarray, points: np.ndarray, probe: float) -> np.ndarray:
@@ -113,12 +113,11 @@ def draw(
     thickness = max(1, round(width_px))
     total = np.zeros(scene.shape, np.float32)
     layers = rng.integers(num_layers, size=len(paths))
+    ends = np.cumsum([len(path) for path in paths])[:-1]
+    points = np.concatenate([*paths, np.empty((0, 2))])[:, ::-1] * (1 << _SHIFT)
+    pieces = np.split(np.rint(points).astype(np.int32), ends) if paths else []
     for layer, brightness in enumerate(np.linspace(1.0, 0.5, num_layers)):
-        chosen = [
-            np.rint(path[:, ::-1] * (1 << _SHIFT)).astype(np.int32)
-            for path, mine in zip(paths, layers, strict=True)
-            if mine == layer
-        ]
+        chosen = [piece for piece, mine in zip(pieces, layers, strict=True) if mine == layer]
         canvas = np.zeros(scene.shape, np.uint8)
         cv2.polylines(canvas, chosen, False, 255 * brightness, thickness, cv2.LINE_AA, _SHIFT)
         total += canvas
