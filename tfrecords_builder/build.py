@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from hpa_tf import cell_table, files, records
+from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.records import Manifest
@@ -36,7 +37,7 @@ def build(options: BuildOptions) -> Manifest:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
             or another build is writing to the folder.
     """
-    if options.runner == "local" and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
+    if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
     plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))
     with state.locked(options.out):
@@ -136,7 +137,7 @@ Runner = Callable[..., Iterator[tuple[Unit, UnitResult]]]
 
 
 def _runner(options: BuildOptions) -> Runner:
-    if options.runner == "local":
+    if options.runner == LOCAL:
         return run_units
     from tfrecords_builder.beam_runner import run_units_on_beam  # Beam is an optional extra
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import hpa_tf
 from hpa_tf import records
+from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
@@ -79,7 +80,7 @@ class BuildOptions:
     """Worker processes; the shards do not depend on it."""
     tfds: bool = False
     """Also write the metadata of TensorFlow Datasets; needs the extra [tfds]."""
-    runner: Runner = "local"
+    runner: Runner = LOCAL
     """Where the work runs: this machine's processes, or an Apache Beam runner; needs the extra [beam]."""
     beam_options: tuple[str, ...] = ()
     """Options of the Beam runner, such as --beam-options=--direct_num_workers=4."""
