@@ -1,10 +1,11 @@
-"""EfficientNet B0 to B7 with 4 channels and 18 logits, and a small network of the same kind for tests and CPUs.
+"""EfficientNet B0 to B7 and Lite0 with 4 channels and 18 logits, and a small network for tests and CPUs.
 
 The body is that of `keras.applications`, layer for layer and name for name, so that its ImageNet weights fit. Three
 things differ. The front that divides by 255 and normalises is left out: the stem sees the 0..1 of the preparation
 (METHODS 3), and the exported graph keeps clear of the Normalization layer that breaks ONNX. Dropout is our
 `ExampleDropout`. Batch norm runs on the fused kernel, or is synchronised between replicas. Head and logits are
-float32 under every precision.
+float32 under every precision. Lite0 is B0 without squeeze-and-excitation, with ReLU6 for swish; its ImageNet weights
+want pixels from -1 to 1.
 """
 
 import math
@@ -28,18 +29,21 @@ steps are not spent on learning that most classes are absent. Source: Lin et al.
 FIRST_LAYER = "stem_conv_pad"
 """The first layer of the body, after the front that is left out."""
 
+LITE_RANGE = {"scale": 255 / 128, "offset": -127 / 128}
+"""From 0..1 to what EfficientNet-Lite's ImageNet weights were trained on: (pixel - 127) / 128 of 0..255."""
+
 KERAS_DROP_CONNECT = 0.2
 """Drop rate of the last block in `keras.applications`, from which the rates of the others follow."""
 
-Variant = Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"]
+Variant = Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "Lite0"]
 
 
 @dataclass(frozen=True)
 class EfficientNet:
-    """EfficientNet B0 to B7. Source: METHODS 3 (model); Tan & Le 2019."""
+    """EfficientNet B0 to B7, and Lite0. Source: METHODS 3 (model); Tan & Le 2019; Liu 2020 (EfficientNet-Lite)."""
 
     variant: Variant = "B0"
-    """Size of the network: B0 has 4.0 million weights, B4 17.6 million."""
+    """Size of the network: B0 has 4.0 million weights, B4 17.6 million; Lite0, 3.4 million, is B0 made for CPUs."""
     dropout: float = 0.2
     """Share of the pooled features that is dropped before the head, 0..1."""
     drop_connect: float = 0.2
@@ -104,12 +108,33 @@ class SmallNetwork:
 
 def body_of(variant: Variant, size: int, num_channels: int) -> keras.Model:
     """Return the body of `keras.applications`: from 0..1 pixels to the last feature map, without front and head."""
+    if variant == "Lite0":
+        return _lite(body_of("B0", size, num_channels))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This model usually expects")  # ... 1 or 3 channels
         full = getattr(keras.applications, f"EfficientNet{variant}")(
             include_top=False, weights=None, input_shape=(size, size, num_channels)
         )
     return keras.Model(full.get_layer(FIRST_LAYER).input, full.output)
+
+
+def _lite(body: keras.Model) -> keras.Model:
+    """Return an EfficientNet's body as that of EfficientNet-Lite."""
+
+    def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Activation):
+            config["activation"] = "relu6"
+        return type(layer).from_config(config)
+
+    def connect(layer: keras.layers.Layer, inputs, **options):
+        if layer.name.endswith("_se_excite"):
+            return inputs[0]  # the features as they are; what would have scaled them now leads nowhere
+        if layer.name == FIRST_LAYER:
+            inputs = keras.layers.Rescaling(**LITE_RANGE, name="stem_rescaling")(inputs)
+        return layer(inputs, **options)
+
+    return keras.models.clone_model(body, None, replace, connect)
 
 
 def _with_head(pixels, features, dropout: float, name: str) -> keras.Model:

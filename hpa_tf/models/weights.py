@@ -14,13 +14,15 @@ import numpy as np
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
+from hpa_tf.models import lite0
 from hpa_tf.models.efficientnet import EfficientNet
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
+IMAGENET_SUFFIXES = (".h5", ".pth")
 BEST_WEIGHTS = "weights/best" + OWN_SUFFIX
 """Where a run folder keeps the weights that did best in validation."""
-STEM = "stem_conv"
+STEM, HEAD = "stem_conv", "head_"
 _DOWNLOADS = "https://storage.googleapis.com/keras-applications/"
 
 
@@ -30,8 +32,8 @@ def initialize(network: keras.Model, spec: object, source: str) -> None:
     Args:
         network: What `spec.build` returned.
         spec: The network's description in the recipe.
-        source: "none" (leave them random), "imagenet", an ImageNet file of `keras.applications` without top (.h5), a
-            weights file of a run (.weights.h5), or a run folder (its best weights).
+        source: "none" (leave them random), "imagenet", an ImageNet file of `keras.applications` without top (.h5) or of
+            Lite0 (.pth), a weights file of a run (.weights.h5), or a run folder (its best weights).
 
     Raises:
         InputError: There is no such file, ImageNet weights cannot be had, or the weights do not fit the network.
@@ -41,12 +43,12 @@ def initialize(network: keras.Model, spec: object, source: str) -> None:
     if source != IMAGENET and not files.exists(source):
         expected = f"{NONE!r}, {IMAGENET!r}, a weights file or a run folder"
         raise InputError("--weights", f"{source!r}, which does not exist", expected, "check the path")
-    if source != IMAGENET and not source.endswith(".h5"):
+    if source != IMAGENET and not source.endswith(IMAGENET_SUFFIXES):
         load(network, files.join(source, BEST_WEIGHTS))
     elif source.endswith(OWN_SUFFIX):
         load(network, source)
     elif isinstance(spec, EfficientNet):
-        _transplant(network, _imagenet_network(spec, source), spec)
+        _transplant(network, _imagenet_layers(spec, source), spec, source)
     else:
         fix = "use --weights none, or a recipe with an EfficientNet"
         raise InputError("--weights", f"ImageNet weights for {type(spec).__name__}", "an EfficientNet", fix)
@@ -79,7 +81,14 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
             raise InputError(path, found, f"weights of {network.name}", "use the recipe they were made with") from error
 
 
-def _imagenet_network(spec: EfficientNet, source: str) -> keras.Model:
+def _imagenet_layers(spec: EfficientNet, source: str) -> dict[str, list[np.ndarray]]:
+    """Return the ImageNet weights of each layer of the 3-channel network, by its name."""
+    if spec.variant == "Lite0":
+        return lite0.read_layers(lite0.installed_file() if source == IMAGENET else source)
+    return {layer.name: layer.get_weights() for layer in _keras_network(spec, source).layers if layer.weights}
+
+
+def _keras_network(spec: EfficientNet, source: str) -> keras.Model:
     """Return the 3-channel network of `keras.applications` with its ImageNet weights."""
     build = getattr(keras.applications, f"EfficientNet{spec.variant}")
     name = f"efficientnet{spec.variant.lower()}_notop.h5"
@@ -94,14 +103,16 @@ def _imagenet_network(spec: EfficientNet, source: str) -> keras.Model:
         raise InputError("--weights imagenet", "no download (is there internet?)", name, fix) from error
 
 
-def _transplant(network: keras.Model, donor: keras.Model, spec: EfficientNet) -> None:
-    """Copy every layer of the donor's body, by name; the stem grows a 4th channel."""
-    donors = {layer.name: layer for layer in donor.layers if layer.weights}
-    for layer in network.layers:
-        if layer.name == STEM:
-            layer.set_weights([inflate(donors[STEM].get_weights()[0], spec.stem)])
-        elif layer.name in donors:
-            layer.set_weights(donors[layer.name].get_weights())
+def _transplant(network: keras.Model, donors: dict[str, list[np.ndarray]], spec: EfficientNet, source: str) -> None:
+    """Copy the weights of every layer of the body, by name; the stem grows a 4th channel."""
+    try:
+        for layer in network.layers:
+            if layer.weights and not layer.name.startswith(HEAD):
+                arrays = donors[layer.name]
+                layer.set_weights([inflate(*arrays, spec.stem)] if layer.name == STEM else arrays)
+    except (KeyError, ValueError) as error:
+        found = f"weights that do not fit: {str(error).splitlines()[0]}"
+        raise InputError(source, found, f"weights of {network.name}", "use the file of that network") from error
 
 
 def inflate(kernel: np.ndarray, fill: str) -> np.ndarray:

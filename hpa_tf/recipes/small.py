@@ -21,6 +21,9 @@ CPU_B0 = Recipe(
 learn most: after 8,000 cells of synthetic images the area under the ROC curve of true labels was .65, with focal loss
 .56, with batches of 32 and focal loss .54."""
 
+CPU_LITE0 = replace(CPU_B0, name="cpu_lite0", network=replace(CPU_B0.network, variant="Lite0"))
+"""EfficientNet-Lite0, whose ImageNet weights (`--weights imagenet`) come with an installed package."""
+
 CPU_SMALL = Recipe(
     name="cpu_small",
     network=SmallNetwork(),
@@ -43,7 +46,7 @@ CPU_PAD = replace(
     ensemble=(0.2, 0.3, 0.3, 0.2),
 )
 
-RECIPES = (CPU_B0, CPU_SMALL, CPU_FLIPS, CPU_RESIZER, CPU_PAD)
+RECIPES = (CPU_B0, CPU_LITE0, CPU_SMALL, CPU_FLIPS, CPU_RESIZER, CPU_PAD)
 SYSTEMS = (
     System("cpu_pair", (Member(CPU_B0, 0.5), Member(CPU_SMALL, 0.5))),
     System("cpu_final_2", (Member(CPU_FLIPS, 0.2), Member(CPU_RESIZER, 0.4), Member(CPU_PAD, 0.4))),
