@@ -75,11 +75,17 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     expected, fix = "a state dict as PyTorch before 1.6 saved it", "get the file again from where it came from"
     try:
         return _read(files.read_bytes(path))
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", expected, "check the path") from error
+    except OSError as error:
+        raise InputError(path, error.strerror or "no readable file", expected, "check the path") from error
     except _Refused as error:
         raise InputError(path, str(error), expected, fix) from error
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:  # of `pickletools` and the stack
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # of `pickletools` and the stack
         raise InputError(path, "a damaged file, or one of another format", expected, fix) from error
 
 
