@@ -100,9 +100,8 @@ def test_pickles_of_something_else_are_refused(tmp_path, body):
 def test_a_tower_of_tuples_is_no_key(tmp_path):
     """Hashing it would recurse in C until the process dies."""
     tower = b"N" + b"\x85" * 200_000
-    for body in (b"}" + tower + b"Ns.", write.state(a=tower), tower + b"."):
-        with pytest.raises(InputError):
-            read(tmp_path, write.file(body, {"a": NUMBERS}))
+    with pytest.raises(InputError, match="keys that are no text"):
+        read(tmp_path, write.file(b"}" + tower + b"Ns.", {"a": NUMBERS}))
     keys = b"](" + tower + b"e."
     with pytest.raises(InputError, match="keys that are no text"):
         read(tmp_path, b"".join(write.HEADER) + write.state(a=write.tensor("a", 24, (24,), (1,))) + keys)
@@ -156,7 +155,7 @@ def test_other_formats_and_missing_files(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of text in which bytes became backslashes
 def test_damage_of_any_kind_is_an_input_error_or_other_numbers(tmp_path):
-    """Every prefix of a file, and 3,000 files with bytes changed: no other exception, no reading out of bounds."""
+    """Every prefix of a file, and 1,500 files with bytes changed: no other exception, no reading out of bounds."""
     arrays = {"a.weight": NUMBERS.reshape(4, 6).T, "a.bias": NUMBERS[:3], "count": np.array(5)}
     whole = write.state_dict(arrays)
     for name, array in read(tmp_path, whole).items():
@@ -166,7 +165,7 @@ def test_damage_of_any_kind_is_an_input_error_or_other_numbers(tmp_path):
             read(tmp_path, whole[:end])
     rng, refused = np.random.default_rng(0), 0
     pickled = len(whole) - 8 * 4 - NUMBERS.nbytes - 12  # the numbers themselves may change
-    for _ in range(3000):
+    for _ in range(1500):
         damaged = bytearray(whole)
         for place in rng.integers(0, pickled, rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
@@ -176,4 +175,4 @@ def test_damage_of_any_kind_is_an_input_error_or_other_numbers(tmp_path):
             refused += 1
         else:
             assert all(array.size <= 24 and array.tobytes() is not None for array in found.values())
-    assert 1500 < refused < 3000
+    assert 750 < refused < 1500

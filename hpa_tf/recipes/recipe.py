@@ -22,7 +22,8 @@ class Recipe:
     network: EfficientNet | SmallNetwork = field(default_factory=EfficientNet)
     """The network."""
     weights: str = "none"
-    """Where its weights start: none (random), imagenet, a .weights.h5 or Keras .h5 file, or a run folder."""
+    """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, or a run
+    folder."""
     preparation: Preparation = field(default_factory=Preparation)
     """From a stored crop to the network's input."""
     augmentation: Augmentation = field(default_factory=Augmentation)
