@@ -35,6 +35,8 @@ _NEW = {
 _TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "SETITEM": 2, "BINPERSID": 1, "REDUCE": 2, "BUILD": 1}
 """Values that an opcode takes from the stack."""
 _TAKEN_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+"""What `pickletools` and values of the wrong kind raise."""
 
 
 class _Refused(ValueError):
@@ -79,13 +81,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(path, error.strerror or "no readable file", expected, "check the path") from error
     except _Refused as error:
         raise InputError(path, str(error), expected, fix) from error
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # of `pickletools` and the stack
+    except _DAMAGED as error:
         raise InputError(path, "a damaged file, or one of another format", expected, fix) from error
 
 
