@@ -11,6 +11,7 @@ from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
@@ -38,6 +39,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
     options.check()
+    keep_freed_memory()
     with _workers(options, pool) as workers:
         from hpa_tf.prediction import runtimes  # TensorFlow: not in the workers, and while they start
 

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 
 from hpa_tf.errors import InputError
+from hpa_tf.memory import keep_freed_memory
 
 Future = concurrent.futures.Future
 _READERS = (
@@ -98,6 +99,7 @@ def result(future: Future) -> Any:
 
 
 def _start() -> None:
+    keep_freed_memory()
     cv2.setNumThreads(1)  # one core a worker: threads within workers would only compete
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, make
 
@@ -117,8 +118,13 @@ def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> It
         yield from map(job, range(num_images))
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start) as pool:
         yield from pool.map(job, range(num_images))
+
+
+def _start() -> None:
+    keep_freed_memory()
+    cv2.setNumThreads(1)
 
 
 def _make_and_write(config: SyntheticConfig, out: str, index: int) -> tuple[pd.DataFrame, np.ndarray]:

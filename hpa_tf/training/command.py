@@ -10,6 +10,7 @@ import tensorflow as tf
 import tyro
 
 from hpa_tf.errors import InputError
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, recipe_named, system_named
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.loop import Diverged, Pace
@@ -118,6 +119,7 @@ def start(options: Options) -> Site:
         raise InputError("--out-of-fold", "no --folds", "--folds K", "say how many folds to train")
     if options.pace.xla and options.strategy != "one":
         raise InputError("--xla", f"--strategy {options.strategy}", "--strategy one", "leave --xla out")
+    keep_freed_memory()
     gpus = tf.config.list_physical_devices("GPU")
     if options.deterministic == "on" or (options.deterministic == "auto" and not gpus and options.strategy != "tpu"):
         tf.config.experimental.enable_op_determinism()
