@@ -45,7 +45,9 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
     texts = {"recipe": _as_text(to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
     archive.add_endpoint("metadata", lambda: _metadata(texts), [])
     try:
-        archive.write_out(str(temporary), verbose=False)
+        # no gradients: they are most of the time and half of the file, and serving needs none
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        archive.write_out(str(temporary), options=options, verbose=False)
         extra = temporary / "assets.extra"  # TensorFlow's place for files that the graph does not read
         extra.mkdir(exist_ok=True)
         for name, text in texts.items():
@@ -84,6 +86,9 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
     def probabilities(image: tf.Tensor) -> Tensors:
         return {"probabilities": infer(image)["probabilities"]}  # embeddings would be most of a JSON answer
 
+    def prepared(image: tf.Tensor) -> Tensors:
+        return {name: tensor for name, tensor in infer(image).items() if name != "features"}
+
     def from_png(crop: tf.Tensor) -> Tensors:
         return probabilities(_map(lambda one: prepare_png(one, None, preparation), crop, preparation))
 
@@ -102,15 +107,15 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
     endpoints = {
         "serving_default": (from_png, (png("crop"),)),
         "crop_and_region": (from_png_and_region, (png("crop"), png("region"))),
-        "prepared": (lambda image: infer(image), (images,)),
+        "prepared": (prepared, (images,)),
     }
     for dtype in (tf.uint8, tf.uint16):
         crop, region = tf.TensorSpec([None, None, 4], dtype, "crop"), tf.TensorSpec([None, None], tf.uint8, "region")
         batches = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype, spec.name) for spec in (crop, region))
         endpoints[f"pixels_{dtype.name}"] = (from_pixels, batches)
         endpoints[f"prepare_{dtype.name}"] = (prepare_one, (crop, region))
-    if maps := _activation_maps(network):
-        endpoints["activation_maps"] = (maps, (images,))
+    if _pools(network):
+        endpoints["activation_maps"] = (_activation_maps(network, infer), (images,))
     return endpoints
 
 
@@ -120,16 +125,28 @@ def _map(function: Callable, elements: Any, preparation: Preparation) -> tf.Tens
     return tf.map_fn(function, elements, fn_output_signature=image)
 
 
+def _pools(network: keras.Model) -> bool:
+    """Tell whether a network ends as ours do: global average pooling, perhaps dropout, one dense layer."""
+    *_, pool, dropout, dense = [None, None, None, *network.layers]
+    if isinstance(dropout, keras.layers.GlobalAveragePooling2D):
+        pool = dropout
+    return isinstance(pool, keras.layers.GlobalAveragePooling2D) and isinstance(dense, keras.layers.Dense)
+
+
 def _inference(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
-    """Return images [B, S, S, 4] -> probabilities [B, 19] and embedding [B, D]."""
-    layer = network.layers[-1]
-    has_features = isinstance(layer, keras.layers.Dense) and len(layer.input.shape) == 2
-    split = keras.Model(network.inputs, [network.output, layer.input]) if has_features else None
+    """Return images [B, S, S, 4] -> probabilities [B, 19], embedding [B, D], and features [B, h, w, D] before pooling.
+
+    Only probabilities for a network that does not end in pooling and one dense layer.
+    """
+    if not _pools(network):
+        return lambda image: {"probabilities": _with_negative(network(image, training=False))}
+    pool = next(layer for layer in network.layers[::-1] if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+    split = keras.Model(network.inputs, [network.output, network.layers[-1].input, pool.input])
 
     def infer(image: tf.Tensor) -> Tensors:
-        logits, features = split(image, training=False) if split else (network(image, training=False), None)
-        outputs = {"probabilities": _with_negative(logits)}
-        return outputs if features is None else {**outputs, "embedding": tf.cast(features, tf.float32)}
+        logits, embedding, features = split(image, training=False)
+        floats = {"embedding": tf.cast(embedding, tf.float32), "features": tf.cast(features, tf.float32)}
+        return {"probabilities": _with_negative(logits), **floats}
 
     return infer
 
@@ -139,28 +156,19 @@ def _with_negative(logits: tf.Tensor) -> tf.Tensor:
     return tf.concat([probabilities, 1 - tf.reduce_max(probabilities, axis=1, keepdims=True)], axis=1)
 
 
-def _activation_maps(network: keras.Model) -> Callable[[tf.Tensor], Tensors] | None:
-    """Return the function for heat maps: where the most probable class comes from (Grad-CAM).
+def _activation_maps(network: keras.Model, infer: Callable[[tf.Tensor], Tensors]) -> Callable[[tf.Tensor], Tensors]:
+    """Return the function for heat maps: the class-activation map of the most probable class, 0..1.
 
-    Behind global average pooling and one dense layer, as in our networks, this is the class-activation map itself.
-    None for a network without a last feature map.
+    Source: Zhou et al. 2016. Behind pooling and one dense layer it is what Grad-CAM gives, without a gradient.
     """
-    maps = [layer for layer in network.layers if len(getattr(layer.output, "shape", ())) == 4]
-    if not maps or not isinstance(network, keras.Model) or not network.inputs:
-        return None
-    split = keras.Model(network.inputs, [maps[-1].output, network.output])
+    kernel = network.layers[-1].kernel
 
     def activation_maps(image: tf.Tensor) -> Tensors:
-        with tf.GradientTape() as tape:
-            tape.watch(image)  # the weights are constants when served: without this nothing is recorded
-            features, logits = split(image, training=False)
-            class_id = tf.argmax(logits, axis=1, output_type=tf.int32)
-            highest = tf.reduce_sum(tf.gather(logits, class_id, axis=1, batch_dims=1))
-        slopes = tf.cast(tape.gradient(highest, features), tf.float32)
-        weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
-        heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1))
-        hottest = tf.reduce_max(heat, axis=(1, 2), keepdims=True)
-        heat = tf.math.divide_no_nan(heat, hottest)
-        return {"probabilities": _with_negative(logits), "class_id": class_id, "heat": heat}
+        answer = infer(image)
+        class_id = tf.argmax(answer["probabilities"][:, :-1], axis=1, output_type=tf.int32)
+        weights = tf.gather(tf.transpose(tf.convert_to_tensor(kernel)), class_id)
+        heat = tf.nn.relu(tf.einsum("bhwd,bd->bhw", answer["features"], weights))
+        heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
+        return {"probabilities": answer["probabilities"], "class_id": class_id, "heat": heat}
 
     return activation_maps
