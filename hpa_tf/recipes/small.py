@@ -22,7 +22,8 @@ learn most: after 8,000 cells of synthetic images the area under the ROC curve o
 .56, with batches of 32 and focal loss .54."""
 
 CPU_LITE0 = replace(CPU_B0, name="cpu_lite0", network=replace(CPU_B0.network, variant="Lite0"))
-"""EfficientNet-Lite0, whose ImageNet weights (`--weights imagenet`) come with an installed package."""
+"""EfficientNet-Lite0, whose ImageNet weights (`--weights imagenet`) come with an installed package. On the demo's test
+images mAP was .444 and .452 (two seeds) with them, .143 from random weights; at learning rate 5e-4 it was .349."""
 
 CPU_SMALL = Recipe(
     name="cpu_small",
