@@ -26,6 +26,7 @@ from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, cut_cells
+from hpa_tf.serving.export import WITHOUT_GRADIENTS
 from hpa_tf.serving.loading import Served, load
 from hpa_tf.serving.onnx import OPSET, check, to_onnx
 from hpa_tf.synthetic.config import SyntheticConfig
@@ -187,7 +188,8 @@ def _write_saved_model(folder: Path, served: Served) -> None:
         return {"probabilities": served.signatures["prepared"](image=image)["probabilities"]}
 
     module.serve = serve
-    tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": serve})
+    signatures = {"serving_default": serve}
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures, WITHOUT_GRADIENTS)
     shutil.make_archive(str(folder / "saved_model"), "zip", folder / "saved_model")
 
 
