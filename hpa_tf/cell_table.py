@@ -5,8 +5,9 @@ A Parquet file with the columns `image_id` (text), `cell` (the number of the cel
 cell) is unique. The file's metadata holds the format's version and what the values are (`kind`).
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -99,16 +100,37 @@ def write_parts(tables: Iterable[pd.DataFrame], path: str | os.PathLike, kind: K
     Raises:
         InputError: See `check`.
     """
+    with parts_writer(path, kind) as write_part:
+        for table in tables:
+            write_part(table)
+
+
+@contextlib.contextmanager
+def parts_writer(path: str | os.PathLike, kind: Kind) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Open a cell table for writing in parts: what is yielded takes one part after the other, as `write_parts` does.
+
+    Raises:
+        InputError: See `check`.
+        ValueError: The kind is unknown, or no part was written.
+    """
     if kind not in get_args(Kind):
         raise ValueError(f"kind: found {kind!r}; expected one of {get_args(Kind)}")
-    parts = iter(tables)
-    first = pa.Table.from_pandas(check(next(parts), path), preserve_index=False)
     ours = {_METADATA_VERSION: str(VERSION).encode(), _METADATA_KIND: kind.encode()}
-    schema = first.schema.with_metadata({**(first.schema.metadata or {}), **ours})
-    with files.atomic_writer(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        writer.write_table(first.cast(schema))
-        for part in parts:
-            writer.write_table(pa.Table.from_pandas(check(part, path), schema, preserve_index=False))
+    writer: pq.ParquetWriter | None = None
+    with files.atomic_writer(path) as stream, contextlib.ExitStack() as stack:
+
+        def write_part(table: pd.DataFrame) -> None:
+            nonlocal writer
+            arrow = pa.Table.from_pandas(check(table, path), writer and writer.schema, preserve_index=False)
+            if writer is None:
+                schema = arrow.schema.with_metadata({**(arrow.schema.metadata or {}), **ours})
+                writer = stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
+                arrow = arrow.cast(schema)
+            writer.write_table(arrow)
+
+        yield write_part
+        if writer is None:
+            raise ValueError(f"{path}: no part was written")
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:

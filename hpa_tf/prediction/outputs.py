@@ -1,4 +1,4 @@
-"""The final files, made from the images' result files one at a time."""
+"""The final files, made from the images' result files, some at a time."""
 
 import contextlib
 import os
@@ -18,6 +18,9 @@ from hpa_tf.submission import SubmissionRow, SubmissionWriter
 
 SUBMISSION, CELLS, EMBEDDINGS, ANNDATA = "submission.csv", "cells.parquet", "embeddings.parquet", "cells.h5ad"
 
+_ROW_GROUP = 64
+"""Images in memory together: one row group of the tables."""
+
 
 def write_outputs(
     out: str, image_ids: Sequence[str], network_names: Sequence[str], embeddings: bool, anndata: bool
@@ -31,24 +34,25 @@ def write_outputs(
         embeddings: Write embeddings.parquet.
         anndata: Write cells.h5ad.
     """
+    tables = [files.join(out, CELLS)] + [files.join(out, results.RAW, f"{name}.parquet") for name in network_names]
+    with contextlib.ExitStack() as stack:
+        submission = stack.enter_context(SubmissionWriter(files.join(out, SUBMISSION)))
+        writers = [stack.enter_context(cell_table.parts_writer(path, "predictions")) for path in tables if image_ids]
+        for start in range(0, len(image_ids), _ROW_GROUP):
+            some = list(_parts(out, image_ids[start : start + _ROW_GROUP]))
+            for part in some:
+                submission.write(submission_row(part))
+            writers[0](pd.concat([part.table for part in some], ignore_index=True))
+            for number, write_raw in enumerate(writers[1:]):
+                write_raw(pd.concat([raw_table(part, number) for part in some], ignore_index=True))
+    if embeddings and image_ids:
+        _write_embeddings(files.join(out, EMBEDDINGS), _parts(out, image_ids))
+    if anndata and image_ids:
+        _write_anndata(files.join(out, ANNDATA), _parts(out, image_ids))
 
-    def parts() -> Iterator[Part]:
-        return (results.read_part(out, image_id) for image_id in image_ids)
 
-    with SubmissionWriter(files.join(out, SUBMISSION)) as submission:
-        for part in parts():
-            submission.write(submission_row(part))
-    if not image_ids:
-        return
-    cell_table.write_parts((part.table for part in parts()), files.join(out, CELLS), "predictions")
-    for number, name in enumerate(network_names):
-        tables = (raw_table(part, number) for part in parts())
-        cell_table.write_parts(tables, files.join(out, results.RAW, f"{name}.parquet"), "predictions")
-
-    if embeddings:
-        _write_embeddings(files.join(out, EMBEDDINGS), parts())
-    if anndata:
-        _write_anndata(files.join(out, ANNDATA), parts())
+def _parts(out: str, image_ids: Sequence[str]) -> Iterator[Part]:
+    return (results.read_part(out, image_id) for image_id in image_ids)
 
 
 def _write_embeddings(path: str, parts: Iterable[Part]) -> None:

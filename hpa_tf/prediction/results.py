@@ -85,13 +85,13 @@ def read_part(out: str, image_id: str) -> Part:
     except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError) as error:
         fix = "remove it and run the same prediction again"
         raise InputError(path, f"a result that cannot be read ({error})", "a result file", fix) from error
-    table = arrow.to_pandas()
     names = [[_column(i, c) for c in range(NEGATIVE)] for i in range(facts["networks"])]
-    probabilities = np.stack([table[own].to_numpy(np.float32) for own in names])
-    embedding = np.stack(table[EMBEDDING]) if EMBEDDING in table and len(table) else None
-    masks = tuple(table[MASK])
-    hidden = [MASK, EMBEDDING, *(name for own in names for name in own)]
-    table = table.drop(columns=hidden, errors="ignore")
+    probabilities = np.array([[arrow[name].to_numpy() for name in own] for own in names], np.float32).swapaxes(1, 2)
+    has_embedding = EMBEDDING in arrow.column_names
+    embedding = np.stack(arrow[EMBEDDING].to_numpy()) if has_embedding and len(arrow) else None
+    masks = tuple(arrow[MASK].to_pylist())
+    hidden = [MASK, *([EMBEDDING] if has_embedding else []), *(name for own in names for name in own)]
+    table = arrow.drop_columns(hidden).to_pandas()
     return Part(image_id, facts["height"], facts["width"], table, probabilities, masks, embedding)
 
 
