@@ -28,6 +28,7 @@ from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.encoding import Encoding, encode_picture, picture_shape
 from hpa_tf.encoding import decode_picture as decode_picture_here
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.pipeline import (
@@ -257,6 +258,7 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 def main(options: Options) -> None:
     """Measure and print."""
+    keep_freed_memory()  # as train.py does
     with tempfile.TemporaryDirectory() as temporary:
         if options.data:
             folders = {options.data: options.data}

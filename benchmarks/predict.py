@@ -22,6 +22,7 @@ import psutil
 import tyro
 
 from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.prediction.options import Options
 
 
@@ -222,6 +223,7 @@ def _watch(peak: list[float], done: threading.Event) -> None:
 def main() -> None:
     """Run one benchmark."""
     options = tyro.cli(Benchmark)
+    keep_freed_memory()  # as predict.py does; for everything that is compared
     folder = Path(tempfile.gettempdir()) / "hpa_tf_benchmark"
     folder.mkdir(exist_ok=True)
     {"overlap": overlap, "runtimes": runtimes, "tta": tta, "memory": memory}[options.what](options, folder)

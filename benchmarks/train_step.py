@@ -48,11 +48,13 @@ def tensorflow_step(size: int, count: int, precision: str) -> Callable[[], float
     """Return one step of the project's own training loop."""
     import tensorflow as tf
 
+    from hpa_tf.memory import keep_freed_memory
     from hpa_tf.pipeline import Preparation
     from hpa_tf.recipes import Recipe
     from hpa_tf.training.strategy import make_strategy
     from hpa_tf.training.trainee import Trainee
 
+    keep_freed_memory()  # as train.py does
     pixels, labels = batch_of(size, count)
     trainee = Trainee(Recipe("benchmark", preparation=Preparation(size=size)), make_strategy("one"), precision)
     step = trainee.make_train_step()

@@ -6,6 +6,7 @@ the final name when the writer closes.
 """
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,6 +17,7 @@ from typing import IO, Any
 from hpa_tf.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -131,6 +133,25 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def full_disk_explained(where: str | os.PathLike) -> Iterator[None]:
+    """Turn the system's word for a full disk inside the block into an error that says what to do.
+
+    Args:
+        where: What was being written, where the system names no file.
+
+    Raises:
+        InputError: A disk, a quota or a file is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        fix = "make room and run the same command again; what is finished is kept"
+        raise InputError(error.filename or where, str(error.strerror), "room for the results", fix) from error
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

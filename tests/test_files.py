@@ -1,6 +1,8 @@
 """Files appear whole or not at all; ids and table cells from outside do no harm."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -105,3 +107,21 @@ def test_cell_table_errors_name_the_fault(tmp_path):
     for name in ("no.parquet", "missing.parquet"):
         with pytest.raises(InputError, match=name):
             cell_table.read(tmp_path / name)
+
+
+def test_a_full_disk_ends_a_command_with_one_line(tmp_path):
+    """A limit on the size of a file stands in for a full disk: the system refuses the write in the same way."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY));"
+        "from hpa_tf.synthetic.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["--out", str(tmp_path / "made"), "--num-images", "2", "--size", "256", "--workers", "2"]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr
+    assert "File too large" in process.stderr and "run the same command" in process.stderr
+    assert "Traceback" not in process.stderr and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_another_error_of_the_system_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), files.full_disk_explained(tmp_path):
+        (tmp_path / "missing").read_bytes()

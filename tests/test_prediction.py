@@ -387,7 +387,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(world, pool, tmp
     ]
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 2, process.stderr[-2000:]
-    assert "File too large" in process.stderr and "it continues" in process.stderr
+    assert "File too large" in process.stderr and "run the same command" in process.stderr
     assert "Traceback" not in process.stderr and not (out / "submission.csv").exists()
     assert not list(out.rglob("*.tmp"))
     predict(replace(options, out=str(out)), pool)

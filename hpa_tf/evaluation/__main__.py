@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import ablation, check, diagnose, page, score
 
@@ -28,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code: 2 for bad input, 1 for a submission with errors."""
     options = tyro.cli(Command, args=arguments, prog="python -m hpa_tf.evaluation")
     try:
-        return _RUNNERS[type(options)](options) or 0
+        with files.full_disk_explained("--out"):
+            return _RUNNERS[type(options)](options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

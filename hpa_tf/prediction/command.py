@@ -1,32 +1,27 @@
 """The command line of `predict.py`: options, summary, exit codes."""
 
-import errno
 import sys
 from collections.abc import Sequence
 
 import tyro
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.stages import FAILURES, Outcome
 
 EXIT_FAILURES, EXIT_INPUT = 1, 2
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a disk, a quota or a file is full."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 if images were skipped, 2 for bad input."""
     try:
         options = tyro.cli(Options, args=arguments, prog="predict.py")
-        outcome = predict(options)
+        with files.full_disk_explained(options.out):
+            outcome = predict(options)
     except InputError as error:
         return fail("predict.py", error)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        return fail("predict.py", full_disk(error, options.out))
     print(summary(options, outcome))
     return EXIT_FAILURES if outcome.failures and not options.allow_failures else 0
 
@@ -35,12 +30,6 @@ def fail(program: str, error: InputError) -> int:
     """Print an error as one line; return the exit code."""
     print(f"{program}: {error}", file=sys.stderr)
     return EXIT_INPUT
-
-
-def full_disk(error: OSError, out: str) -> InputError:
-    """Turn the system's word for a full disk into an error that says what to do."""
-    fix = "make room and run the same command again: it continues"
-    return InputError(error.filename or out, str(error.strerror), "room for the results", fix)
 
 
 def summary(options: Options, outcome: Outcome) -> str:

@@ -15,7 +15,7 @@ import tyro
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import results
-from hpa_tf.prediction.command import FULL, fail, full_disk
+from hpa_tf.prediction.command import fail
 from hpa_tf.prediction.options import parse_part
 from hpa_tf.prediction.predict import write_final
 
@@ -95,13 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
         options = tyro.cli(MergeOptions, args=arguments, prog="python -m hpa_tf.prediction.merge")
-        print(f"{merge(options)} images in {options.out}")
+        with files.full_disk_explained(options.out):
+            print(f"{merge(options)} images in {options.out}")
     except InputError as error:
         return fail("merge", error)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        return fail("merge", full_disk(error, options.out))
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.serving.bioimageio import About, export_bioimageio
 from hpa_tf.serving.onnx import export_onnx
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = {"onnx": Onnx, "bioimageio": Bioimageio, "serve": Serve}
     command = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m hpa_tf.serving", args=arguments)
     try:
-        _run(command)
+        with files.full_disk_explained(command.run):
+            _run(command)
     except InputError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,11 @@
 """Find, check and load the SavedModel of a run."""
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -78,7 +81,8 @@ def load(run_folder: str | os.PathLike) -> Served:
     folder = find(run_folder)
     check_operations(folder)
     try:
-        loaded = tf.saved_model.load(folder)
+        with _without_word_of_gradients():
+            loaded = tf.saved_model.load(folder)
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise InputError(
             folder, f"a SavedModel that cannot be loaded ({error})", "a whole one", _EXPORT_AGAIN
@@ -95,6 +99,21 @@ def load(run_folder: str | os.PathLike) -> Served:
     recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
     size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
     return Served(folder, signatures, recipe, dataset, size, loaded)
+
+
+@contextlib.contextmanager
+def _without_word_of_gradients() -> Iterator[None]:
+    """Leave out TensorFlow's warning that a SavedModel has no gradients: `export` left them out."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "unsaved custom gradients" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 _EXPORT_AGAIN = "copy or export the run again"

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from hpa_tf import serving
 from hpa_tf.errors import InputError
+from hpa_tf.memory import keep_freed_memory
 
 MAX_INSTANCES = 256
 """Most cells in one request."""
@@ -95,6 +96,7 @@ def serve(run: str, name: str, host: str = DEFAULT_HOST, port: int = DEFAULT_POR
         from kserve.protocol.rest.server import RESTServer
     except ImportError as error:
         raise InputError("kserve", "it is not installed", "kserve", "pip install 'hpa_tf[serve]'") from error
+    keep_freed_memory()
 
     class Cells(kserve.Model):
         """The run as kserve wants it."""

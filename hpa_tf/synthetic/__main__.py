@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.synthetic import dataset
 from hpa_tf.synthetic.config import SyntheticConfig
@@ -71,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else "generate"
     rest = arguments[1:] if arguments and arguments[0] in COMMANDS else arguments
     try:
-        tyro.cli(COMMANDS[name], args=rest, prog=f"python -m hpa_tf.synthetic {name}").run()
+        command = tyro.cli(COMMANDS[name], args=rest, prog=f"python -m hpa_tf.synthetic {name}")
+        with files.full_disk_explained("--out"):
+            command.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tensorflow as tf
 import tyro
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, recipe_named, system_named
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     names, rest = _names(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(names, rest)
+        with files.full_disk_explained("--out"):
+            _run(names, rest)
     except InputError as error:
         return _fail(error, 2)
     except Diverged as error:
