@@ -182,14 +182,15 @@ def tta(options: Benchmark, folder: Path) -> None:
     (network,) = load_networks([make_run(folder, options.size)])
     run = Device(Options("")).run_of(network)
     images = np.random.default_rng(0).random((options.batch_size, options.size, options.size, 4), np.float32)
-    run(images)
-    base = None
-    for views in ("none", "2", "8", "16"):
-        seconds = median_seconds(
-            lambda views=views: [run(view) for view in augmented(images, views)], options.repeats * 3
-        )
-        base = base or seconds
-        print(f"tta {views:>4}: {seconds * 1000:7.1f} ms a batch of {options.batch_size}, {seconds / base:5.2f} x none")
+    kinds = ("none", "2", "8", "16")
+    rounds = [
+        [median_seconds(lambda views=views: [run(view) for view in augmented(images, views)], 1) for views in kinds]
+        for _ in range(options.repeats * 3 + 1)
+    ]
+    seconds = np.array(rounds[1:])  # the first warms up
+    for views, taken, ratio in zip(kinds, seconds.T, (seconds / seconds[:, :1]).T, strict=True):
+        milliseconds, times = np.median(taken) * 1000, np.median(ratio)
+        print(f"tta {views:>4}: {milliseconds:7.1f} ms a batch of {options.batch_size}, {times:5.2f} x none")
 
 
 def memory(options: Benchmark, folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path):
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY));"
         "from hpa_tf.synthetic.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
-    arguments = ["--out", str(tmp_path / "made"), "--num-images", "2", "--size", "256", "--workers", "2"]
+    arguments = ["--out", str(tmp_path / "made"), "--num-images", "2", "--size", "512", "--workers", "2"]
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert process.returncode == 2, process.stderr
     assert "File too large" in process.stderr and "run the same command" in process.stderr
