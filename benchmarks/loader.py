@@ -3,9 +3,10 @@
     python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30]
 
 Without --data the crops are drawn: 512 px, 8 and 16 bit, with the size on disk of real cells (about 400 kB a cell, 8
-bit). Times are processor time of one thread per cell, so that other work on the machine hardly counts; cores needed
-for a GPU = its cells/s divided by "all". Beside it stands the same work written with OpenCV and NumPy, as a PyTorch
-Dataset would do it. The last table trains EfficientNetB0 on this machine and says which share of it is waiting.
+bit). Times are processor time, so that other work on the machine counts less; each stage runs alone on what the one
+before has left in memory. Cores needed for a GPU = its cells/s divided by those of the loader alone, which is all
+stages together. Beside it stands the same work written with OpenCV and NumPy, as a PyTorch Dataset would do it. The
+last line trains EfficientNetB0 on this machine and says which share of it is waiting.
 """
 
 import os
@@ -46,7 +47,7 @@ from hpa_tf.pipeline import (
 from hpa_tf.pipeline.batches import record_reader
 from hpa_tf.pipeline.parsing import decode_picture
 
-FLIPS = Augmentation(flip=0.5, rotation=90)
+BATCH, ROUNDS = 16, 10
 FULL = Augmentation(flip=0.5, rotation=90, resizer=0.4, pad=0.3)
 
 
@@ -111,68 +112,58 @@ def write_data(folder: Path, options: Options, bits: int, encoding: Encoding) ->
 # -- stages -----------------------------------------------------------------------------------------------------------
 
 
-def cost(dataset: tf.data.Dataset, cells: int) -> float:
-    """Return processor seconds a cell of the best of three passes, on one thread."""
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.with_options(options)
+def cost(dataset: tf.data.Dataset) -> float:
+    """Return processor seconds a cell of the best of three passes over batches of `BATCH` cells."""
     times = []
     for _ in range(4):  # the first pass traces and warms up
+        batches = iter(dataset)
+        next(batches)  # fills the pipeline
         start = time.process_time()
-        for _ in dataset:
-            pass
+        cells = sum(BATCH for _ in batches)
         times.append((time.process_time() - start) / cells)
     return min(times[1:])
 
 
 def touch(value: tf.Tensor) -> tf.Tensor:
-    """Return one byte of a value, so that no stage pays for handing a picture to Python."""
+    """Return one byte of a value, so that no stage pays for handing a picture on."""
     return tf.reshape(value, [-1])[0]
 
 
 def stage_costs(examples: Examples, size: int) -> dict[str, float]:
-    """Return processor seconds a cell of each stage, each alone on the result of the one before."""
-    count, preparation = len(examples), Preparation(size=size)
-    data, read = tf.data.Dataset, record_reader(examples)
-    rows = data.range(count)
-    serialized = [read(tf.constant(row)) for row in range(count)]
-    parsed = [parse_cell(one, ["crop", "region"]) for one in serialized]
-    dtype = _depth(parsed[0]["crop"])
-    crops = [decode_picture(one["crop"], 4, dtype) for one in parsed]
-    regions = [decode_picture(one["region"], 1, tf.uint8)[..., 0] for one in parsed]
-    prepared = tf.stack([prepare(crop, region, preparation) for crop, region in zip(crops, regions, strict=True)])
+    """Return processor seconds a cell of each stage alone, on what the one before made of the same cells."""
+    preparation, read = Preparation(size=size), record_reader(examples)
+    count = len(examples)
     seeds = tf.random.stateless_uniform([count, 2], (0, 1), minval=None, maxval=None, dtype=tf.int32)
-    pictures = tf.stack([one["crop"] for one in parsed]), tf.stack([one["region"] for one in parsed])
-    tensors = data.from_generator(
-        lambda: zip(crops, regions, strict=True),
-        output_signature=(tf.TensorSpec((None, None, 4), dtype), tf.TensorSpec((None, None), tf.uint8)),
-    ).cache()
-    images = data.from_tensor_slices((prepared, seeds))
+    dtype = _depth(parse_cell(read(tf.constant(0)), ["crop"])["crop"])
 
-    def decode(crop: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0]
+    def parse(row: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        record = parse_cell(serialized, ["crop", "region"])
+        return row, record["crop"], record["region"]
 
-    def everything(row: tf.Tensor) -> tf.Tensor:
-        record = parse_cell(read(row), ["crop", "region"])
-        return touch(augment(prepare(*decode(record["crop"], record["region"]), preparation), seeds[row], FULL))
+    def decode(row: tf.Tensor, crop: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return row, decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0]
 
-    def batched(augmentation: Augmentation) -> tf.data.Dataset:
-        return images.batch(16).map(lambda x, s: touch(augment_batch(x, s, augmentation)))
-
-    handing_on = cost(images.map(lambda x, s: touch(x)), count)
     stages = {
-        "read": rows.map(lambda row: tf.strings.length(read(row))),
-        "parse": data.from_tensor_slices(serialized).map(lambda r: tf.strings.length(parse_cell(r, ["crop"])["crop"])),
-        "decode crop": data.from_tensor_slices(pictures).map(lambda c, r: touch(decode(c, r)[0])),
-        "decode region": data.from_tensor_slices(pictures).map(lambda c, r: touch(decode(c, r)[1])),
-        "prepare": tensors.map(lambda c, r: touch(prepare(c, r, preparation))),
-        "augment: flips, rotation": images.map(lambda x, s: touch(augment(x, s, FLIPS))),
-        "augment: + resizer .4, pad .3": images.map(lambda x, s: touch(augment(x, s, FULL))),
-        "  the same as one batch": batched(FULL),
-        "all (read to full augment)": rows.map(everything),
+        "read": lambda row: (row, read(row)),
+        "parse": parse,
+        "decode crop and region": decode,
+        "prepare": lambda row, crop, region: (row, prepare(crop, region, preparation)),
+        "augment": lambda row, image: (row, augment(image, seeds[row], FULL)),
     }
-    costs = {name: cost(dataset, count) for name, dataset in stages.items()}
-    return {name: max(value - handing_on * ("augment" in name), 1e-9) for name, value in costs.items()}
+    costs, made = {}, tf.data.Dataset.range(count)
+    for name, stage in stages.items():
+        given, made = made, made.map(stage).cache()
+        costs[name] = cost(given.repeat(ROUNDS).map(lambda *x, f=stage: touched(f(*x)), tf.data.AUTOTUNE).batch(BATCH))
+    batches = given.repeat(ROUNDS).batch(BATCH)
+    costs["augment, as one batch"] = cost(
+        batches.map(lambda row, x: touch(augment_batch(x, tf.gather(seeds, row), FULL)))
+    )
+    return costs
+
+
+def touched(values: Iterable[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    """Return one byte of each value, or the length of a text, so that no stage pays for handing pictures on."""
+    return tuple(tf.strings.length(value) if value.dtype == tf.string else touch(value) for value in values)
 
 
 def _depth(picture: tf.Tensor) -> tf.DType:
@@ -275,9 +266,9 @@ def main(options: Options) -> None:
         for size in options.sizes:
             columns = [stage_costs(examples, size) for examples in found.values()]
             other = [opencv_cost(examples, size) for examples in found.values()]
-            print(f"{size} px input; ms of one core a cell (cells/s per core)")
+            print(f"{size} px input; processor ms a cell (cells/s and core)")
             rows = [[stage, *(text(column[stage]) for column in columns)] for stage in columns[0]]
-            rows.append(["OpenCV + NumPy: flip, rotation", *map(text, other)])
+            rows.append(["OpenCV + NumPy, flip and rotation only", *map(text, other)])
             print_table(["stage", *found], rows)
         rates = [(size, name, *loader_rate(ex, size)) for size in options.sizes for name, ex in found.items()]
         print("The loader alone (training_batches, batch 16, full augmentation), all cores")
@@ -290,7 +281,7 @@ def main(options: Options) -> None:
 
 def text(seconds: float) -> str:
     """Return a time a cell and its rate."""
-    return f"{seconds * 1e3:.2f} ({1 / seconds:.0f})"
+    return f"{seconds * 1e3:.2f}" + (f" ({1 / seconds:.0f})" if seconds > 0 else "")
 
 
 if __name__ == "__main__":
