@@ -222,7 +222,7 @@ def ap_chart(scores: dict) -> bytes:
     axis.set_xticks(places, [f"{c[:22]}" for c in CLASSES], rotation=40, ha="right", fontsize=8)
     axis.set_ylabel("average precision")
     axis.set_ylim(0, 1)
-    axis.legend(fontsize=9)
+    figure.legend(fontsize=9, loc="outside upper left", ncols=len(rivals), frameon=False)  # over no bar
     axis.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
 
@@ -236,7 +236,7 @@ def training_curve(history: pd.DataFrame) -> bytes:
     if history["mAP"].notna().any():
         right.plot(history["epoch"], history["mAP"], marker="o", markersize=3, color="#3568c9")
         right.set(xlabel="epoch", ylabel="mAP, validation cells, weak labels", xticks=history["epoch"])
-        right.set_ylim(bottom=0)
+        right.set_ylim(0, 1.1 * history["mAP"].max() or 1)
     else:
         right.set_axis_off()
     return to_png(figure)
