@@ -19,6 +19,7 @@ import numpy as np
 from hpa_tf.classes import CHANNELS
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.memory import keep_freed_memory
 from hpa_tf.synthetic import dataset
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, make
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--segment", type=int, default=40, help="synthetic images to segment; 0: none")
     parser.add_argument("--real", help="folder of real images with {ID}_cellmask.png")
     options = parser.parse_args()
+    keep_freed_memory()  # as the generator's workers do
     cv2.setNumThreads(1)
     if options.sizes:
         measure_speed(options.sizes, options.images)
