@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.pipeline.preparation import Preparation, prepare
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import to_json
@@ -115,7 +116,7 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
         batches = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype, spec.name) for spec in (crop, region))
         endpoints[f"pixels_{dtype.name}"] = (from_pixels, batches)
         endpoints[f"prepare_{dtype.name}"] = (prepare_one, (crop, region))
-    if _pools(network):
+    if _pool_of(network) is not None:
         endpoints["activation_maps"] = (_activation_maps(network, infer), (images,))
     return endpoints
 
@@ -126,12 +127,12 @@ def _map(function: Callable, elements: Any, preparation: Preparation) -> tf.Tens
     return tf.map_fn(function, elements, fn_output_signature=image)
 
 
-def _pools(network: keras.Model) -> bool:
-    """Tell whether a network ends as ours do: global average pooling, perhaps dropout, one dense layer."""
-    *_, pool, dropout, dense = [None, None, None, *network.layers]
-    if isinstance(dropout, keras.layers.GlobalAveragePooling2D):
-        pool = dropout
-    return isinstance(pool, keras.layers.GlobalAveragePooling2D) and isinstance(dense, keras.layers.Dense)
+def _pool_of(network: keras.Model) -> keras.layers.Layer | None:
+    """Return the global average pooling of a network that ends in it, perhaps dropout, and one dense layer."""
+    dropouts = (ExampleDropout, keras.layers.Dropout)
+    *_, pool, head = [None, None, *(layer for layer in network.layers if not isinstance(layer, dropouts))]
+    ends = isinstance(pool, keras.layers.GlobalAveragePooling2D) and isinstance(head, keras.layers.Dense)
+    return pool if ends else None
 
 
 def _inference(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
@@ -139,9 +140,9 @@ def _inference(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
 
     Only probabilities for a network that does not end in pooling and one dense layer.
     """
-    if not _pools(network):
+    pool = _pool_of(network)
+    if pool is None:
         return lambda image: {"probabilities": _with_negative(network(image, training=False))}
-    pool = next(layer for layer in network.layers[::-1] if isinstance(layer, keras.layers.GlobalAveragePooling2D))
     split = keras.Model(network.inputs, [network.output, network.layers[-1].input, pool.input])
 
     def infer(image: tf.Tensor) -> Tensors:
