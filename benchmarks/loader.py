@@ -89,6 +89,7 @@ def write_data(folder: Path, options: Options, bits: int, encoding: Encoding) ->
     shard, data, offsets = records.shard_name("cells", 0, 0, 1), bytearray(), []
     numbers = {field.name: np.zeros(field.size) for field in records.CELL_FIELDS if field.type == "float"}
     counts = {field.name: np.zeros(field.size, int) for field in records.CELL_FIELDS if field.type == "int64"}
+    counts["box"] = counts["crop_box"] = np.array([0, 0, options.crop_size, options.crop_size])  # the cell touches all
     for cell in range(options.cells):
         crop, region = draw_cell(rng, options.crop_size, bits)
         pictures = {"image_id": b"drawn", "crop": encode_picture(crop, encoding)}
@@ -137,17 +138,17 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
     dtype = _depth(parse_cell(read(tf.constant(0)), ["crop"])["crop"])
 
     def parse(row: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        record = parse_cell(serialized, ["crop", "region"])
-        return row, record["crop"], record["region"]
+        record = parse_cell(serialized, ["crop", "region", "box", "crop_box"])
+        return row, record["crop"], record["region"], record["box"] - tf.tile(record["crop_box"][:2], [2])
 
-    def decode(row: tf.Tensor, crop: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return row, decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0]
+    def decode(row: tf.Tensor, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return row, decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0], box
 
     stages = {
         "read": lambda row: (row, read(row)),
         "parse": parse,
         "decode crop and region": decode,
-        "prepare": lambda row, crop, region: (row, prepare(crop, region, preparation)),
+        "prepare": lambda row, crop, region, box: (row, prepare(crop, region, preparation, box)),
         "augment": lambda row, image: (row, augment(image, seeds[row], FULL)),
     }
     costs, made = {}, tf.data.Dataset.range(count)
@@ -184,9 +185,8 @@ def opencv_cost(examples: Examples, size: int) -> float:
                 record = records.decode(next(framing.read_frames(stream, path)))
             pixels, region = (decode_picture_here(record[name]) for name in ("crop", "region"))
             inside = (region == 1) | (region == 2)
-            rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            pixels = pixels[box] * inside[box][..., None]
+            top, left, bottom, right = record["box"] - np.tile(record["crop_box"][:2], 2)
+            pixels = pixels[top:bottom, left:right] * inside[top:bottom, left:right, None]
             up, left = (max(pixels.shape[:2]) - side for side in pixels.shape[:2])
             pixels = cv2.copyMakeBorder(pixels, up // 2, up - up // 2, left // 2, left - left // 2, cv2.BORDER_CONSTANT)
             image = cv2.resize(pixels, (size, size)).astype(np.float32) / np.iinfo(pixels.dtype).max

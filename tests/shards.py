@@ -95,6 +95,7 @@ def _row(i: int, cells_per_image: int, fold: int, shard: str, record: int, crop:
 
 def _record(row: dict, crop: np.ndarray, region: np.ndarray, labels: np.ndarray) -> dict:
     height, width = region.shape
+    rows, columns = np.nonzero(np.isin(region, (1, 2)))
     return {
         "image_id": row["image_id"].encode(),
         "cell": row["cell"],
@@ -102,8 +103,8 @@ def _record(row: dict, crop: np.ndarray, region: np.ndarray, labels: np.ndarray)
         "image_size": (2048, 2048),
         "um_per_px": 0.08,
         "bits": row["bits"],
-        "box": (0, 0, height, width),
-        "crop_box": (0, 0, height, width),
+        "box": (100 + rows.min(), 70 + columns.min(), 100 + rows.max() + 1, 70 + columns.max() + 1),
+        "crop_box": (100, 70, 100 + height, 70 + width),
         "crop": png(crop),
         "region": png(region),
         "labels": labels,

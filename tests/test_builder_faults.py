@@ -305,12 +305,14 @@ def test_verify_knows_wrong_content_behind_right_checksums(damaged, capsys):
     found[2]["image_id"] = b"stranger"
     found[3]["crop_box"] = [0, 0, 5, 5]
     found[4]["cell_area"] += 1
+    found[5]["box"][3] -= 1  # inside the crop, but not where the region map has the cell
     data = b"".join(framing.frame(records.encode(record)) for record in found)
     (damaged / shard.name).write_bytes(data)
     assert main(["verify", str(damaged), "--deep"]) == 1
     report = capsys.readouterr().out
     for kind, record in (
         ("label range", 0), ("fold", 1), ("cell table", 1), ("shape of crop", 3), ("box", 3), ("measurements", 4),
+        ("tight box", 5),
     ):  # fmt: skip
         assert f"{kind}: {shard.name}, record {record}" in report
 

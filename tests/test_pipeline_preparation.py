@@ -12,6 +12,7 @@ from shards import one_hot, png, random_cell, write_dataset
 from hpa_tf import records
 from hpa_tf.pipeline import Preparation, decode_and_prepare, parse_cell, prepare
 from hpa_tf.pipeline.parsing import feature_specification
+from hpa_tf.pipeline.preparation import cell_box
 
 
 def reference(crop: np.ndarray, region: np.ndarray, preparation: Preparation) -> np.ndarray:
@@ -68,6 +69,19 @@ def test_equals_the_independent_implementation(size, dtype, preparation):
     assert prepared.shape == (preparation.size, preparation.size, 4) and prepared.dtype == np.float32
     np.testing.assert_allclose(prepared, reference(crop, region, preparation), atol=shape_error(crop))
     assert prepared.max() > 0.1
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS, ids=str)
+def test_the_box_of_a_record_saves_looking_for_it(preparation):
+    crop, region = random_cell(np.random.default_rng(7), 40, 55)
+    rows, columns = np.nonzero(np.isin(region, (1, 2)))
+    box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+    np.testing.assert_array_equal(cell_box(tf.constant(region)), box)
+    for given in (tf.constant(box, tf.int64), tf.constant(box, tf.int32)):
+        prepared = prepare(tf.constant(crop), tf.constant(region), preparation, given).numpy()
+        np.testing.assert_array_equal(prepared, prepare(tf.constant(crop), tf.constant(region), preparation))
+    other = prepare(tf.constant(crop), tf.constant(region), preparation, tf.constant([0, 0, 9, 9])).numpy()
+    assert (other != prepared).any()  # it is the given box that counts
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (600, 450)])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.cells import measure
+from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, find_boxes, measure
 from hpa_tf.records import Shard
 
 
@@ -205,6 +205,11 @@ def _measured_problems(record: dict[str, Any]) -> Problems:
     crop, region = decode_picture(record["crop"]), decode_picture(record["region"])
     if region.max() > 3:
         return [("region map", f"value {region.max()}")]
+    own = np.isin(region, (THIS_CELL, THIS_NUCLEUS)).astype(np.int32)
+    tight = [[rows.start, columns.start, rows.stop, columns.stop] for _, (rows, columns) in find_boxes(own)]
+    stored_box = (record["box"] - np.tile(record["crop_box"][:2], 2)).tolist()
+    if [stored_box] != tight:
+        return [("tight box", f"{stored_box} in the crop; the region map has the cell in {tight}")]
     again = measure(crop, region)
     sums = [again.sum_red, again.sum_green, again.sum_blue, again.sum_yellow]
     found = [again.cell_area, again.nucleus_area, again.nucleus_blue, *sums]

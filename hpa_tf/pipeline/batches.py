@@ -1,9 +1,10 @@
 """Batches for training and evaluation: a planned order of records, read by offset, decoded, prepared, augmented.
 
-Memory: at most `num_parallel_calls` records being decoded and `PREFETCHED` batches waiting; no shuffle buffer, nothing
+Memory: at most `num_parallel_calls` records being read and `PREFETCHED` batches waiting; no shuffle buffer, nothing
 cached. A batch depends only on (examples, options, seed, epoch, step): not on threads, workers or where a run resumed.
 """
 
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,6 +20,9 @@ from hpa_tf.pipeline.sampling import Sampling, draw_epoch, repeat_factors
 
 PREFETCHED = 2
 """Batches that wait for the training step."""
+RECORDS_AT_ONCE = 2 * (os.cpu_count() or 1) + 2
+"""Records being read and decoded: more than processors, because each waits now and then for the disk or for another
+thread. AUTOTUNE stops at the number of processors, and is a tenth slower (benchmarks/loader.py)."""
 _REMOTE_BUFFER = 1 << 20
 """Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
@@ -39,7 +43,7 @@ def training_batches(
     epoch: int,
     first_step: int = 0,
     shard: tuple[int, int] = (0, 1),
-    num_parallel_calls: int = tf.data.AUTOTUNE,
+    num_parallel_calls: int = RECORDS_AT_ONCE,
 ) -> tf.data.Dataset:
     """Return the batches of one epoch from `first_step` on; a rest smaller than a batch is left out.
 
@@ -53,7 +57,7 @@ def training_batches(
         epoch: From 0; each has its own order, draws and augmentations.
         first_step: Steps of this epoch that are done already.
         shard: (worker, number of workers); each takes its slice of every global batch.
-        num_parallel_calls: Records decoded at once.
+        num_parallel_calls: Records read and decoded at once.
 
     Raises:
         InputError: An epoch has fewer cells than a batch.
@@ -80,7 +84,7 @@ def evaluation_batches(
     *,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-    num_parallel_calls: int = tf.data.AUTOTUNE,
+    num_parallel_calls: int = RECORDS_AT_ONCE,
 ) -> tf.data.Dataset:
     """Return every example once in stored order, without randomness; the last batch is padded with weight 0.
 
@@ -89,7 +93,7 @@ def evaluation_batches(
         preparation: How crops become inputs.
         batch_size: Of all workers together (global batch).
         shard: (worker, number of workers).
-        num_parallel_calls: Records decoded at once.
+        num_parallel_calls: Records read and decoded at once.
     """
     count = len(examples)
     slots = np.arange(-(-count // batch_size) * batch_size)
@@ -118,8 +122,9 @@ def _batches(
     table = _label_table(examples)
 
     def load(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region"])
-        image = decode_and_prepare(record["crop"], record["region"], preparation)
+        record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region", "box", "crop_box"])
+        box = record["box"] - tf.tile(record["crop_box"][:2], [2])
+        image = decode_and_prepare(record["crop"], record["region"], preparation, box)
         return augment(image, seed, augmentation)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch

@@ -59,13 +59,16 @@ def parse_cell(
     return record if wanted is None or "schema_version" not in (names or ()) else {**record, "schema_version": version}
 
 
-def decode_and_prepare(crop: tf.Tensor, region: tf.Tensor, preparation: Preparation) -> tf.Tensor:
+def decode_and_prepare(
+    crop: tf.Tensor, region: tf.Tensor, preparation: Preparation, box: tf.Tensor | None = None
+) -> tf.Tensor:
     """Decode the two pictures of a record and prepare the crop.
 
     Args:
         crop: string scalar, PNG or .npy [H, W, 4], 8 or 16 bit. Its own header decides: 16 bit never become 8.
         region: string scalar, PNG or .npy [H, W], the region map.
         preparation: The recipe's choices.
+        box: int [4], tight box of the cell in the crop, px; None = looked for in the region map.
 
     Returns:
         float32 [S, S, 4] in 0..1.
@@ -73,7 +76,7 @@ def decode_and_prepare(crop: tf.Tensor, region: tf.Tensor, preparation: Preparat
     areas = decode_picture(region, 1, tf.uint8)[..., 0]
 
     def prepared(dtype: tf.DType) -> tf.Tensor:
-        return prepare(decode_picture(crop, 4, dtype), areas, preparation)
+        return prepare(decode_picture(crop, 4, dtype), areas, preparation, box)
 
     return tf.cond(is_16_bit(crop), lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
 
