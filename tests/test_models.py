@@ -9,6 +9,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.models import noise, weights
 from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork, body_of
 from hpa_tf.models.normalization import BatchNormalization
+from hpa_tf.models.swish import swish
 
 SIZE = 32
 
@@ -216,3 +217,47 @@ def test_frozen_batch_norm_keeps_its_statistics():
     layer.trainable = False
     layer(np.random.default_rng(0).random((2, 2, 2, 3), np.float32), training=True)
     np.testing.assert_array_equal(layer.moving_mean.numpy(), np.zeros(3))
+
+
+# -- swish ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["one loop", "plain"])
+def test_swish_and_its_gradient_are_the_formulas(monkeypatch, dtype, compiled):
+    monkeypatch.setattr("hpa_tf.models.swish.runs_on_cpu", lambda: compiled)
+    ends = [-6e4, -200.0, -20.0, -1.278464542761074, 0.0, 20.0, 200.0, 6e4]  # the fourth is where the slope is 0
+    x = tf.constant(np.concatenate([np.random.default_rng(8).normal(0, 3, 4000), ends]), dtype)
+    upstream = tf.constant(np.random.default_rng(9).normal(0, 1, len(x)), dtype)
+
+    @tf.function
+    def both(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = swish(x)
+        return out, tape.gradient(out, x, upstream)
+
+    exact, weight = (tf.cast(value, tf.float64).numpy() for value in (x, upstream))
+    share = np.exp(-np.logaddexp(0, -exact))
+    rounding = {"float32": 1e-6, "float16": 3e-3, "bfloat16": 3e-2}[dtype]
+    for out, gradient in (both(x, upstream), (swish(x), both(x, upstream)[1])):
+        assert out.dtype == gradient.dtype == x.dtype
+        out, gradient = (tf.cast(value, tf.float64).numpy() for value in (out, gradient))
+        np.testing.assert_allclose(out, exact * share, rtol=rounding, atol=rounding)
+        slope = share * (1 + exact * (1 - share))
+        np.testing.assert_array_less(np.abs(gradient - weight * slope), rounding * (1 + 2 * np.abs(weight)))
+
+
+def test_a_network_that_does_not_train_has_tensorflows_swish(b0):
+    activations = [layer for layer in b0.layers if isinstance(layer, keras.layers.Activation)]
+    assert sum(layer.activation is swish for layer in activations) == 49 - 16  # 16 stand in squeeze-and-excitation
+    values = np.random.default_rng(1).normal(0, 4, 1000).astype(np.float32)
+    np.testing.assert_array_equal(swish(tf.constant(values)), tf.nn.silu(values))
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_depthwise_convolutions_are_float32_on_a_cpu_only(monkeypatch, on_cpu):
+    monkeypatch.setattr("hpa_tf.models.efficientnet.runs_on_cpu", lambda: on_cpu)
+    network = EfficientNet().build(SIZE, "mixed_bfloat16")
+    depthwise = [layer for layer in network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
+    assert {layer.compute_dtype for layer in depthwise} == {"float32" if on_cpu else "bfloat16"}

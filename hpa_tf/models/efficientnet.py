@@ -3,9 +3,9 @@
 The body is that of `keras.applications`, layer for layer and name for name, so that its ImageNet weights fit. Three
 things differ. The front that divides by 255 and normalises is left out: the stem sees the 0..1 of the preparation
 (METHODS 3), and the exported graph keeps clear of the Normalization layer that breaks ONNX. Dropout is our
-`ExampleDropout`. Batch norm runs on the fused kernel, or is synchronised between replicas. Head and logits are
-float32 under every precision. Lite0 is B0 without squeeze-and-excitation, with ReLU6 for swish; its ImageNet weights
-want pixels from -1 to 1.
+`ExampleDropout`. Batch norm runs on the fused kernel, or is synchronised between replicas, and swish has a gradient of
+its own. Head and logits are float32 under every precision; depthwise convolutions are on a CPU. Lite0 is B0 without
+squeeze-and-excitation, with ReLU6 for swish; its ImageNet weights want pixels from -1 to 1.
 """
 
 import math
@@ -18,6 +18,7 @@ import keras
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.normalization import BatchNormalization
+from hpa_tf.models.swish import runs_on_cpu, swish
 
 NUM_LOGITS = NUM_CLASSES - 1
 """Negative is derived from the others, never predicted (METHODS 3)."""
@@ -72,10 +73,14 @@ class EfficientNet:
         if isinstance(layer, keras.layers.Dropout):
             rate = layer.rate / KERAS_DROP_CONNECT * self.drop_connect
             return ExampleDropout(rate, layer.noise_shape, name=layer.name, dtype=policy)
+        if isinstance(layer, keras.layers.DepthwiseConv2D) and runs_on_cpu():
+            policy = "float32"  # in 16 bit its gradients take four to six times as long on a CPU
         config = {**layer.get_config(), "dtype": policy}
         if isinstance(layer, keras.layers.BatchNormalization):
             config |= {"synchronized": self.synchronized, "momentum": self.norm_momentum}
             return BatchNormalization.from_config(config)
+        if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.silu:
+            return keras.layers.Activation(swish, name=layer.name, dtype=policy)
         return type(layer).from_config(config)
 
 
