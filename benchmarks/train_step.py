@@ -4,11 +4,10 @@
 
 Both train EfficientNetB0 with 4 channels, 18 logits, focal loss and Adam, on one batch that stays in memory, each in a
 process of its own that uses all cores. timm runs channels_last, under autocast for bfloat16. The first step (tracing,
-allocations) is shown by itself; then steps alternate between measured rounds, and the median counts. torch and timm
+allocations) is shown by itself; then the two take rounds of steps in turn, and the median step counts. torch and timm
 are optional: pip install '.[bench]', then pip install --no-deps timm==1.0.31 (its torchvision has no CPU build).
 """
 
-import json
 import multiprocessing
 import resource
 import statistics
@@ -17,9 +16,13 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import numpy as np
 import tyro
+
+ROUND = 4
+"""Steps of a round; the first is not measured."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Options:
     """Cells of a step."""
     precisions: tuple[str, ...] = ("float32",)
     """float32, mixed_bfloat16, mixed_float16."""
-    steps: int = 8
-    """Measured steps, after 2 that are not."""
+    rounds: int = 6
+    """Rounds of 3 measured steps for each framework."""
     only: str = ""
     """tensorflow or torch; empty = both."""
 
@@ -115,45 +118,58 @@ def _stub_torchvision() -> None:
         setattr(sys.modules.setdefault(parent, Anything(parent)), child, module)
 
 
-def measure(make: Callable, size: int, count: int, precision: str, steps: int, pipe) -> None:
-    """Send {first, seconds, memory} of a step through `pipe`; runs in a process of its own."""
+def serve(make: Callable, size: int, count: int, precision: str, pipe: Connection) -> None:
+    """Take the first two steps, then `ROUND` steps for each message; runs in a process of its own.
+
+    Sends {first, memory} and then the seconds of each step of a round but its first, in which the other framework's
+    threads may still be spinning.
+    """
     step = make(size, count, precision)
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
     step()
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    pipe.send(json.dumps({"first": first, "seconds": statistics.median(seconds), "memory": memory}))
+    pipe.send({"first": first, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
+    while pipe.recv():
+        seconds = []
+        for _ in range(ROUND):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        pipe.send(seconds[1:])
+
+
+def compare(options: Options, precision: str, count: int) -> None:
+    """Print one row for each framework; their rounds alternate, so that a slow minute of the machine hits both."""
+    context, pipes, found = multiprocessing.get_context("spawn"), {}, {}
+    for name, make in (("tensorflow", tensorflow_step), ("torch", torch_step)):
+        if options.only in ("", name):
+            pipe, other_end = context.Pipe()
+            arguments = (make, options.size, count, precision, other_end)
+            context.Process(target=serve, args=arguments, daemon=True).start()
+            other_end.close()
+            try:
+                found[name] = {**pipe.recv(), "seconds": []}
+                pipes[name] = pipe
+            except EOFError:
+                print(f"{name:<12} {precision:<15} failed (see above)")
+    for _ in range(options.rounds):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            found[name]["seconds"] += pipe.recv()
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        rate = count / statistics.median(found[name]["seconds"])
+        row = f"{rate:>8.1f} {found[name]['first']:>12.1f} {found[name]['memory']:>8.2f}"
+        print(f"{name:<12} {precision:<15} {options.size:>4} {count:>5} {row}", flush=True)
 
 
 def main(options: Options) -> None:
-    """Print one row for each framework, batch and precision."""
-    context = multiprocessing.get_context("spawn")
+    """Print the table."""
     print(f"{'':<12} {'precision':<15} {'px':>4} {'batch':>5} {'cells/s':>8} {'first step s':>12} {'peak GiB':>8}")
     for precision in options.precisions:
         for count in options.batches:
-            for name, make in (("tensorflow", tensorflow_step), ("torch", torch_step)):
-                if options.only not in ("", name):
-                    continue
-                receive, send = context.Pipe(duplex=False)
-                arguments = (make, options.size, count, precision, options.steps, send)
-                process = context.Process(target=measure, args=arguments)
-                process.start()
-                send.close()
-                try:
-                    found = json.loads(receive.recv())
-                except EOFError:
-                    print(f"{name:<12} {precision:<15} failed (see above)")
-                    continue
-                finally:
-                    process.join()
-                row = f"{count / found['seconds']:>8.1f} {found['first']:>12.1f} {found['memory']:>8.2f}"
-                print(f"{name:<12} {precision:<15} {options.size:>4} {count:>5} {row}", flush=True)
+            compare(options, precision, count)
 
 
 if __name__ == "__main__":
