@@ -248,6 +248,15 @@ def test_swish_and_its_gradient_are_the_formulas(monkeypatch, dtype, compiled):
         np.testing.assert_array_less(np.abs(gradient - weight * slope), rounding * (1 + 2 * np.abs(weight)))
 
 
+def test_a_network_with_our_layers_is_cloned_saved_and_loaded(tmp_path, b0, pixels):
+    b0.save(tmp_path / "b0.keras")
+    cloned = keras.models.clone_model(b0)
+    cloned.set_weights(b0.get_weights())
+    for other in (cloned, keras.models.load_model(tmp_path / "b0.keras", safe_mode=True)):
+        np.testing.assert_array_equal(other(pixels), b0(pixels))
+        assert other.get_layer("top_activation").activation is swish
+
+
 def test_a_network_that_does_not_train_has_tensorflows_swish(b0):
     activations = [layer for layer in b0.layers if isinstance(layer, keras.layers.Activation)]
     assert sum(layer.activation is swish for layer in activations) == 49 - 16  # 16 stand in squeeze-and-excitation
