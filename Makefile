@@ -6,7 +6,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test test-slow clean
 
-# -- the demo: the whole path on generated images, about 7 minutes on 2 cores -----------------------------------------
+# -- the demo: the whole path on generated images, 7 to 8 minutes on 2 cores -----------------------------------------
 UM_PER_PX := 0.32
 DEMO_RECIPE := --recipe cpu_b0
 

@@ -45,7 +45,7 @@ from hpa_tf.pipeline import (
     training_batches,
 )
 from hpa_tf.pipeline.batches import record_reader
-from hpa_tf.pipeline.parsing import decode_picture
+from hpa_tf.pipeline.parsing import box_in_crop, decode_picture
 
 BATCH, ROUNDS = 16, 10
 FULL = Augmentation(flip=0.5, rotation=90, resizer=0.4, pad=0.3)
@@ -139,7 +139,7 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
 
     def parse(row: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = parse_cell(serialized, ["crop", "region", "box", "crop_box"])
-        return row, record["crop"], record["region"], record["box"] - tf.tile(record["crop_box"][:2], [2])
+        return row, record["crop"], record["region"], box_in_crop(record)
 
     def decode(row: tf.Tensor, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return row, decode_picture(crop, 4, dtype), decode_picture(region, 1, tf.uint8)[..., 0], box

@@ -1,7 +1,7 @@
 """Swish with a gradient that passes over memory once on a CPU.
 
 TensorFlow runs the six operations of its own gradient one after the other, each through memory; XLA makes one loop of
-them. EfficientNetB0 has 49 activations, and a training step at 128 px and batch 16 takes a tenth less processor time
+them. EfficientNetB0 has 33 such layers, and a training step at 128 px and batch 16 takes a tenth less processor time
 (`benchmarks/train_step.py`). The values, and every graph without a gradient, are those of `tf.nn.silu`.
 """
 

@@ -14,7 +14,7 @@ from hpa_tf import files, framing
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment
 from hpa_tf.pipeline.examples import Examples
-from hpa_tf.pipeline.parsing import decode_and_prepare, parse_cell
+from hpa_tf.pipeline.parsing import box_in_crop, decode_and_prepare, parse_cell
 from hpa_tf.pipeline.preparation import Preparation
 from hpa_tf.pipeline.sampling import Sampling, draw_epoch, repeat_factors
 
@@ -123,8 +123,7 @@ def _batches(
 
     def load(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region", "box", "crop_box"])
-        box = record["box"] - tf.tile(record["crop_box"][:2], [2])
-        image = decode_and_prepare(record["crop"], record["region"], preparation, box)
+        image = decode_and_prepare(record["crop"], record["region"], preparation, box_in_crop(record))
         return augment(image, seed, augmentation)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch

@@ -1,6 +1,6 @@
 """The tf.io parser, derived from the table of fields in `hpa_tf.records`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -57,6 +57,11 @@ def parse_cell(
     ):
         record = {name: tf.identity(value) for name, value in record.items()}
     return record if wanted is None or "schema_version" not in (names or ()) else {**record, "schema_version": version}
+
+
+def box_in_crop(record: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Return the tight box of the cell in the crop of a parsed record, int64 [4]: top, left, bottom, right, px."""
+    return record["box"] - tf.tile(record["crop_box"][:2], [2])
 
 
 def decode_and_prepare(
