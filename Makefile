@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+
 
 .PHONY: demo test test-slow clean
 

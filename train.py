@@ -1,11 +1,17 @@
 """Train a network, or a system of networks: python train.py --help."""
 
-import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors; before TensorFlow is imported
+from hpa_tf.quiet import import_tensorflow
 
-from hpa_tf.training.command import main
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    import_tensorflow()
+    from hpa_tf.training import command
+
+    return command.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,12 +13,12 @@ import argparse
 import cv2
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.progress import progress
 from hpa_tf.synthetic import dataset, shortcuts
 from hpa_tf.synthetic.generator import SyntheticField
 
@@ -57,7 +57,7 @@ def read_cells(folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read the whole cells of a data set: features [N, 108], crops [N, 96, 96, 4], truth [N, K]."""
     data = dataset.read(folder)
     parts = []
-    for name in tqdm(data.image_ids, desc=folder, unit="image"):
+    for name in progress(data.image_ids, desc=folder, unit="image"):
         paths = [files.join(folder, dataset.IMAGES, f"{name}_{channel}.png") for channel in CHANNELS]
         pixels = np.stack([cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths], axis=-1)  # 16 bit becomes 8
         mask = cv2.imread(files.join(folder, dataset.MASKS, f"{name}_cellmask.png"), cv2.IMREAD_UNCHANGED)

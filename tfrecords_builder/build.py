@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pandas as pd
-from tqdm import tqdm
 
 from hpa_tf import cell_table, files, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
 from hpa_tf.reporting import write_csv
 from tfrecords_builder import state, summary
@@ -120,15 +120,15 @@ def _run(todo: list[Unit], options: BuildOptions) -> Results:
         files.remove(sidecar_path(options.out, unit))
     num_images = sum(len(unit.images) for unit in todo)
     cells, start = 0, time.monotonic()
-    with tqdm(total=num_images, unit="image", desc="build", disable=not todo) as bar:
+    with progress(total=num_images, unit="image", desc="build", disable=not todo) as bar:
 
-        def progress(num_cells: int) -> None:
+        def count(num_cells: int) -> None:
             nonlocal cells
             cells += num_cells
             bar.set_postfix_str(f"{cells / max(time.monotonic() - start, 1e-3):.0f} cells/s", refresh=False)
             bar.update()
 
-        for unit, result in _runner(options)(todo, Settings.of(options), options.workers, progress):
+        for unit, result in _runner(options)(todo, Settings.of(options), options.workers, count):
             results[unit.name] = result
     return results
 

@@ -11,12 +11,12 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, find_boxes, measure
+from hpa_tf.progress import progress
 from hpa_tf.records import Shard
 
 
@@ -58,7 +58,7 @@ def verify(folder: str | os.PathLike, deep: bool = False, workers: int = 1) -> l
         faults = [Fault("unreadable cell table", records.CELL_TABLE_NAME, None, error.found)]
         jobs = [(shard, None) for shard in manifest.shards]
     check = partial(_check_shard, str(folder), deep)
-    with tqdm(total=sum(s.num_bytes for s in manifest.shards), unit="B", unit_scale=True, desc="verify") as bar:
+    with progress(total=sum(s.num_bytes for s in manifest.shards), unit="B", unit_scale=True, desc="verify") as bar:
         for shard, found in zip(manifest.shards, _map(check, jobs, workers), strict=True):
             faults += found
             bar.update(shard.num_bytes)

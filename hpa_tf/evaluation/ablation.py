@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from hpa_tf import files, reporting
 from hpa_tf.errors import InputError
@@ -26,6 +25,7 @@ from hpa_tf.evaluation.truth import Truth, read_truth
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.postprocessing import FINAL_1, FINAL_2, PostProcessing
+from hpa_tf.progress import progress
 
 BASELINE = "baseline"
 PAPER = {
@@ -163,7 +163,7 @@ def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder, options: Ab
     samples = draw_images(len(truth.image_ids), options.bootstrap, options.seed)
     images: dict[int, list[_Image]] = {}
     scored: list[tuple[str, Evaluation, Bootstrap]] = []
-    for variant in tqdm(rows, unit="variant", desc="ablation"):
+    for variant in progress(rows, unit="variant", desc="ablation"):
         key = id(variant.predictions)
         if key not in images:
             images[key] = list(_prepare(variant.predictions, truth, masks, options.metric))
@@ -186,7 +186,7 @@ def _prepare(
 ) -> Iterable[_Image]:
     by_image = predictions.cells.groupby("image_id", sort=False).indices
     numbers = predictions.cells["cell"].to_numpy()
-    for image_id in tqdm(truth.image_ids, unit="image", desc="masks", leave=False):
+    for image_id in progress(truth.image_ids, unit="image", desc="masks", leave=False):
         rows = np.asarray(by_image.get(image_id, []), np.int64)
         cells = run_length.encode_cells(masks.read(image_id)) if rows.size else {}
         missing = [int(number) for number in numbers[rows] if number not in cells]

@@ -10,7 +10,6 @@ import pandas as pd
 import tyro
 from PIL import Image
 from pycocotools import mask as coco
-from tqdm import tqdm
 
 from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
@@ -18,6 +17,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import find_fields
 from hpa_tf.imaging.run_length import Rle
+from hpa_tf.progress import progress
 
 ERROR, WARNING = "error", "warning"
 _MAX_SHOWN = 20
@@ -79,7 +79,7 @@ def check(options: Check) -> Iterator[Finding]:
     seen: set[str] = set()
     confidences: list[np.ndarray] = []
     total = len(expected) if expected else None
-    for where, fields in tqdm(submission.read_fields(options.submission), total=total, unit="image", desc="check"):
+    for where, fields in progress(submission.read_fields(options.submission), total=total, unit="image", desc="check"):
         image_id = fields[0] if fields else ""
         try:
             row = submission.parse_row(fields, where)

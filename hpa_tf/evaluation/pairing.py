@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
+import tqdm
 
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import HpaWarning
 from hpa_tf.evaluation.detections import from_scores
 from hpa_tf.evaluation.matching import ImageDetections, ImageTruth
 from hpa_tf.evaluation.truth import Truth
+from hpa_tf.progress import progress
 
 _WORKERS, _AHEAD = 2, 6
 """Decoding a mask leaves Python's lock alone; the images read ahead bound the memory."""
@@ -45,7 +46,7 @@ def pair_images(
         unpaired: Filled with what has no partner.
         title: Of the progress bar.
     """
-    with ThreadPoolExecutor(_WORKERS) as pool, tqdm(total=len(truth.image_ids), unit="image", desc=title) as bar:
+    with ThreadPoolExecutor(_WORKERS) as pool, progress(total=len(truth.image_ids), unit="image", desc=title) as bar:
         waiting = deque()
         for image in _every_image(truth, detections, unpaired):
             waiting.append((pool.submit(truth.load, image.image_id), image))
@@ -58,7 +59,7 @@ def pair_images(
             warnings.warn(f"{len(found)} images without {missing}, first {found[0]}", HpaWarning, stacklevel=3)
 
 
-def _next(waiting: deque, bar: tqdm) -> tuple[ImageTruth, ImageDetections]:
+def _next(waiting: deque, bar: tqdm.tqdm) -> tuple[ImageTruth, ImageDetections]:
     future, detections = waiting.popleft()
     bar.update()
     return future.result(), detections

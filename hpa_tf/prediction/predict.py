@@ -19,6 +19,7 @@ from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.sources import ImageReader, Source, image_source, shard_source
 from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
+from hpa_tf.quiet import import_tensorflow
 
 _PICTURE_SIZE = 1024
 _SCALE_TOLERANCE = 0.1
@@ -41,7 +42,8 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     options.check()
     keep_freed_memory()
     with _workers(options, pool) as workers:
-        from hpa_tf.prediction import runtimes  # TensorFlow: not in the workers, and while they start
+        import_tensorflow()  # not in the workers, and while they start
+        from hpa_tf.prediction import runtimes
 
         device, networks, system = runtimes.open_networks(options)
         postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import pandas as pd
-import tqdm
 
 from hpa_tf import files, reporting
 from hpa_tf.errors import HpaWarning, InputError
@@ -19,6 +18,7 @@ from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
 from hpa_tf.prediction.workers import Inline, Workers, result
+from hpa_tf.progress import progress
 
 FAILURES = "failures.csv"
 GROUP = 32
@@ -96,7 +96,9 @@ class Stages:
         options, ids = self._options, self._source.image_ids
         in_report = set(ids[: options.report_images])
         num_done = sum(image_id in self._done for image_id in ids)
-        with tqdm.tqdm(total=len(ids), initial=num_done, unit="image", disable=not self._show) as self._bar:
+        with progress(
+            desc="predict", total=len(ids), initial=num_done, unit="image", disable=not self._show
+        ) as self._bar:
             for one in predict_fields(
                 self._fields(),
                 networks,

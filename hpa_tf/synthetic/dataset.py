@@ -21,12 +21,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, make
 
@@ -65,7 +65,7 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
         files.make_folder(folder)
     _claim(config, out, num_images)
     truths, rows = [], []
-    with tqdm(total=num_images, desc="synthetic images", unit="image") as bar:
+    with progress(total=num_images, desc="synthetic images", unit="image") as bar:
         for index, (truth, labels) in enumerate(_run(config, out, num_images, workers)):
             truths.append(truth)
             rows.append((image_id(config, index), "|".join(map(str, np.flatnonzero(labels)))))

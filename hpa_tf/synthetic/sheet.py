@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from hpa_tf import files
 from hpa_tf.classes import BLUE, CLASSES, GREEN, NUM_CLASSES, RED
 from hpa_tf.errors import InputError
+from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, make
 
@@ -38,7 +38,7 @@ def write(out: str | os.PathLike, seed: int = 0, num_cells: int = 6) -> None:
         raise InputError("--num-cells", str(num_cells), "1 or more", "change the option")
     blocks = [
         _block(name, [crop for _, crop in zip(range(num_cells), cells(class_id, seed), strict=False)])
-        for class_id, name in enumerate(tqdm(CLASSES, desc="classes", unit="class"))
+        for class_id, name in enumerate(progress(CLASSES, desc="classes", unit="class"))
     ]
     blocks += [np.zeros_like(blocks[0])] * (-len(blocks) % _COLUMNS)
     rows = len(blocks) // _COLUMNS

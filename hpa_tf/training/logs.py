@@ -11,6 +11,7 @@ import tqdm
 from hpa_tf import files, reporting
 from hpa_tf.classes import CLASSES
 from hpa_tf.imaging.pictures import composite
+from hpa_tf.progress import progress
 from hpa_tf.recipes.run_folder import HISTORY, LOGS
 
 NUM_PICTURES = 16
@@ -48,7 +49,7 @@ class Logs:
 
     def bar(self, description: str, total: int, done: int, unit: str = "cell") -> tqdm.tqdm:
         """Return a progress bar over `total` units of which `done` are done."""
-        return tqdm.tqdm(desc=description, total=total, initial=done, unit=unit, disable=not self.to_stdout)
+        return progress(desc=description, total=total, initial=done, unit=unit, disable=not self.to_stdout)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write numbers to TensorBoard; NaN (a class without positives) is left out."""

@@ -1,0 +1,50 @@
+"""What commands print: nothing from TensorFlow's libraries, progress in lines where there is no terminal."""
+
+import os
+import subprocess
+import sys
+
+from hpa_tf.progress import progress
+from hpa_tf.quiet import _without_known_lines
+
+CUDA = "I0000 00:00:1795.365599    6941 cudart_stub.cc:31] Could not find cuda drivers on your machine"
+
+
+def test_importing_tensorflow_prints_nothing():
+    code = "from hpa_tf.quiet import import_tensorflow as start; start(); import tensorflow as tf; tf.constant(1) + 1"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_lines_that_are_not_known_are_kept(capfd):
+    with _without_known_lines():
+        os.write(2, f"{CUDA}\nE0000 00:00 cuda_dnn.cc:5] no memory left\n".encode())
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "E0000 00:00 cuda_dnn.cc:5] no memory left\nafter\n"
+
+
+def test_an_error_while_held_back_is_raised_and_what_was_written_is_shown(capfd):
+    try:
+        with _without_known_lines():
+            os.write(2, b"why it failed\n")
+            raise ImportError("broken")
+    except ImportError:
+        pass
+    assert "why it failed" in capfd.readouterr().err
+
+
+def test_progress_without_a_terminal_is_a_line_every_tenth(capsys):
+    with progress(total=1000, initial=500, desc="predict", unit="image") as bar:
+        bar.mininterval = 0
+        for _ in range(500):
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 6 and "\r" not in "".join(lines)
+    assert lines[-1].startswith("predict: 1000 of 1000 image")
+
+
+def test_disabled_progress_prints_nothing(capsys):
+    for _ in progress(range(3), desc="x", unit="image", disable=True):
+        pass
+    assert capsys.readouterr().err == ""
