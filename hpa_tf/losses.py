@@ -1,13 +1,54 @@
-"""What a network is trained on: objects that turn (network, batch) into one loss an example.
+"""Losses of logits against soft labels: small frozen dataclasses that a recipe names, all with the same call.
 
-The training loop knows nothing else about a network. A system with branches or extra losses brings an object with the
-same call; one cell in, 18 logits out is `PerCell`.
+    loss(labels, logits, weights) -> [B, K]
+        labels   float32 [B, K, classes] in 0..1
+        logits   float32 [B, K, classes]
+        weights  float32 [B, K, classes]: how much each value counts; 0 = not known, or a row that is padding
+
+Elementwise losses are the mean over the classes of loss x weight: an unknown value adds nothing, and every known value
+of a batch weighs the same. A loss that looks at the whole batch returns its one number in every row.
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import keras
 from keras import ops
+
+
+class Loss(Protocol):
+    """What a term of the objective calls: see the module's docstring."""
+
+    def __call__(self, labels: Any, logits: Any, weights: Any) -> Any:
+        """Return the loss of each row, float32 [B, K]."""
+
+
+@dataclass(frozen=True)
+class Focal:
+    """Focal loss on soft labels: (1 - pt)^gamma x BCE with pt = exp(-BCE). Source: METHODS 3 (model); W 6."""
+
+    gamma: float = 2.0
+    """How much well-predicted values count less."""
+
+    def __call__(self, labels, logits, weights):
+        """Return the mean over the classes, [B, K]."""
+        return ops.mean(focal(labels, logits, self.gamma) * weights, axis=-1)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Binary cross-entropy: -(positive_weight y log p + (1 - y) log(1 - p))."""
+
+    positive_weight: float = 1.0
+    """Weight of the positive part."""
+
+    def __call__(self, labels, logits, weights):
+        """Return the mean over the classes, [B, K]."""
+        if self.positive_weight == 1:
+            return ops.mean(focal(labels, logits, 0) * weights, axis=-1)
+        # -log p = softplus(-z), -log(1 - p) = softplus(z)
+        positive, negative = ops.softplus(-logits), ops.softplus(logits)
+        return ops.mean((self.positive_weight * labels * positive + (1 - labels) * negative) * weights, axis=-1)
 
 
 @dataclass(frozen=True)

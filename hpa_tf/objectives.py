@@ -1,0 +1,87 @@
+"""What a network is trained on: a tuple of terms, each a function (outputs, batch) -> loss of each example.
+
+Two kinds of term are enough for all four teams: outputs that should equal labels, and outputs that should equal each
+other. The training loop knows nothing else about a network: it adds the terms up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from keras import ops
+
+from hpa_tf.losses import CrossEntropy, Focal
+
+if TYPE_CHECKING:
+    from hpa_tf.models.network import Tensors
+    from hpa_tf.views import Batch
+
+AnyLoss = Focal | CrossEntropy
+
+
+@dataclass(frozen=True)
+class Labels:
+    """An output should equal the labels."""
+
+    output: str = "logits"
+    """The output's name; [B, classes], or [B, K, classes] with a row for each cell of the example."""
+    of: Literal["cell", "image"] = "cell"
+    """Whose labels: each cell's own, or those of the image (for every cell, where the output has one row a cell)."""
+    loss: AnyLoss = field(default_factory=Focal)
+    """How far apart they are."""
+    weight: float = 1.0
+    """Weight of the term in the sum."""
+    class_weights: tuple[float, ...] | None = None
+    """Weight of each class the network answers; None = all 1."""
+
+    def __call__(self, outputs: "Tensors", batch: "Batch") -> Any:
+        """Return the loss of each example, float32 [B]: the mean over its cells; padding adds nothing.
+
+        Args:
+            outputs: The network's.
+            batch: Its labels are those of the classes that the network answers.
+        """
+        logits = ops.cast(outputs[self.output], "float32")
+        is_whole = len(logits.shape) == 2
+        logits = logits[:, None] if is_whole else logits
+        if self.of == "cell":
+            labels, weights = batch.cell_labels, batch.cell_known
+        else:
+            labels, weights = batch.image_labels[:, None], batch.image_known[:, None]
+        real = ops.cast(batch.rows >= 0, "float32")  # [B, K]
+        if self.of == "image" and not is_whole:
+            weights = weights * real[..., None]
+        if self.class_weights is not None:
+            weights = weights * ops.convert_to_tensor(self.class_weights, dtype="float32")
+        rows = self.loss(ops.broadcast_to(labels, logits.shape) if self.of == "image" else labels, logits, weights)
+        count = 1.0 if self.of == "image" and is_whole else ops.maximum(ops.sum(real, axis=1), 1.0)
+        return ops.sum(rows, axis=1) / count * self.weight
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two outputs should equal each other: the mean over all their elements of |one - other|^power."""
+
+    one: str
+    """An output's name."""
+    other: str
+    """Another's, of the same shape."""
+    power: Literal[1, 2] = 2
+    """1 = absolute difference, 2 = square."""
+    weight: float = 1.0
+    """Weight of the term in the sum."""
+
+    def __call__(self, outputs: "Tensors", batch: "Batch") -> Any:
+        """Return the loss of each example, float32 [B]."""
+        one, other = (ops.cast(outputs[name], "float32") for name in (self.one, self.other))
+        distance = ops.abs(one - other) if self.power == 1 else ops.square(one - other)
+        return ops.mean(distance, axis=tuple(range(1, len(distance.shape)))) * self.weight
+
+
+AnyTerm = Labels | Alike
+
+
+def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> Any:
+    """Return the sum of the terms for each example, float32 [B]."""
+    first, *rest = (term(outputs, batch) for term in terms)
+    return sum(rest, first)

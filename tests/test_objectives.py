@@ -1,0 +1,127 @@
+"""Terms of an objective: hand-computed values, padding, unknown labels, classes, sums."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hpa_tf.losses import CrossEntropy, Focal
+from hpa_tf.models.network import LOCATED, all_classes
+from hpa_tf.objectives import Alike, Labels, total
+from hpa_tf.views import Batch
+
+
+def batch(cells: np.ndarray, rows: np.ndarray, image: np.ndarray | None = None) -> Batch:
+    """Return a batch with cell labels [B, K, 19] (NaN = not known), rows [B, K] and image labels [B, 19]."""
+    image = np.zeros((len(cells), 19)) if image is None else image
+    cells = np.where((rows >= 0)[..., None], cells, np.nan)
+    labels = [np.nan_to_num(cells), ~np.isnan(cells), np.nan_to_num(image), ~np.isnan(image)]
+    tensors = [tf.constant(one, tf.float32) for one in labels]
+    return Batch({}, tf.constant(rows), *tensors, tf.ones(len(cells)), tf.zeros((len(cells), 2), tf.int32))
+
+
+@pytest.fixture
+def bag():
+    """Return 2 examples of 3 cells, the last cell of the first one padding, and cell logits [2, 3, 19]."""
+    rng = np.random.default_rng(0)
+    cells, rows = rng.random((2, 3, 19)), np.array([[0, 1, -1], [2, 3, 4]])
+    return batch(cells, rows, rng.random((2, 19))), rng.normal(0, 3, (2, 3, 19)).astype(np.float32)
+
+
+def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, logits.astype(np.float64)) - labels * logits
+
+
+def test_cell_labels_are_averaged_over_the_real_cells(bag):
+    made, logits = bag
+    found = Labels("cell_logits", "cell", CrossEntropy())({"cell_logits": tf.constant(logits)}, made)
+    each = cross_entropy(made.cell_labels.numpy(), logits).mean(axis=-1)
+    np.testing.assert_allclose(found, [each[0, :2].mean(), each[1].mean()], rtol=1e-5)
+    other = logits.copy()
+    other[0, 2] = 99  # padding
+    again = Labels("cell_logits", "cell", CrossEntropy())({"cell_logits": tf.constant(other)}, made)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_image_labels_of_the_whole_and_of_every_cell(bag):
+    made, logits = bag
+    image = made.image_labels.numpy()
+    whole = Labels("image_logits", "image", CrossEntropy(), weight=3.0)(
+        {"image_logits": tf.constant(logits[:, 0])}, made
+    )
+    np.testing.assert_allclose(whole, 3 * cross_entropy(image, logits[:, 0]).mean(axis=-1), rtol=1e-5)
+    every = Labels("cell_logits", "image", CrossEntropy())({"cell_logits": tf.constant(logits)}, made)
+    each = cross_entropy(image[:, None], logits).mean(axis=-1)
+    np.testing.assert_allclose(every, [each[0, :2].mean(), each[1].mean()], rtol=1e-5)
+
+
+def test_one_output_for_all_cells_of_an_example(bag):
+    made, logits = bag
+    found = Labels("logits", "cell", CrossEntropy())({"logits": tf.constant(logits[:, 0])}, made)
+    each = cross_entropy(made.cell_labels.numpy(), logits[:, :1]).mean(axis=-1)
+    np.testing.assert_allclose(found, [each[0, :2].mean(), each[1].mean()], rtol=1e-5)
+
+
+def test_unknown_labels_add_nothing_and_class_weights_multiply():
+    cells = np.full((1, 1, 19), np.nan)
+    cells[0, 0, 3], cells[0, 0, 5] = 1.0, 0.0
+    made, logits = batch(cells, np.array([[0]])), np.linspace(-2, 2, 19, dtype=np.float32)[None]
+    weights = tuple(10.0 if c == 5 else 1.0 for c in range(19))
+    found = Labels("logits", loss=CrossEntropy(), class_weights=weights)({"logits": tf.constant(logits)}, made)
+    each = cross_entropy(np.nan_to_num(cells[0, 0]), logits[0])
+    np.testing.assert_allclose(found, [(each[3] + 10 * each[5]) / 19], rtol=1e-5)
+
+
+def test_the_labels_are_those_of_the_classes_that_the_network_answers(bag):
+    made, logits = bag
+    for classes in (LOCATED, (11,)):
+        chosen = made.of_classes(classes)
+        np.testing.assert_array_equal(chosen.cell_labels, made.cell_labels.numpy()[..., list(classes)])
+        np.testing.assert_array_equal(chosen.image_known, made.image_known.numpy()[..., list(classes)])
+        found = Labels("cell_logits")({"cell_logits": tf.constant(logits[..., list(classes)])}, chosen)
+        assert found.shape == (2,)
+
+
+def test_positive_weight_by_hand():
+    """Logit 1: -.1 log p = .031326 where the label is 1, -log(1 - p) = 1.313262 where it is 0."""
+    loss = CrossEntropy(positive_weight=0.1)
+    found = loss(tf.constant([[[1.0]], [[0.0]]]), tf.ones((2, 1, 1)), tf.ones((2, 1, 1)))
+    np.testing.assert_allclose(found, [[0.031326], [1.313262]], atol=1e-6)
+    np.testing.assert_allclose(
+        CrossEntropy(1 + 1e-7)(*[tf.ones((1, 1, 1))] * 3), CrossEntropy()(*[tf.ones((1, 1, 1))] * 3)
+    )
+
+
+@pytest.mark.parametrize("power, expected", [(1, [1.0, 0.5]), (2, [1.0, 0.25])])
+def test_alike_is_the_mean_over_all_elements(power, expected):
+    one, other = np.ones((2, 2, 2, 3), np.float16), np.zeros((2, 2, 2, 3), np.float16)
+    other[1] = 0.5
+    outputs = {"features": tf.constant(one), "merged_features": tf.constant(other)}
+    term = Alike("features", "merged_features", power)
+    np.testing.assert_allclose(term(outputs, None), expected)
+    weighted = total(
+        (term, Alike("features", "features"), Alike("features", "merged_features", power, 0.5)), outputs, None
+    )
+    np.testing.assert_allclose(weighted, 1.5 * np.array(expected))
+
+
+class Answers:
+    """A network of some classes that answers what it is given."""
+
+    def __init__(self, classes):
+        self.classes = classes
+
+    def probabilities(self, outputs, inputs):
+        return outputs["answer"]
+
+
+def test_everybody_is_handed_19_classes():
+    rng = np.random.default_rng(1)
+    full, located, single = (rng.random((2, 3, count), np.float32) for count in (19, 18, 1))
+    given = [(tuple(range(19)), full), (LOCATED, located), ((11,), single)]
+    found = [all_classes(Answers(classes), {"answer": tf.constant(one)}, {}).numpy() for classes, one in given]
+    np.testing.assert_array_equal(found[0], full)
+    np.testing.assert_array_equal(found[1][..., :18], located)
+    np.testing.assert_array_equal(found[1][..., 18], 1 - located.max(axis=-1))
+    np.testing.assert_array_equal(found[2][..., 11], single[..., 0])
+    assert np.isnan(np.delete(found[2], 11, axis=-1)).all()
+    assert Focal() == Focal(2.0)
