@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,6 +78,36 @@ def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
             return {name: (stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
+
+
+def stamps_by_id(
+    folder: str | os.PathLike, ids: Iterable[str], patterns: Iterable[str | None] = ()
+) -> dict[str, list[tuple[str, int, str]]]:
+    """Return (name, size, time or tag) of the files in a folder that belong to each id; one listing for all ids.
+
+    A file belongs to an id that its name begins with, up to a `_` or `.`, or that it has in the place of `{ID}` in a
+    pattern. An id without files is missing.
+
+    Args:
+        folder: Local or remote.
+        ids: Image ids.
+        patterns: Further file names with `{ID}` for the id; None is passed over.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    known = {unicodedata.normalize("NFC", name): name for name in ids}
+    parts = [pattern.partition("{ID}") for pattern in ("{ID}", *filter(None, patterns))]
+    starts, ends = {start for start, _, _ in parts}, {"_", "."} | {end[:1] for _, _, end in parts}
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for name, stamp in sorted(list_stamps(folder).items()):
+        normal = unicodedata.normalize("NFC", name)
+        for start in starts:
+            rest = normal.removeprefix(start) if normal.startswith(start) else ""
+            for end, letter in enumerate(rest):
+                if letter in ends and rest[:end] in known:
+                    found.setdefault(known[rest[:end]], []).append((name, *stamp))
+    return found
 
 
 def _tag(entry: dict) -> str:

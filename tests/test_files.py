@@ -125,3 +125,15 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path):
 def test_another_error_of_the_system_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), files.full_disk_explained(tmp_path):
         (tmp_path / "missing").read_bytes()
+
+
+def test_the_files_of_an_id_are_those_that_begin_with_it_or_have_it_in_a_pattern(tmp_path):
+    names = ("i1_cellmask.png", "i1.tif", "i10_cellmask.png", "mask-i1.npy", "mask-i10.npy", "i1", "xi1_a.png", "i1-b")
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "cafe\u0301_mask.png").write_bytes(b"yy")  # decomposed, as macOS writes it
+    found = files.stamps_by_id(tmp_path, ["i1", "i10", "caf\u00e9", "i2"], ["mask-{ID}.npy", None])
+    of = {image_id: [name for name, *_ in stamps] for image_id, stamps in found.items()}
+    assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy"]
+    assert of["i10"] == ["i10_cellmask.png", "mask-i10.npy"]
+    assert of["caf\u00e9"] == ["cafe\u0301_mask.png"] and "i2" not in of

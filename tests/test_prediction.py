@@ -25,7 +25,7 @@ from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import inference, members, merge
-from hpa_tf.prediction.command import main
+from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.sources import is_in_part
@@ -223,6 +223,78 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
     assert (tmp_path / "whole/report.html").exists()
     with pytest.raises(InputError, match=r"predict the missing: \[1\]"):
         merge.merge(merge.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, world):
+    """Three images whose masks have a name of their own, with a prediction of them."""
+    root = tmp_path_factory.mktemp("small")
+    for seed, image_id in enumerate(("a", "a1", "b.2")):
+        cases.write_field(root / "images", image_id, 2, seed, size=(48, 64))
+        os.renames(root / f"images/{image_id}_cellmask.png", root / f"masks/mask-{image_id}-v2.png")
+        os.renames(root / f"images/{image_id}_nucleusmask.png", root / f"masks/{image_id}_nuclei.png")
+    options = replace(
+        world[2], out=str(root / "out"), images=str(root / "images"), masks=str(root / "masks"),
+        cell_pattern="mask-{ID}-v2", report_images=1, embeddings=False,
+    )  # fmt: skip
+    return root, options
+
+
+def brighten(path: Path) -> None:
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) // 2)
+
+
+def shave(path: Path) -> None:
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask[:, ::2] = 0
+    cv2.imwrite(str(path), mask)
+
+
+def clear(path: Path) -> None:
+    cv2.imwrite(str(path), 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_changed"),
+    [
+        ({"images/a1_green.png": brighten}, 1),
+        ({"masks/mask-a-v2.png": shave, "masks/a1_nuclei.png": os.remove, "masks/mask-b.2-v2.png": clear}, 3),
+    ],
+)
+def test_images_and_masks_that_changed_are_predicted_again(small, pool, tmp_path, capsys, changes, num_changed):
+    shutil.copytree(small[0], tmp_path / "small")
+    options = replace(small[1], **{name: str(tmp_path / "small" / name) for name in ("images", "masks", "out")})
+    predict(options, pool)
+    for name, change in changes.items():
+        change(tmp_path / "small" / name)
+    outcome = predict(options, pool)
+    assert (outcome.num_changed, outcome.num_predicted, outcome.num_images) == (num_changed, num_changed, 3)
+    assert f"{num_changed} image" in summary(options, outcome).splitlines()[1]
+    predict(replace(options, out=str(tmp_path / "fresh")), pool)
+    for name in ("cells.parquet", "submission.csv", "report.html", "overlays/a1.png"):
+        assert (tmp_path / "small/out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
+    assert predict(options, pool).num_predicted == 0
+
+
+def test_a_changed_image_that_cannot_be_used_leaves_nothing_old(small, pool, tmp_path):
+    shutil.copytree(small[0], tmp_path / "small")
+    options = replace(small[1], **{name: str(tmp_path / "small" / name) for name in ("images", "masks", "out")})
+    predict(replace(options, on_error="skip"), pool)
+    (tmp_path / "small/images/a_red.png").write_bytes(b"no picture")
+    outcome = predict(replace(options, on_error="skip"), pool)
+    assert [image_id for image_id, _ in outcome.failures] == ["a"] and outcome.num_predicted == 0
+    assert sorted(path.name for path in (tmp_path / "small/out/overlays").iterdir()) == ["a1.png", "b.2.png"]
+    assert set(cell_table.read(tmp_path / "small/out/cells.parquet")["image_id"]) == {"a1", "b.2"}
+
+
+def test_a_damaged_record_of_the_inputs_is_named(small, pool, tmp_path):
+    shutil.copytree(small[0], tmp_path / "small")
+    options = replace(small[1], out=str(tmp_path / "small/out"))
+    (tmp_path / "small/out/parts").mkdir(parents=True)
+    for damage in ("[1]", "{"):
+        (tmp_path / "small/out/inputs.json").write_text(damage)
+        with pytest.raises(InputError, match=r"inputs\.json.*remove it"):
+            predict(options, pool)
 
 
 def test_every_image_is_in_one_part():

@@ -150,3 +150,26 @@ def test_anndata_is_what_scanpy_loads(world, pool, tmp_path):
     assert data.X.shape == (len(table), 12) and data.obs_names.is_unique
     np.testing.assert_allclose(data.obsm["scores"], cell_table.values(table), atol=1e-6)
     assert (data.obs["cell"].to_numpy() == table["cell"].to_numpy()).all()
+
+
+def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):
+    images, masks, data = tmp_path / "images", str(tmp_path / "images"), tmp_path / "data"
+    for seed, image_id in enumerate("abcd"):
+        cases.write_field(images, image_id, 2, seed, size=(48, 64))
+    (tmp_path / "train.csv").write_text("ID,Label\na,0\nb,1\nc,2\nd,3\n")
+    asked = BuildOptions(
+        images=(masks,), labels=(str(tmp_path / "train.csv"),), masks=(masks,), out=str(data), num_folds=1, workers=1,
+        images_per_shard=1, on_change="rebuild",
+    )  # fmt: skip
+    build(asked)
+    run = cases.write_run(tmp_path / "run")
+    options = Options(str(tmp_path / "out"), run=(str(run),), data=str(data), report_images=0, overlays=False)
+    predict(options, pool)
+    cases.write_field(images, "c", 4, 9, size=(48, 64))
+    build(asked)
+    outcome = predict(options, pool)
+    assert (outcome.num_changed, outcome.num_predicted) == (1, 1)
+    predict(replace(options, out=str(tmp_path / "fresh")), pool)
+    found, expected = (cell_table.read(tmp_path / out / "cells.parquet") for out in ("out", "fresh"))
+    pd.testing.assert_frame_equal(found, expected)
+    assert (found["image_id"] == "c").sum() == 4

@@ -187,7 +187,8 @@ def _cut(members: list[LabelledImage], fold: int, stamps: dict[str, Stamp], size
 def _stamps(images: list[LabelledImage], options: BuildOptions) -> dict[str, Stamp]:
     """Return the state of each image's inputs; one listing a folder, however many images."""
     channel_files = [files.list_stamps(source.images) for source in options.sources]
-    mask_files = [_mask_stamps(folder, images) if folder else {} for folder in options.mask_folders]
+    ids, patterns = [image.image_id for image in images], (options.cell_pattern, options.nucleus_pattern)
+    mask_files = [files.stamps_by_id(folder, ids, patterns) if folder else {} for folder in options.mask_folders]
     used = sorted({*options.columns, *filter(None, [options.group_by])})
     stamps = {}
     for image in images:
@@ -197,14 +198,3 @@ def _stamps(images: list[LabelledImage], options: BuildOptions) -> dict[str, Sta
         row = [image.class_ids, [image.columns[name] for name in used], options.sources[image.source].um_per_px]
         stamps[image.image_id] = Stamp(digest(states), digest([state[:2] for state in states]), digest(row))
     return stamps
-
-
-def _mask_stamps(folder: str, images: list[LabelledImage]) -> dict[str, list[tuple[str, int, str]]]:
-    """Return (name, size, time) of the files in a folder of masks whose names begin with an image's id."""
-    ids = {image.image_id for image in images}
-    found: dict[str, list[tuple[str, int, str]]] = {}
-    for name, stamp in sorted(files.list_stamps(folder).items()):
-        for end, letter in enumerate(name):
-            if letter in "_." and name[:end] in ids:
-                found.setdefault(name[:end], []).append((name, *stamp))
-    return found

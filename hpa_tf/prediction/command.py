@@ -35,6 +35,9 @@ def fail(program: str, error: InputError) -> int:
 def summary(options: Options, outcome: Outcome) -> str:
     """Say in a few lines what was done."""
     lines = [f"{outcome.num_images} images in {options.out}: {outcome.num_predicted} predicted now"]
+    if outcome.num_changed:
+        what = "1 image" if outcome.num_changed == 1 else f"{outcome.num_changed} images"
+        lines.append(f"{what} changed (or masks or shards did) since the last call: old results dropped")
     if outcome.num_cells:
         share = outcome.num_lowered / outcome.num_cells
         lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by the border or outlier rule")

@@ -45,6 +45,8 @@ def merge(options: MergeOptions) -> int:
             if origin.setdefault(image_id, folder) != folder:
                 found = f"image {image_id} in {origin[image_id]} too"
                 raise InputError(folder, found, "each image in one part", "predict the parts again")
+    stamps = {image_id: stamp for folder in options.parts for image_id, stamp in results.read_stamps(folder).items()}
+    results.drop_changed(options.out, stamps)
     for image_id, folder in sorted(origin.items()):
         _copy(folder, options.out, image_id)
     num_failures = sum(results.summary_of(folder)["num_failures"] for folder in options.parts)

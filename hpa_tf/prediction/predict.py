@@ -51,6 +51,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
         finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
+        num_changed = results.drop_changed(options.out, source.stamps)
         done = results.done_images(options.out)
         if options.runner == LOCAL:
             outcome = stages.Stages(options, source, done, workers, finisher).run(networks, device)
@@ -61,7 +62,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     stages.report(outcome, options)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
-    outcome.num_images = len(image_ids)
+    outcome.num_images, outcome.num_changed = len(image_ids), num_changed
     write_final(options.out, image_ids, len(failed))
     return outcome
 
@@ -95,7 +96,8 @@ def make_source(options: Options, networks: list) -> Source:
         return shard_source(options.data, options.fold, part, picture_size)
     _check_scale(options.um_per_px, networks)
     reader = ImageReader(segmenter_of(options), options.um_per_px, options.max_pixels, _margin(networks), picture_size)
-    return image_source(options.images, part, reader)
+    patterns = (options.cell_pattern, options.nucleus_pattern)
+    return image_source(options.images, part, reader, options.masks, patterns)
 
 
 def _check_scale(um_per_px: float, networks: list) -> None:

@@ -7,6 +7,7 @@ order of the ids: a prediction that was killed and continued ends with the same 
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from hpa_tf import files
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 
-MANIFEST, PARTS, OVERLAYS, RAW = "predictions.json", "parts", "overlays", "raw"
+MANIFEST, STAMPS, PARTS, OVERLAYS, RAW = "predictions.json", "inputs.json", "parts", "overlays", "raw"
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
 _METADATA = b"hpa_tf.prediction"
@@ -100,6 +101,50 @@ def done_images(out: str) -> set[str]:
     folder = files.join(out, PARTS)
     ending = ".parquet"
     return {name.removesuffix(ending) for name in files.list_names(folder) if name.endswith(ending)}
+
+
+def drop_changed(out: str, stamps: Mapping[str, str]) -> int:
+    """Remove the results of images whose files changed since they were predicted, and write down their state now.
+
+    Results of an image whose state was not written down (by an earlier version) count as changed.
+
+    Args:
+        out: Folder of the results.
+        stamps: State of each image's files, see `sources.Source`.
+
+    Returns:
+        The number of images whose results were removed.
+
+    Raises:
+        InputError: The record of the states is damaged.
+    """
+    path = files.join(out, STAMPS)
+    before = read_stamps(out)
+    changed = [image_id for image_id in done_images(out) & stamps.keys() if before.get(image_id) != stamps[image_id]]
+    for image_id in changed:
+        files.remove(part_path(out, image_id))  # first: what has no result file is not done
+        files.remove(files.join(out, OVERLAYS, f"{image_id}.png"))
+        files.remove(files.join(out, PARTS, f"{image_id}.cards.npz"))
+    if (now := {**before, **stamps}) != before:
+        files.write_json(path, now)
+    return len(changed)
+
+
+def read_stamps(out: str | os.PathLike) -> dict[str, str]:
+    """Return the state of the files that each image was predicted from; empty where nothing was written down.
+
+    Raises:
+        InputError: The record is damaged.
+    """
+    path = files.join(out, STAMPS)
+    fix = "remove it and run the same prediction again: it predicts all images anew"
+    try:
+        found = files.read_json(path) if files.exists(path) else {}
+    except InputError as error:
+        raise InputError(path, error.found, "the states of the images' files", fix) from error
+    if not isinstance(found, dict):
+        raise InputError(path, f"a {type(found).__name__}", "the states of the images' files", fix)
+    return found
 
 
 def start(out: str, request: dict[str, Any]) -> None:

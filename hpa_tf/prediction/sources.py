@@ -1,10 +1,11 @@
 """Where cells come from: fields of view with a segmenter, or shards. Runs in worker processes, without TensorFlow."""
 
 import hashlib
+import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
@@ -68,21 +69,47 @@ class Source:
         image_ids: Sorted.
         task: What a worker needs to know about image i; called in the main process.
         load: Reads the cells; picklable, called in workers.
+        stamps: Digest, by image, of the state of the files that it is read from: another state, another digest.
     """
 
     image_ids: tuple[str, ...]
     task: Callable[[int], Any]
     load: Callable[[Any], FieldCells]
+    stamps: Mapping[str, str] = field(default_factory=dict)
 
 
-def image_source(folder: str, part: tuple[int, int], reader: "ImageReader") -> Source:
+def image_source(
+    folder: str,
+    part: tuple[int, int],
+    reader: "ImageReader",
+    masks: str | None = None,
+    patterns: Sequence[str | None] = (),
+) -> Source:
     """List the fields of view of one part of a folder.
+
+    Args:
+        folder: Images.
+        part: (i, n): part i of n.
+        reader: Reads, segments and cuts one of them.
+        masks: Folder of the masks that the reader's segmenter reads, if it reads any.
+        patterns: Their names.
 
     Raises:
         InputError: See `find_fields`.
     """
     fields = tuple(field for field in find_fields(folder) if is_in_part(field.image_id, *part))
-    return Source(tuple(field.image_id for field in fields), fields.__getitem__, reader)
+    ids = tuple(field.image_id for field in fields)
+    images, of_masks = files.list_stamps(folder), files.stamps_by_id(masks, ids, patterns) if masks else {}
+    stamps = {}
+    for one in fields:
+        names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in one.paths.values())
+        own = [(name, *images.get(name, (0, "gone"))) for name in names]
+        stamps[one.image_id] = _digest([own, of_masks.get(one.image_id, [])])
+    return Source(ids, fields.__getitem__, reader, stamps)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
 def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_size: int) -> Source:
@@ -103,7 +130,11 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
         raise InputError(where, f"no columns {sorted(missing)}", "the builder's columns", "build the data again")
     images = {image_id: rows.index for image_id, rows in table[columns].groupby("image_id", sort=True)}
     ids = tuple(image_id for image_id in images if is_in_part(image_id, *part))
-    return Source(ids, lambda i: table.loc[images[ids[i]], columns], ShardReader(str(folder), picture_size))
+    shards = {shard.name: shard.sha256 for shard in manifest.shards}
+    names = table.groupby("image_id")["shard"].unique()
+    stamps = {image_id: _digest([shards.get(name) for name in names[image_id]]) for image_id in ids}
+    reader = ShardReader(str(folder), picture_size)
+    return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
 
 
 @dataclass(frozen=True)

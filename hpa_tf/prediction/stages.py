@@ -33,6 +33,7 @@ class Outcome:
     Attributes:
         num_images: Images with results, those of an earlier call included.
         num_predicted: Images predicted by this call.
+        num_changed: Images whose files changed since an earlier call: their results were dropped.
         num_cells: Their cells.
         num_lowered: Their cells with a value below 1.
         failures: (image id, error) of the skipped images.
@@ -41,6 +42,7 @@ class Outcome:
 
     num_images: int = 0
     num_predicted: int = 0
+    num_changed: int = 0
     num_cells: int = 0
     num_lowered: int = 0
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
