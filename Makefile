@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO ?= demo
 
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-all clean
 
 # -- the demo: the whole path on generated images, 7 to 8 minutes on 2 cores -----------------------------------------
 UM_PER_PX := 0.32
@@ -38,10 +38,11 @@ demo: .venv/run
 # -- the tests --------------------------------------------------------------------------------------------------------
 test: .venv/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=.test-results/fast.xml
 
-test-slow: .venv/test
-	$(BIN)/python -m pytest -m slow
+# the slow tests, every extra in an environment of its own, a real browser, the built wheel: about half an hour
+test-all: .venv/test
+	$(BIN)/python tests/all_environments.py
 
 clean:
 	rm -rf $(DEMO)

@@ -1,0 +1,77 @@
+"""The whole path on generated images, one command after the other, each printed as a user would type it.
+
+Generated images with known truth -> shards -> network -> predictions -> score -> one page. Each step continues where
+a stopped demo left.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+UM_PER_PX = "0.32"
+TRAIN_SEED, TEST_SEED = "1", "2"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Generate images, train, predict and score; writes report.html into the folder."""
+
+    out: str = "demo"
+    """Folder to write to; a demo that was stopped continues there."""
+    recipe: str = "demo_lite0"
+    """Recipe to train: demo_lite0 starts from ImageNet weights; cpu_b0 is EfficientNetB0 from random weights."""
+    train_images: int = 240
+    """Images to train on."""
+    test_images: int = 48
+    """Images to test on."""
+    options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """After `--`: further options of the training."""
+
+
+def steps(demo: Demo) -> list[list[str]]:
+    """Return the commands of the demo, without `hpa-tf`."""
+    out = Path(demo.out)
+    train, test, run = out / "train", out / "test", out / "run"
+    generate = ["generate", "--size", "512", "--balance", "1"]
+    scale = ["--um-per-px", UM_PER_PX]
+    pictures = ["--images", test / "images", "--masks", test / "masks"]
+    results = ["--predictions", out / "predictions", "--scores", out / "scores"]
+    truth = ["--truth-labels", test / "truth.parquet"]
+    commands = [
+        [*generate, "--out", train, "--num-images", demo.train_images, "--seed", TRAIN_SEED],
+        [*generate, "--out", test, "--num-images", demo.test_images, "--seed", TEST_SEED],
+        ["build", "--images", train / "images", "--labels", train / "train.csv", "--masks", train / "masks", *scale]
+        + ["--out", out / "shards"],
+        ["train", "--data", out / "shards", "--out", run, "--recipe", demo.recipe, *demo.options],
+        ["predict", "--run", run, *pictures, *scale, "--out", out / "predictions"],
+        ["score", "--truth-masks", test / "masks", *truth, "--image-labels", test / "train.csv"]
+        + ["--submission", out / "predictions" / "submission.csv", "--out", out / "scores"],
+        ["page", "--run-folder", run, *results, *pictures, *truth, *scale, "--out", out / "report.html"],
+    ]
+    return [[str(word) for word in command] for command in commands]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit code of the step that failed, or 0."""
+    demo = tyro.cli(Demo, args=arguments, prog="hpa-tf demo")
+    start = time.monotonic()
+    for command in steps(demo):
+        print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
+        code = subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command])
+        if code:
+            print(f"hpa-tf demo: that command ended with {code}; the same demo continues there", file=sys.stderr)
+            return code
+    page = Path(demo.out, "report.html").resolve()
+    print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {page.as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
