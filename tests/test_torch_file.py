@@ -1,4 +1,4 @@
-"""Files of PyTorch: what a state dict holds, and that nothing else in a file is run or believed."""
+"""Files of PyTorch before 1.6: what a state dict holds, and that nothing else in a file is run or believed."""
 
 import pickle
 import zipfile
@@ -146,7 +146,7 @@ def test_other_formats_and_missing_files(tmp_path):
         read(tmp_path, write.file(body, {"a": NUMBERS}, big_endian))
     with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
         archive.writestr("archive/data.pkl", body)
-    with pytest.raises(InputError, match=r"before 1\.6"):
+    with pytest.raises(InputError, match="damaged"):  # its storage is not there
         read_state_dict(tmp_path / "new.pth")
     for name in ("nowhere.pth", "."):
         with pytest.raises(InputError, match="check the path"):
