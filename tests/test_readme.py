@@ -1,5 +1,6 @@
 """The README's commands exist with the options that it names, and so do the files that it points to."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -22,9 +23,13 @@ def commands() -> list[list[str]]:
 def help_of(words: list[str]) -> str:
     target = words[:2] if words[0] == "-m" else words[:1]
     rest = words[len(target) :]
-    subcommand = rest[:1] if rest and not rest[0].startswith("-") else []
+    return _help(*target, *(rest[:1] if rest and not rest[0].startswith("-") else []))
+
+
+@functools.cache
+def _help(*command: str) -> str:
     result = subprocess.run(
-        [sys.executable, *target, *subcommand, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
