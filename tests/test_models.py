@@ -8,7 +8,7 @@ import tensorflow as tf
 from hpa_tf.errors import InputError
 from hpa_tf.models import noise, weights
 from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork, body_of
-from hpa_tf.models.normalization import BatchNormalization
+from hpa_tf.models.normalization import BatchNormalization, moving_statistics
 from hpa_tf.models.swish import swish
 
 SIZE = 32
@@ -209,6 +209,16 @@ def test_fused_batch_norm_is_keras_batch_norm(policy):
             np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-3 if policy != "float32" else 1e-5)
     np.testing.assert_allclose(ours(pixels, training=False), theirs(pixels, training=False), rtol=0.02, atol=tolerance)
     assert not np.allclose(ours.moving_mean.numpy(), start[2])
+
+
+def test_every_statistic_that_replicas_move_apart_is_known(b0):
+    """Whatever moves without a gradient must be averaged over replicas, unless the layer itself does or is frozen."""
+    moved = {variable.path for variable in b0.non_trainable_variables}
+    assert len(moved) == 98 and {variable.path for variable in moving_statistics(b0)} == moved
+    assert moving_statistics(SmallNetwork(synchronized=True).build(SIZE)) == []
+    frozen = SmallNetwork().build(SIZE)
+    frozen.get_layer("stage1_bn").trainable = False
+    assert len(moving_statistics(keras.Sequential([frozen]))) == 2 * (len(SmallNetwork().widths) - 1)
 
 
 def test_frozen_batch_norm_keeps_its_statistics():

@@ -88,15 +88,33 @@ def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(
         assert all(np.isfinite(array).all() for array in final_state(out).values())
 
 
-def test_many_steps_an_execution_are_the_same_steps(data, tmp_path):
-    """The learning rate moves once an execution, so it is constant here."""
-    constant = words("--recipe.optimization.schedule constant --recipe.optimization.warmup-steps 0")
-    constant += words("--recipe.optimization.ema-decay 0")
-    assert call(data, tmp_path / "one", *constant) == 0
-    assert call(data, tmp_path / "many", *constant, "--steps-per-execution", "3") == 0  # 3 + 1 an epoch
+@pytest.mark.parametrize(
+    "steps, schedule",  # epochs of 4 steps: all at once; 3 + 1
+    [
+        ("25", "cosine --recipe.optimization.cosine-epochs 2 --recipe.optimization.warmup-steps 3"),
+        ("3", "plateau --recipe.optimization.plateau-patience 1 --recipe.optimization.ema-decay 0.99"),
+    ],
+)
+def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, steps, schedule):
+    """Learning rate, warm-up and the moving average's decay move with every step, whoever counts them."""
+    options = words(f"--recipe.optimization.epochs 3 --recipe.optimization.schedule {schedule}")
+    assert call(data, tmp_path / "one", *options) == 0
+    assert call(data, tmp_path / "many", *options, "--steps-per-execution", steps) == 0
     one, many = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "many"))
-    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
-    np.testing.assert_allclose(one["mAP"], many["mAP"], rtol=1e-4)
+    np.testing.assert_allclose(many["mAP"], one["mAP"], atol=1e-5)
+    np.testing.assert_allclose(many["loss"], one["loss"], rtol=1e-6)
+    expected = final_state(tmp_path / "one")
+    for name, array in final_state(tmp_path / "many").items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-6, err_msg=name)
+
+
+def test_a_loss_that_is_no_number_is_found_in_the_middle_of_an_execution(data, tmp_path, capsys):
+    broken = words("--recipe.optimization.schedule constant --recipe.optimization.warmup-steps 0")
+    broken += words("--recipe.optimization.learning-rate 1e30 --steps-per-execution 4")
+    assert call(data, tmp_path / "out", *broken) == command.DIVERGED_EXIT_CODE
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert 1 < int(re.search(r"at step (\d+)", message)[1]) <= 4
+    assert len(re.findall(r"image-\d+/\d", message)) == 8  # those of that step's batch alone
 
 
 def test_xla_gives_the_same_losses(data, plain, tmp_path):
@@ -125,7 +143,7 @@ def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
         "seed": tf.zeros((4, 2), tf.int32),
     }
     before = trainee.arrays()
-    loss = trainee.make_train_step()(batch, tf.constant(0.0))
+    loss = trainee.make_train_step()(batch, tf.constant(1e-3), tf.constant(0.0))
     after = trainee.arrays()
     assert np.isfinite(loss.numpy()) and trainee.loss_scale() == 2.0**39
     names = [name for name in before if name.startswith("network/") and before[name].ndim > 1]
@@ -146,7 +164,7 @@ def test_training_step_has_static_shapes_everywhere():
     size = recipe.preparation.size
     shapes = {"image": (8, size, size, 4), "labels": (8, 19), "known": (8, 19), "weight": (8,), "seed": (8, 2)}
     batch = {name: tf.TensorSpec(shape, tf.int32 if name == "seed" else tf.float32) for name, shape in shapes.items()}
-    traced = trainee.make_train_step().get_concrete_function(batch, tf.TensorSpec((), tf.float32))
+    traced = trainee.make_train_step().get_concrete_function(batch, *[tf.TensorSpec((), tf.float32)] * 2)
     unknown = []
     for graph in [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]:
         unknown += [

@@ -4,7 +4,17 @@ import signal
 
 import numpy as np
 import pytest
-from training_process import TINY, final_state, losses, start, train, words, workers_config, write_tiny_dataset
+from training_process import (
+    TINY,
+    assert_identical,
+    final_state,
+    losses,
+    start,
+    train,
+    words,
+    workers_config,
+    write_tiny_dataset,
+)
 
 from hpa_tf.training.preemption import EXIT_CODE
 
@@ -50,24 +60,46 @@ def test_mirrored_without_synchronisation_differs_a_little(data, one_device, tmp
     assert 1e-4 < difference.max() < 0.2
 
 
+def train_on_workers(arguments, deaths=(None, None)) -> list[int]:
+    """Run a training on two workers; return their exit codes."""
+    configs = workers_config(2)
+    processes = [start(arguments, tf_config=c, die=d) for c, d in zip(configs, deaths, strict=True)]
+    for process in processes:
+        process.join(timeout=300)
+    return [process.exitcode for process in processes]
+
+
+def test_mirrored_with_its_own_norm_goes_on_with_the_same_bits(data, tmp_path):
+    """Each replica's batch norm sees other cells: a checkpoint of one replica must be the state of all."""
+    arguments = ["--data", str(data), *TWO_EPOCHS, "--strategy", "mirrored", "--checkpoint-steps", "3"]
+    assert train([*arguments, "--out", str(tmp_path / "reference")], devices=2) == 0
+    arguments += ["--out", str(tmp_path / "out")]
+    assert train(arguments, devices=2, die=("step", 11)) == -signal.SIGKILL
+    assert train(arguments, devices=2) == 0
+    assert_identical(tmp_path / "out", tmp_path / "reference")
+
+
+@pytest.mark.slow
+def test_workers_with_their_own_norm_go_on_with_the_same_bits(data, tmp_path):
+    arguments = ["--data", str(data), *TWO_EPOCHS, "--strategy", "multiworker", "--checkpoint-steps", "3"]
+    assert train_on_workers([*arguments, "--out", str(tmp_path / "reference")]) == [0, 0]
+    arguments += ["--out", str(tmp_path / "out")]
+    assert train_on_workers(arguments, (None, ("step", 8))) == [EXIT_CODE, -signal.SIGKILL]
+    assert train_on_workers(arguments) == [0, 0]
+    assert_identical(tmp_path / "out", tmp_path / "reference")
+
+
 @pytest.mark.slow
 def test_worker_killed_and_all_restarted_equals_one(data, one_device, tmp_path):
     """One worker dies in step 8; the other cannot go on and says so; the same commands end like nothing happened."""
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "multiworker"]
     arguments += [*TWO_EPOCHS, *SYNCHRONIZED, "--checkpoint-steps", "3"]
     for deaths, exit_codes in (((None, ("step", 8)), [EXIT_CODE, -signal.SIGKILL]), ((None, None), [0, 0])):
-        configs = workers_config(2)
-        processes = [start(arguments, tf_config=c, die=d) for c, d in zip(configs, deaths, strict=True)]
-        for process in processes:
-            process.join(timeout=300)
-        assert [process.exitcode for process in processes] == exit_codes
+        assert train_on_workers(arguments, deaths) == exit_codes
     assert_equal_training(tmp_path / "out", one_device)
 
 
 def test_multiworker_equals_one(data, one_device, tmp_path):
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "multiworker"]
-    processes = [start([*arguments, *TWO_EPOCHS, *SYNCHRONIZED], tf_config=c) for c in workers_config(2)]
-    for process in processes:
-        process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert train_on_workers([*arguments, *TWO_EPOCHS, *SYNCHRONIZED]) == [0, 0]
     assert_equal_training(tmp_path / "out", one_device)

@@ -4,12 +4,10 @@ import shutil
 import signal
 
 import numpy as np
-import pandas as pd
 import pytest
-from training_process import TINY, final_state, losses, train, words, write_tiny_dataset
+from training_process import TINY, assert_identical, train, words, write_tiny_dataset
 
 from hpa_tf.training.command import main
-from hpa_tf.training.logs import TIMES
 from hpa_tf.training.preemption import EXIT_CODE
 
 OPTIONS = TINY + words(
@@ -29,23 +27,6 @@ def undisturbed(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("resume") / "out"
     assert train(["--data", str(data), "--out", str(out), *OPTIONS]) == 0
     return out
-
-
-def logged(out) -> pd.DataFrame:
-    return pd.read_csv(out / "history.csv").drop(columns=list(TIMES))
-
-
-def assert_identical(out, reference):
-    pd.testing.assert_frame_equal(logged(out), logged(reference), check_exact=True)
-    state, expected = final_state(out), final_state(reference)
-    assert state.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_array_equal(state[name], expected[name], err_msg=name)
-    np.testing.assert_array_equal(losses(out), losses(reference))
-    assert (out / "result.json").read_bytes() != b""
-    assert sorted(p.name for p in (out / "weights").iterdir()) == sorted(
-        p.name for p in (reference / "weights").iterdir()
-    )
 
 
 def run_through(data, out, deaths) -> None:

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from shards import one_hot, write_dataset
 
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.training.logs import TIMES
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["hpa_tf.training.command"])
@@ -92,6 +94,28 @@ def final_state(out: Path) -> dict[str, np.ndarray]:
     """Return the arrays of the newest checkpoint."""
     with np.load(max((out / "checkpoints").glob("step-*.npz"))) as stored:
         return {name: stored[name] for name in stored.files if name != "log"}
+
+
+def logged(out: Path) -> pd.DataFrame:
+    """Return the history without the columns that say how fast."""
+    return pd.read_csv(out / "history.csv").drop(columns=list(TIMES))
+
+
+def assert_identical(out: Path, reference: Path) -> None:
+    """Check that two run folders hold the same training, to the bit."""
+    pd.testing.assert_frame_equal(logged(out), logged(reference), check_exact=True)
+    state, expected = final_state(out), final_state(reference)
+    assert state.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(state[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(losses(out), losses(reference))
+    results = [json.loads((folder / "result.json").read_text()) for folder in (out, reference)]
+    for result in results:
+        result["best"] = {name: value for name, value in result["best"].items() if name not in TIMES}
+    assert results[0] == results[1]
+    assert sorted(p.name for p in (out / "weights").iterdir()) == sorted(
+        p.name for p in (reference / "weights").iterdir()
+    )
 
 
 def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tuple[str, int] | None) -> None:

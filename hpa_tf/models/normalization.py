@@ -28,3 +28,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return outputs
+
+
+def moving_statistics(network: keras.Model) -> list[keras.Variable]:
+    """Return the moving means and variances that each replica moves by its own examples while it trains."""
+    layers = (layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+    own = (layer for layer in layers if layer.trainable and not layer.synchronized)
+    return [variable for layer in own for variable in (layer.moving_mean, layer.moving_variance)]

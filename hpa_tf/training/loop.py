@@ -113,9 +113,9 @@ class Loop:
         with self.logs.bar(description, self.steps_per_epoch * self.batch_size, first * self.batch_size) as bar:
             while self.progress.step < end:
                 step, count = self.progress.step, min(self.pace.steps_per_execution, end - self.progress.step)
-                loss = self.execute(batches, count, watch, show=first == 0 and step == end - self.steps_per_epoch)
+                losses = self.execute(batches, count, watch, show=first == 0 and step == end - self.steps_per_epoch)
                 self.settle()  # the step before: the device works on the new one meanwhile
-                self.running = (loss, step, count)
+                self.running = (losses, step)
                 self.progress = replace(self.progress, step=step + count)
                 self.profiler.count(count)
                 watch.cells += count * self.batch_size
@@ -125,28 +125,30 @@ class Loop:
         return watch.times()
 
     def execute(self, batches, count: int, watch: Watch, show: bool) -> tf.Tensor:
-        """Start `count` steps; return the mean of their losses, which may still be being computed."""
+        """Start `count` steps; return their losses, which may still be being computed: [count], or one number."""
         step = self.progress.step
-        self.trainee.optimizer.learning_rate = self.rate(step)
-        decay = tf.constant(self.trainee.ema_decay(step), tf.float32)
         if self.take_steps is not None:
-            return self.take_steps(batches, tf.constant(count), decay)
+            ahead = range(step, step + self.pace.steps_per_execution)  # always as many: one trace; the rest is not used
+            rates, decays = [self.rate(i) for i in ahead], [self.trainee.ema_decay(i) for i in ahead]
+            return self.take_steps(batches, tf.constant(count), tf.constant(rates), tf.constant(decays))
         batch = watch.waiting_for(batches)
         if show:
             self.logs.pictures(step, self.strategy.experimental_local_results(batch["image"])[0].numpy())
-        return self.take_step(batch, decay)
+        return self.take_step(batch, tf.constant(self.rate(step)), tf.constant(self.trainee.ema_decay(step)))
 
     def settle(self) -> None:
-        """Add the loss of the steps that ran last; stop if it is no number or the loss scale has collapsed."""
+        """Add the losses of the steps that ran last; stop if one is no number or the loss scale has collapsed."""
         if self.running is None:
             return
-        loss, step, count = self.running
-        self.running, self.loss = None, float(loss)
-        if not math.isfinite(self.loss):
-            self.raise_diverged(f"loss {self.loss}", step, count)
-        if step % self.pace.log_steps == 0 and (self.trainee.loss_scale() or 1) < SMALLEST_LOSS_SCALE:
-            self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", step, count)
-        self.progress = replace(self.progress, loss_sum=self.progress.loss_sum + self.loss * count)
+        losses, first = self.running
+        self.running = None
+        for step, loss in enumerate(np.atleast_1d(losses.numpy()).tolist(), start=first):
+            if not math.isfinite(loss):
+                self.raise_diverged(f"loss {loss}", step)
+            self.loss = loss
+            self.progress = replace(self.progress, loss_sum=self.progress.loss_sum + loss)
+        if first % self.pace.log_steps == 0 and (self.trainee.loss_scale() or 1) < SMALLEST_LOSS_SCALE:
+            self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", first)
 
     def after_steps(self, step: int, watch: Watch, bar) -> None:
         """Log, write a checkpoint when it is time, stop when asked to."""
@@ -218,7 +220,7 @@ class Loop:
         self.settle()
         arrays = self.trainee.arrays()
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            self.raise_diverged("a weight that is not a number", self.progress.step - 1, 1)
+            self.raise_diverged("a weight that is not a number", self.progress.step - 1)
         if self.logs.is_chief:
             folder = files.join(self.logs.folder, CHECKPOINTS)
             checkpoint.write(folder, self.progress.step, arrays, asdict(self.progress), self.pace.keep_checkpoints)
@@ -234,11 +236,11 @@ class Loop:
             weights.save(self.trainee.network, files.join(self.logs.folder, epoch_weights(epoch)))
             files.remove(files.join(self.logs.folder, epoch_weights(epoch - kept)))
 
-    def raise_diverged(self, found: str, step: int, count: int) -> None:
+    def raise_diverged(self, found: str, step: int) -> None:
         """Name the step, the learning rate and the images of the batch."""
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
         order = draw_epoch(self.training, self.recipe.sampling, self.recipe.seed, epoch)
-        rows = order[in_epoch * self.batch_size : (in_epoch + count) * self.batch_size]
+        rows = order[in_epoch * self.batch_size : (in_epoch + 1) * self.batch_size]
         cells = self.training.table.iloc[rows]
         names = ", ".join(f"{i}/{c}" for i, c in zip(cells["image_id"], cells["cell"], strict=True))
         raise Diverged(

@@ -1,10 +1,13 @@
 """What a training changes: a network, its optimizer and the moving average of its weights; and one step of it.
 
-The step is pure: (state, batch, rate) -> new state and loss, the same under every strategy. A replica's loss is its
-sum over its examples divided by the weight of the *global* batch, so the sum over replicas is the loss of the batch.
+The step is pure: (state, batch, rate, decay) -> new state and loss, the same under every strategy. A replica's loss is
+its sum over its examples divided by the weight of the *global* batch: the sum over replicas is the loss of the batch.
+After each step every replica has the same state: gradients are summed over the replicas, and the moving statistics of
+a batch norm that each replica computes for itself are their mean. So what one replica has is what a checkpoint needs.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import keras
@@ -12,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.models.noise import example_seeds
+from hpa_tf.models.normalization import moving_statistics
 from hpa_tf.recipes import Optimization, Recipe
 
 _EMA_RAMP = 10
@@ -90,31 +94,37 @@ class Trainee:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def make_train_step(self, xla: bool = False) -> Callable:
-        """Return a graph function (batch, ema_decay) -> loss of the global batch; moves the weights."""
+        """Return a graph function (batch, learning rate, EMA decay) -> loss of the global batch; moves the weights."""
         run = self._make_replica_step(xla)
 
         @tf.function(reduce_retracing=True)
-        def train_step(batch: dict, decay: tf.Tensor) -> tf.Tensor:
-            losses = self.strategy.run(run, args=(batch,))
-            self._move_average(decay)
-            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+        def train_step(batch: dict, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+            return self._step(run, batch, rate, decay)
 
         return train_step
 
     def make_train_steps(self) -> Callable:
-        """Return a graph function (iterator, number of steps, ema_decay) -> mean loss: many steps without the host."""
+        """Return a graph function (iterator, count, rates [N], EMA decays [N]) -> losses [count] of `count` <= N steps.
+
+        They run without the host in between; each has its own learning rate and decay, as single steps have.
+        """
         run = self._make_replica_step(xla=False)
 
         @tf.function(reduce_retracing=True)
-        def train_steps(iterator, count: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
-            total = tf.constant(0.0)
-            for _ in tf.range(count):
-                losses = self.strategy.run(run, args=(next(iterator),))
-                self._move_average(decay)
-                total += self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
-            return total / tf.cast(count, tf.float32)
+        def train_steps(iterator, count: tf.Tensor, rates: tf.Tensor, decays: tf.Tensor) -> tf.Tensor:
+            losses = tf.TensorArray(tf.float32, size=count)
+            for i in tf.range(count):
+                losses = losses.write(i, self._step(run, next(iterator), rates[i], decays[i]))
+            return losses.stack()
 
         return train_steps
+
+    def _step(self, run: Callable, batch: dict, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+        """Take one step on all replicas; return the loss of the global batch."""
+        self.optimizer.learning_rate = rate
+        losses = self.strategy.run(run, args=(batch,))
+        self._move_average(decay)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def make_predict_step(self) -> Callable:
         """Return a graph function batch -> probabilities float32 [B, 18] of the global batch, on every worker."""
@@ -129,7 +139,7 @@ class Trainee:
         return predict_step
 
     def _make_replica_step(self, xla: bool) -> Callable:
-        variables = self.network.trainable_variables
+        variables, statistics = self.network.trainable_variables, moving_statistics(self.network)
 
         def gradients_of(batch: dict, total_weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
             with tf.GradientTape() as tape, example_seeds(batch["seed"]):
@@ -151,6 +161,8 @@ class Trainee:
                 reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
                 gradients = [gradient / replicas for gradient in reduced]
             self.optimizer.apply(gradients, variables)
+            if replicas > 1 and statistics:
+                _average_over_replicas(statistics, context)
             return loss
 
         return replica_step
@@ -162,6 +174,15 @@ class Trainee:
         trained = self.network.trainable_variables[: len(self.average)]
         for average, variable in zip(self.average, trained, strict=True):
             self.strategy.extended.update(average.value, move, args=(variable.value,), group=False)
+
+
+def _average_over_replicas(variables: list[keras.Variable], context: tf.distribute.ReplicaContext) -> None:
+    """Set each variable, on every replica, to its mean over the replicas: one reduction for all of them."""
+    together = tf.concat([tf.reshape(variable.value, [-1]) for variable in variables], axis=0)
+    mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, together)
+    parts = tf.split(mean, [math.prod(variable.shape) for variable in variables])
+    for variable, part in zip(variables, parts, strict=True):
+        variable.value.assign(tf.reshape(part, variable.shape))
 
 
 def _optimizer(optimization: Optimization, policy: str, replicas: int) -> keras.optimizers.Optimizer:
