@@ -7,6 +7,7 @@ the final name when the writer closes.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -206,6 +207,17 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return stream.read()
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's content, local or remote, read in pieces."""
+    with open_file(path) as stream:
+        if not is_remote(path):
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+        return digest.hexdigest()
+
+
 def open_file(path: str | os.PathLike) -> IO[bytes]:
     """Open a file for reading bytes, local or remote."""
     if is_remote(path):
@@ -235,6 +247,21 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(path, "no such file", "a JSON file", "check the path") from error
     except ValueError as error:
         raise InputError(path, f"no JSON ({error})", "a JSON file", "make the file again") from error
+
+
+def check_name(name: Any, where: str | os.PathLike) -> str:
+    """Return `name`, read from a file, if it is the name of a file in its folder and not a way out of the folder.
+
+    Every name that a file says is checked here before it becomes a path that is read, written or removed.
+
+    Raises:
+        InputError: It is no text, is empty, `.` or `..`, or holds a path separator, a drive or a control character.
+    """
+    bad = not isinstance(name, str) or name in ("", ".", "..") or any(letter in name for letter in "/\\:")
+    if bad or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        fix = "do not use files of unknown origin; make the folder again, or copy it from its source"
+        raise InputError(where, f"the file name {str(name)[:220]!r}", "the name of a file in the same folder", fix)
+    return name
 
 
 def check_image_id(image_id: str, where: str | os.PathLike) -> str:

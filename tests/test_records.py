@@ -167,9 +167,76 @@ def a_manifest() -> Manifest:
     )
 
 
+def old_manifest() -> dict:
+    """Return a manifest as version 1 wrote it: without brightness, checksums and a checksum of itself."""
+    new = ("brightness", "checksums", "manifest_version")
+    return {name: value for name, value in dataclasses.asdict(a_manifest()).items() if name not in new}
+
+
 def test_manifest_comes_back(tmp_path):
     records.write_manifest(tmp_path, a_manifest())
     assert records.read_manifest(tmp_path) == a_manifest()
+    known = dataclasses.replace(
+        a_manifest(), brightness={"red": (0.1, 0.2, 0.3), "green": None}, checksums={"cells.parquet": "ab"}
+    )
+    records.write_manifest(tmp_path, known)
+    assert records.read_manifest(tmp_path) == known
+
+
+def test_manifest_of_version_1_is_read_and_what_it_does_not_say_is_not_known(tmp_path):
+    (tmp_path / records.MANIFEST_NAME).write_text(json.dumps(old_manifest()))
+    found = records.read_manifest(tmp_path)
+    assert found == dataclasses.replace(a_manifest(), manifest_version=1)
+    assert found.brightness is found.checksums is None
+    assert records.manifest_json(found) == json.loads(json.dumps(old_manifest()))  # a run's copy stays as it was
+
+
+def test_manifest_with_any_flipped_bit_is_refused_and_named(tmp_path):
+    known = dataclasses.replace(a_manifest(), brightness={"red": (0.1, 0.2, 0.3)}, checksums={"cells.parquet": "ab"})
+    records.write_manifest(tmp_path, known)
+    path = tmp_path / records.MANIFEST_NAME
+    intact = path.read_bytes()
+    assert len(intact) > 1000
+    for position in range(len(intact)):
+        changed = bytearray(intact)
+        changed[position] ^= 1 << position * 5 % 8
+        path.write_bytes(changed)
+        try:
+            assert records.read_manifest(tmp_path) == known  # such as a changed space between two values
+        except InputError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["../../important", "a/b", "a\\b", "..", "", "/etc/passwd", "C:x", "a\0b", 7])
+def test_names_in_a_manifest_do_not_lead_out_of_its_folder(tmp_path, name):
+    value = old_manifest()
+    value["shards"] = [{**dataclasses.asdict(a_manifest().shards[0]), "name": name}]
+    (tmp_path / records.MANIFEST_NAME).write_text(json.dumps(value))
+    with pytest.raises(InputError, match="the file name"):
+        records.read_manifest(tmp_path)
+    records.write_manifest(tmp_path, dataclasses.replace(a_manifest(), checksums={name: "ab"}))
+    if isinstance(name, str):
+        with pytest.raises(InputError, match="the file name"):
+            records.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_folds": "2"},
+        {"num_cells": -1},
+        {"shards": 3},
+        {"shards": [7]},
+        {"bits": None},
+        {"um_per_px": ["0.08"]},
+        {"options": None},
+        {"shards": [{"name": "x", "kind": "cells", "fold": 0.5, "num_records": 1, "num_bytes": 1, "sha256": ""}]},
+    ],
+)
+def test_values_of_another_kind_are_refused(tmp_path, change):
+    (tmp_path / records.MANIFEST_NAME).write_text(json.dumps({**old_manifest(), **change}))
+    with pytest.raises(InputError, match=records.MANIFEST_NAME):
+        records.read_manifest(tmp_path)
 
 
 def test_shards_are_chosen_by_kind_and_fold():
@@ -192,18 +259,18 @@ def test_folder_without_manifest_is_not_a_data_folder(tmp_path):
         ({"new_field": 1}, "new_field"),
         ({"classes": [*CLASSES[1:], CLASSES[0]]}, "classes"),
         ({"channels": ["green", "red", "blue", "yellow"]}, "channels"),
-        ({"shards": [{"name": "x"}]}, "shard"),
+        ({"shards": [{"name": "x"}]}, "Shard"),
     ],
 )
 def test_manifest_of_another_build_is_refused(tmp_path, change, named):
-    value = {**dataclasses.asdict(a_manifest()), **change}
+    value = {**old_manifest(), **change}
     (tmp_path / records.MANIFEST_NAME).write_text(json.dumps(value))
     with pytest.raises(InputError, match=named):
         records.read_manifest(tmp_path)
 
 
 def test_missing_field_of_the_manifest_is_named(tmp_path):
-    value = dataclasses.asdict(a_manifest())
+    value = old_manifest()
     del value["fingerprint"]
     (tmp_path / records.MANIFEST_NAME).write_text(json.dumps(value))
     with pytest.raises(InputError, match="fingerprint"):

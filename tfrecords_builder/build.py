@@ -3,14 +3,17 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.brightness import brightness_range, dark_images
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
 from hpa_tf.reporting import write_csv
@@ -88,8 +91,7 @@ def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
     names = [records.MANIFEST_NAME, records.CELL_TABLE_NAME, *(TFDS_NAMES if options.tfds else ())]
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
-    manifest = records.read_manifest(options.out)
-    return manifest == _manifest(options, plan, results)
+    return records.read_manifest(options.out) == _manifest(options, plan, results)
 
 
 def _open_folder(options: BuildOptions, plan: Plan) -> None:
@@ -153,6 +155,7 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     ordered = [results[unit.name] for unit in plan.units]
     for text in dict.fromkeys(text for result in ordered for text in result.warnings):
         warnings.warn(text, HpaWarning, stacklevel=2)
+    _warn_of_dark_images(options, plan, ordered)
     manifest = _manifest(options, plan, results)
     cell_table.write_parts(
         _table_parts(options, plan, manifest), files.join(options.out, records.CELL_TABLE_NAME), "labels"
@@ -164,7 +167,24 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
         from tfrecords_builder.tfds_metadata import write_tfds_metadata  # imports TensorFlow
 
         write_tfds_metadata(options.out, manifest)
-    records.write_manifest(options.out, manifest)
+    records.write_manifest(options.out, replace(manifest, checksums=_checksums(options)))
+
+
+def _warn_of_dark_images(options: BuildOptions, plan: Plan, ordered: list[UnitResult]) -> None:
+    """Warn where a folder holds two kinds of brightness, such as 12 bits in 16-bit files beside the full range."""
+    source_of = {image.image_id: image.source for unit in plan.units for image in unit.images}
+    names = [image_id for result in ordered for image_id in result.images]
+    shares, sources = _brightness(ordered), np.array([source_of[name] for name in names])
+    for index, source in enumerate(options.sources):
+        own = np.flatnonzero(sources == index)
+        dark = dark_images([names[k] for k in own], shares[own])
+        if dark:
+            text = (
+                f"{source.images}: {len(dark)} of {len(own)} images are far darker than the others, in every channel "
+                f"({', '.join(dark[:3])}{', ...' if len(dark) > 3 else ''}): 12 bits in 16-bit files beside others? "
+                "Put them into a folder of their own and give its --full-scale, such as 4095"
+            )
+            warnings.warn(text, HpaWarning, stacklevel=2)
 
 
 def _table_parts(options: BuildOptions, plan: Plan, manifest: Manifest) -> Iterator[pd.DataFrame]:
@@ -204,4 +224,17 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
         shards=tuple(shards),
         options=asked_options(options),
         fingerprint=plan.fingerprint,
+        brightness=brightness_range(_brightness(results.values())),
+        checksums=_checksums(options),
     )
+
+
+def _brightness(results: Iterable[UnitResult]) -> np.ndarray:
+    """Return the brightness of all images, float64 [N, 4]; NaN = blank channel."""
+    return np.array([row for result in results for row in result.brightness], np.float64).reshape(-1, len(CHANNELS))
+
+
+def _checksums(options: BuildOptions) -> dict[str, str]:
+    """Return the SHA-256 of each file of the folder that is neither a shard nor the manifest."""
+    paths = {name: files.join(options.out, name) for name in _REWRITTEN}
+    return {name: files.sha256(path) for name, path in paths.items() if files.exists(path)}

@@ -13,12 +13,13 @@ from hpa_tf import cell_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.encoding import Encoding, encode_picture
 from hpa_tf.imaging import rules
+from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Cell, cut_cells
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from tfrecords_builder import labels
 from tfrecords_builder.options import BuildOptions
-from tfrecords_builder.sources import LabelledImage
+from tfrecords_builder.sources import LabelledImage, Source
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Settings:
 
     Attributes:
         out: Data folder.
-        um_per_px: Micrometres per pixel of each source.
+        sources: Where the images are from, with their scale and range.
         segmenters: Segmenter of each source.
         columns: Columns of the label tables that go into the cell table.
         margin: px.
@@ -39,7 +40,7 @@ class Settings:
     """
 
     out: str
-    um_per_px: tuple[float, ...]
+    sources: tuple[Source, ...]
     segmenters: tuple[Segmenter, ...]
     columns: tuple[str, ...]
     margin: int
@@ -53,14 +54,14 @@ class Settings:
     def of(cls, options: BuildOptions) -> "Settings":
         """Take what the units need out of the options."""
         columns = tuple(dict.fromkeys([*filter(None, [options.group_by]), *options.columns]))
-        um_per_px = tuple(source.um_per_px for source in options.sources)
         same = {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(cls)
             if field.name in ("out", "margin", "fields", "encoding", "drop_unclean", "max_pixels")
         }
         skip = options.on_error == "skip"
-        return cls(um_per_px=um_per_px, segmenters=options.segmenters(), columns=columns, skip_errors=skip, **same)
+        how = {"sources": options.sources, "segmenters": options.segmenters()}
+        return cls(columns=columns, skip_errors=skip, **how, **same)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class ImageResult:
         rows: Measurements of all cells found, in order, for `cells_table`.
         kept: Which of them have a record, bool [N].
         bits: Bits per channel.
+        brightness: Of each channel, 0..1; None = blank: see `hpa_tf.imaging.brightness`.
     """
 
     image: LabelledImage
@@ -82,6 +84,7 @@ class ImageResult:
     rows: list[dict[str, Any]]
     kept: np.ndarray
     bits: int
+    brightness: tuple[float | None, ...]
 
 
 def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageResult:
@@ -90,9 +93,9 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     Raises:
         InputError: The image or its masks cannot be used.
     """
-    field = read_field(
-        FieldFiles(image.image_id, image.paths), settings.um_per_px[image.source], max_pixels=settings.max_pixels
-    )
+    source = settings.sources[image.source]
+    field_files = FieldFiles(image.image_id, image.paths)
+    field = read_field(field_files, source.um_per_px, settings.max_pixels, source.full_scale)
     masks = settings.segmenters[image.source](field)
     values = labels.from_image_labels(image.class_ids, 1)[0]
     encoded, rows = [], []
@@ -107,7 +110,8 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
         numbers = [row["cell"] for row, keep in zip(rows, kept, strict=True) if keep]
         whole = _encode_field(field, masks, numbers, values, fold, settings)
     chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
-    return ImageResult(image, chosen, whole, rows, kept, field.bits)
+    shares = tuple(None if np.isnan(share) else float(share) for share in brightness(field.pixels))
+    return ImageResult(image, chosen, whole, rows, kept, field.bits, shares)
 
 
 def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:

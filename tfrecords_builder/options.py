@@ -14,7 +14,7 @@ from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from tfrecords_builder.sources import Source
@@ -26,8 +26,8 @@ Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "Dataflo
 class BuildOptions:
     """Build TFRecord shards of single cells from images and image labels.
 
-    Give --images, --labels, --masks and --um-per-px several values to build from several sources at once: one value
-    a source, or one for all.
+    Give --images, --labels, --masks, --um-per-px and --full-scale several values to build from several sources at once:
+    one value a source, or one for all.
     """
 
     images: tuple[str, ...]
@@ -46,6 +46,9 @@ class BuildOptions:
     """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
     um_per_px: tuple[float, ...] = (DEFAULT_UM_PER_PX,)
     """Micrometres per pixel of the images."""
+    full_scale: tuple[int, ...] = ()
+    """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits: counts are
+    stretched so that it becomes 65535. Default: counts stay as they are."""
     num_folds: int = 5
     """Number of folds; each image is in one."""
     group_by: str | None = None
@@ -87,9 +90,9 @@ class BuildOptions:
 
     def __post_init__(self):
         count = len(self.images)
-        for name in ("labels", "masks", "um_per_px"):
+        for name in ("labels", "masks", "um_per_px", "full_scale"):
             given = len(getattr(self, name))
-            if given not in (1, count) and not (name == "masks" and given == 0):
+            if given not in (1, count) and not (name in ("masks", "full_scale") and given == 0):
                 found = f"{given} values for {count} image folders"
                 raise InputError(_flag(name), found, f"1 or {count}", "give one a source, or one for all")
         if self.segmenter == "masks" and not self.masks:
@@ -109,15 +112,15 @@ class BuildOptions:
                 raise InputError(_flag(name), f"{value}", f"at least {minimum}", "correct it")
         if not all(0 < um < 100 for um in self.um_per_px):
             raise InputError("--um-per-px", f"{self.um_per_px}", "micrometres between 0 and 100", "correct it")
+        for full_scale in self.full_scale:
+            check_full_scale(full_scale)
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """One source an image folder."""
         count = len(self.images)
-        return tuple(
-            Source(*row)
-            for row in zip(self.images, _spread(self.labels, count), _spread(self.um_per_px, count), strict=True)
-        )
+        several = (self.labels, self.um_per_px, self.full_scale or (None,))
+        return tuple(Source(*row) for row in zip(self.images, *(_spread(v, count) for v in several), strict=True))
 
     @property
     def mask_folders(self) -> tuple[str | None, ...]:

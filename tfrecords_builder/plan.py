@@ -195,6 +195,7 @@ def _stamps(images: list[LabelledImage], options: BuildOptions) -> dict[str, Sta
         names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in image.paths.values())
         states = [(name, *channel_files[image.source].get(name, (0, "gone"))) for name in names]
         states += mask_files[image.source].get(image.image_id, [])
-        row = [image.class_ids, [image.columns[name] for name in used], options.sources[image.source].um_per_px]
+        source = options.sources[image.source]
+        row = [image.class_ids, [image.columns[name] for name in used], source.um_per_px, source.full_scale]
         stamps[image.image_id] = Stamp(digest(states), digest([state[:2] for state in states]), digest(row))
     return stamps

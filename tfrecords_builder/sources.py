@@ -48,11 +48,13 @@ class Source:
         images: Folder.
         labels: CSV file.
         um_per_px: Micrometres per pixel of the images.
+        full_scale: Largest count of the camera in 16-bit files; None = all of their range.
     """
 
     images: str
     labels: str
     um_per_px: float
+    full_scale: int | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class UnitResult:
         shards: Its shards.
         images: Images in them.
         bits: Bits per channel that occur.
+        brightness: Of each image and channel, 0..1; None = blank.
         counts: Sums of the images' counts.
         failures: Images left out: id, and where, found, expected, fix of the InputError.
         warnings: Texts of the warnings.
@@ -48,6 +49,7 @@ class UnitResult:
     shards: tuple[records.Shard, ...]
     images: tuple[str, ...]
     bits: tuple[int, ...]
+    brightness: tuple[tuple[float | None, ...], ...]
     counts: Mapping[str, int]
     failures: tuple[tuple[str, str, str, str, str], ...]
     warnings: tuple[str, ...]
@@ -95,7 +97,7 @@ def build_unit(
     """
     kinds = ("cells",) if settings.fields is None else ("cells", "fields")
     done: list[tuple[LabelledImage, list, np.ndarray]] = []
-    failures, texts, bits = [], [], set()
+    failures, texts, bits, shares = [], [], set(), []
     with _clear_write_errors(settings.out), contextlib.ExitStack() as stack:
         writers = {}
         for kind in kinds:
@@ -111,6 +113,7 @@ def build_unit(
                     writers["fields"].write(result.field)
                 done.append((image, result.rows, result.kept))
                 bits.add(result.bits)
+                shares.append(result.brightness)
             report(image.image_id, len(result.cells) if result else 0)
     table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings)
     result = UnitResult(
@@ -118,6 +121,7 @@ def build_unit(
         shards=tuple(writer.shard() for writer in writers.values()),
         images=tuple(image.image_id for image, *_ in done),
         bits=tuple(sorted(bits)),
+        brightness=tuple(shares),
         counts=count_cells(table),
         failures=tuple(failures),
         warnings=tuple(texts),
@@ -198,7 +202,8 @@ def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
     found["shards"] = tuple(records.Shard(**shard) for shard in found["shards"])
     for name in ("images", "bits", "warnings"):
         found[name] = tuple(found[name])
-    found["failures"] = tuple(tuple(failure) for failure in found["failures"])
+    for name in ("failures", "brightness"):
+        found[name] = tuple(tuple(row) for row in found[name])
     return UnitResult(**found)
 
 

@@ -25,6 +25,8 @@ MAX_PIXELS = 100_000_000
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".tif.gz", ".tiff.gz", ".jpg", ".jpeg")
 
+_LARGEST_COUNT = 65_535
+
 _NAME = re.compile(rf"(?P<id>.+)_(?P<channel>{'|'.join(CHANNELS)})(?P<extension>\.(?:png|tiff?(?:\.gz)?|jpe?g))", re.I)
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 _GREY_MODES = ("L", "I;16", "I;16B", "I;16L")
@@ -81,7 +83,10 @@ def find_fields(folder: str | os.PathLike) -> list[FieldFiles]:
 
 
 def read_field(
-    field_files: FieldFiles, um_per_px: float = DEFAULT_UM_PER_PX, max_pixels: int = MAX_PIXELS
+    field_files: FieldFiles,
+    um_per_px: float = DEFAULT_UM_PER_PX,
+    max_pixels: int = MAX_PIXELS,
+    full_scale: int | None = None,
 ) -> FieldOfView:
     """Read the four channels of one field of view.
 
@@ -91,10 +96,11 @@ def read_field(
         field_files: Where the channels are.
         um_per_px: Micrometres per pixel of the image.
         max_pixels: Larger images (height x width, px) are refused before they are decoded.
+        full_scale: Largest count that 16-bit files can hold, such as 4095 of a 12-bit camera: see `to_full_scale`.
 
     Raises:
-        InputError: A channel is missing, cannot be decoded, is not 8 or 16 bit grey, is too large, or the channels
-            differ in size or depth.
+        InputError: A channel is missing, cannot be decoded, is not 8 or 16 bit grey, is too large, holds counts above
+            `full_scale`, or the channels differ in size or depth.
     """
     paths = field_files.paths
     missing = [channel for channel in CHANNELS if channel not in paths]
@@ -110,7 +116,42 @@ def read_field(
             raise InputError(paths[channel], found, expected, "export the four channels alike")
         if plane.max() == plane.min():
             warnings.warn(f"{paths[channel]}: the {channel} channel is blank", HpaWarning, stacklevel=2)
+        if full_scale is not None:
+            planes[channel] = to_full_scale(plane, full_scale, paths[channel])
     return FieldOfView(field_files.image_id, cv2.merge(list(planes.values())), um_per_px)
+
+
+def to_full_scale(plane: np.ndarray, full_scale: int, where: str | os.PathLike) -> np.ndarray:
+    """Stretch 16-bit counts 0..`full_scale` over 0..65535, to the nearest whole count; 8-bit counts stay as they are.
+
+    Args:
+        plane: uint8 or uint16 [H, W], counts.
+        full_scale: Largest count that 16-bit files can hold, 1..65535: 4095 of 12 bits, 1023 of 10.
+        where: Named in the error.
+
+    Raises:
+        InputError: `full_scale` cannot be, or a count is above it.
+    """
+    check_full_scale(full_scale)
+    if plane.dtype != np.uint16 or full_scale == _LARGEST_COUNT:
+        return plane
+    largest = int(plane.max(initial=0))
+    if largest > full_scale:
+        fix = "give the largest count that the camera writes, and images of another camera a folder of their own"
+        raise InputError(where, f"count {largest} with --full-scale {full_scale}", f"at most {full_scale}", fix)
+    counts = np.arange(full_scale + 1, dtype=np.int64)
+    return ((counts * _LARGEST_COUNT + full_scale // 2) // full_scale).astype(np.uint16)[plane]
+
+
+def check_full_scale(full_scale: int) -> None:
+    """Refuse a full scale that 16-bit files cannot have.
+
+    Raises:
+        InputError: It is not in 1..65535.
+    """
+    if not 1 <= full_scale <= _LARGEST_COUNT:
+        fix = "give the largest count of the camera: 4095 for 12 bits, 16383 for 14"
+        raise InputError("--full-scale", str(full_scale), f"1 to {_LARGEST_COUNT}", fix)
 
 
 def read_channel(path: str, channel: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tensorflow as tf
@@ -25,7 +25,7 @@ from hpa_tf.recipes.run_folder import (
     epoch_weights,
     is_finished,
 )
-from hpa_tf.records import Manifest, read_manifest
+from hpa_tf.records import Manifest, manifest_json, read_manifest
 from hpa_tf.training import checkpoint
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.logs import Logs, final_table
@@ -121,7 +121,7 @@ def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site:
     Raises:
         InputError: It holds another one; names the fields that differ.
     """
-    identity = {RECIPE: to_json(recipe), DATASET: _as_json(manifest), INPUTS: _inputs(data, site)}
+    identity = {RECIPE: to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
     for name in identity:
         if files.exists(files.join(out, name)):
             lines = differences(files.read_json(files.join(out, name)), identity[name])
@@ -137,17 +137,6 @@ def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site:
     for name in (DATASET, INPUTS):
         files.write_json(files.join(out, name), identity[name])
     save(recipe, files.join(out, RECIPE))
-
-
-def _as_json(manifest: Manifest) -> dict:
-    return to_json_values(asdict(manifest))
-
-
-def to_json_values(value):
-    """Return `value` as it looks after a round through JSON: lists for tuples."""
-    if isinstance(value, dict):
-        return {str(key): to_json_values(item) for key, item in value.items()}
-    return [to_json_values(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _inputs(data: Data, site: Site) -> dict:
