@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO ?= demo
 
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all measurements clean
 
 # -- the demo: the whole path on generated images, 7 to 8 minutes on 2 cores -----------------------------------------
 UM_PER_PX := 0.32
@@ -43,6 +43,10 @@ test: .venv/test
 # the slow tests, every extra in an environment of its own, a real browser, the built wheel: about half an hour
 test-all: .venv/test
 	$(BIN)/python tests/all_environments.py
+
+# -- docs/measurements.md: every benchmark, an hour or more -----------------------------------------------------------
+measurements: .venv/test
+	$(BIN)/python benchmarks/measurements.py
 
 clean:
 	rm -rf $(DEMO)
