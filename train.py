@@ -1,17 +1,19 @@
 """Train a network, or a system of networks: python train.py --help."""
 
+import os
 import sys
 
-from hpa_tf.quiet import import_tensorflow
+from hpa_tf import interrupts
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors; before TensorFlow is imported
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
-    import_tensorflow()
+    """Import the command, which takes seconds, and run it."""
     from hpa_tf.training import command
 
     return command.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run("train.py", main))

@@ -1,0 +1,89 @@
+"""Signals at any moment end a command with one line and the right code, and leave no process behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STOPS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+
+
+def stopped(code: str, number: int, signals: int = 1) -> tuple[int, str, str]:
+    """Run Python code that prints "ready" in a command; signal it then; return its exit code, output and errors."""
+    program = f"from hpa_tf import interrupts\ndef main():\n{code}\ninterrupts.run('tool', main)"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "ready\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    for _ in range(signals):
+        process.send_signal(number)
+        time.sleep(0.2)
+    output, errors = process.communicate(timeout=30)
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize("number, code, word", STOPS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        " import time; print('ready', flush=True); time.sleep(60)",
+        # a library that makes another error of it, and a command that takes that for bad input
+        " import time; print('ready', flush=True)\n try: time.sleep(60)\n except BaseException: raise ValueError('x')",
+        " import time; print('ready', flush=True)\n try: time.sleep(60)\n except BaseException: return 2",
+        # a worker that would work on for a minute
+        " import concurrent.futures as f, multiprocessing, time\n"
+        " p = f.ProcessPoolExecutor(1, multiprocessing.get_context('forkserver'), interrupts.leave_to_parent)\n"
+        " p.submit(int).result(); p.submit(time.sleep, 60); print('ready', flush=True); time.sleep(60)",
+        # a forked worker: its parent's handlers are not its own
+        " import multiprocessing, time\n"
+        " p = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); p.start()\n"
+        " print('ready', flush=True); p.join()",
+        # in a destructor, where Python drops exceptions
+        " import time\n class A:\n  def __del__(self): print('ready', flush=True); time.sleep(60)\n"
+        " a = A(); del a; time.sleep(60)",
+    ],
+    ids=["python", "another error", "bad input", "pool", "fork", "destructor"],
+)
+def test_one_line_and_the_code_of_the_signal(body, number, code, word):
+    kept = " interrupts.keeps('all is kept; go on')\n"
+    assert stopped(kept + body, number) == (code, "", f"tool: stopped by {word}; all is kept; go on\n")
+
+
+@pytest.mark.parametrize(
+    "body, signals",
+    [
+        # waits in C until the end of time, as for a peer that never comes: Python's handlers do not run
+        (" import ctypes; print('ready', flush=True); ctypes.CDLL(None).sleep(60); ctypes.CDLL(None).sleep(60)", 1),
+        (
+            " import time; print('ready', flush=True)\n while 1:\n  try: time.sleep(60)\n  except BaseException: 1",
+            1,
+        ),
+        (" import time; print('ready', flush=True)\n try: time.sleep(60)\n finally: time.sleep(60)", 2),
+    ],
+    ids=["in C", "swallowed", "twice"],
+)
+def test_what_does_not_stop_is_ended(body, signals):
+    start = time.monotonic()
+    result = stopped(body, signal.SIGTERM, signals)
+    assert result == (143, "", "tool: stopped by SIGTERM; nothing was written yet\n")
+    assert time.monotonic() - start < 15
+
+
+def test_own_handlers_of_a_part_come_first():
+    body = """
+ import signal, time; asked = []
+ old = signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); print('ready', flush=True)
+ while not asked: time.sleep(.1)
+ time.sleep(6); signal.signal(signal.SIGTERM, old); print('a checkpoint'); raise SystemExit(75)"""
+    assert stopped(body, signal.SIGTERM) == (75, "a checkpoint\n", "")
+
+
+def test_a_command_that_ends_by_itself_keeps_its_code():
+    for body, code in ((" return 0", 0), (" return 2", 2), (" raise SystemExit(3)", 3), (" 1 / 0", 1)):
+        program = f"import sys; from hpa_tf import interrupts\ndef main():\n{body}\nsys.exit(interrupts.run('t', main))"
+        assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True).returncode == code
