@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
         "join the parts of a prediction", "hpa_tf.prediction.merge", (), "python -m hpa_tf.prediction.merge"
     ),
     "score": _evaluation("score", "mAP of a submission against known cells"),
+    "cells": _evaluation("cells", "AP and AUC of a cell table against labels of the same cells"),
     "check": _evaluation("check", "read a submission and say what is wrong with it"),
     "diagnose": _evaluation("diagnose", "which cells are wrong, and how"),
     "ablation": _evaluation("ablation", "what each step of a system is worth"),

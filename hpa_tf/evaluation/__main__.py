@@ -7,11 +7,12 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation import ablation, check, diagnose, page, score
+from hpa_tf.evaluation import ablation, cells, check, diagnose, page, score
 
 _RUNNERS = {
     score.Score: score.run,
     ablation.Ablation: ablation.run,
+    cells.Cells: cells.run,
     diagnose.Diagnose: diagnose.run,
     check.Check: check.run,
     page.Page: page.run,
@@ -19,6 +20,7 @@ _RUNNERS = {
 Command = (
     Annotated[score.Score, tyro.conf.subcommand("score")]
     | Annotated[ablation.Ablation, tyro.conf.subcommand("ablation")]
+    | Annotated[cells.Cells, tyro.conf.subcommand("cells")]
     | Annotated[diagnose.Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[check.Check, tyro.conf.subcommand("check")]
     | Annotated[page.Page, tyro.conf.subcommand("page")]
