@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from hpa_tf import cell_table
+from hpa_tf.classes import CLASSES
 from hpa_tf.evaluation.__main__ import main
 
 
@@ -45,7 +46,8 @@ def test_equals_scikit_learn_whatever_the_order_of_the_rows(tmp_path):
     labels, scores = tables(tmp_path)
     code, result = run(tmp_path, "--bootstrap", "200")
     assert code == 0 and result["num_cells"] == len(labels)
-    for k, (name, row) in enumerate(list(result["classes"].items())[:19]):
+    for k, name in enumerate(CLASSES):
+        row = result["classes"][name]
         assert row["AUC"] == pytest.approx(roc_auc_score(labels[:, k], scores[:, k]), abs=1e-12), name
         assert row["AP"] == pytest.approx(by_hand(labels[:, k], scores[:, k]), abs=1e-12), name
     mean = result["classes"]["mean"]
