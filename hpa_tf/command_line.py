@@ -44,6 +44,9 @@ COMMANDS: dict[str, Command] = {
     "verify": _builder("verify", "check every record of a data folder"),
     "repair": _builder("repair", "rebuild the bad shards of a data folder"),
     "inspect": _builder("inspect", "counts and a contact sheet of a data folder"),
+    "grade": Command(
+        "grade single cells by hand in the browser", "hpa_tf.grading.__main__", (), "python -m hpa_tf.grading"
+    ),
     "train": Command("train a network or a system", "hpa_tf.training.command", (), "python train.py", tensorflow=True),
     "predict": Command("images -> scores of each cell", "hpa_tf.prediction.command", (), "python predict.py"),
     "merge": Command(

@@ -11,6 +11,8 @@ from hpa_tf.errors import InputError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+OVERHEAD = _HEADER.size + _FOOTER.size
+"""Bytes of framing around the data of a record."""
 
 
 def _masked_crc(data: bytes) -> int:

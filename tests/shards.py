@@ -42,10 +42,12 @@ def write_dataset(
     dtypes: tuple[type, ...] = (np.uint8,),
     columns: dict[str, np.ndarray] | None = None,
     crops: list[tuple[np.ndarray, np.ndarray]] | None = None,
+    rename: list[str] | None = None,
 ) -> pd.DataFrame:
     """Write a dataset folder of N cells with these labels [N, 19] and return its cell table.
 
-    Images hold `cells_per_image` cells each, numbered from 1; sides are drawn from `size`, depths from `dtypes`.
+    Images hold `cells_per_image` cells each, numbered from 1; sides are drawn from `size`, depths from `dtypes`;
+    `rename` gives the ids of the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -62,6 +64,8 @@ def write_dataset(
             else:
                 crop, region = random_cell(rng, *rng.integers(size[0], size[1] + 1, 2), rng.choice(list(dtypes)))
             row = _row(i, cells_per_image, fold, name, record, crop)
+            if rename:
+                row["image_id"] = rename[i // cells_per_image]
             rows.append(row | {"offset": len(data)})
             data += framing.frame(records.encode(_record(row, crop, region, labels[i])))
         (folder / name).write_bytes(data)

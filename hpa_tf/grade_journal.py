@@ -1,0 +1,308 @@
+"""The journal of hand grades: one append-only file for each grader and class, one JSON line for each decision.
+
+`class-11.anna.jsonl` begins with a header (format, version, class, grader, fingerprint of the data); every further line
+is a `Decision`. A line is on the disk before its decision counts, so a program that is killed at any moment loses
+nothing that it has acknowledged; a torn last line never counted and is cut off when the file is opened again. Nothing
+is ever changed or erased: undoing and correcting are lines too. Several graders may write into one folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import files
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+
+FORMAT, VERSION = "hpa_tf grades", 1
+GRADES = (1, 2, 3, 4, 5)
+"""1 = surely does not show the class, 5 = surely does."""
+
+Action = Literal["grade", "skip", "undo"]
+_NAME = re.compile(r"class-(\d{1,2})\.([\w-]{1,40})\.jsonl")
+_HEADER_KEYS = {"format", "version", "class", "grader", "data"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of a journal.
+
+    Attributes:
+        number: Its number in the file, from 1.
+        action: grade, skip (shown, not graded) or undo.
+        image_id: Field of view.
+        cell: Number of the cell in its mask.
+        grade: 1 to 5; None for skip and undo.
+        repeat: The cell was shown a second time, to see whether the grader agrees with himself or herself.
+        replaces: Number of the decision that this one undoes or corrects.
+        seconds: Time from the cell's appearance to the decision, s.
+        time: When, UTC, ISO 8601.
+    """
+
+    number: int
+    action: Action
+    image_id: str
+    cell: int
+    grade: int | None = None
+    repeat: bool = False
+    replaces: int | None = None
+    seconds: float | None = None
+    time: str = ""
+
+
+@dataclass
+class Journal:
+    """What a journal says: all its lines, and those that stand (neither undone nor corrected).
+
+    Attributes:
+        class_id: The class that was graded.
+        grader: Who graded.
+        data: Fingerprint of the data folder.
+        decisions: All lines in order.
+        standing: The decisions that stand, by number, in the order in which their cells were first decided.
+    """
+
+    class_id: int
+    grader: str
+    data: str
+    decisions: list[Decision] = field(default_factory=list)
+    standing: dict[int, Decision] = field(default_factory=dict)
+    _places: dict[int, int] = field(default_factory=dict)  # number -> key in `standing` under which it stands
+
+    def add(self, decision: Decision) -> None:
+        """Take in the next line.
+
+        Raises:
+            ValueError: Its number, grade or what it replaces does not fit the lines before.
+        """
+        if decision.number != len(self.decisions) + 1:
+            raise ValueError(f"number {decision.number} after {len(self.decisions)} lines")
+        if decision.action not in get_args(Action) or (decision.grade in GRADES) != (decision.action == "grade"):
+            raise ValueError(f"action {decision.action!r} with grade {decision.grade!r}")
+        if decision.replaces is None:
+            if decision.action == "undo":
+                raise ValueError("an undo that names no decision")
+            self._places[decision.number] = decision.number
+            self.standing[decision.number] = decision
+        else:
+            self._replace(decision, decision.replaces)
+        self.decisions.append(decision)
+
+    def _replace(self, decision: Decision, number: int) -> None:
+        place = self._places.get(number)
+        if place is None or self.standing.get(place, decision).number != number:
+            raise ValueError(f"decision {number}, which does not stand, replaced")
+        undone = self.standing[place]
+        if (undone.image_id, undone.cell) != (decision.image_id, decision.cell):
+            raise ValueError(f"decision {number}, of another cell, replaced")
+        if decision.action != "undo":
+            self.standing[place] = decision
+            self._places[decision.number] = place
+        elif undone.replaces is None:
+            del self.standing[place]
+        else:
+            self.standing[place] = self.decisions[undone.replaces - 1]  # the decision that it had corrected
+
+
+def file_name(class_id: int, grader: str) -> str:
+    """Return the name of a journal in its folder.
+
+    Raises:
+        InputError: The grader's name cannot be part of a file name.
+    """
+    name = f"class-{class_id}.{grader}.jsonl"
+    if not _NAME.fullmatch(name):
+        expected = "1 to 40 letters, digits, '_' and '-'"
+        raise InputError("--grader", repr(grader), expected, "choose another name")
+    return name
+
+
+def read(path: str | os.PathLike) -> Journal:
+    """Read a journal; a torn last line, which never counted, is passed over.
+
+    Raises:
+        InputError: The file is missing or damaged; names the line.
+    """
+    try:
+        data = files.read_bytes(path)
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "a journal of grades", "check the path") from error
+    return _parse(data, path)
+
+
+def _parse(data: bytes, path: str | os.PathLike) -> Journal:
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.splitlines()
+    fix = "restore the file from a copy, or remove the damaged line and renumber"
+    try:
+        header = json.loads(lines[0])
+        if header.keys() != _HEADER_KEYS or (header["format"], header["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"header {header}")
+        if not 0 <= int(header["class"]) < NUM_CLASSES:
+            raise ValueError(f"class {header['class']}")
+        journal = Journal(int(header["class"]), str(header["grader"]), str(header["data"]))
+    except (IndexError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version {VERSION}", fix) from error
+    names = {one.name for one in fields(Decision)}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            found = json.loads(line)
+            if not isinstance(found, dict) or found.keys() != names:
+                raise ValueError("other keys than those of a decision")
+            files.check_image_id(found["image_id"], path)
+            journal.add(Decision(**found))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}, line {number}", f"a damaged line ({error})", "a decision", fix) from error
+    return journal
+
+
+def read_folder(folder: str | os.PathLike) -> list[Journal]:
+    """Read every journal of a folder, by class and grader.
+
+    Raises:
+        InputError: There is none, or one is damaged.
+    """
+    names = [name for name in files.list_names(folder) if _NAME.fullmatch(name)]
+    if not names:
+        fix = "python -m hpa_tf.grading --data DIR --class ID --out FOLDER"
+        raise InputError(folder, "no journal of grades (class-ID.GRADER.jsonl)", "at least one", fix)
+    found = [journal for name in names if (journal := read(files.join(folder, name)))]
+    return sorted(found, key=lambda journal: (journal.class_id, journal.grader))
+
+
+class Writer:
+    """A journal open for appending; one process at a time holds it.
+
+    Attributes:
+        journal: What the file says, this process's lines included.
+    """
+
+    def __init__(self, folder: str | os.PathLike, class_id: int, grader: str, data: str):
+        """Open or create a journal.
+
+        Raises:
+            InputError: Another process holds it, it is of other data, or the folder cannot be written.
+        """
+        files.make_folder(folder)
+        self.path = os.path.join(folder, file_name(class_id, grader))
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise InputError(self.path, f"{error.strerror}", "a file to write to", "choose another --out") from error
+        self._lock = threading.Lock()
+        try:
+            self._open(folder, class_id, grader, data)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _open(self, folder: str | os.PathLike, class_id: int, grader: str, data: str) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            fix = "use the page that is open, or give --grader another name"
+            raise InputError(self.path, f"{grader} is grading this class already", "one page each", fix) from error
+        content = files.read_bytes(self.path)
+        if b"\n" not in content:
+            os.ftruncate(self._descriptor, 0)
+            header = {"format": FORMAT, "version": VERSION, "class": class_id, "grader": grader, "data": data}
+            self._write([header])
+            files.sync_folder(folder)
+            self.journal = Journal(class_id, grader, data)
+            return
+        self.journal = _parse(content, self.path)
+        if self.journal.data != data:
+            found = f"grades of other data (fingerprint {self.journal.data[:12]}, now {data[:12]})"
+            raise InputError(self.path, found, "the data that was graded before", "choose another --out")
+        os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+
+    def append(self, decisions: Sequence[Decision]) -> None:
+        """Write decisions and flush them to the disk; when this returns they are there for good.
+
+        Raises:
+            InputError: The disk is full or broken; nothing was written.
+            ValueError: A decision does not fit the lines before; nothing was written.
+        """
+        with self._lock:
+            try:
+                for decision in decisions:
+                    self.journal.add(decision)
+                self._write([asdict(decision) for decision in decisions])
+            except BaseException:
+                self.journal = read(self.path)  # what is on the disk counts
+                raise
+
+    def _write(self, lines: Sequence[dict]) -> None:
+        size = os.fstat(self._descriptor).st_size
+        data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
+        try:
+            written = os.write(self._descriptor, data)
+            if written != len(data):
+                raise OSError(28, "only a part could be written")
+            os.fsync(self._descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            raise InputError(self.path, f"{error.strerror}", "a disk that takes grades", "make room") from error
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        os.close(self._descriptor)
+
+
+# -- what the grades say -----------------------------------------------------------------------------------------------
+
+
+def grades_table(journals: Sequence[Journal]) -> pd.DataFrame:
+    """Return one row for each grade that stands: class, grader, image_id, cell, grade, repeat, seconds, time."""
+    columns = ["class", "grader", "image_id", "cell", "grade", "repeat", "seconds", "time"]
+    rows = [
+        (j.class_id, j.grader, d.image_id, d.cell, d.grade, d.repeat, d.seconds, d.time)
+        for j in journals
+        for d in j.standing.values()
+        if d.action == "grade"
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    types = {"class": np.int32, "cell": np.int32, "grade": np.int32, "repeat": bool, "seconds": float}
+    return table.astype(types | dict.fromkeys(("grader", "image_id", "time"), "str"))
+
+
+def self_agreement(journal: Journal) -> tuple[float, int]:
+    """Return (weighted kappa, number of pairs) between first and repeated grades; NaN without a pair."""
+    first, again = {}, {}
+    for decision in journal.standing.values():
+        if decision.action == "grade":
+            (again if decision.repeat else first)[decision.image_id, decision.cell] = decision.grade
+    cells = [cell for cell in again if cell in first]
+    return weighted_kappa([first[cell] for cell in cells], [again[cell] for cell in cells]), len(cells)
+
+
+def agreement_between(one: Journal, other: Journal) -> tuple[float, int]:
+    """Return (weighted kappa, number of cells) between two graders' first grades of the same cells."""
+    grades = [
+        {(d.image_id, d.cell): d.grade for d in j.standing.values() if d.action == "grade" and not d.repeat}
+        for j in (one, other)
+    ]
+    cells = [cell for cell in grades[0] if cell in grades[1]]
+    return weighted_kappa([grades[0][cell] for cell in cells], [grades[1][cell] for cell in cells]), len(cells)
+
+
+def weighted_kappa(one: Sequence[int], other: Sequence[int]) -> float:
+    """Return Cohen's kappa with quadratic weights of two lists of grades: 1 = agree, 0 = as by chance.
+
+    NaN where it is not defined: no pair, or both lists hold one and the same grade only.
+    """
+    first, second = np.asarray(one, float), np.asarray(other, float)
+    if not first.size:
+        return float("nan")
+    by_chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2  # of all pairs of a grade from each
+    return float(1 - np.mean((first - second) ** 2) / by_chance) if by_chance > 0 else float("nan")

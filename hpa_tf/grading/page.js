@@ -1,0 +1,408 @@
+// The page: keys and buttons -> decisions; the server's answers -> what is shown. No decision is taken to be saved
+// before the server has said so, and the next cell is shown only then.
+
+import { CHANNELS, CHANNEL_MEANING, Cells, Client, PLAIN, SURROUNDINGS, draw } from "./cells.js";
+
+const AHEAD = 8; // cells kept ready
+const GRID_SIZE = 12;
+const CONTEXT_DELAY = 120; // ms on a cell before its image is asked for: a fast grader does not wait for any
+const GRADES = { 1: "surely not", 2: "probably not", 3: "unsure", 4: "probably", 5: "surely" };
+const KEYS = [
+  ["1 - 5", "grade the cell; the next one follows"],
+  ["Shift + 1 - 5", "in the grid: grade every cell that is left"],
+  ["s, Space", "skip"],
+  ["u, Backspace, Ctrl + z", "undo the last decision"],
+  ["←, →", "back to decided cells, and forward; a grade there corrects. In the grid: choose a cell"],
+  ["g", "the protein (green) alone, and back"],
+  ["c", "red, green and blue"],
+  ["r, Shift + g, b, y", "one channel on or off"],
+  ["+, −", "brightness"],
+  ["[, ]", "gamma"],
+  ["0", "display as it was at first"],
+  ["m", "surroundings: dim, black, full"],
+  ["o", "outline of the cell"],
+  ["i", "brightness as in its image: dim cells stay dim"],
+  ["d", "one cell or a grid"],
+  ["v", "review what was graded"],
+  ["?", "this list"],
+];
+
+const $ = (id) => document.getElementById(id);
+const token = location.hash.slice(1) || sessionStorage.getItem("grading-token") || "";
+sessionStorage.setItem("grading-token", token);
+const client = new Client(token);
+const cells = new Cells(client);
+
+let state = null; // the server's last word
+let look = { ...PLAIN, ...JSON.parse(localStorage.getItem("grading-look") || "{}") };
+let before = null; // channels before "green alone"
+let view = "one"; // one, grid or review
+let shown = []; // {row, cell, canvas, tile, mark, item}: what is on the stage
+let chosen = 0; // index in shown
+let back = 0; // decisions back from the newest; 0 = the queue
+let busy = false;
+let since = 0; // when the cell was painted
+let contextTimer = 0;
+let page = { offset: 0, limit: 48, total: 0 };
+
+function make(tag, properties = {}, ...children) {
+  const { data, aria, ...plain } = properties;
+  const element = Object.assign(document.createElement(tag), plain);
+  Object.assign(element.dataset, data);
+  for (const [name, value] of Object.entries(aria || {})) element.setAttribute(`aria-${name}`, value);
+  element.append(...children);
+  return element;
+}
+
+function say(text, bad = false) {
+  $("status").textContent = text;
+  $("status").className = bad ? "bad" : "";
+}
+
+// -- showing ----------------------------------------------------------------------------------------------------------
+
+function painted() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel(); // its message comes after the frame
+      channel.port1.onmessage = () => resolve(performance.now());
+      channel.port2.postMessage(null);
+    });
+  });
+}
+
+function tileOf(row, item) {
+  const canvas = make("canvas", { data: { row } });
+  const mark = make("span", { className: "mark" });
+  const tile = make("figure", { className: "tile" }, canvas, mark);
+  return { row, item, canvas, tile, mark, cell: null, decided: false };
+}
+
+async function fill(entry) {
+  entry.cell = await cells.load(entry.row);
+  draw(entry.canvas, entry.cell, look);
+}
+
+async function show(rows, item = null) {
+  const entries = rows.map((row) => tileOf(row, item));
+  await Promise.all(entries.map(fill)); // nothing on the stage changes before everything is drawn
+  $("stage").className = view === "grid" ? "grid" : "one";
+  if (view === "grid") {
+    $("stage").replaceChildren(...entries.map((entry) => entry.tile));
+    entries.forEach((entry, index) => (entry.tile.onclick = () => choose(index)));
+  } else {
+    const notes = entries.map(({ cell }) => [cell.label, cell.score])[0];
+    const text = notes.some((note) => note !== undefined) ? `label ${notes[0] ?? "unknown"}, score ${notes[1] ?? "unknown"}` : "";
+    const was = item ? make("span", { className: "was", textContent: `was: ${item.grade ?? "skipped"}` }) : "";
+    $("stage").replaceChildren(make("figure", {}, entries[0].canvas, make("figcaption", { textContent: text })), was);
+  }
+  shown = entries;
+  choose(0);
+}
+
+function choose(index) {
+  chosen = Math.max(0, Math.min(index, shown.length - 1));
+  shown.forEach((entry, at) => entry.tile.classList.toggle("chosen", at === chosen));
+  const entry = shown[chosen];
+  clearTimeout(contextTimer);
+  if (entry && view !== "review") contextTimer = setTimeout(() => showContext(entry), CONTEXT_DELAY);
+}
+
+async function showContext(entry) {
+  try {
+    const picture = await (await client.ask(`api/context/${entry.row}`)).blob();
+    if (shown[chosen] !== entry) return;
+    URL.revokeObjectURL($("context").src);
+    $("context").src = URL.createObjectURL(picture);
+    $("context").dataset.row = entry.row;
+    $("context-text").textContent = `${entry.cell.image_id}, cell ${entry.cell.cell}`;
+  } catch (error) {
+    $("context-text").textContent = error.message;
+  }
+}
+
+function showState() {
+  const { name, total, done, counts, per_minute: rate, minutes_left: left, kappa, pairs } = state;
+  document.title = `Grading: ${name}`;
+  $("class-name").textContent = `${state.class} ${name}`;
+  $("bar").style.width = `${(100 * done) / Math.max(1, total)}%`;
+  $("progress-text").textContent = `${done} of ${total}`;
+  const facts = [state.grader, rate ? `${rate.toFixed(0)} a minute` : "", left ? `${duration(left)} left` : ""];
+  facts.push(pairs ? `self-agreement ${kappa === null ? "not defined" : kappa.toFixed(2)} (${pairs} repeats)` : "");
+  facts.push(state.blinded ? "blinded" : "label shown");
+  $("facts").textContent = facts.filter(Boolean).join(" · ");
+  for (const grade of Object.keys(GRADES)) $(`count-${grade}`).textContent = counts[grade];
+}
+
+function duration(minutes) {
+  return minutes < 90 ? `${Math.ceil(minutes)} min` : `${(minutes / 60).toFixed(1)} h`;
+}
+
+// Show what comes next in the queue and fetch what follows.
+async function advance() {
+  showState();
+  back = 0;
+  const rows = state.upcoming.slice(0, view === "grid" ? GRID_SIZE : 1);
+  if (rows.length) await show(rows);
+  else {
+    shown = [];
+    $("stage").replaceChildren(make("p", { textContent: "Every cell of the queue is decided. Review them with v." }));
+  }
+  for (const row of state.upcoming.slice(0, view === "grid" ? 2 * GRID_SIZE : AHEAD)) cells.load(row, false);
+}
+
+async function showExamples() {
+  const { source, rows } = await client.get("api/examples");
+  $("examples-source").textContent = rows.length ? source : "none yet: cells that you grade 5 will be here";
+  const entries = rows.map((row) => tileOf(row, null));
+  $("examples").replaceChildren(...entries.map((entry) => entry.canvas));
+  examples = entries;
+  for (const entry of entries) await fill(entry);
+}
+let examples = [];
+
+// -- deciding ---------------------------------------------------------------------------------------------------------
+
+// Run one action at a time; what fails is said, and the cell stays.
+async function alone(action, event) {
+  if (busy) return;
+  busy = true;
+  try {
+    say("");
+    await action();
+    const now = await painted();
+    since = now;
+    if (event) performance.measure("key to paint", { start: event.timeStamp, end: now });
+  } catch (error) {
+    say(`Not saved: ${error.message}`, true);
+  } finally {
+    busy = false;
+  }
+}
+
+function seconds() {
+  return since ? (performance.now() - since) / 1000 : null;
+}
+
+const decide = (grade, event, all = false) =>
+  alone(async () => {
+    if (view === "review" || back) return correct(grade);
+    const open = shown.filter((entry) => !entry.decided);
+    const entries = all ? open : [shown[chosen]].filter((entry) => entry && !entry.decided);
+    if (!entries.length) return;
+    state = await client.post("api/grade", { rows: entries.map((entry) => entry.row), grade, seconds: seconds() });
+    if (view === "one" || entries.length === open.length) return advance();
+    showState();
+    entries.forEach((entry) => mark(entry, grade));
+    const next = [...shown.keys()].map((step) => (chosen + step) % shown.length).find((index) => !shown[index].decided);
+    choose(next);
+  }, event);
+
+function mark(entry, grade) {
+  entry.decided = true;
+  entry.tile.classList.add("decided");
+  entry.mark.textContent = grade ?? "skipped";
+}
+
+async function correct(grade) {
+  const entry = shown[chosen];
+  if (!entry) return;
+  state = await client.post("api/correct", { number: entry.item.number, grade });
+  showState();
+  if (view === "review") {
+    const kept = chosen;
+    await showReview();
+    choose(kept);
+  } else await goBack(back - 1);
+}
+
+const undo = (event) =>
+  alone(async () => {
+    state = await client.post("api/undo", {});
+    if (view === "review") return showReview();
+    await advance();
+    say(state.undone === null ? "Nothing to undo." : "Undone.");
+  }, event);
+
+async function goBack(steps) {
+  if (steps <= 0) return advance();
+  const { items, total } = await client.get(`api/graded?offset=${steps - 1}&limit=1`);
+  if (!items.length) return say(`There are only ${total} decisions.`);
+  back = steps;
+  await show([items[0].row], items[0]);
+  say(`Decision ${total - steps + 1} of ${total}: press a grade to correct it, → to go on.`);
+}
+
+// -- review -----------------------------------------------------------------------------------------------------------
+
+async function showReview() {
+  showState();
+  const filter = new URLSearchParams($("filter-grade").value);
+  filter.set("text", $("filter-text").value);
+  filter.set("offset", page.offset);
+  filter.set("limit", page.limit);
+  const { items, total } = await client.get(`api/graded?${filter}`);
+  page.total = total;
+  $("review-count").textContent = total ? `${page.offset + 1} to ${page.offset + items.length} of ${total}` : "none";
+  shown = items.map((item) => tileOf(item.row, item));
+  shown.forEach((entry, index) => {
+    const { item } = entry;
+    const notes = [item.grade ?? "skipped", item.repeat ? "repeat" : "", item.corrected ? "corrected" : ""];
+    entry.mark.textContent = item.grade ?? "–";
+    entry.tile.append(make("figcaption", { textContent: `${notes.filter(Boolean).join(", ")} · ${item.image_id}, cell ${item.cell}` }));
+    entry.tile.onclick = () => choose(index);
+  });
+  $("graded").replaceChildren(...shown.map((entry) => entry.tile));
+  choose(0);
+  shown.forEach((entry) => fill(entry).catch((error) => say(error.message, true)));
+}
+
+function setView(wanted) {
+  view = wanted;
+  $("grading").hidden = view === "review";
+  $("review").hidden = view !== "review";
+  $("mode-button").textContent = view === "grid" ? "One cell" : "Grid";
+  $("review-button").textContent = view === "review" ? "Grade" : "Review";
+  page.offset = 0;
+  return alone(view === "review" ? showReview : advance);
+}
+
+// -- display ----------------------------------------------------------------------------------------------------------
+
+function setLook(change) {
+  look = { ...look, ...change };
+  localStorage.setItem("grading-look", JSON.stringify(look));
+  for (const entry of [...shown, ...examples]) if (entry.cell) draw(entry.canvas, entry.cell, look);
+  showLook();
+}
+
+function showLook() {
+  const only = (channel) => look.channels.every((on, index) => on === (index === channel));
+  const channel = (index) =>
+    make("button", {
+      textContent: CHANNELS[index],
+      title: CHANNEL_MEANING[index],
+      aria: { pressed: look.channels[index] },
+      onclick: () => toggle(index),
+    });
+  const preset = (text, pressed, onclick) => make("button", { textContent: text, aria: { pressed }, onclick });
+  const slider = (name, min, max) => [
+    make("span", { textContent: name }),
+    make("input", { type: "range", min, max, step: 0.05, value: look[name], aria: { label: name },
+      oninput: (event) => setValue(name, Number(event.target.value)) }),
+    make("span", { textContent: look[name].toFixed(2) }),
+  ];
+  $("look").replaceChildren(
+    make("div", { className: "row" }, preset("green alone", only(1), greenAlone), preset("RGB", false, () => setLook({ channels: PLAIN.channels }))),
+    make("div", { className: "row" }, ...[0, 1, 2, 3].map(channel)),
+    ...slider("brightness", 0.2, 5),
+    ...slider("gamma", 0.3, 3),
+    make("div", { className: "row" },
+      preset(`surroundings ${look.surroundings}`, look.surroundings !== "black", surroundings),
+      preset("outline", look.outline, () => setLook({ outline: !look.outline })),
+      preset("as in image", look.relative, () => setLook({ relative: !look.relative }))),
+  );
+}
+
+function setValue(name, value) {
+  const focused = document.activeElement?.getAttribute("aria-label");
+  setLook({ [name]: value });
+  if (focused === name) $("look").querySelector(`[aria-label=${name}]`).focus();
+}
+
+const toggle = (index) => setLook({ channels: look.channels.map((on, at) => (at === index ? !on : on)) });
+const scale = (name, factor) => setLook({ [name]: Math.min(5, Math.max(0.2, look[name] * factor)) });
+
+function greenAlone() {
+  const alone = look.channels.every((on, index) => on === (index === 1));
+  const channels = alone ? before || PLAIN.channels : [false, true, false, false];
+  before = look.channels;
+  setLook({ channels });
+}
+
+function surroundings() {
+  const names = Object.keys(SURROUNDINGS);
+  setLook({ surroundings: names[(names.indexOf(look.surroundings) + 1) % names.length] });
+}
+
+// -- keys -------------------------------------------------------------------------------------------------------------
+
+function move(step, event) {
+  if (view === "one") return alone(() => goBack(Math.max(0, back - step)), event);
+  choose(chosen + step);
+  shown[chosen]?.tile.scrollIntoView({ block: "nearest" });
+}
+
+const rowLength = () => (view === "review" ? getComputedStyle($("graded")).gridTemplateColumns.split(" ").length : 4);
+const ACTIONS = {
+  s: (event) => decide(null, event),
+  " ": (event) => decide(null, event),
+  u: undo,
+  Backspace: undo,
+  ArrowLeft: (event) => move(-1, event),
+  ArrowRight: (event) => move(1, event),
+  ArrowUp: (event) => view !== "one" && move(-rowLength(), event),
+  ArrowDown: (event) => view !== "one" && move(rowLength(), event),
+  g: greenAlone,
+  G: () => toggle(1),
+  c: () => setLook({ channels: PLAIN.channels }),
+  r: () => toggle(0),
+  b: () => toggle(2),
+  y: () => toggle(3),
+  "+": () => scale("brightness", 1.15),
+  "=": () => scale("brightness", 1.15),
+  "-": () => scale("brightness", 1 / 1.15),
+  "[": () => scale("gamma", 1 / 1.1),
+  "]": () => scale("gamma", 1.1),
+  0: () => setLook(PLAIN),
+  m: surroundings,
+  o: () => setLook({ outline: !look.outline }),
+  i: () => setLook({ relative: !look.relative }),
+  d: () => setView(view === "grid" ? "one" : "grid"),
+  v: () => setView(view === "review" ? "one" : "review"),
+  Escape: () => setView("one"),
+  "?": () => $("help").showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.repeat || $("help").open || event.target.matches("input[type=search], select")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) {
+    if (event.key === "z" && event.ctrlKey) {
+      event.preventDefault();
+      undo(event);
+    }
+    return;
+  }
+  const digit = /^(?:Digit|Numpad)([1-5])$/.exec(event.code);
+  const grade = /^[1-5]$/.test(event.key) ? Number(event.key) : event.shiftKey && digit ? Number(digit[1]) : 0;
+  if (grade) decide(grade, event, event.shiftKey && view === "grid");
+  else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key](event);
+  else return;
+  event.preventDefault();
+});
+
+// -- start ------------------------------------------------------------------------------------------------------------
+
+for (const [grade, meaning] of Object.entries(GRADES)) {
+  const button = make("button", { onclick: (event) => decide(Number(grade), event) }, make("b", { textContent: grade }), meaning,
+    make("span", { className: "count", id: `count-${grade}` }));
+  $("grades").append(button);
+}
+for (const [keys, meaning] of KEYS) {
+  $("keys").append(make("tr", {}, make("td", {}, make("kbd", { textContent: keys })), make("td", { textContent: meaning })));
+}
+$("mode-button").onclick = () => setView(view === "grid" ? "one" : "grid");
+$("review-button").onclick = () => setView(view === "review" ? "one" : "review");
+$("help-button").onclick = () => $("help").showModal();
+$("filters").onsubmit = (event) => event.preventDefault();
+$("filter-grade").onchange = $("filter-text").oninput = () => {
+  page.offset = 0;
+  alone(showReview);
+};
+$("newer").onclick = () => alone(() => ((page.offset = Math.max(0, page.offset - page.limit)), showReview()));
+$("older").onclick = () => alone(() => ((page.offset += page.offset + page.limit < page.total ? page.limit : 0), showReview()));
+showLook();
+alone(async () => {
+  state = await client.get("api/state");
+  await advance();
+}).then(() => state && showExamples().catch((error) => say(error.message, true)));

@@ -1,0 +1,257 @@
+"""One grader's session on one class: the queue, the journal, and what the page may ask of both.
+
+Every method that decides something returns after the decision is on the disk.
+"""
+
+import datetime
+import math
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import GRADES, Decision, Writer, self_agreement
+from hpa_tf.grading.cells import Cells
+from hpa_tf.grading.order import REPEAT_GAP, upcoming
+
+_LONGEST_LOOK = 60.0
+"""Seconds on one cell that count, at most: somebody who was away did not grade slowly."""
+_RATE_OF = 50
+"""Decisions whose pace gives the rate."""
+
+
+class Conflict(ValueError):
+    """A decision that does not fit what was decided before, such as one from a second window."""
+
+
+@dataclass
+class Session:
+    """A queue and its journal.
+
+    Attributes:
+        cells: The cells.
+        class_id: The class that is graded.
+        rows: The queue: rows of `cells`.
+        writer: The journal, open.
+        repeat_share: Share of repeats.
+        seed: Decides which cells are repeated.
+        show_label: Tell the page the current label and the score (not blinded).
+    """
+
+    cells: Cells
+    class_id: int
+    rows: np.ndarray
+    writer: Writer
+    repeat_share: float = 0.05
+    seed: int = 0
+    show_label: bool = False
+
+    def __post_init__(self):
+        self._lock = threading.RLock()
+        self._rows, self._queued = self.rows.tolist(), set(self.rows.tolist())
+        self._find = self.cells.finder()
+        self._row_of: dict[int, int] = {}  # by number of the decision
+        self._offered: set[int] = set()  # rows that this process has shown as repeats
+        if lost := [decision for row, decision in self._decided() if row < 0]:
+            found = f"image {lost[0].image_id!r} cell {lost[0].cell}, which the data lacks"
+            raise InputError(self.writer.path, found, "grades of cells of the data", "choose another --out")
+
+    # -- what the page asks -------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return progress, rate, agreement and the next rows, as JSON values."""
+        with self._lock:
+            decided = self._decided()
+            graded = [decision.grade for _, decision in decided if decision.action == "grade"]
+            counts = Counter(graded)
+            done = len({row for row, _ in decided if row in self._queued})
+            kappa, pairs = self_agreement(self.writer.journal)
+            rate = self._rate(decided)
+            left = len(self._rows) - done
+            following = upcoming(self._rows, decided, REPEAT_GAP, self.repeat_share, self.seed)
+            self._offered |= set(following) & {row for row, _ in decided}
+            return {
+                "class": self.class_id,
+                "name": CLASSES[self.class_id],
+                "grader": self.writer.journal.grader,
+                "total": len(self._rows),
+                "done": done,
+                "graded": len(graded),
+                "skipped": len(decided) - len(graded),
+                "counts": {str(grade): counts[grade] for grade in GRADES},
+                "per_minute": rate,
+                "minutes_left": left / rate if rate else None,
+                "kappa": None if math.isnan(kappa) else kappa,
+                "pairs": pairs,
+                "blinded": not self.show_label,
+                "upcoming": following,
+            }
+
+    def graded(self, action: str, grade: int | None, text: str, offset: int, limit: int) -> dict[str, Any]:
+        """Return decisions that stand, newest first, as JSON values.
+
+        Args:
+            action: grade, skip, repeat (second grades) or "" for all.
+            grade: Only this grade; None = all.
+            text: Part of the image id.
+            offset: Leave out the newest so many.
+            limit: At most so many.
+        """
+        with self._lock:
+            found = [
+                (row, decision)
+                for row, decision in reversed(self._decided())
+                if (grade is None or decision.grade == grade)
+                and text.lower() in decision.image_id.lower()
+                and (not action or (decision.repeat if action == "repeat" else decision.action == action))
+            ]
+        items = [
+            {
+                "number": decision.number,
+                "row": row,
+                "image_id": decision.image_id,
+                "cell": decision.cell,
+                "action": decision.action,
+                "grade": decision.grade,
+                "repeat": decision.repeat,
+                "corrected": decision.replaces is not None,
+                "time": decision.time,
+            }
+            for row, decision in found[offset : offset + limit]
+        ]
+        return {"total": len(found), "items": items}
+
+    def examples(self, count: int = 6) -> dict[str, Any]:
+        """Return rows of a few sure cells of the class and where they come from, best source first."""
+        with self._lock:
+            sure = [row for row, decision in self._decided() if decision.grade == max(GRADES) and not decision.repeat]
+        if len(sure) >= count // 2:
+            return {"source": f"graded {max(GRADES)} by you", "rows": sure[-count:][::-1]}
+        score = np.where(self.cells.clean, np.nan_to_num(self.cells.score, nan=-1), -1)
+        best = np.argsort(-score, kind="stable")[:count]
+        if len(best) and score[best[0]] >= 0.5:
+            return {"source": "highest scores in the table", "rows": best[score[best] >= 0.5].tolist()}
+        alone = np.flatnonzero(self.cells.alone & self.cells.clean)
+        alone = np.random.default_rng(self.seed).permutation(alone)[:count]
+        return {"source": "images with this label alone: not every cell shows it", "rows": alone.tolist()}
+
+    def label(self, row: int) -> dict[str, float | None]:
+        """Return current label and score of a row, or nothing while the grader is blinded."""
+        if not self.show_label:
+            return {}
+        values = {"label": float(self.cells.label[row]), "score": float(self.cells.score[row])}
+        return {name: None if math.isnan(value) else round(value, 4) for name, value in values.items()}
+
+    # -- decisions ----------------------------------------------------------------------------------------------------
+
+    def grade(self, rows: Sequence[int], grade: int | None, seconds: float | None) -> None:
+        """Grade cells that were shown, all with one grade; None = skip them.
+
+        Raises:
+            Conflict: A cell was decided before and this is not its repeat.
+            InputError: The disk does not take it.
+        """
+        with self._lock:
+            times = Counter(row for row, _ in self._decided())
+            for row in rows:
+                if row not in self._queued:
+                    raise Conflict(f"row {row} is not in the queue")
+                if times[row] > (row in self._offered):
+                    raise Conflict("this cell was decided before, perhaps in another window: reload the page")
+            decisions = []
+            for row in dict.fromkeys(rows):
+                decisions.append(self._decision(row, grade, len(decisions), seconds, repeat=bool(times[row])))
+            self.writer.append(decisions)
+
+    def correct(self, number: int, grade: int | None) -> None:
+        """Replace a decision that stands by another grade; None = skip.
+
+        Raises:
+            Conflict: There is no such decision, or it does not stand.
+            InputError: The disk does not take it.
+        """
+        with self._lock:
+            for row, decision in self._decided():
+                if decision.number == number:
+                    repeat = decision.repeat
+                    self.writer.append([self._decision(row, grade, 0, None, repeat=repeat, replaces=number)])
+                    return
+        raise Conflict(f"decision {number} does not stand any more: reload the page")
+
+    def undo(self) -> int | None:
+        """Undo the newest decision that stands; return its row, or None if there is none."""
+        with self._lock:
+            decided = self._decided()
+            if not decided:
+                return None
+            row, last = max(decided, key=lambda pair: pair[1].number)
+            undo = Decision(
+                number=len(self.writer.journal.decisions) + 1,
+                action="undo",
+                image_id=last.image_id,
+                cell=last.cell,
+                repeat=last.repeat,
+                replaces=last.number,
+                time=_now(),
+            )
+            self.writer.append([undo])
+            return row
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _decided(self) -> list[tuple[int, Decision]]:
+        rows, standing = self._row_of, self.writer.journal.standing
+        for decision in standing.values():
+            if decision.number not in rows:
+                rows[decision.number] = self._find(decision.image_id, decision.cell)
+        return [(rows[decision.number], decision) for decision in standing.values()]
+
+    def _decision(
+        self,
+        row: int,
+        grade: int | None,
+        after: int,
+        seconds: float | None,
+        *,
+        repeat: bool,
+        replaces: int | None = None,
+    ) -> Decision:
+        image_id, cell = self.cells.key(row)
+        return Decision(
+            number=len(self.writer.journal.decisions) + 1 + after,
+            action="skip" if grade is None else "grade",
+            image_id=image_id,
+            cell=cell,
+            grade=grade,
+            repeat=repeat,
+            replaces=replaces,
+            seconds=seconds,
+            time=_now(),
+        )
+
+    def _rate(self, decided: Sequence[tuple[int, Decision]]) -> float | None:
+        """Return decisions a minute over the newest ones, pauses left out; None before there are five."""
+        looks = [min(d.seconds, _LONGEST_LOOK) for _, d in decided[-_RATE_OF:] if d.seconds]
+        return 60 * len(looks) / sum(looks) if len(looks) >= 5 and sum(looks) > 0 else None
+
+
+def class_number(text: str) -> int:
+    """Return a class id from its number or name.
+
+    Raises:
+        InputError: There is no such class.
+    """
+    names = {name.lower(): number for number, name in enumerate(CLASSES)}
+    number = int(text) if text.isascii() and text.isdigit() else names.get(text.strip().lower(), -1)
+    if not 0 <= number < NUM_CLASSES:
+        raise InputError("--class", repr(text), f"0 to {NUM_CLASSES - 1}, or one of {', '.join(CLASSES)}", "choose one")
+    return number
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,336 @@
+"""The grading page without its browser: what comes next, what is refused, what a request may not do."""
+
+import json
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from grading_cases import CLASS, write_cells
+from shards import one_hot, write_dataset
+from werkzeug.test import Client
+
+from hpa_tf import cell_table
+from hpa_tf.encoding import encode_picture
+from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import Writer, read
+from hpa_tf.grading import pixels
+from hpa_tf.grading.__main__ import Options, main, make_session
+from hpa_tf.grading.cells import read_cells
+from hpa_tf.grading.order import REPEAT_GAP, queue
+from hpa_tf.grading.server import TOKEN_HEADER, GradingApp
+from hpa_tf.grading.session import Conflict, Session
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grading") / "data"
+    table, scores = write_cells(folder, 90)
+    return folder, table, scores
+
+
+def open_session(folder, out, **options):
+    return make_session(Options(data=str(folder), class_=str(CLASS), out=str(out), grader="anna", **options))
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+def test_queue_orders(data):
+    folder, table, scores = data
+    cells = read_cells(folder, CLASS).with_scores(folder.parent / "predictions.parquet", CLASS)
+    np.testing.assert_array_equal(cells.score, scores)
+    everything = np.ones(len(cells), bool)
+    labels = table["Mitotic spindle"].to_numpy()
+
+    def keys(order, which):
+        return {
+            "uncertainty": np.abs(scores - 0.5), "disagreement": -np.abs(scores - labels), "probability": -scores,
+        }[order][queue(cells, everything, order, which, 0)]  # fmt: skip
+
+    for order in ("uncertainty", "disagreement", "probability"):
+        assert (np.diff(keys(order, "all")) >= 0).all() and len(keys(order, "all")) == 90
+    labelled, unlabelled = (queue(cells, everything, "random", which, 1) for which in ("labelled", "unlabelled"))
+    assert set(labelled) == set(np.flatnonzero(labels > 0)) and set(unlabelled) == set(np.flatnonzero(labels == 0))
+    assert labelled.tolist() != queue(cells, everything, "random", "labelled", 2).tolist()
+    with pytest.raises(InputError, match="--table"):
+        queue(read_cells(folder, CLASS), everything, "uncertainty", "all", 0)
+    with pytest.raises(InputError, match="no cell"):
+        queue(cells, np.zeros(len(cells), bool), "random", "all", 0)
+
+
+def test_cells_without_a_score_come_last(data, tmp_path):
+    folder, table, scores = data
+    some = cell_table.from_values(table["image_id"], table["cell"], np.tile(scores[:, None], 19)).iloc[::2]
+    cell_table.write(some[::-1], tmp_path / "some.parquet", "predictions")
+    cells = read_cells(folder, CLASS).with_scores(tmp_path / "some.parquet", CLASS)
+    rows = queue(cells, np.ones(90, bool), "probability", "all", 0)
+    assert (np.diff(scores[rows[:45]]) <= 0).all() and set(rows[:45]) == set(range(0, 90, 2))
+    other = some.assign(image_id="elsewhere", cell=np.arange(45) + 1)
+    cell_table.write(other, tmp_path / "other.parquet", "predictions")
+    with pytest.raises(InputError, match="none of the 90 cells"):
+        cells.with_scores(tmp_path / "other.parquet", CLASS)
+
+
+def test_unclean_cells_and_folds_stay_out(tmp_path):
+    labels = np.stack([one_hot(3)] * 12)
+    cleaning = {"cleaning_value": np.array([1.0, 0.001] * 6)}
+    write_dataset(tmp_path / "data", labels, columns=None)
+    table = cell_table.read(tmp_path / "data" / "cells.parquet").assign(**cleaning)
+    cell_table.write(table, tmp_path / "data" / "cells.parquet", "labels")
+    options = {"data": str(tmp_path / "data"), "class_": "Nucleoli fibrillar center", "out": str(tmp_path / "out")}
+    assert len(make_session(Options(**options, grader="a")).rows) == 6
+    assert len(make_session(Options(**options, grader="b", clean=False)).rows) == 12
+    assert len(make_session(Options(**options, grader="c", clean=False, fold=(1,))).rows) == 6
+    with pytest.raises(InputError, match="--fold"):
+        make_session(Options(**options, grader="d", fold=(7,)))
+
+
+def test_repeats_come_later_unasked_and_once(data, tmp_path):
+    session = open_session(data[0], tmp_path, which="all", repeat_share=0.2)
+    shown, expected = [], session.state()["upcoming"]
+    while expected:
+        row = expected[0]
+        session.grade([row], 1 + row % 5, 0.5)
+        shown.append(row)
+        following = session.state()["upcoming"]
+        assert following[: len(expected) - 1] == expected[1:]  # what was fetched ahead is what comes
+        expected = following
+    first = {row: shown.index(row) for row in set(shown)}
+    repeats = [(at, first[row]) for at, row in enumerate(shown) if first[row] != at]
+    assert set(shown) == set(range(90)) and len(shown) - 90 == len(repeats)
+    assert all(at - before > REPEAT_GAP - 1 for at, before in repeats)
+    assert len({before for _, before in repeats}) == len(repeats)
+    assert 0.14 < len(repeats) / len(shown) <= 0.2
+    state = session.state()
+    assert (state["done"], state["pairs"], state["kappa"], state["graded"]) == (90, len(repeats), 1.0, len(shown))
+
+
+def test_a_session_goes_on_with_the_same_cells(data, tmp_path):
+    session = open_session(data[0], tmp_path, repeat_share=0.2)
+    for number in range(40):
+        session.grade(session.state()["upcoming"][:1], number % 5 + 1, 1.0)
+    expected = session.state()
+    session.writer.close()
+    again = open_session(data[0], tmp_path, repeat_share=0.2)
+    assert again.state() == expected and expected["pairs"] > 0
+
+
+def test_decided_cells_are_not_decided_twice(data, tmp_path):
+    session = open_session(data[0], tmp_path)
+    first, second, *_ = session.state()["upcoming"]
+    session.grade([first], 4, None)
+    with pytest.raises(Conflict, match="before"):
+        session.grade([second, first], 1, None)
+    with pytest.raises(Conflict, match="not in the queue"):
+        session.grade([0], 1, None)  # row 0 does not have the class
+    session.correct(1, 2)
+    with pytest.raises(Conflict):
+        session.correct(1, 5)
+    assert session.undo() == first and session.undo() == first and session.undo() is None
+    assert session.state()["upcoming"][:2] == [first, second] and session.state()["done"] == 0
+
+
+def test_examples_are_graded_cells_when_there_are_some(data, tmp_path):
+    folder, _, scores = data
+    session = open_session(folder, tmp_path)
+    alone = session.examples()
+    assert "alone" in alone["source"] and len(alone["rows"]) == 6
+    scored = open_session(folder, tmp_path / "2", table=str(folder.parent / "predictions.parquet"))
+    assert scored.examples()["rows"] == np.argsort(-scores)[:6].tolist()
+    rows = session.state()["upcoming"][:4]
+    session.grade(rows, 5, None)
+    assert session.examples() == {"source": "graded 5 by you", "rows": rows[::-1]}
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_the_page_draws(dtype):
+    top = np.iinfo(dtype).max
+    crop = np.zeros((40, 20, 4), dtype)
+    region = np.zeros((40, 20), np.uint8)
+    region[10:30, 5:15], region[0, 0] = 1, 3
+    crop[region == 1] = (top, top // 2, 10, 0)
+    crop[10:20, 5:15, 1] //= 2
+    record = {"crop": encode_picture(crop), "region": encode_picture(region)}
+    data = pixels.pack(record, np.array([1, 0.5, 1, 1]), 512, {"row": 3})
+    length = struct.unpack("<I", data[:4])[0]
+    header = json.loads(data[4 : 4 + length])
+    assert header == {"height": 40, "width": 20, "brightness": [1, 0.5, 1, 1], "row": 3}
+    planes = np.frombuffer(data[4 + length :], np.uint8).reshape(5, 40, 20)
+    np.testing.assert_array_equal(planes[4], region)
+    assert set(np.unique(planes[0])) == {0, 255} and set(np.unique(planes[2])) == {0, 255} and planes[3].max() == 0
+    assert planes[1, 25, 10] == 255 and abs(int(planes[1, 15, 10]) - 127) <= 1
+    small = pixels.pack(record, np.ones(4), 10, {})
+    assert len(small) - 4 - struct.unpack("<I", small[:4])[0] == 5 * 10 * 5
+
+
+def test_context_shows_the_cell_where_it_is(data, tmp_path):
+    folder = data[0]
+    app = GradingApp(open_session(folder, tmp_path))
+    response = ask(app, "/api/context/5")
+    assert response.status_code == 200, response.text
+    picture = cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (640, 640, 3)
+    rows, columns = np.nonzero(picture.max(axis=2) > 60)
+    record = app.session.cells.record(5)
+    top, left, bottom, _ = record["crop_box"] * 640 / 2048  # all crops of these images lie at one place
+    assert abs(rows.min() - top) < 8 and abs(columns.min() - left) < 8 and rows.max() < bottom + 20
+
+
+def test_a_foreign_shard_or_a_wrong_record_is_an_error(tmp_path):
+    write_cells(tmp_path / "data", 12)
+    path = tmp_path / "data" / "cells.parquet"
+    table = cell_table.read(path)
+    for name in ("../../etc/passwd", "/etc/passwd", "cells-fold9.tfrecord-00000-of-00001"):
+        cell_table.write(table.assign(shard=[name, *table["shard"][1:]]), path, "labels")
+        with pytest.raises(InputError, match=r"shard|image id"):
+            read_cells(tmp_path / "data", CLASS)
+    cell_table.write(table.assign(offset=[table["offset"][1], *table["offset"][1:]]), path, "labels")
+    cells = read_cells(tmp_path / "data", CLASS)
+    with pytest.raises(InputError, match="image-00000"):
+        cells.record(0)
+    cell_table.write(table.assign(offset=table["offset"] + 1), path, "labels")
+    with pytest.raises(InputError, match="no intact record"):
+        read_cells(tmp_path / "data", CLASS).record(0)
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def ask(app, path, value=None, **headers):
+    """Send a request as the page does; headers override (None = leave out)."""
+    sent = {"Host": "127.0.0.1:8011", TOKEN_HEADER: app.token, "Sec-Fetch-Site": "same-origin"}
+    if value is not None:
+        sent["Origin"] = "http://127.0.0.1:8011"
+    sent = {name: text for name, text in {**sent, **headers}.items() if text is not None}
+    client = Client(app)
+    return client.get(path, headers=sent) if value is None else client.post(path, json=value, headers=sent)
+
+
+@pytest.fixture
+def app(data, tmp_path):
+    return GradingApp(open_session(data[0], tmp_path / "grades"))
+
+
+def test_only_the_page_itself_is_answered(app):
+    row = app.session.state()["upcoming"][0]
+    value = {"rows": [row], "grade": 3, "seconds": 1.0}
+    refused = [
+        {TOKEN_HEADER: None}, {TOKEN_HEADER: "wrong"}, {TOKEN_HEADER: "é"},
+        {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:8011"}, {"Host": "192.168.0.7:8011"}, {"Host": ""},
+        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"}, {"Origin": None},
+        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    ]  # fmt: skip
+    for headers in refused:
+        assert ask(app, "/api/grade", value, **headers).status_code == 403, headers
+        if headers != {"Origin": None}:
+            assert ask(app, "/api/state", **headers).status_code == 403, headers
+    assert ask(app, "/", Host="evil.example").status_code == 403
+    assert app.session.state()["done"] == 0
+    # forwarded through SSH, the page has another port; that is still this machine
+    assert ask(app, "/api/state", Host="localhost:9001").status_code == 200
+    assert ask(app, "/api/grade", value, Host="localhost:9001", Origin="http://localhost:9001").status_code == 200
+    assert app.session.state()["done"] == 1
+
+
+def test_a_form_of_another_site_cannot_decide(app):
+    """A form can send text/plain without asking first; JSON it cannot."""
+    client = Client(app)
+    headers = {"Host": "127.0.0.1:8011", TOKEN_HEADER: app.token, "Origin": "http://127.0.0.1:8011"}
+    row = app.session.state()["upcoming"][0]
+    body = json.dumps({"rows": [row], "grade": 3, "seconds": None})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        assert client.post("/api/grade", data=body, content_type=kind, headers=headers).status_code == 400
+    assert client.get("/api/grade", headers=headers).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "code"),
+    [
+        ("/api/grade", {"rows": [10**9], "grade": 3, "seconds": None}, 409),
+        ("/api/grade", {"rows": [], "grade": 3, "seconds": None}, 400),
+        ("/api/grade", {"rows": ["1"], "grade": 3, "seconds": None}, 400),
+        ("/api/grade", {"rows": [-1], "grade": 3, "seconds": None}, 400),
+        ("/api/grade", {"rows": [True], "grade": 3, "seconds": None}, 400),
+        ("/api/grade", {"rows": list(range(101)), "grade": 3, "seconds": None}, 400),
+        ("/api/grade", {"rows": [1], "grade": 6, "seconds": None}, 400),
+        ("/api/grade", {"rows": [1], "grade": True, "seconds": None}, 400),
+        ("/api/grade", {"rows": [1], "grade": 3.0, "seconds": None}, 400),
+        ("/api/grade", {"rows": [1], "grade": 3, "seconds": -1}, 400),
+        ("/api/grade", {"rows": [1], "grade": 3}, 400),
+        ("/api/grade", [1], 400),
+        ("/api/correct", {"number": 1, "grade": 3}, 409),
+        ("/api/grade", {"rows": [1], "grade": 3, "seconds": "x" * 70000}, 413),
+        ("/api/undo", {"all": 1}, 400),
+        ("/api/cell/90", None, 404),
+        ("/api/cell/-1", None, 404),
+        ("/api/cell/../../etc/passwd", None, 404),
+        ("/api/cell/%2e%2e%2f%2e%2e%2fetc%2fpasswd", None, 404),
+        ("/../cells.py", None, 404),
+        ("/cells.py", None, 404),
+        ("/api/context/100000000000000000000", None, 404),
+        ("/api/graded?limit=0", None, 400),
+    ],
+)
+def test_bad_requests_are_said_and_change_nothing(app, path, value, code):
+    response = ask(app, path, value)
+    assert response.status_code == code, response.text
+    assert "Traceback" not in response.text and "<" not in response.text
+    assert app.session.writer.journal.decisions == []
+
+
+def test_answers_may_not_be_framed_guessed_or_kept(app):
+    for path in ("/", "/page.js", "/page.css", "/cells.js", "/api/state", "/nowhere"):
+        headers = ask(app, path).headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"] and "unsafe" not in str(headers)
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "no-store")
+    for path in ("/", "/page.js", "/page.css", "/cells.js"):
+        text = ask(app, path).text
+        assert app.token not in text and "http://" not in text and "https://" not in text  # nothing from elsewhere
+
+
+def test_blinded_by_default(data, app, tmp_path):
+    row = app.session.state()["upcoming"][0]
+    assert b'"label"' not in ask(app, f"/api/cell/{row}").data
+    seeing = GradingApp(open_session(data[0], tmp_path / "2", show_label=True))
+    assert b'"label": 1.0, "score": null' in ask(seeing, f"/api/cell/{row}").data
+
+
+def test_a_grade_is_on_the_disk_before_the_answer(app):
+    row = app.session.state()["upcoming"][0]
+    answer = ask(app, "/api/grade", {"rows": [row], "grade": 5, "seconds": 0.8}).json
+    decision = read(app.session.writer.path).decisions[0]
+    assert (decision.image_id, decision.cell) == app.session.cells.key(row)
+    assert (decision.grade, decision.seconds) == (5, 0.8) and answer["upcoming"][0] != row
+
+
+def test_grades_of_other_data_are_refused(data, tmp_path):
+    cells = read_cells(data[0], CLASS)
+    writer = Writer(tmp_path, CLASS, "anna", cells.fingerprint)
+    from hpa_tf.grade_journal import Decision
+
+    writer.append([Decision(1, "grade", "image-99999", 1, 4)])
+    with pytest.raises(InputError, match="image-99999"):
+        Session(cells, CLASS, np.arange(90), writer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--class", "19"], "--class"),
+        (["--class", "Mitotic"], "--class"),
+        (["--class", "11", "--order", "uncertainty"], "--table"),
+        (["--class", "11", "--repeat-share", "0.9"], "--repeat-share"),
+        (["--class", "11", "--table", "nowhere.parquet"], "nowhere.parquet"),
+        (["--class", "11", "--grader", "../anna"], "--grader"),
+        (["--class", "4"], "no cell is labelled"),
+    ],
+)
+def test_bad_options_are_one_line(data, tmp_path, capsys, arguments, said):
+    assert main(["--data", str(data[0]), "--out", str(tmp_path), "--port", "0", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.count("\n") == 1 and "Traceback" not in captured.err
