@@ -6,23 +6,9 @@ DEMO ?= demo
 
 .PHONY: demo test test-all measurements clean
 
-# -- the demo: the whole path on generated images, 7 to 8 minutes on 2 cores -----------------------------------------
-UM_PER_PX := 0.32
-DEMO_RECIPE := --recipe cpu_b0
-
+# -- the demo: the whole path on generated images, about 6 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
 demo: .venv/run
-	$(BIN)/python -m hpa_tf.synthetic --out $(DEMO)/train --num-images 240 --size 512 --seed 1 --balance 1
-	$(BIN)/python -m hpa_tf.synthetic --out $(DEMO)/test --num-images 48 --size 512 --seed 2 --balance 1
-	$(BIN)/python -m tfrecords_builder build --images $(DEMO)/train/images --labels $(DEMO)/train/train.csv \
-		--masks $(DEMO)/train/masks --um-per-px $(UM_PER_PX) --out $(DEMO)/shards
-	$(BIN)/python train.py --strategy one --data $(DEMO)/shards --out $(DEMO)/run $(DEMO_RECIPE)
-	$(BIN)/python predict.py --run $(DEMO)/run --images $(DEMO)/test/images --masks $(DEMO)/test/masks \
-		--um-per-px $(UM_PER_PX) --out $(DEMO)/predictions
-	$(BIN)/python -m hpa_tf.evaluation score --truth-masks $(DEMO)/test/masks --truth-labels $(DEMO)/test/truth.parquet \
-		--image-labels $(DEMO)/test/train.csv --submission $(DEMO)/predictions/submission.csv --out $(DEMO)/scores
-	$(BIN)/python -m hpa_tf.evaluation page --run-folder $(DEMO)/run --predictions $(DEMO)/predictions \
-		--scores $(DEMO)/scores --images $(DEMO)/test/images --masks $(DEMO)/test/masks \
-		--truth-labels $(DEMO)/test/truth.parquet --um-per-px $(UM_PER_PX) --out $(DEMO)/report.html
+	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
 
 # -- set-up: remade when the requirements change ----------------------------------------------------------------------
 .venv/run: requirements.txt pyproject.toml

