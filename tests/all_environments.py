@@ -44,8 +44,7 @@ class Environment:
     without_dependencies: tuple[str, ...] = ()
 
 
-EXTRAS = (
-    Environment("serve", ("serve",), ("tests/test_serving_http.py",)),
+EXTRAS = (  # the extra [serve] is in [test]
     Environment(
         "export", ("onnx", "openvino"), ("tests/test_serving.py", "tests/test_prediction.py", "-k", "runtime or onnx")
     ),

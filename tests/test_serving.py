@@ -257,11 +257,27 @@ def test_a_bomb_is_refused_before_memory_is_taken(served):
         (GOOD, "colour type"),
         (b"", "is no PNG"),
         (bomb(60_000, 60_000, 8, 0), "width, height"),
+        (png((cell(1)[1] == 1).astype(np.uint8) * 255), r"highest value\] \[255\]"),
+        (png(cell(1)[1] + (cell(1)[1] == 3).astype(np.uint8)), r"highest value\] \[4\]"),
+        (png(np.full((45, 31), 3, np.uint8)), "a pixel of 1 or 2"),
     ],
 )
 def test_wrong_region_maps_get_a_clear_error(served, region, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         call(served["masked"], "crop_and_region", crop=[GOOD], region=[region])
+
+
+@pytest.mark.parametrize(
+    "bad", [np.full((45, 31), 255, np.uint8), np.zeros((45, 31), np.uint8), np.eye(45, 31, dtype=np.uint8) * 9]
+)
+@pytest.mark.parametrize("signature", ["pixels_uint8", "prepare_uint16"])
+def test_wrong_region_maps_as_arrays_get_a_clear_error(served, bad, signature):
+    crop = cell(1, np.uint16 if signature.endswith("16") else np.uint8)[0]
+    arrays = {"crop": crop, "region": bad}
+    if signature.startswith("pixels"):
+        arrays = {name: np.stack([array, array]) for name, array in arrays.items()}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="region of highest value"):
+        call(served["masked"], signature, **arrays)
 
 
 def test_a_run_without_savedmodel(tmp_path):

@@ -1,7 +1,8 @@
 """A real server on loopback: the right numbers, a clear error for every hostile request, and it stays up."""
 
 import base64
-import importlib.util
+import contextlib
+import importlib
 import json
 import socket
 import subprocess
@@ -30,10 +31,28 @@ def b64(data: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(data).decode()}
 
 
+BLACK, REGION = png(0 * cell(1)[0]), cell(1)[1]
+BAD_REGIONS = {
+    "0 and 255": png((REGION == 1).astype(np.uint8) * 255),
+    "5 is no region": png(REGION + 4 * (REGION == 2).astype(np.uint8)),
+    "no pixel of the cell": png(np.where(REGION == 3, REGION, 0).astype(np.uint8)),
+    "all background": png(0 * REGION),
+}
 BAD_REQUESTS = {
+    **{name: {"instances": [{"crop": b64(GOOD), "region": b64(data)}]} for name, data in BAD_REGIONS.items()},
+    "signature of other inputs": {"signature_name": "crop_and_region", "instances": [{"crop": b64(GOOD)}]},
+    "signature that is not there": {"signature_name": "no_such", "instances": [{"crop": b64(GOOD)}]},
+    "signature that is no name": {"signature_name": 7, "instances": [{"crop": b64(GOOD)}]},
+    "rows and columns": {"instances": [{"crop": b64(GOOD)}], "inputs": {"crop": [b64(GOOD)]}},
+    "columns of two lengths": {"inputs": {"crop": [b64(GOOD)] * 2, "region": [b64(png(REGION))]}},
+    "a column that is no list": {"inputs": {"crop": b64(GOOD)}},
+    "no column": {"inputs": {}},
+    "columns of another name": {"inputs": {"image": [b64(GOOD)]}},
+    "another key": {"instances": [{"crop": b64(GOOD)}], "parameters": {"tta": 8}},
+    "too many pixels together": {"instances": [{"crop": b64(bomb(4096, 4096)[:1000])}] * 5},
     **{name: {"instances": [{"crop": b64(data)}]} for name, (data, _) in BAD_CROPS.items()},
     "a list": [],
-    "no instances": {"inputs": []},
+    "no instances": {"examples": []},
     "no cells": {"instances": []},
     "too many cells": {"instances": [{"crop": b64(b"")}] * (server_module.MAX_INSTANCES + 1)},
     "wrong name": {"instances": [{"image": b64(GOOD)}]},
@@ -52,39 +71,60 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def served(run):
+    return serving.load(run)
+
+
+def start(run: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    """Start the server on a free port of the loopback interface; return its process and address once it is up."""
+    command = [sys.executable, "-m", "hpa_tf.serving", "serve", "--run", str(run), "--port", "0", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    assert "/v1/models/hpa:predict" in line, (line, process.stderr.read()[-2000:])
+    return process, "http" + line.rsplit("http", 1)[1].split("/v1/")[0]
+
+
+@pytest.fixture(scope="module")
 def address(run):
-    """Start the server on a free port of the loopback interface; yield (address, process)."""
-    if importlib.util.find_spec("kserve") is None:
-        pytest.skip("needs the extra [serve]")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hpa_tf.serving", "serve", "--run", str(run), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/v1/models/hpa", timeout=5).read()
-            break
-        except (urllib.error.URLError, ConnectionError):
-            assert process.poll() is None, "the server ended"
-            time.sleep(0.5)
+    """Start the server; yield (address, process)."""
+    pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+    process, url = start(run)
     yield url, process
     process.terminate()
     process.wait(30)
 
 
-def post(url: str, body: bytes) -> tuple[int, str]:
+JSON = {"Content-Type": "application/json"}
+
+
+def post(url: str, body: bytes | None, headers: dict[str, str] = JSON, method: str | None = None) -> tuple[int, str]:
+    """Send one request, a GET without body; return status and text."""
+    asked = urllib.request.Request(url, body, headers, method=method)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=120) as response:
+        with urllib.request.urlopen(asked, timeout=120) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
-def test_server_gives_the_numbers_of_the_savedmodel(run, address):
+def raw(address: str, data: bytes, timeout: float = 60) -> bytes:
+    """Send bytes on a connection of their own; return all that comes back until the server closes it."""
+    with socket.create_connection(place(address), timeout) as connection:
+        connection.sendall(data)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def place(address: str) -> tuple[str, int]:
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    return host, int(port)
+
+
+ASKED = json.dumps({"instances": [{"crop": b64(GOOD)}]}).encode()
+
+
+def test_server_gives_the_numbers_of_the_savedmodel(served, address):
     crops = [png(cell(seed, dtype)[0]) for seed, dtype in ((1, np.uint8), (2, np.uint16), (3, np.uint8))]
-    expected = serving.load(run).signatures["serving_default"](crop=tf.constant(crops))["probabilities"].numpy()
+    expected = served.signatures["serving_default"](crop=tf.constant(crops))["probabilities"].numpy()
     np.testing.assert_allclose(client.predict(address[0], "hpa", crops), expected, atol=1e-6)
 
 
@@ -107,10 +147,192 @@ def test_hostile_requests_get_400_and_a_reason(address, name):
     assert len(client.predict(address[0], "hpa", [GOOD])[0]) == 19
 
 
-def test_other_models_and_broken_json(address):
-    assert post(f"{address[0]}/v1/models/other:predict", b'{"instances": []}')[0] == 404
-    assert 400 <= post(f"{address[0]}/v1/models/hpa:predict", b'{"instances": [')[0] < 500
+def test_broken_json(address):
+    bodies = (b'{"instances": [', b"\x89PNG", b"", b"[" * 100_000, b'{"instances": [' + b"[]," * 1_000_000 + b"[]]}")
+    for body in bodies:
+        status, text = post(f"{address[0]}/v1/models/hpa:predict", body)
+        assert status == 400 and json.loads(text)["error"], body[:50]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/models/other:predict"),
+        ("POST", "/v2/repository/models/hpa/unload"),
+        ("POST", "/v2/repository/models/hpa/load"),
+        ("POST", "/v2/repository/index"),
+        ("POST", "/v2/models/hpa/infer"),
+        ("POST", "/v1/models/hpa:explain"),
+        ("GET", "/v1/models/hpa:predict"),
+        ("DELETE", "/v1/models/hpa"),
+        ("OPTIONS", "/v1/models/hpa:predict"),
+        ("POST", "/v1/models/hpa:predict/"),
+        ("GET", "/v1/models/../../etc/passwd"),
+        *(
+            ("GET", path)
+            for path in ("/", "/metrics", "/docs", "/openapi.json", "/v2", "/v2/health/live", "/v1/models")
+        ),
+    ],
+)
+def test_only_the_paths_that_serving_needs_answer(address, method, path):
+    status, text = post(address[0] + path, ASKED if method == "POST" else None, JSON, method)
+    assert status in (404, 405) and "error" in json.loads(text)
+    assert post(f"{address[0]}/v1/models/hpa", None)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example:80"}, 421),
+        ({"Host": "localhost.evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "10.0.0.1"}, 421),
+        ({"Host": "localhost@evil.example"}, 421),
+        ({"Host": "localhost:x"}, 421),
+        ({"Host": ""}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "text/plain; application/json"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=a"}, 415),
+    ],
+)
+def test_what_a_web_page_can_send_is_refused(address, headers, status):
+    found, text = post(f"{address[0]}/v1/models/hpa:predict", ASKED, JSON | headers)
+    assert found == status and "error" in json.loads(text) and "probabilities" not in text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "localhost"},
+        {"Host": "LOCALHOST:9000"},
+        {"Host": "[::1]:8501"},
+        {"Host": "127.0.0.2"},
+        {"Content-Type": "application/json; charset=utf-8"},
+        {"Content-Type": "Application/JSON"},
+        {"Host": "localhost:1", "Origin": "http://localhost:1", "Sec-Fetch-Site": "same-origin"},
+    ],
+)
+def test_what_is_from_here_is_answered(address, headers):
+    assert post(f"{address[0]}/v1/models/hpa:predict", ASKED, JSON | headers)[0] == 200
+
+
+def test_hosts_of_a_server_that_others_may_reach():
+    web = pytest.importorskip("hpa_tf.serving.web")
+    everywhere, named = web.Hosts("0.0.0.0"), web.Hosts("127.0.0.1", ("gpu7.lab.example",))
+    assert everywhere.has("10.1.2.3") and everywhere.has("localhost") and not everywhere.has("gpu7.lab.example")
+    assert named.has("GPU7.lab.example") and not named.has("10.1.2.3") and not named.has("lab.example")
+
+
+def test_two_hosts_and_no_host_are_refused(address):
+    line = b"GET /v1/models/hpa HTTP/1.1\r\nConnection: close\r\n"
+    assert b" 400 " in raw(address[0], line + b"\r\n").splitlines()[0]
+    assert b" 4" in raw(address[0], line + b"Host: localhost\r\nHost: evil.example\r\n\r\n").splitlines()[0]
+    assert b" 421 " in raw(address[0], b"GET /v1/models/hpa HTTP/1.0\r\n\r\n").splitlines()[0]
+
+
+def test_large_bodies_are_refused_before_they_are_held(address):
+    """A gigabyte: announced, sent without its length, and as chunks."""
+    head = b"POST /v1/models/hpa:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    psutil = pytest.importorskip("psutil")
+    before = psutil.Process(address[1].pid).memory_info().rss
+    assert b" 413 " in answer_to(address[0], head + b"Content-Length: 1000000000\r\n\r\n", 1 << 30)
+    assert b" 413 " in answer_to(address[0], head + b"Transfer-Encoding: chunked\r\n\r\n40000000\r\n", 1 << 30)
+    assert b" 400 " in answer_to(address[0], head + b"Content-Length: -5\r\n\r\n", 0)
+    assert psutil.Process(address[1].pid).memory_info().rss - before < 200 << 20
     assert len(client.predict(address[0], "hpa", [GOOD])[0]) == 19
+
+
+def answer_to(address: str, head: bytes, size: int) -> bytes:
+    """Send a head and up to `size` zeros until an answer comes; return its first line."""
+    with socket.create_connection(place(address), 60) as connection:
+        connection.sendall(head)
+        connection.settimeout(0.01)
+        block = b"0" * (1 << 20)
+        for _ in range(size >> 20):
+            try:
+                connection.sendall(block)
+            except TimeoutError:
+                break
+            except OSError:
+                break
+        connection.settimeout(60)
+        return connection.recv(1000).partition(b"\r\n")[0]
+
+
+@pytest.mark.slow
+def test_requests_that_never_end_lose_their_connections_and_keep_nobody_waiting(address):
+    head = b"POST /v1/models/hpa:predict HTTP/1.1\r\nHost: localhost\r\n"
+    halves = (
+        b"",
+        head,
+        head + b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{",
+        head + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"GET /v1/models/hpa HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/models/hpa HTTP/1.1\r\n",
+    )
+    connections = [socket.create_connection(place(address[0]), 60) for _ in range(300)]
+    for number, connection in enumerate(connections):
+        connection.sendall(halves[number % len(halves)])
+    assert len(client.predict(address[0], "hpa", [GOOD], timeout=10)[0]) == 19
+    deadline = time.monotonic() + web_module().SECONDS_TO_SEND + 15
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline - 10:  # a slow sender is no better than one that stopped
+            connections[1].sendall(b"X-A: b\r\n")
+            time.sleep(1)
+    for connection in connections:
+        connection.settimeout(max(0.1, deadline - time.monotonic()))
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+        connection.close()
+
+
+@pytest.mark.slow
+def test_one_connection_too_many_is_closed_at_once(address):
+    connections = [socket.create_connection(place(address[0]), 60) for _ in range(web_module().MAX_CONNECTIONS + 20)]
+    time.sleep(1)
+    closed = 0
+    for connection in connections:
+        connection.settimeout(0.01)
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            closed += connection.recv(1) == b""
+    for connection in connections:
+        connection.close()
+    time.sleep(1)
+    assert len(client.predict(address[0], "hpa", [GOOD])[0]) == 19
+
+
+def web_module():
+    return importlib.import_module("hpa_tf.serving.web")
+
+
+def test_columns_and_signature_names_as_tensorflow_serving_takes_them(address):
+    crops, regions = [png(cell(seed)[0]) for seed in (1, 2)], [png(cell(seed)[1]) for seed in (1, 2)]
+    url = f"{address[0]}/v1/models/hpa:predict"
+
+    def ask(payload: dict) -> dict:
+        return json.loads(post(url, json.dumps(payload).encode())[1])
+
+    rows = [{"crop": b64(crop), "region": b64(region)} for crop, region in zip(crops, regions, strict=True)]
+    by_rows = ask({"signature_name": "crop_and_region", "instances": rows})["predictions"]
+    columns = {"crop": [b64(crop) for crop in crops], "region": [b64(region) for region in regions]}
+    by_columns = ask({"inputs": columns})["outputs"]["probabilities"]
+    assert by_columns == [row["probabilities"] for row in by_rows]
+    alone = ask({"signature_name": "serving_default", "inputs": [b64(crop) for crop in crops]})["outputs"]
+    assert alone["probabilities"] == client.predict(address[0], "hpa", crops)
+    assert np.abs(np.array(alone["probabilities"]) - by_columns).max() > 1e-3
+
+
+def test_a_port_that_is_taken_is_one_line(run, address):
+    pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+    command = [sys.executable, "-m", "hpa_tf.serving", "serve", "--run", str(run), "--port", str(place(address[0])[1])]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 2 and "--port" in process.stderr and "Traceback" not in process.stderr
 
 
 def test_many_clients_at_once_get_their_own_answers(address):
@@ -123,6 +345,6 @@ def test_many_clients_at_once_get_their_own_answers(address):
 
 
 @pytest.mark.parametrize("name", sorted(set(BAD_REQUESTS) - set(BAD_CROPS)))
-def test_bad_requests_are_refused_without_a_server(run, name):
+def test_bad_requests_are_refused_without_a_server(served, name):
     with pytest.raises(ValueError):
-        server_module.predict(serving.load(run), BAD_REQUESTS[name])
+        server_module.predict(served, BAD_REQUESTS[name])

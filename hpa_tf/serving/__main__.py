@@ -46,6 +46,9 @@ class Serve:
     """Address to listen on; 0.0.0.0 = every one."""
     port: int = DEFAULT_PORT
     """TCP port."""
+    allow_host: tuple[str, ...] = ()
+    """Names under which it may be asked beside localhost and its addresses: requests to other names are refused, so
+    that no web page can make its own name point here."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(command: Onnx | Bioimageio | Serve) -> None:
     if isinstance(command, Serve):
-        serve(command.run, command.name, command.host, command.port)
+        serve(command.run, command.name, command.host, command.port, command.allow_host)
     elif isinstance(command, Bioimageio):
         print(f"{command.out}: {export_bioimageio(command.run, command.out, command.about, command.crop)}")
     else:

@@ -18,7 +18,7 @@ from hpa_tf.pipeline.preparation import Preparation, prepare
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import to_json
 from hpa_tf.records import Manifest
-from hpa_tf.serving.png import prepare_png
+from hpa_tf.serving.png import checked_region, prepare_png
 
 FOLDER, VERSION = "saved_model", "1"
 
@@ -98,10 +98,10 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
         return probabilities(_map(lambda both: prepare_png(*both, preparation), (crop, region), preparation))
 
     def from_pixels(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return probabilities(_map(lambda both: prepare(*both, preparation), (crop, region), preparation))
+        return probabilities(_map(lambda both: prepare_one(*both)["image"], (crop, region), preparation))
 
     def prepare_one(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return {"image": prepare(crop, region, preparation)}
+        return {"image": prepare(crop, checked_region(region), preparation)}
 
     def png(name: str) -> tf.TensorSpec:
         return tf.TensorSpec([None], tf.string, name)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from hpa_tf.imaging.cells import THIS_CELL
+from hpa_tf.imaging.cells import OTHER_CELL, THIS_CELL, THIS_NUCLEUS
 from hpa_tf.pipeline.preparation import Preparation, prepare
 
 MAX_CROP_PIXELS = 4096 * 4096
@@ -23,12 +23,24 @@ def prepare_png(crop: tf.Tensor, region: tf.Tensor | None, preparation: Preparat
         same = tf.reduce_all(size == region_size)
         check = tf.debugging.Assert(same, ["crop and region differ in size", size, region_size])
         with tf.control_dependencies([check]):
-            areas = tf.io.decode_png(tf.identity(region), channels=1)[..., 0]
+            areas = checked_region(tf.io.decode_png(tf.identity(region), channels=1)[..., 0])
 
     def prepared(dtype: tf.DType) -> tf.Tensor:
         return prepare(tf.io.decode_png(crop, channels=4, dtype=dtype), areas, preparation)
 
     return tf.cond(depth == 16, lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
+
+
+def checked_region(region: tf.Tensor) -> tf.Tensor:
+    """Return a region map, uint8 [H, W], once it is known to be one: values 0..3, a pixel of the cell among them.
+
+    A mask of 0 and 255 would otherwise be a cell without pixels, and get the answer for a black crop.
+    """
+    highest, has_cell = tf.reduce_max(region), tf.reduce_any((region == THIS_CELL) | (region == THIS_NUCLEUS))
+    expected = "Expected 0 background, 1 this cell, 2 its nucleus, 3 another cell, and a pixel of 1 or 2"
+    check = tf.debugging.Assert((highest <= OTHER_CELL) & has_cell, ["region of highest value", highest, expected])
+    with tf.control_dependencies([check]):
+        return tf.identity(region)
 
 
 def _checked_png(

@@ -1,15 +1,16 @@
-"""Serve a run over HTTP with TensorFlow Serving's REST paths, by kserve. Extra: [serve].
+"""Serve a run over HTTP with TensorFlow Serving's REST paths. Extra: [serve].
 
     POST /v1/models/NAME:predict  {"instances": [{"crop": {"b64": PNG}}, ...]}, each with or each without a "region"
     -> {"predictions": [{"probabilities": [19 numbers]}, ...]}
+    GET /v1/models/NAME  -> whether it is up, as TensorFlow Serving says it
 
-Only PNG crops are taken, in the SavedModel's own signatures: what is true of one server is true of the other.
+Only PNG crops are taken, in the SavedModel's own signatures: what is true of one server is true of the other. `request`
+says what a request may be, `web` what is refused before that. By default it listens on this machine alone; it knows no
+passwords: who can reach it may ask it.
 """
 
-import asyncio
-import base64
-import binascii
-import json
+import os
+import socket
 from typing import Any
 
 import tensorflow as tf
@@ -17,58 +18,35 @@ import tensorflow as tf
 from hpa_tf import serving
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, parse
 
-MAX_INSTANCES = 256
-"""Most cells in one request."""
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8501
 
-_SIGNATURES = {("crop",): "serving_default", ("crop", "region"): "crop_and_region"}
-
-
-def parse_instances(payload: Any) -> dict[str, list[bytes]]:
-    """Return the PNG bytes of a request, by input.
-
-    Args:
-        payload: The request's JSON; its bytes where the client did not say that it is JSON.
-
-    Raises:
-        ValueError: It is no request of the form above; says what is wrong.
-    """
-    if isinstance(payload, bytes):
-        payload = json.loads(payload)
-    instances = payload.get("instances") if isinstance(payload, dict) else None
-    if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
-        raise ValueError(f'expected {{"instances": [1 to {MAX_INSTANCES} cells]}}')
-    decoded = [_parse_instance(instance, number) for number, instance in enumerate(instances)]
-    names = {tuple(sorted(instance)) for instance in decoded}
-    if len(names) > 1 or names.isdisjoint(_SIGNATURES):
-        expected = 'expected "crop", or "crop" and "region", in every instance'
-        raise ValueError(f"instances with the inputs {sorted(names)}; {expected}")
-    return {name: [instance[name] for instance in decoded] for name in next(iter(names))}
-
-
-def _parse_instance(instance: Any, number: int) -> dict[str, bytes]:
-    if isinstance(instance, dict) and set(instance) == {"b64"}:
-        instance = {"crop": instance}
-    try:
-        return {name: base64.b64decode(value["b64"], validate=True) for name, value in instance.items()}
-    except (AttributeError, TypeError, KeyError, ValueError, binascii.Error) as error:
-        raise ValueError(f'instance {number}: expected {{"crop": {{"b64": base64 of a PNG}}}}') from error
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MAX_INSTANCES", "MAX_REQUEST_PIXELS", "predict", "serve"]
 
 
 def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
     """Answer one request.
 
+    Args:
+        served: The run.
+        payload: The request's JSON, or its bytes.
+
+    Returns:
+        `predictions`, one row a cell; for a request by columns also `outputs`, as TensorFlow Serving gives them.
+
     Raises:
         ValueError: The request or a picture in it cannot be used; says why.
     """
-    pictures = parse_instances(payload)
-    signature = _SIGNATURES[tuple(sorted(pictures))]
+    request = parse(payload)
+    tensors = {name: tf.constant(data) for name, data in request.pictures.items()}
     try:
-        answer = served.signatures[signature](**{name: tf.constant(data) for name, data in pictures.items()})
+        answer = served.signatures[request.signature](**tensors)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(_reason(error)) from error
-    return {"predictions": [{"probabilities": row} for row in answer["probabilities"].numpy().tolist()]}
+    rows = answer["probabilities"].numpy().tolist()
+    columns = {"outputs": {"probabilities": rows}} if request.by_columns else {}
+    return {"predictions": [{"probabilities": row} for row in rows], **columns}
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -77,44 +55,50 @@ def _reason(error: tf.errors.OpError) -> str:
     return next((line for line in lines if line.startswith(("assertion failed", "Invalid PNG"))), lines[0])
 
 
-def serve(run: str, name: str, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
+def serve(
+    run: str, name: str, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, allow_hosts: tuple[str, ...] = ()
+) -> None:
     """Serve a run until a signal ends the process.
 
     Args:
         run: Run folder.
         name: The model's name in the paths.
         host: Address to listen on; by default this machine alone.
-        port: TCP port.
+        port: TCP port; 0 = a free one.
+        allow_hosts: Further names under which the server may be asked.
 
     Raises:
-        InputError: The run cannot be served, or kserve is not installed.
+        InputError: The run cannot be served, the address cannot be had, or a package is missing.
     """
     try:
-        import kserve
-        from kserve.protocol.dataplane import DataPlane
-        from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-        from kserve.protocol.rest.server import RESTServer
+        import uvicorn
+
+        from hpa_tf.serving import web
     except ImportError as error:
-        raise InputError("kserve", "it is not installed", "kserve", "pip install 'hpa_tf[serve]'") from error
+        raise InputError(error.name, "it is not installed", error.name, "pip install 'hpa_tf[serve]'") from error
+    try:
+        web.check_name(name)
+    except ValueError as error:
+        raise InputError("--name", str(error), "letters, digits and _ . -", "choose another name") from error
     keep_freed_memory()
+    with _listen(host, port) as listening:
+        served = serving.load(run)
+        app = web.application(name, lambda body: predict(served, body), len(os.sched_getaffinity(0)))
+        server = uvicorn.Server(web.configured(app, web.Hosts(host, allow_hosts)))
+        where = f"[{host}]" if ":" in host else host
+        print(f"{run}: http://{where}:{listening.getsockname()[1]}/v1/models/{name}:predict", flush=True)
+        server.run([listening])
 
-    class Cells(kserve.Model):
-        """The run as kserve wants it."""
 
-        def __init__(self):
-            super().__init__(name)
-            self._served = serving.load(run)
-            self.ready = True
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, before the run is loaded.
 
-        async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> dict[str, Any]:
-            try:
-                return await asyncio.to_thread(predict, self._served, payload)
-            except ValueError as error:
-                raise kserve.errors.InvalidInput(str(error)) from error
-
-    repository = kserve.ModelRepository()
-    repository.update(Cells())
-    plane, extension = DataPlane(repository), ModelRepositoryExtension(repository)
-    server = RESTServer("kserve.model_server:app", plane, extension, port)
-    server.config.host = host  # kserve itself listens on every address
-    server.run()
+    Raises:
+        InputError: The address or port cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        fix = "choose another --port, or stop what listens there"
+        raise InputError("--host --port", f"{host} {port} ({error})", "an address to listen on", fix) from error

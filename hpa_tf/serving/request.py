@@ -1,0 +1,138 @@
+"""A request's JSON to the PNG bytes of its cells, in TensorFlow Serving's two forms; limits before anything is decoded.
+
+    by rows:    {"instances": [{"crop": {"b64": PNG}, "region": {"b64": PNG}}, ...]}, or {"b64": PNG} for a crop alone
+    by columns: {"inputs": {"crop": [{"b64": PNG}, ...], "region": [...]}}, or a list for crops alone
+
+Each may have a `signature_name`; what a request names beyond that is refused.
+"""
+
+import base64
+import binascii
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from hpa_tf.serving.png import MAX_CROP_PIXELS
+
+MAX_INSTANCES = 256
+"""Most cells in one request."""
+MAX_REQUEST_PIXELS = 1 << 26
+"""Largest sum of height x width over the pictures of one request, px: 256 crops of 512 x 512."""
+
+SIGNATURES = {("crop",): "serving_default", ("crop", "region"): "crop_and_region"}
+"""The signature that answers each set of inputs."""
+
+_ROWS, _COLUMNS, _SIGNATURE = "instances", "inputs", "signature_name"
+_MAX_MARKS = 16 * MAX_INSTANCES
+_MAGIC, _SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a request asks.
+
+    Attributes:
+        signature: Name of the signature that answers it.
+        pictures: PNG bytes of each cell, by input.
+        by_columns: Whether it came as columns, and wants its answer so.
+    """
+
+    signature: str
+    pictures: dict[str, list[bytes]]
+    by_columns: bool
+
+
+def parse(payload: Any) -> Request:
+    """Return what a request asks.
+
+    Args:
+        payload: The request's JSON, or its bytes.
+
+    Raises:
+        ValueError: It is no request of the forms above, or too large; says what is wrong.
+    """
+    if isinstance(payload, bytes):
+        payload = _json(payload)
+    if not isinstance(payload, dict) or (_ROWS in payload) == (_COLUMNS in payload):
+        raise ValueError(f'expected {{"{_ROWS}": [1 to {MAX_INSTANCES} cells]}} or {{"{_COLUMNS}": {{"crop": [...]}}}}')
+    if unknown := sorted(payload.keys() - {_ROWS, _COLUMNS, _SIGNATURE}):
+        raise ValueError(f"found {', '.join(map(repr, unknown))[:200]}; expected {_ROWS} or {_COLUMNS}, {_SIGNATURE}")
+    by_columns = _COLUMNS in payload
+    pictures = _columns(payload[_COLUMNS]) if by_columns else _rows(payload[_ROWS])
+    signature = SIGNATURES[tuple(sorted(pictures))]
+    asked = payload.get(_SIGNATURE, signature)
+    if asked != signature:
+        known = ", ".join(f"{name} (of {' and '.join(inputs)})" for inputs, name in SIGNATURES.items())
+        raise ValueError(f"{_SIGNATURE} {str(asked)[:100]!r} for {' and '.join(sorted(pictures))}; expected {known}")
+    _check_pixels(data for column in pictures.values() for data in column)
+    return Request(signature, pictures, by_columns)
+
+
+def _json(data: bytes) -> Any:
+    """Parse bytes as JSON once they are known not to hold more values than any request has.
+
+    A value takes 2 bytes of text and up to 100 of memory; in a request nearly all bytes are base64.
+    """
+    if sum(data.count(mark) for mark in b"[{,:") > _MAX_MARKS:
+        raise ValueError(f"more values than {MAX_INSTANCES} cells have")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("lists in lists in lists") from error
+
+
+def _rows(instances: Any) -> dict[str, list[bytes]]:
+    if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
+        raise ValueError(f'expected {{"{_ROWS}": [1 to {MAX_INSTANCES} cells]}}')
+    decoded = [_instance(instance, number) for number, instance in enumerate(instances)]
+    names = {tuple(sorted(instance)) for instance in decoded}
+    if len(names) > 1 or names.isdisjoint(SIGNATURES):
+        expected = 'expected "crop", or "crop" and "region", in every instance'
+        raise ValueError(f"instances with the inputs {sorted(names)}; {expected}")
+    return {name: [instance[name] for instance in decoded] for name in next(iter(names))}
+
+
+def _instance(instance: Any, number: int) -> dict[str, bytes]:
+    if isinstance(instance, dict) and set(instance) == {"b64"}:
+        instance = {"crop": instance}
+    where = f"instance {number}"
+    if not isinstance(instance, dict) or not instance:
+        raise ValueError(f'{where}: expected {{"crop": {{"b64": base64 of a PNG}}}}')
+    return {str(name): _picture(value, where) for name, value in instance.items()}
+
+
+def _columns(inputs: Any) -> dict[str, list[bytes]]:
+    columns = inputs if isinstance(inputs, dict) and "b64" not in inputs else {"crop": inputs}
+    if tuple(sorted(columns)) not in SIGNATURES:
+        raise ValueError(f'inputs {sorted(columns)}; expected "crop", or "crop" and "region"')
+    lists = [column for column in columns.values() if isinstance(column, list)]
+    sizes = sorted({len(column) for column in lists})
+    if len(lists) < len(columns) or len(sizes) > 1 or not 1 <= sizes[0] <= MAX_INSTANCES:
+        raise ValueError(f"inputs: expected lists of 1 to {MAX_INSTANCES} pictures, as many regions as crops")
+    return {
+        name: [_picture(value, f"{name} {number}") for number, value in enumerate(column)]
+        for name, column in columns.items()
+    }
+
+
+def _picture(value: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (TypeError, KeyError, ValueError, binascii.Error) as error:
+        raise ValueError(f'{where}: expected {{"b64": base64 of a PNG}}') from error
+
+
+def _check_pixels(pictures: Any) -> None:
+    """Refuse pictures that are too large together; those that are no PNG, or too large alone, the SavedModel refuses.
+
+    Raises:
+        ValueError: The headers name too many pixels.
+    """
+    total = 0
+    for data in pictures:
+        if data.startswith(_MAGIC) and len(data) >= _SIZE.stop:
+            width, height = struct.unpack(">II", data[_SIZE])
+            total += width * height if width * height <= MAX_CROP_PIXELS else 0
+    if total > MAX_REQUEST_PIXELS:
+        raise ValueError(f"pictures of {total} pixels together; expected at most {MAX_REQUEST_PIXELS} in a request")
