@@ -83,6 +83,8 @@ class Body:
         labels: bool [K], what the cell shows; all False for an artefact.
         brightness: [3] red, blue, yellow stain, relative.
         centrosome: (row, column), um; organising centre of the microtubules.
+        more_nuclei: Further nuclei, and small ones beside them.
+        defocus: Standard deviation of the blur of a cell that is out of focus, um.
     """
 
     outline: Outline
@@ -92,12 +94,14 @@ class Body:
     labels: np.ndarray
     brightness: np.ndarray
     centrosome: tuple[float, float]
+    more_nuclei: tuple[Outline, ...] = ()
+    defocus: float = 0.0
 
 
-def draw_cell_line(rng: np.random.Generator) -> CellLine:
+def draw_cell_line(rng: np.random.Generator, lines: tuple[CellLine, ...] = CELL_LINES) -> CellLine:
     """Draw the cell line of a field; all cells of an image belong to one."""
-    shares = np.array([line.share for line in CELL_LINES])
-    return CELL_LINES[rng.choice(len(CELL_LINES), p=shares / shares.sum())]
+    shares = np.array([line.share for line in lines])
+    return lines[rng.choice(len(lines), p=shares / shares.sum())]
 
 
 def place(rng: np.random.Generator, config: SyntheticConfig, line: CellLine) -> tuple[np.ndarray, np.ndarray]:

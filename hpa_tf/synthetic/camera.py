@@ -48,6 +48,11 @@ def take_picture(
     noise *= np.sqrt(np.maximum(image, 0) / photons + read**2)
     image += noise
     image += rng.uniform(*config.background)
-    full = 255 if config.bits == 8 else 65535
-    counts = np.clip(image * (full / _GREY_LEVELS) + 0.5, 0, full)
-    return counts.astype(np.uint8 if config.bits == 8 else np.uint16)
+    return counts(image, config.bits)
+
+
+def counts(grey_levels: np.ndarray, bits: int) -> np.ndarray:
+    """Turn grey levels (of 255) into what is stored, uint8 or uint16."""
+    full = 255 if bits == 8 else 65535
+    stored = np.clip(grey_levels * (full / _GREY_LEVELS) + 0.5, 0, full)
+    return stored.astype(np.uint8 if bits == 8 else np.uint16)

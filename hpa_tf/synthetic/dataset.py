@@ -100,7 +100,8 @@ def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
     if files.exists(path):
         found = files.read_json(path)
         wanted = _as_read(content["config"])
-        differing = sorted(name for name in wanted if found.get("config", {}).get(name) != wanted[name])
+        there = found.get("config", {})
+        differing = sorted(name for name in {*wanted, *there} if there.get(name) != wanted.get(name))
         if differing or found.get("version") != VERSION or found.get("num_images", 0) > num_images:
             what = f"another configuration ({', '.join(differing)})" if differing else "a larger or older data set"
             raise InputError(out, what, "an empty folder, or the same data set", "choose another --out")

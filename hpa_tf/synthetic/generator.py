@@ -1,6 +1,8 @@
 """One synthetic field of view: a function of the configuration and an index."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,34 @@ from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.synthetic import bodies as bodies_
 from hpa_tf.synthetic import camera, stains, weak_labels
-from hpa_tf.synthetic.config import FIELD_UM, SyntheticConfig
+from hpa_tf.synthetic.config import CELL_LINES, FIELD_UM, CellLine, SyntheticConfig
 from hpa_tf.synthetic.patterns import PATTERNS
 from hpa_tf.synthetic.patterns.brush import Brush
+from hpa_tf.synthetic.real import cells as real_cells
+from hpa_tf.synthetic.real import picture
+from hpa_tf.synthetic.real import scene as real_scene
+from hpa_tf.synthetic.real.settings import REAL_LINES
 from hpa_tf.synthetic.scene import MARGIN_UM, Scene, build
 
 _ATTEMPTS = 30
+
+
+class Style(NamedTuple):
+    """What differs between the difficulties.
+
+    Attributes:
+        lines: Cell lines to draw from.
+        place: (rng, config, line) -> centres and radii of the cells.
+        make_cells: (rng, config, line, centres, radii, labels) -> bodies.
+        build: (rng, line, bodies, field_um, um_per_px) -> scene.
+        render: (scene, rng, config) -> counts [size, size, 4].
+    """
+
+    lines: tuple[CellLine, ...]
+    place: Callable[..., tuple[np.ndarray, np.ndarray]]
+    make_cells: Callable[..., list[bodies_.Body]]
+    build: Callable[..., Scene]
+    render: Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -54,16 +78,19 @@ def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = 
     rng = np.random.default_rng([config.seed, index])
     drawn = weak_labels.draw_image_labels(rng, config)
     image_labels = drawn if image_labels is None else np.asarray(image_labels, bool)
-    line = bodies_.draw_cell_line(rng)
-    scene = _draw_scene(rng, config, line, image_labels)
-    pixels = render(scene, rng, config)
+    style = STYLES[config.difficulty]
+    line = bodies_.draw_cell_line(rng, style.lines)
+    scene = _draw_scene(rng, config, style, line, image_labels)
+    pixels = style.render(scene, rng, config)
     name = image_id(config, index)
     masks, kept = _masks_in_frame(scene, config)
     truth = _truth(name, masks, [scene.bodies[number - 1] for number in kept], line.name)
     return SyntheticField(FieldOfView(name, pixels, config.pixel_um), masks, truth, image_labels)
 
 
-def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) -> Scene:
+def _draw_scene(
+    rng: np.random.Generator, config: SyntheticConfig, style: Style, line: CellLine, image_labels: np.ndarray
+) -> Scene:
     """Place bodies until the frame shows as many cells as the configuration allows.
 
     Raises:
@@ -72,10 +99,10 @@ def _draw_scene(rng, config: SyntheticConfig, line, image_labels: np.ndarray) ->
     scale = (config.field_um / FIELD_UM[512]) ** 2
     least, most = max(1, int(config.cells[0] * min(scale, 1))), config.cells[1] * max(scale, 1)
     for _ in range(_ATTEMPTS):
-        centres, radii = bodies_.place(rng, config, line)
+        centres, radii = style.place(rng, config, line)
         labels = weak_labels.draw_cell_labels(rng, config, image_labels, len(centres))
-        cells = bodies_.make_cells(rng, config, line, centres, radii, labels)
-        scene = build(rng, cells + bodies_.make_artefacts(rng, config), config.field_um, config.pixel_um)
+        cells = style.make_cells(rng, config, line, centres, radii, labels)
+        scene = style.build(rng, line, cells + bodies_.make_artefacts(rng, config), config.field_um, config.pixel_um)
         _, kept = _masks_in_frame(scene, config)
         if least <= sum(not scene.bodies[number - 1].artefact for number in kept) <= most:
             return scene
@@ -122,6 +149,16 @@ def green(scene: Scene, rng: np.random.Generator, microtubules: list[np.ndarray]
         glow = artefact * rng.uniform(0.0, 1.0, len(artefact))
         total += scene.per_body(glow) * np.clip(0.6 + 0.4 * scene.grain(rng, 1.0), 0, 2)
     return total
+
+
+def _build_easy(rng, line: CellLine, bodies: list[bodies_.Body], field_um: float, um_per_px: float) -> Scene:
+    return build(rng, bodies, field_um, um_per_px)
+
+
+STYLES = {
+    "easy": Style(CELL_LINES, bodies_.place, bodies_.make_cells, _build_easy, render),
+    "real": Style(REAL_LINES, real_cells.place, real_cells.make_cells, real_scene.build, picture.render),
+}
 
 
 def _masks_in_frame(scene: Scene, config: SyntheticConfig) -> tuple[Masks, np.ndarray]:

@@ -131,8 +131,22 @@ def inside_nucleus(rng: np.random.Generator, nucleus: Outline, count: int, share
     return np.stack([nucleus.centre[0] + x * sine + y * cosine, nucleus.centre[1] + x * cosine - y * sine], axis=1)
 
 
-def build(rng: np.random.Generator, bodies: list[Body], field_um: float, um_per_px: float) -> Scene:
-    """Draw the masks of all bodies."""
+def build(
+    rng: np.random.Generator,
+    bodies: list[Body],
+    field_um: float,
+    um_per_px: float,
+    roughness: tuple[float, float] = (0.022, 0.025),
+) -> Scene:
+    """Draw the masks of all bodies.
+
+    Args:
+        rng: Random numbers.
+        bodies: What is drawn; the number of a body is its place in the list, from 1.
+        field_um: Edge of the frame, um.
+        um_per_px: Micrometres per pixel.
+        roughness: Height of the waves of 1.6 and 5 um on the outlines, shares of the radius.
+    """
     margin = round(MARGIN_UM / um_per_px)
     edge = round(field_um / um_per_px) + 2 * margin
     cell = np.zeros((edge, edge), np.int32)
@@ -142,18 +156,19 @@ def build(rng: np.random.Generator, bodies: list[Body], field_um: float, um_per_
         window = _window(body.outline, um_per_px, edge)
         if window is None:
             continue
-        distance = _upsampled(body.outline, window, um_per_px, rng)
+        distance = _upsampled(body.outline, window, um_per_px, rng, roughness)
         best, owner = nearest[window], cell[window]
         wins = distance < best
         best[wins], owner[wins] = distance[wins], number
     for number, body in enumerate(bodies, start=1):
-        window = _window(body.nucleus, um_per_px, edge)
-        if window is None:
-            continue
-        inside = _upsampled(body.nucleus, window, um_per_px) < 1
-        if body.phase == "anaphase":
-            inside &= _away_from_middle(body.nucleus, window, um_per_px)
-        nucleus[window][inside & (cell[window] == number)] = number
+        for outline in (body.nucleus, *body.more_nuclei):
+            window = _window(outline, um_per_px, edge)
+            if window is None:
+                continue
+            inside = _upsampled(outline, window, um_per_px) < 1
+            if body.phase == "anaphase":
+                inside &= _away_from_middle(outline, window, um_per_px)
+            nucleus[window][inside & (cell[window] == number)] = number
     scene = Scene(bodies, um_per_px, _largest_pieces(cell), nucleus, tuple(rng.integers(2**31, size=2).tolist()))
     nucleus[scene.edge < _LEAST_RIM_UM] = 0
     nucleus[scene.cell != nucleus] = 0
@@ -184,13 +199,19 @@ def _positions(window: tuple[slice, slice], um_per_px: float, step: int) -> tupl
     return rows[:, None], columns[None, :]
 
 
-def _upsampled(outline: Outline, window, um_per_px: float, rng: np.random.Generator | None = None) -> np.ndarray:
+def _upsampled(
+    outline: Outline,
+    window: tuple[slice, slice],
+    um_per_px: float,
+    rng: np.random.Generator | None = None,
+    roughness: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
     """Return the relative distance in the window: smooth, so it is computed coarsely and interpolated (10x faster)."""
     step = _step(um_per_px)
     distance = outline.relative_distance(*_positions(window, um_per_px, step))
     if rng is not None:
-        distance = distance + 0.022 * smooth_noise(rng, distance.shape, 1.6 / (um_per_px * step))
-        distance += 0.025 * smooth_noise(rng, distance.shape, 5.0 / (um_per_px * step))
+        distance = distance + roughness[0] * smooth_noise(rng, distance.shape, 1.6 / (um_per_px * step))
+        distance += roughness[1] * smooth_noise(rng, distance.shape, 5.0 / (um_per_px * step))
     if step > 1:
         shape = (distance.shape[1] * step, distance.shape[0] * step)
         distance = cv2.resize(distance, shape, interpolation=cv2.INTER_CUBIC)

@@ -98,7 +98,7 @@ def red(scene: Scene, rng: np.random.Generator, paths: list[np.ndarray]) -> np.n
     if len(dividing):
         image += 0.55 * curves.draw(scene, rng, spindle_paths(scene, rng, dividing), 0.25)
         image += 0.15 * scene.per_body(np.array([bool(body.phase) for body in scene.bodies], float))
-    image += _artefact_glow(scene, rng, 0.7)
+    image += artefact_glow(scene, rng, 0.7)
     return image * scene.per_body(np.array([body.brightness[0] for body in scene.bodies]))
 
 
@@ -132,11 +132,11 @@ def reticulum(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def yellow(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Draw the reticulum stain of all bodies; a dividing cell has it around the spindle."""
     image = reticulum(scene, rng).astype(np.float32)
-    image += _artefact_glow(scene, rng, 0.6)
+    image += artefact_glow(scene, rng, 0.6)
     return image * scene.per_body(np.array([body.brightness[2] for body in scene.bodies]))
 
 
-def _artefact_glow(scene: Scene, rng: np.random.Generator, strength: float) -> np.ndarray | float:
+def artefact_glow(scene: Scene, rng: np.random.Generator, strength: float) -> np.ndarray | float:
     """Return the blotchy stain of dead cells and debris."""
     artefact = np.array([bool(body.artefact) for body in scene.bodies], float)
     if not artefact.any():

@@ -7,15 +7,16 @@ the same real cells.
 import numpy as np
 
 from hpa_tf.classes import MITOTIC_SPINDLE, NEGATIVE, NUM_CLASSES
-from hpa_tf.synthetic.config import TRAIN_IMAGES, SyntheticConfig
+from hpa_tf.synthetic.config import TEST_IMAGES, TRAIN_IMAGES, SyntheticConfig
 
 NUCLEAR = (0, 1, 2, 3, 4, 5)
 """Classes that need a nucleus: a dividing cell has none."""
 
 
 def class_shares(config: SyntheticConfig) -> np.ndarray:
-    """Return how often each class is drawn, [K], sum 1: train.csv's frequencies, flattened by `balance`, floored."""
-    shares = np.asarray(TRAIN_IMAGES, float) ** (1 - config.balance)
+    """Return how often each class is drawn, [K], sum 1: real frequencies, flattened by `balance`, floored."""
+    images = TEST_IMAGES if config.frequencies == "test" else TRAIN_IMAGES
+    shares = np.asarray(images, float) ** (1 - config.balance)
     shares = np.maximum(shares / shares.sum(), config.class_floor)
     return shares / shares.sum()
 
