@@ -17,11 +17,12 @@ def render(scene: RealScene, rng: np.random.Generator, config: SyntheticConfig) 
     red, blue, yellow = stains.red(scene, rng, paths), stains.blue(scene, rng), stains.yellow(scene, rng)
     green = protein.green(scene, rng, paths, (red, blue, yellow)) * np.float32(protein.staining_strength(rng))
     sharpness = rng.uniform(*REALITY.sharpness)
+    dark = rng.uniform(*REALITY.dark_light) if rng.random() < REALITY.dark_images else 1.0
     pictures = []
     for channel, stain in enumerate((red, green, blue, yellow)):
         median, spread = REALITY.full[channel]
         stain = cv2.GaussianBlur(scene.focus(stain), (0, 0), max(sharpness / config.pixel_um, 0.25))
-        light = np.float32(median * rng.lognormal(0, spread))
+        light = np.float32(dark * median * rng.lognormal(0, spread))
         pictures.append(_exposed(stain * light, REALITY.photons[channel], rng, config))
     return np.stack(pictures, axis=-1)
 

@@ -33,7 +33,7 @@ class RealScene(Scene):
         steep, dome, waist = rng.lognormal(0.2, 0.6), rng.uniform(0.1, 0.7), rng.uniform(4.0, 14.0)
         height = 1 - np.exp(-free / np.float32(steep))
         height *= (1 - dome) + dome * np.exp(-np.maximum(self.rim, 0) / np.float32(waist))
-        height *= 1 - rng.uniform(0.1, 0.7) * np.exp(-((self.edge / np.float32(rng.uniform(0.3, 0.8))) ** 2))
+        height *= 1 - rng.uniform(0.0, 0.5) * np.exp(-((self.edge / np.float32(rng.uniform(0.3, 0.8))) ** 2))
         clouds = np.clip(1 + rng.uniform(0.05, 0.25) * self.grain(rng, 6.0), 0.2, None)
         return (height * clouds * self.per_body(rng.lognormal(0, 0.15, len(self.bodies)))).astype(np.float32)
 

@@ -33,10 +33,10 @@ class RealLine(CellLine):
 
 
 REAL_LINES = (
-    RealLine("flat", 21.0, 1.5, 0.6, 0.06, 0.46, 0.20, 0.30, (1.0, 1.0, 1.0), arms=2.0),
-    RealLine("spread", 24.0, 1.3, 0.3, 0.05, 0.42, 0.12, 0.35, (0.8, 0.8, 0.8), 0.65, 1.0, 0.10, 0.30, 0.15),
-    RealLine("islands", 17.0, 1.2, 0.2, 0.04, 0.53, 0.18, 0.90, (0.9, 1.1, 0.9), 0.62, 0.6, 0.03, 0.10, 0.2),
-    RealLine("layer", 14.0, 1.25, 0.1, 0.04, 0.56, 0.10, 0.95, (0.8, 1.1, 0.9), 0.80, 0.5, 0.02, 0.12, 0.25),
+    RealLine("flat", 21.0, 1.7, 0.6, 0.06, 0.46, 0.20, 0.30, (1.0, 1.0, 1.0), arms=2.5),
+    RealLine("spread", 24.0, 1.3, 0.3, 0.05, 0.42, 0.12, 0.35, (0.8, 0.8, 0.8), 0.65, 1.5, 0.08, 0.25, 0.15),
+    RealLine("islands", 17.0, 1.2, 0.2, 0.04, 0.53, 0.18, 0.90, (0.9, 1.1, 0.9), 0.62, 0.9, 0.03, 0.10, 0.2),
+    RealLine("layer", 14.0, 1.25, 0.1, 0.04, 0.56, 0.10, 0.95, (0.8, 1.1, 0.9), 0.80, 0.8, 0.02, 0.12, 0.25),
     RealLine("compact", 13.0, 1.3, 0.3, 0.05, 0.58, 0.09, 0.70, (0.8, 1.1, 0.8), 0.55, 1.5, 0.02, 0.15, 0.2),
     RealLine("elongated", 18.5, 2.8, 0.6, 0.05, 0.47, 0.14, 0.30, (1.2, 1.0, 1.0), 0.45, 1.5, 0.03, 0.12, 0.7),
     RealLine("neurite", 15.0, 1.9, 2.2, 0.06, 0.52, 0.08, 0.40, (1.1, 1.0, 0.8), 0.45, 2.5, 0.02, 0.20, 0.5),
@@ -53,6 +53,7 @@ class Reality:
     Attributes:
         strength: Staining strength of an image: median and log deviation.
         failed: Share of images whose stain is hardly above the background; `failed_strength` is their factor.
+        dark_images: Share of images in which all four channels are dark, and `dark_light`, their factor.
         class_spread: Log deviation between the classes of an image.
         cell_spread: Log deviation between cells.
         faint: Share of the cells of an image in which a pattern is faint (0 to twice it), and `faint_strength`.
@@ -72,30 +73,32 @@ class Reality:
         full: Grey levels (of 255) of a stain of 1: median and log deviation, red, green, blue, yellow.
     """
 
-    strength: tuple[float, float] = (0.85, 0.70)
+    strength: tuple[float, float] = (0.75, 0.60)
     failed: float = 0.08
     failed_strength: Range = (0.06, 0.25)
     class_spread: float = 0.35
-    cell_spread: float = 0.35
+    cell_spread: float = 0.28
+    dark_images: float = 0.12
+    dark_light: Range = (0.03, 0.4)
     faint: float = 0.15
     faint_strength: Range = (0.08, 0.4)
-    haze: tuple[float, float] = (0.13, 0.9)
+    haze: tuple[float, float] = (0.09, 0.9)
     haze_nuclear: Range = (0.2, 1.3)
     clumps: Range = (0.25, 0.9)
     speck: Range = (0.0, 1.5)
     cross_talk: tuple[float, float, float] = (0.08, 0.06, 0.08)
     defocused_images: float = 0.10
-    image_defocus: Range = (0.25, 0.8)
-    defocused_cells: float = 0.12
-    cell_defocus: Range = (0.4, 1.8)
-    dim_cells: float = 0.12
-    dim_strength: Range = (0.1, 0.5)
+    image_defocus: Range = (0.15, 0.5)
+    defocused_cells: float = 0.10
+    cell_defocus: Range = (0.2, 1.0)
+    dim_cells: float = 0.08
+    dim_strength: Range = (0.15, 0.6)
     micronuclei: float = 0.04
-    photons: tuple[Range, Range, Range, Range] = ((0.12, 1.2), (0.10, 1.2), (0.5, 5.0), (0.12, 1.2))
+    photons: tuple[Range, Range, Range, Range] = ((0.12, 1.2), (0.25, 2.5), (0.5, 5.0), (0.12, 1.2))
     read_noise: Range = (0.2, 1.5)
     sharpness: Range = (0.06, 0.13)
     background: Range = (-9.0, 2.0)
-    full: tuple[tuple[float, float], ...] = ((190, 0.5), (110, 0.0), (150, 0.35), (190, 0.45))
+    full: tuple[tuple[float, float], ...] = ((200, 0.5), (120, 0.0), (145, 0.35), (120, 0.5))
 
 
 REALITY = Reality()

@@ -10,7 +10,7 @@ from hpa_tf.synthetic.real.scene import RealScene
 
 def microtubule_paths(scene: RealScene, rng: np.random.Generator) -> list[np.ndarray]:
     """Grow a dense net: some filaments from the organising centre, some along the cell, the rest from anywhere."""
-    density, wander = rng.uniform(0.25, 0.75), rng.uniform(0.06, 0.2)
+    density, wander = rng.uniform(0.2, 0.6), rng.uniform(0.06, 0.2)
     from_centre = rng.uniform(0.05, 0.35)
     starts, headings, lengths = [], [], []
     for number, body in enumerate(scene.bodies, start=1):
@@ -36,7 +36,7 @@ def microtubule_paths(scene: RealScene, rng: np.random.Generator) -> list[np.nda
         step_um=1.0,
         wander=wander,
         crossing=rng.uniform(0.05, 0.4),
-        keep_off_edge_um=0.4,
+        keep_off_edge_um=0.2,
         stop_at_edge=0.25,
     )
 
@@ -44,12 +44,12 @@ def microtubule_paths(scene: RealScene, rng: np.random.Generator) -> list[np.nda
 def red(scene: RealScene, rng: np.random.Generator, paths: list[np.ndarray]) -> np.ndarray:
     """Draw microtubules: a net of uneven brightness, bundles at some edges, a haze, spindles in dividing cells."""
     filaments = curves.draw(scene, rng, paths, 0.2, num_layers=4)
-    contrast = rng.uniform(0.9, 1.5)  # above 1: bundles stand out
-    net = filaments**contrast * (1 + rng.uniform(0.1, 0.5) * scene.grain(rng, 5.0)).clip(0.1)
+    contrast = rng.uniform(1.0, 1.7)  # above 1: bundles stand out
+    net = filaments**contrast / (1 + filaments / 5) * clouds(scene, rng, 0.1, 0.45)
     bundles = 1 + rng.uniform(0, 1.2) * np.exp(-scene.edge / np.float32(rng.uniform(0.8, 2.0)))
     image = 0.45 * net * bundles * (0.4 + 0.6 * scene.thickness)
-    image += rng.uniform(0.02, 0.15) * scene.thickness
-    image += rng.uniform(0.05, 0.3) * cv2.GaussianBlur(filaments, (0, 0), max(0.6, scene.px(1.0)))
+    image += rng.uniform(0.01, 0.08) * scene.thickness
+    image += rng.uniform(0.02, 0.12) * cv2.GaussianBlur(filaments, (0, 0), max(0.6, scene.px(1.0)))
     image *= over_nucleus(scene, rng.uniform(0.15, 0.6), 0.6)
     dividing = np.array([i + 1 for i, body in enumerate(scene.bodies) if body.phase], int)
     if len(dividing):
@@ -61,7 +61,7 @@ def red(scene: RealScene, rng: np.random.Generator, paths: list[np.ndarray]) -> 
 def blue(scene: RealScene, rng: np.random.Generator) -> np.ndarray:
     """Draw nuclei: chromatin of a texture that differs between images, nucleoli and further holes, soft edges."""
     inside = scene.nucleus > 0
-    fine, coarse = rng.uniform(0.05, 0.16), rng.uniform(0.05, 0.2)
+    fine, coarse = rng.uniform(0.05, 0.16), rng.uniform(0.08, 0.28)
     chromatin = 0.6 + fine * scene.grain(rng, rng.uniform(0.35, 0.8)) + coarse * scene.grain(rng, rng.uniform(1.2, 2.6))
     holes = np.clip((scene.grain(rng, rng.uniform(1.0, 2.2)) - rng.uniform(1.2, 2.2)) / 0.4, 0, 1)
     chromatin *= 1 - rng.uniform(0.3, 0.8) * np.maximum(scene.nucleolus_map, rng.uniform(0.2, 1.0) * holes)
@@ -86,15 +86,23 @@ def yellow(scene: RealScene, rng: np.random.Generator) -> np.ndarray:
 
 def reticulum(scene: RealScene, rng: np.random.Generator) -> np.ndarray:
     """Draw an endoplasmic reticulum; from a net of tubules to an even, grainy sheet."""
-    gathered, net_share = rng.uniform(0.1, 0.8), rng.uniform(0.0, 0.8)
+    gathered, net_share = rng.uniform(0.3, 0.9), rng.uniform(0.0, 0.8)
     sheet = 1 - gathered + gathered * np.exp(-np.maximum(scene.rim, 0) / np.float32(rng.uniform(3.0, 8.0)))
     ridges = np.abs(scene.grain(rng, rng.uniform(0.8, 1.5)) + 0.5 * scene.grain(rng, 0.5))
     net = np.clip(1.0 - ridges, 0, 1) ** 1.5
     holes = np.clip((scene.grain(rng, rng.uniform(0.9, 2.2)) - rng.uniform(1.0, 2.4)) / 0.5, 0, 1)
-    grainy = np.exp(rng.uniform(0.1, 0.45) * scene.grain(rng, rng.uniform(0.35, 0.7)))
-    image = 0.75 * scene.thickness * sheet * grainy * (1 - net_share + net_share * (0.3 + 1.4 * net)) * (1 - 0.8 * holes)
+    grainy = np.exp(rng.uniform(0.15, 0.5) * scene.grain(rng, rng.uniform(0.35, 0.8))) * clouds(scene, rng, 0.1, 0.4)
+    image = 0.75 * scene.thickness * sheet * grainy * (1 - 0.8 * holes)
+    image *= 1 - net_share + net_share * (0.3 + 1.4 * net)
     envelope = rng.uniform(0.0, 0.25) * np.exp(-(((scene.rim - 0.2) / 0.4) ** 2)) * (scene.edge > 0)
     return ((image + envelope) * over_nucleus(scene, rng.uniform(0.08, 0.5), 0.5)).astype(np.float32)
+
+
+def clouds(scene: RealScene, rng: np.random.Generator, least: float, most: float) -> np.ndarray:
+    """Return an uneven factor around 1, of grains of 1.2 to 3 um and of 5 um, float32 [H, W]."""
+    fine, coarse = rng.uniform(least, most, 2)
+    factor = 1 + fine * scene.grain(rng, rng.uniform(1.2, 3.0)) + 0.7 * coarse * scene.grain(rng, 5.0)
+    return np.clip(factor, 0.1, None)
 
 
 def over_nucleus(scene: RealScene, remaining: float, width_um: float) -> np.ndarray:

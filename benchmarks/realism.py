@@ -1,0 +1,282 @@
+"""How far generated images are from real ones, and what a network that saw only generated ones knows of real ones.
+
+    python benchmarks/realism.py --real DIR --labels CSV --half even --versions easy real
+    python benchmarks/realism.py --real DIR --labels CSV --half odd --versions --runs starter
+
+DIR holds real fields of view ({ID}_red.png, ...), CSV their image labels (columns ID and label_2021, `a|b`). Both kinds
+of images are cut into cells (real ones by the classical segmenter), and each channel of a cell goes through
+EfficientNet-Lite0 with ImageNet weights as a grey picture. Printed for each version of the generator:
+
+- Frechet distance of the features, all channels together and each by itself, beside that of two halves of the real
+  fields, which is what no difference looks like with so few cells;
+- area under the ROC curve of a logistic regression that tells real from generated, tested on fields it has not seen;
+- transfer: a logistic regression a class, fitted to the generated cells' true labels, asked about the real fields.
+
+Only fields whose id has an even zlib.crc32 were looked at while the generator was made (--half even); the others were
+read once. `--runs` scores trained runs, `starter` among them, on the same fields. Versions are compared in pairs.
+"""
+
+import functools
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+import tyro
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hpa_tf import cell_table
+from hpa_tf.classes import CHANNELS, NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.whole_fields import agreement, interval, resampled
+from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, cut_cells
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.generator import make
+
+SIZE = 96
+"""Side of the pictures of cells, px."""
+_REAL_SCALE = 0.32
+_COMPONENTS = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    real: str
+    """Folder of real fields of view."""
+    labels: str
+    """CSV of their image labels: ID, label_2021."""
+    half: Literal["even", "odd", "all"] = "even"
+    """Which fields, by zlib.crc32 of their id."""
+    versions: tuple[Literal["easy", "real"], ...] = ("easy", "real")
+    """Difficulties of the generator."""
+    runs: tuple[str, ...] = ()
+    """Trained runs to score on the real fields."""
+    um_per_px: float = _REAL_SCALE
+    """Micrometres per pixel of the real fields."""
+    num_images: int = 150
+    """Generated images of each version."""
+    seed: int = 500
+    """Seed of the generated images."""
+    samples: int = 1000
+    """Resamples of the fields."""
+    out: str | None = None
+    """JSON file for the figures."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of several fields.
+
+    Attributes:
+        features: float32 [N, 4, D] of each channel.
+        field: int [N], number of the field.
+        labels: bool [N, K]; all False where only the image is known.
+    """
+
+    features: np.ndarray
+    field: np.ndarray
+    labels: np.ndarray
+
+
+@functools.cache
+def network():
+    """Return EfficientNet-Lite0 with ImageNet weights: [B, S, S, 3] in 0..1 -> [B, 1280]."""
+    import keras
+
+    from hpa_tf.models import lite0
+    from hpa_tf.models.efficientnet import body_of
+
+    body = body_of("Lite0", SIZE, 3)
+    donors = lite0.read_layers(lite0.installed_file())
+    for layer in body.layers:
+        if layer.weights:
+            layer.set_weights(donors[layer.name])
+    return keras.Model(body.input, keras.layers.GlobalAveragePooling2D()(body.output))
+
+
+def pictures(field: FieldOfView, masks: Masks) -> tuple[list[int], list[np.ndarray]]:
+    """Cut the cells out, black around them, each scaled to a square picture: numbers and uint8 [S, S, 4] each."""
+    numbers, crops = [], []
+    for cell in cut_cells(field, masks):
+        inside = (cell.region == THIS_CELL) | (cell.region == THIS_NUCLEUS)
+        pixels = cell.crop * inside[..., None]
+        side = max(pixels.shape[:2])
+        square = np.zeros((side, side, 4), pixels.dtype)
+        top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
+        square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        numbers.append(cell.number)
+        crops.append(cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
+    return numbers, crops
+
+
+def features(crops: list[np.ndarray]) -> np.ndarray:
+    """Return float32 [N, 4, D] of uint8 pictures [S, S, 4]."""
+    grey = np.stack(crops).transpose(0, 3, 1, 2).reshape(-1, SIZE, SIZE, 1)
+    batches = [grey[i : i + 128].repeat(3, axis=3).astype(np.float32) / 255 for i in range(0, len(grey), 128)]
+    return np.concatenate([network().predict_on_batch(batch) for batch in batches]).reshape(len(crops), 4, -1)
+
+
+def real_fields(options: Options) -> tuple[list[FieldOfView], np.ndarray]:
+    """Read the real fields of the wanted half that have labels, and their labels bool [F, K].
+
+    Raises:
+        InputError: There are none.
+    """
+    table = pd.read_csv(options.labels, dtype=str).dropna(subset=["label_2021"]).drop_duplicates("ID").set_index("ID")
+    rest = {"even": (0,), "odd": (1,), "all": (0, 1)}[options.half]
+    files = [
+        files
+        for files in find_fields(options.real)
+        if zlib.crc32(files.image_id.encode()) % 2 in rest and files.image_id in table.index
+    ]
+    if not files:
+        raise InputError(options.real, "no labelled field of this half", "fields and their labels", "check both")
+    truth = np.zeros((len(files), NUM_CLASSES), bool)
+    for row, name in enumerate(files):
+        truth[row, [int(part) for part in table.loc[name.image_id, "label_2021"].split("|")]] = True
+    return [read_field(name, options.um_per_px) for name in files], truth
+
+
+def real_cells(fields: list[FieldOfView]) -> Cells:
+    """Segment real fields and measure their cells."""
+    found = [pictures(field, ClassicalSegmenter()(field))[1] for field in fields]
+    numbers = np.repeat(np.arange(len(found)), [len(crops) for crops in found])
+    crops = [crop for field in found for crop in field]
+    return Cells(features(crops), numbers, np.zeros((len(crops), NUM_CLASSES), bool))
+
+
+def generated_cells(difficulty: str, options: Options) -> Cells:
+    """Generate fields and measure their cells, artefacts left out."""
+    config = SyntheticConfig(difficulty=difficulty, seed=options.seed, balance=0.5)
+    crops, numbers, labels = [], [], []
+    for index in range(options.num_images):
+        made = make(config, index)
+        truth = made.truth[made.truth["artefact"] == ""].set_index("cell", drop=False)
+        for number, crop in zip(*pictures(made.field, made.masks), strict=True):
+            if number in truth.index:
+                crops.append(crop)
+                numbers.append(index)
+                labels.append(cell_table.values(truth.loc[[number]])[0].astype(bool))
+    return Cells(features(crops), np.array(numbers), np.array(labels))
+
+
+def frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Frechet distance of two samples, [N, D] and [M, D], taken as normally distributed."""
+    first, second = (x - x.mean(0) for x in (one, other))
+    cross = np.linalg.svd(first @ second.T, compute_uv=False).sum() / np.sqrt((len(one) - 1) * (len(other) - 1))
+    spread = (first**2).sum() / (len(one) - 1) + (second**2).sum() / (len(other) - 1)
+    return float(((one.mean(0) - other.mean(0)) ** 2).sum() + spread - 2 * cross)
+
+
+def tell_apart(real: Cells, generated: Cells, channels: list[int]) -> float:
+    """Return the AUC of "real or generated", each field judged by a regression that has not seen it."""
+    both = np.concatenate([flat(real, channels), flat(generated, channels)])
+    label = np.repeat([1, 0], [len(real.field), len(generated.field)])
+    field = np.concatenate([real.field, generated.field + 10_000])
+    model = make_pipeline(StandardScaler(), PCA(50, random_state=0), LogisticRegression(C=0.1, max_iter=500))
+    scores = cross_val_predict(model, both, label, groups=field, cv=GroupKFold(4), method="predict_proba")[:, 1]
+    return float(roc_auc_score(label, scores))
+
+
+def flat(cells: Cells, channels: list[int]) -> np.ndarray:
+    """Return the features of some channels beside each other, [N, C D]."""
+    return cells.features[:, channels].reshape(len(cells.field), -1)
+
+
+def realism(real: Cells, generated: Cells) -> dict[str, dict[str, float]]:
+    """Measure a version: Frechet distance, that of two halves of the real fields, and the AUC, by channels."""
+    rng = np.random.default_rng(0)
+    first_half = np.isin(real.field, rng.permutation(real.field.max() + 1)[::2])
+    count = min(len(real.field), len(generated.field), 600)
+    result = {}
+    groups = {"all": [0, 1, 2, 3], **{name: [number] for number, name in enumerate(CHANNELS)}}
+    for name, channels in groups.items():
+        x, y = flat(real, channels), flat(generated, channels)
+        drawn = x[rng.choice(len(x), count, replace=False)], y[rng.choice(len(y), count, replace=False)]
+        result[name] = {
+            "frechet": frechet(*drawn),
+            "real_halves": frechet(x[first_half], x[~first_half]),
+            "auc": tell_apart(real, generated, channels),
+        }
+    return result
+
+
+def probe(real: Cells, generated: Cells, num_fields: int) -> np.ndarray:
+    """Score real fields by regressions that were fitted to generated cells: mean over the cells, [F, K]."""
+    reduce = make_pipeline(StandardScaler(), PCA(_COMPONENTS, random_state=0))
+    x = reduce.fit_transform(flat(generated, [0, 1, 2, 3]))
+    y = reduce.transform(flat(real, [0, 1, 2, 3]))
+    scores = np.zeros((len(y), NUM_CLASSES))
+    for c in range(NUM_CLASSES):
+        if 0 < generated.labels[:, c].sum() < len(x):
+            model = LogisticRegression(C=0.003, max_iter=500).fit(x, generated.labels[:, c])
+            scores[:, c] = model.predict_proba(y)[:, 1]
+    return field_means(scores, real.field, num_fields)
+
+
+def field_means(scores: np.ndarray, field: np.ndarray, num_fields: int) -> np.ndarray:
+    """Return the mean score of each field's cells, [F, K]; 0 for a field without cells."""
+    sums = np.zeros((num_fields, NUM_CLASSES))
+    np.add.at(sums, field, scores)
+    return sums / np.maximum(np.bincount(field, minlength=num_fields), 1)[:, None]
+
+
+def run_scores(run: str, fields: list[FieldOfView]) -> np.ndarray:
+    """Score real fields by a trained run: mean over the cells, [F, K]."""
+    from hpa_tf import Predictor
+
+    predictor = Predictor(run)
+    scores = np.zeros((len(fields), NUM_CLASSES))
+    for row, field in enumerate(fields):
+        table = predictor.predict(field.pixels, um_per_px=field.um_per_px)
+        if len(table):
+            scores[row] = cell_table.values(table).mean(0)
+    return scores
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    cv2.setNumThreads(1)
+    fields, truth = real_fields(options)
+    scores, report = {}, {"half": options.half, "fields": len(fields), "versions": {}, "transfer": {}, "pairs": {}}
+    real = real_cells(fields) if options.versions else None
+    for version in options.versions:
+        generated = generated_cells(version, options)
+        report["versions"][version] = realism(real, generated)
+        scores[f"probe {version}"] = probe(real, generated, len(fields))
+    for run in options.runs:
+        scores[run] = run_scores(run, fields)
+    draws = {name: resampled(truth, values, options.samples) for name, values in scores.items()}
+    for name, values in scores.items():
+        found = agreement(truth, values)
+        intervals = dict(zip(("auc", "ap", "first"), map(interval, draws[name].T), strict=True))
+        report["transfer"][name] = {**vars(found), "intervals": intervals}
+    names = list(scores)
+    for one, other in zip(names, names[1:], strict=False):
+        difference = draws[other] - draws[one]
+        report["pairs"][f"{other} - {one}"] = {
+            "auc": [float(difference[:, 0].mean()), *interval(difference[:, 0])],
+            "ap": [float(difference[:, 1].mean()), *interval(difference[:, 1])],
+        }
+    text = json.dumps(report, indent=1)
+    print(text)
+    if options.out:
+        Path(options.out).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
