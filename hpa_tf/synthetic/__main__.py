@@ -1,4 +1,4 @@
-"""`python -m hpa_tf.synthetic [generate|statistics|sheet]`: make a synthetic data set, or look at one."""
+"""`python -m hpa_tf.synthetic [generate|bench|statistics|sheet]`: make a synthetic data set, or look at one."""
 
 import sys
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.synthetic import dataset
+from hpa_tf.synthetic import bench, dataset
 from hpa_tf.synthetic.config import SyntheticConfig
 
 
@@ -27,6 +27,20 @@ class Generate:
     def run(self) -> None:
         """Write the data set."""
         dataset.write(self.config, self.out, self.num_images, self.workers)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Write the bench: the training and the test set that tables of results use (OUT/train, OUT/test)."""
+
+    out: str
+    """Folder to write to."""
+    workers: int = field(default_factory=dataset.default_workers)
+    """Number of processes; the result does not depend on it."""
+
+    def run(self) -> None:
+        """Write both data sets."""
+        bench.write(self.out, self.workers)
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Sheet:
         sheet.write(self.out, self.seed, self.num_cells)
 
 
-COMMANDS = {"generate": Generate, "statistics": Statistics, "sheet": Sheet}
+COMMANDS = {"generate": Generate, "bench": Bench, "statistics": Statistics, "sheet": Sheet}
 
 
 def main(arguments: list[str] | None = None) -> int:

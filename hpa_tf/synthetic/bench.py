@@ -1,0 +1,25 @@
+"""The bench: one named pair of data sets, as hard as real images, on which methods are compared.
+
+    python -m hpa_tf.synthetic bench --out bench      # bench/train: 900 images, bench/test: 280 images
+
+The training set has classes between as frequent as in the competition's train.csv and equally frequent; the test set has
+them in the order of the competition's test set, each in 8 images or more. Nothing is tuned on the test set.
+"""
+
+from hpa_tf import files
+from hpa_tf.synthetic import dataset
+from hpa_tf.synthetic.config import SyntheticConfig
+
+TRAIN = SyntheticConfig(difficulty="real", seed=1001, balance=0.5)
+TEST = SyntheticConfig(difficulty="real", seed=2002, frequencies="test")
+NUM_TRAIN, NUM_TEST = 900, 280
+
+
+def write(out: str, workers: int) -> None:
+    """Write both sets below `out`; a run that was stopped can be started again.
+
+    Raises:
+        InputError: A folder holds another data set or cannot be written.
+    """
+    dataset.write(TRAIN, files.join(out, "train"), NUM_TRAIN, workers)
+    dataset.write(TEST, files.join(out, "test"), NUM_TEST, workers)
