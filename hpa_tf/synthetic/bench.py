@@ -2,8 +2,8 @@
 
     python -m hpa_tf.synthetic bench --out bench      # bench/train: 900 images, bench/test: 280 images
 
-The training set has classes between as frequent as in the competition's train.csv and equally frequent; the test set has
-them in the order of the competition's test set, each in 8 images or more. Nothing is tuned on the test set.
+In the training set classes are between equally frequent and as frequent as in the competition's train.csv; in the test
+set they are in the order of the competition's test set, each in 8 images or more. Nothing is tuned on the test set.
 """
 
 from hpa_tf import files

@@ -1,4 +1,4 @@
-"""Bodies of real fields: outlines that are pulled out, nuclei that are lobed, doubled or fragmented, dim and blurred cells."""
+"""Bodies of real fields: outlines pulled out, nuclei lobed, doubled or fragmented, cells dim or out of focus."""
 
 from dataclasses import replace
 

@@ -30,7 +30,7 @@ def nuclear_membrane(brush: Brush) -> np.ndarray:
     scene, rng = brush.scene, brush.rng
     uneven = np.clip(0.9 + 0.3 * scene.grain(rng, 1.2), 0.2, None)
     ring = np.exp(-(((scene.rim + 0.15) / np.float32(rng.uniform(0.25, 0.6))) ** 2)) * uneven
-    return ring + _depth(brush) * rng.uniform(0.05, 0.5) + rng.uniform(0, 0.15) * scene.thickness
+    return ring + _depth(brush) * rng.uniform(0.05, 0.5) + rng.uniform(0.0, 0.15) * _whole(brush)
 
 
 def nucleoli(brush: Brush) -> np.ndarray:
@@ -87,11 +87,11 @@ def endoplasmic_reticulum(brush: Brush) -> np.ndarray:
 
 def golgi(brush: Brush) -> np.ndarray:
     """Draw the ribbon at the organising centre; in some images it is in pieces that lie around the nucleus."""
-    rng, scene = brush.rng, brush.scene
+    rng = brush.rng
     broken = rng.random() < 0.35
     ribbon = cytoplasm.golgi(_scattered(brush, rng.uniform(1.0, 4.0))) if broken else cytoplasm.golgi(brush)
     pieces = rng.uniform(0.2, 0.7) * cytoplasm.golgi(_scattered(brush, 5.0)) if rng.random() < 0.3 else 0.0
-    return ribbon + pieces + rng.uniform(0.0, 0.2) * scene.thickness
+    return ribbon + pieces + rng.uniform(0.0, 0.2) * _whole(brush)
 
 
 def _scattered(brush: Brush, deviation_um: float) -> Brush:
@@ -109,23 +109,23 @@ def intermediate_filaments(brush: Brush) -> np.ndarray:
     basket = filaments.intermediate_filaments(brush)
     if rng.random() < 0.4:
         basket = 0.7 * basket + rng.uniform(0.1, 0.5) * filaments.microtubules(brush)
-    return basket + rng.uniform(0.0, 0.15) * brush.scene.thickness
+    return basket + rng.uniform(0.0, 0.15) * _whole(brush)
 
 
 def actin_filaments(brush: Brush) -> np.ndarray:
     """Stretch bundles and line the membrane; in some images the bundles are faint."""
     rng = brush.rng
-    return filaments.actin_filaments(brush) + rng.uniform(0.0, 0.3) * brush.scene.thickness
+    return filaments.actin_filaments(brush) + rng.uniform(0.0, 0.3) * _whole(brush)
 
 
 def microtubules(brush: Brush) -> np.ndarray:
     """Draw the filaments of the red channel with haze of their own."""
-    return filaments.microtubules(brush) + brush.rng.uniform(0.0, 0.25) * brush.scene.thickness
+    return filaments.microtubules(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
 
 
 def mitotic_spindle(brush: Brush) -> np.ndarray:
     """Draw the spindle in a cytosol that is stained as well."""
-    return filaments.mitotic_spindle(brush) + brush.rng.uniform(0.0, 0.25) * brush.scene.thickness
+    return filaments.mitotic_spindle(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
 
 
 def centrosome(brush: Brush) -> np.ndarray:
@@ -137,7 +137,7 @@ def centrosome(brush: Brush) -> np.ndarray:
         points = easy_stains.random_points(scene, rng, number, int(rng.poisson(stray)))
         return points, rng.uniform(0.2, 0.4, len(points)), rng.uniform(0.2, 0.8, len(points))
 
-    return cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.3) * scene.thickness
+    return cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.3) * _whole(brush)
 
 
 def plasma_membrane(brush: Brush) -> np.ndarray:
@@ -153,12 +153,12 @@ def mitochondria(brush: Brush) -> np.ndarray:
     threads = filaments.mitochondria(brush)
     if rng.random() < 0.35:
         threads = threads * soft_step(scene.grain(rng, 1.0), rng.uniform(-0.6, 0.4), 0.5)
-    return threads + rng.uniform(0.0, 0.2) * scene.thickness
+    return threads + rng.uniform(0.0, 0.2) * _whole(brush)
 
 
 def aggresome(brush: Brush) -> np.ndarray:
     """Put the lump beside the nucleus, in a cytosol that is stained as well."""
-    return cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.25) * brush.scene.thickness
+    return cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
 
 
 def cytosol(brush: Brush) -> np.ndarray:

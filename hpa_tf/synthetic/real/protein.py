@@ -61,7 +61,9 @@ def _haze(scene: RealScene, rng: np.random.Generator) -> np.ndarray:
     cytoplasm = scene.thickness * stains.over_nucleus(scene, 0.2, 0.6)
     nucleus = rng.uniform(*REALITY.haze_nuclear) * np.clip(-scene.rim / np.float32(0.5), 0, 1)
     artefact = np.array([bool(body.artefact) for body in scene.bodies])
-    glow = scene.per_body(artefact * rng.uniform(0.0, 1.0, len(artefact))) * np.clip(0.6 + 0.4 * scene.grain(rng, 1.0), 0, 2)
+    glow = scene.per_body(artefact * rng.uniform(0.0, 1.0, len(artefact))) * np.clip(
+        0.6 + 0.4 * scene.grain(rng, 1.0), 0, 2
+    )
     return np.float32(level) * (cytoplasm + nucleus) * scene.per_body(cells) + glow
 
 

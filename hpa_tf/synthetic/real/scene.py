@@ -49,9 +49,7 @@ class RealScene(Scene):
         return stain
 
 
-def build(
-    rng: np.random.Generator, line: RealLine, bodies: list[Body], field_um: float, um_per_px: float
-) -> RealScene:
+def build(rng: np.random.Generator, line: RealLine, bodies: list[Body], field_um: float, um_per_px: float) -> RealScene:
     """Draw the masks of all bodies."""
     made = easy.build(rng, bodies, field_um, um_per_px, _EDGE_ROUGHNESS)
     return RealScene(made.bodies, made.um_per_px, made.cell, made.nucleus, made.seed, line)
