@@ -1,0 +1,45 @@
+"""Agreement of field scores with image labels, against cases that can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.evaluation.whole_fields import agreement, counted_classes, interval, resampled
+
+
+def case() -> tuple[np.ndarray, np.ndarray]:
+    """Six fields: class 0 is ranked perfectly, class 1 the wrong way round, class 2 has one positive field only."""
+    truth, scores = np.zeros((6, NUM_CLASSES), bool), np.zeros((6, NUM_CLASSES))
+    truth[:3, 0], truth[:2, 1], truth[0, 2] = True, True, True
+    scores[:, 0] = [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
+    scores[:, 1] = [0.0, 0.01, 0.02, 0.03, 0.04, 0.05]
+    return truth, scores
+
+
+def test_by_hand():
+    truth, scores = case()
+    assert counted_classes(truth).tolist() == [0, 1]
+    found = agreement(truth, scores)
+    assert found.auc == pytest.approx((1 + 0) / 2)
+    assert found.ap == pytest.approx((1 + (1 / 5 + 2 / 6) / 2) / 2)
+    assert found.chance_ap == pytest.approx((3 / 6 + 2 / 6) / 2)
+    assert found.first == pytest.approx(3 / 6)
+    assert found.num_classes == 2
+
+
+def test_no_class_counts():
+    truth = np.zeros((3, NUM_CLASSES), bool)
+    truth[:, 0] = True  # every field has it: nothing to tell apart
+    found = agreement(truth, np.eye(3, NUM_CLASSES))
+    assert np.isnan(found.auc) and found.num_classes == 0 and found.first == pytest.approx(1 / 3)
+
+
+def test_resamples_are_paired_and_centred():
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, NUM_CLASSES)) < 0.3
+    scores = rng.random((60, NUM_CLASSES)) + 0.3 * truth
+    one, other = resampled(truth, scores, 100), resampled(truth, 3 * scores + 1, 100)
+    assert np.array_equal(one, other)  # the same fields are drawn, and ranks alone count
+    low, high = interval(one[:, 0])
+    assert low < agreement(truth, scores).auc < high < 1
+    assert not np.array_equal(one, resampled(truth, scores, 100, seed=1))
