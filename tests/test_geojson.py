@@ -1,0 +1,73 @@
+"""Outlines cover the masks that they were made of, holes and pieces included."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from hpa_tf import geojson
+from hpa_tf.classes import CLASSES
+
+
+def rasterize(geometry: dict, shape: tuple[int, int]) -> np.ndarray:
+    """Fill a geometry, eight times finer, and keep the pixels whose centre is inside."""
+    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+    yy, xx = np.mgrid[: shape[0], : shape[1]] + 0.5
+    inside = np.zeros(shape, bool)
+    for rings in polygons:
+        for ring in rings:  # even-odd: a hole takes away again
+            contour = np.array(ring, np.float32).reshape(-1, 1, 2)
+            hit = [
+                cv2.pointPolygonTest(contour, (float(x), float(y)), False) >= 0
+                for y, x in zip(yy.flat, xx.flat, strict=True)
+            ]
+            inside ^= np.reshape(hit, shape)
+    return inside
+
+
+def blob(shape, centre, radius):
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    return (yy - centre[0]) ** 2 + (xx - centre[1]) ** 2 <= radius**2
+
+
+@pytest.fixture
+def cells():
+    mask = np.zeros((40, 56), np.int32)
+    mask[blob(mask.shape, (12, 12), 9)] = 3
+    mask[blob(mask.shape, (12, 12), 3)] = 0  # a hole
+    mask[20:30, 40:56] = 700  # cut by the frame
+    mask[35, 5] = 8  # one pixel
+    mask[2:8, 30:34] = 9
+    mask[2:8, 40:44] = 9  # a second piece
+    return mask
+
+
+def test_an_outline_covers_its_cell(cells):
+    found = dict(geojson.outlines(cells))
+    assert set(found) == {3, 8, 9, 700}
+    for number, geometry in found.items():
+        wrong = (rasterize(geometry, cells.shape) != (cells == number)).sum()
+        assert wrong <= 0.05 * (cells == number).sum(), number
+    assert len(found[3]["coordinates"]) == 2 and found[9]["type"] == "MultiPolygon"
+
+
+def test_rings_are_closed_and_inside_the_image(cells):
+    for _, geometry in geojson.outlines(cells):
+        polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+        for ring in (ring for rings in polygons for ring in rings):
+            assert ring[0] == ring[-1] and len(ring) >= 4
+            x, y = np.array(ring).T
+            assert x.min() >= 0 and x.max() <= 56 and y.min() >= 0 and y.max() <= 40
+
+
+def test_scores_are_measurements_and_the_first_class_is_named(cells):
+    scores = {3: np.linspace(0, 1, 19)}
+    collection = json.loads(geojson.dumps(geojson.features(cells, scores, {18: (1, 2, 3)})))
+    by_cell = {feature["properties"]["cell"]: feature["properties"] for feature in collection["features"]}
+    assert by_cell[3]["classification"] == {"name": "Negative", "color": [1, 2, 3]}
+    assert set(by_cell[3]["measurements"]) == set(CLASSES) and "measurements" not in by_cell[8]
+
+
+def test_an_image_without_cells_has_no_features():
+    assert geojson.features(np.zeros((5, 5), np.uint16), {})["features"] == []
