@@ -2,13 +2,15 @@
 
 A Parquet file with the columns `image_id` (text), `cell` (the number of the cell in its mask), the 19 class names
 (floating point; NaN = not known) and any further columns (measurements, fold, cell line, ...). The pair (image_id,
-cell) is unique. The file's metadata holds the format's version and what the values are (`kind`).
+cell) is unique. The file's metadata holds the format's version, what the values are (`kind`), and for labels the rules
+that made them (`steps`: see `hpa_tf.label_rules`).
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ VALUES = list(CLASSES)
 
 Kind = Literal["labels", "truth", "grades", "predictions", "out_of_fold"]
 _METADATA_VERSION, _METADATA_KIND = b"hpa_tf.cell_table.version", b"hpa_tf.cell_table.kind"
+_METADATA_STEPS = b"hpa_tf.cell_table.steps"
 
 
 def from_values(
@@ -79,13 +82,20 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
-def write(table: pd.DataFrame, path: str | os.PathLike, kind: Kind) -> None:
+def write(table: pd.DataFrame, path: str | os.PathLike, kind: Kind, steps: Sequence[Mapping] | None = None) -> None:
     """Check and write a cell table atomically; equal tables give equal bytes.
+
+    Args:
+        table: The table.
+        path: Parquet file, appears whole.
+        kind: What the values are.
+        steps: JSON values that say how the values were made, kept in the file's metadata.
 
     Raises:
         InputError: See `check`.
     """
-    write_parts([table], path, kind)
+    with parts_writer(path, kind, steps) as write_part:
+        write_part(table)
 
 
 def write_parts(tables: Iterable[pd.DataFrame], path: str | os.PathLike, kind: Kind) -> None:
@@ -106,8 +116,12 @@ def write_parts(tables: Iterable[pd.DataFrame], path: str | os.PathLike, kind: K
 
 
 @contextlib.contextmanager
-def parts_writer(path: str | os.PathLike, kind: Kind) -> Iterator[Callable[[pd.DataFrame], None]]:
+def parts_writer(
+    path: str | os.PathLike, kind: Kind, steps: Sequence[Mapping] | None = None
+) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Open a cell table for writing in parts: what is yielded takes one part after the other, as `write_parts` does.
+
+    `steps` as in `write`.
 
     Raises:
         InputError: See `check`.
@@ -116,6 +130,8 @@ def parts_writer(path: str | os.PathLike, kind: Kind) -> Iterator[Callable[[pd.D
     if kind not in get_args(Kind):
         raise ValueError(f"kind: found {kind!r}; expected one of {get_args(Kind)}")
     ours = {_METADATA_VERSION: str(VERSION).encode(), _METADATA_KIND: kind.encode()}
+    if steps is not None:
+        ours[_METADATA_STEPS] = json.dumps(list(steps), sort_keys=True).encode()
     writer: pq.ParquetWriter | None = None
     with files.atomic_writer(path) as stream, contextlib.ExitStack() as stack:
 
@@ -172,3 +188,17 @@ def kind(path: str | os.PathLike) -> str | None:
     with files.open_file(path) as stream:
         found = (pq.read_schema(stream).metadata or {}).get(_METADATA_KIND)
     return found.decode() if found else None
+
+
+def steps(path: str | os.PathLike) -> list[dict[str, Any]] | None:
+    """Return what `write` was told of how the values were made, or None.
+
+    Raises:
+        InputError: The metadata is damaged.
+    """
+    with files.open_file(path) as stream:
+        found = (pq.read_schema(stream).metadata or {}).get(_METADATA_STEPS)
+    try:
+        return json.loads(found) if found else None
+    except ValueError as error:
+        raise InputError(path, f"damaged metadata ({error})", "the steps of its labels", "make it again") from error

@@ -47,6 +47,9 @@ COMMANDS: dict[str, Command] = {
     "grade": Command(
         "grade single cells by hand in the browser", "hpa_tf.grading.__main__", (), "python -m hpa_tf.grading"
     ),
+    "grades": _builder("grades", "journals of grades -> one table"),
+    "label": _builder("label", "a rule: tables -> a table of soft labels"),
+    "diff": _builder("diff", "what changed between two tables of labels"),
     "train": Command("train a network or a system", "hpa_tf.training.command", (), "python train.py", tensorflow=True),
     "predict": Command("images -> scores of each cell", "hpa_tf.prediction.command", (), "python predict.py"),
     "merge": Command(

@@ -1,4 +1,4 @@
-"""Command line: `python -m tfrecords_builder build|verify|repair|inspect`. Runs TensorFlow-free."""
+"""Command line: `python -m tfrecords_builder build|verify|repair|inspect|label|diff|grades`. Runs TensorFlow-free."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hpa_tf import files
+from hpa_tf import files, records
 from hpa_tf.errors import InputError
 from tfrecords_builder.options import BuildOptions
 
@@ -46,17 +46,59 @@ class Inspect:
     """PNG to write; default: contact_sheet.png in the data folder."""
 
 
+@dataclass(frozen=True)
+class Label:
+    """Make a table of labels by a rule: label --rule NAME --out labels.parquet ...; label --help lists the rules."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Say what changed between two tables of labels, by class; --data draws the cells that changed most."""
+
+    before: tyro.conf.Positional[str]
+    """Table of labels, or a data folder."""
+    after: tyro.conf.Positional[str]
+    """Table of labels."""
+    data: str | None = None
+    """Data folder of the cells, for the pictures."""
+    sheet: str | None = None
+    """PNG to write; default, with --data: AFTER.changes.png."""
+    page: str | None = None
+    """HTML page to write; default, with --data: AFTER.changes.html."""
+    count: int = 8
+    """Cells of a class in the pictures."""
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Write hand grades as one table: class, grader, image_id, cell, grade, repeat, seconds, time."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder that the grading page wrote."""
+    out: str
+    """CSV or Parquet file to write."""
+
+
 Command = (
     Annotated[BuildOptions, tyro.conf.subcommand("build")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Repair, tyro.conf.subcommand("repair")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Grades, tyro.conf.subcommand("grades")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 1 where images were left out or faults found, or 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments[:1] == ["label"]:  # its options depend on the rule
+            from tfrecords_builder import label
+
+            label.run(arguments[1:])
+            return 0
         command = tyro.cli(Command, args=arguments, prog="python -m tfrecords_builder", description=__doc__)
         return _run(command)
     except InputError as error:
@@ -67,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(command: BuildOptions | Verify | Repair | Inspect) -> int:
+def _run(command: BuildOptions | Verify | Repair | Inspect | Label | Diff | Grades) -> int:
     if isinstance(command, BuildOptions):
         from tfrecords_builder.build import FAILURES_NAME, build
 
@@ -85,12 +127,54 @@ def _run(command: BuildOptions | Verify | Repair | Inspect) -> int:
         rebuilt = repair(command.folder, command.deep, command.workers)
         print(f"rebuilt: {', '.join(rebuilt) or 'nothing, no shard was bad'}")
         return 0
+    if isinstance(command, Diff):
+        return _diff(command)
+    if isinstance(command, Grades):
+        return _grades(command)
     from tfrecords_builder.inspect import describe, write_contact_sheet
 
     print(describe(command.folder))
     sheet = command.sheet or files.join(command.folder, "contact_sheet.png")
     write_contact_sheet(command.folder, sheet)
     print(f"contact sheet: {sheet}")
+    return 0
+
+
+def _diff(command: Diff) -> int:
+    from hpa_tf.label_rules import read_labels
+    from tfrecords_builder import label, label_diff
+
+    if command.data is None and (command.sheet or command.page):
+        raise InputError("--data", "none", "the data folder of the cells", "give it: the pictures are drawn from it")
+    if command.count < 1:
+        raise InputError("--count", str(command.count), "1 or more", "change it")
+    is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
+    before = label.from_data(command.before) if is_data else read_labels(command.before)
+    after = read_labels(command.after)
+    print(label_diff.describe(before, after))
+    if command.data is not None:
+        sheet = command.sheet or f"{command.after}.changes.png"
+        page = command.page or f"{command.after}.changes.html"
+        title = f"Labels: {os.path.basename(command.before.rstrip('/'))} to {os.path.basename(command.after)}"
+        label_diff.write_pictures(before, after, command.data, sheet, page, command.count, title)
+        print(f"most changed cells: {sheet}, {page}")
+    return 0
+
+
+def _grades(command: Grades) -> int:
+    from hpa_tf.label_rules import describe_grades, grades_of_folder
+    from hpa_tf.reporting import write_csv
+
+    if not command.out.endswith((".csv", ".parquet")):
+        raise InputError("--out", command.out, "a name that ends in .csv or .parquet", "choose one of them")
+    table, journals, _ = grades_of_folder(command.folder, None)
+    if command.out.endswith(".csv"):
+        write_csv(table, command.out)
+    else:
+        with files.atomic_writer(command.out) as stream:
+            table.to_parquet(stream, index=False)
+    print(describe_grades(journals))
+    print(f"{command.out}: {len(table)} grades")
     return 0
 
 

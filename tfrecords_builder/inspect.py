@@ -78,7 +78,7 @@ def contact_sheet(folder: str | os.PathLike, columns: int = 10) -> np.ndarray:
     for class_id in range(len(CLASSES)):
         rows = np.flatnonzero(labels[:, class_id] > 0.5)
         wanted[class_id] = rows[np.linspace(0, len(rows) - 1, min(columns, len(rows))).astype(int)]
-    tiles = _read_tiles(folder, table, np.unique(np.concatenate(list(wanted.values())).astype(int)))
+    tiles = read_tiles(folder, table, np.unique(np.concatenate(list(wanted.values())).astype(int)))
     strips = []
     for class_id, rows in wanted.items():
         strip = np.zeros((_TILE if len(rows) else _EMPTY, _NAME_WIDTH + columns * _TILE, 3), np.uint8)
@@ -101,7 +101,8 @@ def _write_name(strip: np.ndarray, name: str, count: int) -> None:
         cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (230, 230, 230), 1, cv2.LINE_AA)
 
 
-def _read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray) -> dict[int, np.ndarray]:
+def read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray) -> dict[int, np.ndarray]:
+    """Draw the cells at some rows of a data folder's cell table: uint8 [112, 112, 3] each, by row."""
     tiles = {}
     for shard, own in table.iloc[rows].groupby("shard"):
         ordinals = dict(zip(own["record"], own.index, strict=True))

@@ -1,0 +1,48 @@
+"""Rules that refine the weak labels of cells: each takes a table of labels and returns a new one.
+
+label_table.py  the table: 19 values a cell, and for each value the rule that set it and what it was made from
+weak.py         from_image, five_levels
+grades.py       from_grades: hand grades 1 to 5 -> soft labels, by maps that can be edited
+predicted.py    drop_unlikely, add_likely, out_of_fold: what a network that has not seen a cell says of it
+combine.py      merge by an explicit priority; what changed between two tables
+
+Rules read and write tables only. `python -m tfrecords_builder label --rule NAME` runs one; `train.py --labels` trains
+on the result. Source: METHODS 3 (hand grades, pseudo-labels); SYSTEMS 1h (five levels), 3h (students).
+"""
+
+from hpa_tf.label_rules.combine import changes, count_changes, merge
+from hpa_tf.label_rules.grades import (
+    MAPS,
+    GradeMaps,
+    describe_grades,
+    from_grades,
+    grades_of_folder,
+    read_maps,
+    write_maps,
+)
+from hpa_tf.label_rules.label_table import LabelTable, Step, digest, read_labels, write_labels
+from hpa_tf.label_rules.predicted import add_likely, drop_unlikely, out_of_fold
+from hpa_tf.label_rules.weak import five_levels, from_image
+
+__all__ = [
+    "MAPS",
+    "GradeMaps",
+    "LabelTable",
+    "Step",
+    "add_likely",
+    "changes",
+    "count_changes",
+    "describe_grades",
+    "digest",
+    "drop_unlikely",
+    "five_levels",
+    "from_grades",
+    "from_image",
+    "grades_of_folder",
+    "merge",
+    "out_of_fold",
+    "read_labels",
+    "read_maps",
+    "write_labels",
+    "write_maps",
+]

@@ -1,0 +1,71 @@
+"""Labels of cells from labels of images: copied, or in five levels by what networks say of image and cell."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf.classes import NEGATIVE, NUM_CLASSES
+from hpa_tf.label_rules.label_table import LabelTable, given
+
+
+def from_image(
+    table: pd.DataFrame, inputs: Mapping[str, str], image_classes: Mapping[str, Collection[int]] | None = None
+) -> LabelTable:
+    """Give every cell the labels of its image: the weak labels that the other rules refine.
+
+    Args:
+        table: Cell table of a data folder.
+        inputs: What it and the image labels were read from.
+        image_classes: Classes of each image, instead of those that the folder was built with; cells of other images
+            are not known.
+    """
+    labels = given(table, "from_image", inputs)
+    if image_classes is None:
+        return labels
+    of_image = {name: np.isin(np.arange(NUM_CLASSES), list(ids)) for name, ids in image_classes.items()}
+    unknown = np.full(NUM_CLASSES, np.nan)
+    values = np.array([of_image.get(name, unknown) for name in table["image_id"]], np.float32).reshape(-1, NUM_CLASSES)
+    set_by = np.where(np.isnan(values), np.int16(-1), np.int16(0))
+    return LabelTable(labels.cells, values, set_by, labels.steps)
+
+
+LEVELS = ((0.5, 0.7, 1.0), (0.5, 0.5, 0.75), (0.0, 0.25, 0.5))
+"""(least probability of the image, least of the cell, label) for cells whose image has the label; else `LOWEST`."""
+LOWEST = 0.25
+ADDED = (0.9, 0.9, 0.5)
+"""The same for cells whose image does not have the label."""
+
+
+def five_levels(
+    labels: LabelTable,
+    image_probabilities: np.ndarray,
+    cell_probabilities: np.ndarray,
+    inputs: Mapping[str, str],
+    keep: tuple[str, ...] = (),
+    add: bool = False,
+) -> LabelTable:
+    """Replace labels by {1, .75, .5, .25, 0}: the higher, the surer networks are of the image and of the cell.
+
+    Args:
+        labels: Labels of images, copied to their cells; above 0 = the image has the label.
+        image_probabilities: float [N, 19]: of the cell's whole image, NaN where not known.
+        cell_probabilities: float [N, 19]: of the cell.
+        inputs: What the probabilities were read from.
+        keep: Values that these rules set stay.
+        add: Also give 0.5 where the image does not have the label but both are very sure.
+
+    Source: SYSTEMS 1h. The thresholds were not published; team 1 calls them not sensitive.
+    """
+    known = ~np.isnan(image_probabilities) & ~np.isnan(cell_probabilities) & ~np.isnan(labels.values)
+    known[:, NEGATIVE] = False
+    positive = labels.values > 0
+    values = np.where(positive, LOWEST, 0.0)
+    for of_image, of_cell, level in reversed(LEVELS):
+        reached = positive & (image_probabilities >= of_image) & (cell_probabilities >= of_cell)
+        values = np.where(reached, level, values)
+    if add:
+        reached = ~positive & (image_probabilities >= ADDED[0]) & (cell_probabilities >= ADDED[1])
+        values = np.where(reached, ADDED[2], values)
+    mask = known & ~labels.was_set_by(keep)
+    return labels.with_step("five_levels", {"keep": list(keep), "add": add}, inputs, values, mask)

@@ -1,0 +1,418 @@
+"""Rules of labels: each against the text of its source, provenance always true, files that come back."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
+from hypothesis import strategies as st
+from shards import one_hot, write_dataset
+
+from hpa_tf import cell_table
+from hpa_tf import label_rules as rules
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import Decision, Writer
+from hpa_tf.label_rules.label_table import SET_BY, given
+from hpa_tf.pipeline.examples import read_examples
+from tfrecords_builder.__main__ import main
+
+SPINDLE = 11
+
+
+def table_of(values) -> rules.LabelTable:
+    """Return labels as a data folder would give them, two cells an image."""
+    values = np.asarray(values, np.float32)
+    ids = [f"image-{i // 2}" for i in range(len(values))]
+    return given(cell_table.from_values(ids, np.arange(len(values)) % 2 + 1, values), "from_image", {"data": "abc"})
+
+
+def ones(n, *classes):
+    return np.tile(one_hot(*classes), (n, 1))
+
+
+def grades(*rows) -> pd.DataFrame:
+    """Return grades from (class, row, grade) or (class, row, grade, grader)."""
+    columns = ["class", "grader", "image_id", "cell", "grade"]
+    full = [row if len(row) == 4 else (*row, "anna") for row in rows]
+    data = [(c, grader, f"image-{row // 2}", row % 2 + 1, grade) for c, row, grade, grader in full]
+    return pd.DataFrame(data, columns=columns)
+
+
+def probabilities(labels, fill=np.nan, **of_class):
+    values = np.full(labels.values.shape, fill, np.float32)
+    for name, column in of_class.items():
+        values[:, int(name[1:])] = column
+    return values
+
+
+def names(labels):
+    """Return the rule of each value, [N, 19] text."""
+    return np.array([*(step.name for step in labels.steps), ""])[labels.set_by]
+
+
+# -- grades -----------------------------------------------------------------------------------------------------------
+
+TRAIN_MAPS = {  # METHODS 3, copied by hand: grades 1 to 5
+    0: (0, 0.25, 0.5, 0.9, 1), 1: (0, 0.4, 0.5, 0.85, 1), 8: (0, 0.5, 1, 1, 1), 9: (0, 0.5, 0.75, 1, 1),
+    11: (0, 0.05, 0.2, 0.65, 1), 12: (0, 0.3, 0.75, 1, 1), 15: (0, 0, 0.6, 1, 1), 17: (0, 0.25, 0.5, 0.9, 1),
+}  # fmt: skip
+VALIDATION_MAPS = {
+    0: (0, 0.5, 0.8, 1, 1), 7: (0, 0.2, 0.75, 1, 1), 9: (0, 0, 0.5, 1, 1), 10: (0, 0, 0.8, 1, 1), 17: (0, 0.5, 1, 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), [("train", TRAIN_MAPS), ("validation", VALIDATION_MAPS)])
+def test_every_grade_becomes_the_label_of_its_map(name, expected):
+    maps = rules.read_maps(name)
+    for class_id, labels in expected.items():
+        table = table_of(ones(6, class_id))
+        graded = rules.from_grades(table, grades(*((class_id, i, i + 1) for i in range(5))), maps, {})
+        np.testing.assert_allclose(graded.values[:5, class_id], labels)
+        assert all(np.diff(list(maps.of(class_id).values())) >= 0)
+
+
+def test_ungraded_positives_and_classes_that_nobody_graded():
+    table = table_of(np.vstack([ones(4, 3, 5, 11, 12), ones(4, 4)]))
+    table.values[2, 3] = 0.01  # dropped before: no positive
+    graded = rules.from_grades(table, grades((3, 0, 4), (11, 4, 1), (12, 0, 2)), rules.MAPS["train"], {"j": "1"})
+    np.testing.assert_allclose(graded.values[:4, 3], [0.9, 0.69, 0.01, 0.69])
+    np.testing.assert_allclose(graded.values[:4, 11], 1)  # the source leaves class 11 alone
+    np.testing.assert_allclose(graded.values[:4, 12], [0.3, 1, 1, 1])
+    np.testing.assert_allclose(graded.values[:4, 5], 1)  # nobody graded class 5
+    assert graded.cells["graded"].tolist() == [True, False, False, False, True, False, False, False]
+    assert names(graded)[0, 3] == names(graded)[4, 11] == "from_grades" and names(graded)[1, 3] == "ungraded_positive"
+    assert names(graded)[2, 3] == names(graded)[0, 5] == "from_image"
+    # a grade is kept by the rules of networks, the cap of an ungraded cell is not
+    unlikely = rules.drop_unlikely(graded, probabilities(graded, 0.1), {})
+    np.testing.assert_allclose(unlikely.values[:4, 3], [0.9, 0.01, 0.01, 0.01])
+
+
+def test_a_likely_spindle_is_nothing_else():
+    table = table_of(ones(4, 0, 11, 16))
+    graded = rules.from_grades(table, grades((11, 0, 5), (11, 1, 3), (11, 2, 2)), rules.MAPS["train"], {})
+    np.testing.assert_allclose(graded.values[0], one_hot(11))
+    np.testing.assert_allclose(graded.values[1], 0.2 * one_hot(11))
+    np.testing.assert_allclose(graded.values[2], one_hot(0, 16) + 0.05 * one_hot(11), rtol=1e-6)
+    assert set(names(graded)[0]) == {"from_grades"} and names(graded)[2, 0] == "from_image"
+
+
+def test_graders_count_alike_however_often_they_repeat():
+    table = table_of(ones(2, 0))
+    found = grades((0, 0, 5), (0, 0, 5), (0, 0, 5), (0, 0, 1, "ben"))
+    assert rules.from_grades(table, found, rules.MAPS["train"], {}).values[0, 0] == pytest.approx(0.5)
+
+
+def test_grades_of_other_cells_are_refused():
+    with pytest.raises(InputError, match="image-9"):
+        rules.from_grades(table_of(ones(2, 0)), grades((0, 18, 5)), rules.MAPS["train"], {})
+
+
+def test_maps_come_back_and_bad_ones_are_named(tmp_path):
+    path = tmp_path / "maps.json"
+    for maps in rules.MAPS.values():
+        rules.write_maps(maps, path)
+        again = rules.read_maps(str(path))
+        assert again == maps
+    stored = json.loads(path.read_text())
+    bad = [
+        {**stored, "default": {**stored["default"], "3": 1.5}}, {**stored, "default": {**stored["default"], "6": 1}},
+        {**stored, "classes": {"19": {}}}, {**stored, "classes": {"x": {}}}, {**stored, "classes": {"-1": {}}},
+        {**stored, "default": {"1": 0}}, {**stored, "default": {**stored["default"], "3": True}}, {**stored, "more": 1},
+        {**stored, "exclusive": {"11": None}}, {**stored, "default": []}, [],
+    ]  # fmt: skip
+    for value in bad:
+        path.write_text(json.dumps(value))
+        with pytest.raises(InputError, match=r"maps\.json"):
+            rules.read_maps(str(path))
+    with pytest.raises(InputError, match=r"nowhere\.json"):
+        rules.read_maps(str(tmp_path / "nowhere.json"))
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_drop_unlikely_lowers_unlikely_positives_only():
+    values = ones(5, 3)
+    values[3, 3], values[4, 3] = 0, 0.005
+    table = table_of(values)
+    dropped = rules.drop_unlikely(table, probabilities(table, c3=[0.29, 0.3, np.nan, 0.1, 0.1], c4=0.0), {"p": "1"})
+    np.testing.assert_allclose(dropped.values[:, 3], [0.01, 1, 1, 0, 0.005])
+    np.testing.assert_allclose(np.delete(dropped.values, 3, axis=1), np.delete(values, 3, axis=1))
+    assert (names(dropped) == "drop_unlikely").sum() == 1 and dropped.steps[1].inputs == {"p": "1"}
+    untouched = rules.drop_unlikely(table, probabilities(table, 0.1), {}, classes=(5,))
+    np.testing.assert_array_equal(untouched.values, values)
+
+
+def test_add_likely_looks_at_images_without_the_label():
+    values = np.vstack([ones(2, 11), ones(4, 0)])
+    values[1, 11] = 0.01  # a cell of a positive image that was dropped stays dropped
+    table = table_of(values)
+    added = rules.add_likely(table, probabilities(table, c11=[0.95, 0.95, 0.9, 0.89, np.nan, 1], c5=1), {})
+    np.testing.assert_allclose(added.values[:, 11], [1, 0.01, 0.99, 0, 0, 0.99])
+    assert added.values[:, 5].sum() == 0
+
+
+def test_out_of_fold_mixes_and_keeps_grades():
+    table = rules.from_grades(table_of(ones(4, 3)), grades((3, 0, 5)), rules.MAPS["validation"], {})
+    table.values[1, 4], table.set_by[1, 4] = np.nan, -1
+    p = probabilities(table, c3=[0.2, 0.4, np.nan, 0.4], c4=0.5)
+    mixed = rules.out_of_fold(table, p, {}, share=0.75)
+    np.testing.assert_allclose(mixed.values[:, 3], [1, 0.55, 1, 0.55])
+    np.testing.assert_allclose(mixed.values[:, 4], [0.375, 0.5, 0.375, 0.375])  # not known before: the probability
+    np.testing.assert_allclose(rules.out_of_fold(table, p, {}, keep=()).values[:2, 3], [0.2, 0.4])
+    assert names(mixed)[1, 4] == "out_of_fold" and names(mixed)[2, 3] == "from_image"
+
+
+@pytest.mark.parametrize(
+    ("label", "of_image", "of_cell", "expected"),
+    [
+        (1, 0.5, 0.7, 1), (1, 0.5, 0.69, 0.75), (1, 0.5, 0.5, 0.75), (1, 0.49, 0.9, 0.5), (1, 0.9, 0.49, 0.5),
+        (1, 0.1, 0.25, 0.5), (1, 0.9, 0.24, 0.25), (1, 0, 0, 0.25), (0, 1, 1, 0), (1, np.nan, 1, 1), (1, 1, np.nan, 1),
+    ],
+)  # fmt: skip
+def test_five_levels(label, of_image, of_cell, expected):
+    table = table_of(label * ones(2, 4))
+    args = probabilities(table, c4=of_image), probabilities(table, c4=of_cell)
+    assert rules.five_levels(table, *args, {}).values[0, 4] == pytest.approx(expected)
+
+
+def test_five_levels_may_add():
+    table = table_of(ones(2, 4))
+    args = probabilities(table, c5=[0.9, 0.9]), probabilities(table, c5=[0.9, 0.89])
+    np.testing.assert_allclose(rules.five_levels(table, *args, {}, add=True).values[:, 5], [0.5, 0])
+    assert rules.five_levels(table, *args, {}).values[:, 5].sum() == 0
+
+
+# -- merge, changes, files --------------------------------------------------------------------------------------------
+
+
+def test_merge_by_rule_and_by_order():
+    base = table_of(ones(4, 3))
+    graded = rules.from_grades(base, grades((3, 0, 4)), rules.MAPS["validation"], {"j": "1"})
+    dropped = rules.drop_unlikely(base, probabilities(base, c3=[0.1, 0.1, 0.9, 0.9]), {"p": "2"})
+    priority = ("from_grades", "drop_unlikely", "from_image")
+    for tables in ([graded, dropped], [dropped, graded]):
+        merged = rules.merge(tables, ["a", "b"], priority)
+        np.testing.assert_allclose(merged.values[:, 3], [1, 0.01, 1, 1])
+        assert names(merged)[:, 3].tolist() == ["from_grades", "drop_unlikely", "from_image", "from_image"]
+    assert rules.merge([graded, dropped], ["a", "b"], priority).cells["graded"].sum() == 1
+    np.testing.assert_allclose(rules.merge([dropped, graded], ["a", "b"]).values, dropped.values)
+    with pytest.raises(InputError, match="--priority"):
+        rules.merge([graded, dropped], ["a", "b"], ("from_grades", "from_image"))
+    with pytest.raises(InputError, match="same cells"):
+        rules.merge([base, table_of(ones(2, 3))], ["a", "b"])
+
+
+def test_merge_of_shuffled_and_partly_unknown_tables():
+    first, second = table_of(ones(6, 3)), table_of(ones(6, 4))
+    first.values[:3], first.set_by[:3] = np.nan, -1
+    order = np.random.default_rng(0).permutation(6)
+    shuffled = rules.LabelTable(
+        second.cells.iloc[order].reset_index(drop=True), second.values[order], second.set_by[order], second.steps
+    )
+    merged = rules.merge([first, shuffled], ["a", "b"])
+    np.testing.assert_allclose(merged.values, np.vstack([ones(3, 4), ones(3, 3)]))
+
+
+@settings(max_examples=25, deadline=None)
+@hypothesis_given(st.lists(st.sampled_from(["grade", "drop", "add", "fold"]), max_size=5), st.integers(0, 99))
+def test_provenance_is_true_after_any_rules(tmp_path_factory, steps, seed):
+    """A known value has a step; a value differs from the table before only where the new step set it; files agree."""
+    rng = np.random.default_rng(seed)
+    labels = table_of(rng.integers(0, 2, (8, 19)))
+    for step in steps:
+        p = np.where(rng.random((8, 19)) < 0.2, np.nan, rng.random((8, 19)))
+        before = labels
+        if step == "grade":
+            labels = rules.from_grades(labels, grades((int(rng.integers(18)), int(rng.integers(8)), int(rng.integers(1, 6)))), rules.MAPS["train"], {})  # fmt: skip  # noqa: E501
+        else:
+            rule = {"drop": rules.drop_unlikely, "add": rules.add_likely, "fold": rules.out_of_fold}[step]
+            labels = rule(labels, p, {"p": str(seed)})
+        changed = ~np.isclose(before.values, labels.values, equal_nan=True)
+        assert (labels.set_by[changed] >= len(before.steps)).all()
+        assert (np.isnan(labels.values) == (labels.set_by < 0)).all()
+    path = tmp_path_factory.mktemp("labels") / "labels.parquet"
+    rules.write_labels(labels, path)
+    again = rules.read_labels(path)
+    np.testing.assert_array_equal(again.values, labels.values)
+    np.testing.assert_array_equal(again.set_by, labels.set_by)
+    assert again.steps == labels.steps and again.cells.equals(labels.cells)
+    first = path.read_bytes()
+    rules.write_labels(again, path)
+    assert path.read_bytes() == first
+
+
+def test_the_provenance_can_be_read_by_others_and_must_fit(tmp_path):
+    labels = rules.from_grades(
+        table_of(ones(4, 3)), grades((3, 0, 4)), rules.MAPS["train"], {"class-3.anna.jsonl": "1"}
+    )
+    path = tmp_path / "labels.parquet"
+    rules.write_labels(labels, path)
+    table = pd.read_parquet(path)
+    assert table[SET_BY + CLASSES[3]].tolist() == ["from_grades", *["ungraded_positive"] * 3]
+    steps = cell_table.steps(path)
+    assert [step["rule"] for step in steps] == ["from_image", "ungraded_positive", "from_grades"]
+    assert steps[2]["inputs"] == {"class-3.anna.jsonl": "1"} and steps[2]["options"]["maps"]["default"]["4"] == 0.9
+    table[SET_BY + CLASSES[3]] = [None, *["from_image"] * 3]
+    cell_table.write(table, path, "labels", steps)
+    with pytest.raises(InputError, match="no step has set"):
+        rules.read_labels(path)
+    cell_table.write(table[[*cell_table.KEYS, *CLASSES]], path, "labels")
+    assert [step.rule for step in rules.read_labels(path).steps] == ["given"]
+
+
+def test_changes_are_counted():
+    before, after = table_of(ones(4, 3)), table_of(ones(4, 3))
+    after = rules.drop_unlikely(after, probabilities(after, c3=[0.1, 0.9, 0.9, 0.9]), {})
+    after = rules.add_likely(after, probabilities(after, c5=[1, 0, 0, 0]), {}, classes=(5,))
+    table = rules.count_changes(before, after).set_index("class")
+    assert table.loc["3 Nucleoli fibrillar center", ["before", "after", "raised", "lowered"]].tolist() == [4, 3, 0, 1]
+    assert table.loc["5 Nuclear bodies", ["before", "after", "raised", "lowered"]].tolist() == [0, 1, 1, 0]
+    assert table.loc["5 Nuclear bodies", "by"] == "add_likely 1"
+    assert rules.changes(before, after)[0, [3, 5]] == pytest.approx([-0.99, 0.99])
+    assert not rules.changes(before, before).any()
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels") / "data"
+    table = write_dataset(folder, ones(24, 3, 11), num_shards=1, size=(30, 50))
+    return folder, table
+
+
+def grade_some(folder, table, out):
+    from hpa_tf.records import read_manifest
+
+    writer = Writer(out, SPINDLE, "anna", read_manifest(folder).fingerprint)
+    keys = table[["image_id", "cell"]].to_numpy().tolist()
+    writer.append([Decision(i + 1, "grade", *keys[i], 1 + i % 5) for i in range(10)])
+    writer.append([Decision(11, "undo", *keys[9], replaces=10), Decision(12, "skip", *keys[11])])
+    writer.close()
+
+
+def test_from_journal_to_training_examples(data, tmp_path, capsys):
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    out = str(tmp_path / "graded.parquet")
+    arguments = ["label", "--rule", "from_grades", "--data", str(folder), "--grades", str(tmp_path / "grades")]
+    assert main([*arguments, "--out", out, "--write-maps", str(tmp_path / "maps.json")]) == 0
+    assert "class 11, anna: 9 cells (1: 2, 2: 2, 3: 2, 4: 2, 5: 1)" in capsys.readouterr().out
+    examples = read_examples(folder, labels=out)
+    np.testing.assert_allclose(examples.labels[:9, SPINDLE], [0, 0.05, 0.2, 0.65, 1, 0, 0.05, 0.2, 0.65])
+    np.testing.assert_allclose(examples.labels[9:, SPINDLE], 1)
+    np.testing.assert_allclose(examples.labels[:9, 3], [1, 1, 0, 0, 0, 1, 1, 0, 0])
+    assert examples.table["graded"].tolist() == [True] * 9 + [False] * 15
+    edited = (tmp_path / "maps.json").read_text().replace("0.65", "0.75")
+    (tmp_path / "maps.json").write_text(edited)
+    assert main([*arguments, "--out", out, "--maps", str(tmp_path / "maps.json")]) == 0
+    assert read_examples(folder, labels=out).labels[3, SPINDLE] == pytest.approx(0.75)
+    assert main(["grades", str(tmp_path / "grades"), "--out", str(tmp_path / "grades.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "grades.csv")) == 9
+
+
+def test_a_chain_of_commands_and_its_pictures(data, tmp_path, capsys):
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    values = np.full((24, 19), np.nan)
+    values[:, [3, 11]] = np.linspace(0, 1, 24)[:, None]
+    oof = tmp_path / "oof.parquet"
+    cell_table.write(cell_table.from_values(table["image_id"], table["cell"], values), oof, "out_of_fold")
+    names = [str(tmp_path / f"{n}.parquet") for n in range(5)]
+    base, more = ["label", "--out"], ["--data", str(folder), "--predictions", str(oof)]
+    assert main([*base, names[0], "--rule", "from_image", "--data", str(folder)]) == 0
+    assert main([*base, names[1], "--rule", "drop_unlikely", *more]) == 0
+    grades_of = ["--data", str(folder), "--grades", str(tmp_path / "grades")]
+    assert main([*base, names[2], "--rule", "from_grades", *grades_of]) == 0
+    priority = ["--priority", "from_grades", "drop_unlikely", "from_image"]
+    assert main([*base, names[3], "--rule", "merge", "--tables", names[1], names[2], *priority]) == 0
+    labels = rules.read_labels(names[3])
+    assert [step.rule for step in labels.steps] == ["from_image", "drop_unlikely", "from_grades"]
+    capsys.readouterr()
+    assert main(["diff", str(folder), names[3], "--data", str(folder), "--count", "3"]) == 0
+    assert "11 Mitotic spindle" in capsys.readouterr().out
+    page = (tmp_path / "3.parquet.changes.html").read_text()
+    assert page.count("<figure>") == 6 and "1.00 to 0.00</span> by from_grades" in page
+    assert (tmp_path / "3.parquet.changes.png").stat().st_size > 1000
+
+
+def test_ids_are_escaped_in_the_page(tmp_path):
+    hostile = "<script>alert(1)</script>"
+    table = write_dataset(tmp_path / "data", ones(4, 3), num_shards=1, num_folds=1, rename=[hostile.replace("/", "")])
+    after = rules.read_labels(tmp_path / "data" / "cells.parquet")
+    after = rules.drop_unlikely(after, probabilities(after, 0.1), {})
+    rules.write_labels(after, tmp_path / "after.parquet")
+    assert (
+        main(["diff", str(tmp_path / "data"), str(tmp_path / "after.parquet"), "--data", str(tmp_path / "data")]) == 0
+    )
+    page = (tmp_path / "after.parquet.changes.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and len(table) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rule", "form_image"], "one of from_image"),
+        ([], "one of from_image"),
+        (["--rule", "from_image"], "--data"),
+        (["--rule", "from_grades", "--data", "DATA"], "--grades"),
+        (["--rule", "from_grades", "--data", "DATA", "--grades", "EMPTY"], "no journal"),
+        (["--rule", "from_grades", "--labels", "LABELS", "--grades", "EMPTY"], "--data"),
+        (["--rule", "from_grades", "--data", "DATA", "--grades", "EMPTY", "--maps", "no.json"], "no.json"),
+        (["--rule", "drop_unlikely", "--data", "DATA", "--predictions", "LABELS"], "out-of-fold"),
+        (["--rule", "drop_unlikely", "--predictions", "OOF"], "--labels"),
+        (["--rule", "drop_unlikely", "--data", "DATA", "--predictions", "OOF", "--threshold", "3"], "--threshold"),
+        (["--rule", "drop_unlikely", "--data", "DATA", "--predictions", "OOF", "--classes", "18"], "--classes"),
+        (["--rule", "out_of_fold", "--data", "DATA", "--predictions", "OOF", "--share", "-1"], "--share"),
+        (["--rule", "merge", "--tables", "LABELS"], "--tables"),
+    ],
+)
+def test_bad_commands_are_one_line(data, tmp_path, capsys, arguments, said):
+    folder, table = data
+    (tmp_path / "empty").mkdir()
+    rules.write_labels(rules.read_labels(folder / "cells.parquet"), tmp_path / "labels.parquet")
+    values = np.full((24, 19), 0.5)
+    cell_table.write(
+        cell_table.from_values(table["image_id"], table["cell"], values), tmp_path / "oof.parquet", "out_of_fold"
+    )
+    places = {"DATA": folder, "EMPTY": tmp_path / "empty", "LABELS": tmp_path / "labels.parquet",
+              "OOF": tmp_path / "oof.parquet"}  # fmt: skip
+    filled = [str(places.get(word, word)) for word in arguments]
+    assert main(["label", *filled, "--out", str(tmp_path / "out.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
+
+
+def test_an_option_of_another_rule_is_refused(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["label", "--rule", "from_image", "--data", str(data[0]), "--threshold", "1", "--out", str(tmp_path / "o")]
+        )
+    assert stopped.value.code == 2 and "threshold" in capsys.readouterr().err
+
+
+def test_image_labels_may_be_corrected(data, tmp_path, capsys):
+    folder, table = data
+    images = sorted(set(table["image_id"]))
+    csv = tmp_path / "new.csv"
+    csv.write_text("ID,Label\n" + "".join(f"{name},{i % 2}|{i % 2}\n" for i, name in enumerate(images)))
+    out = str(tmp_path / "labels.parquet")
+    base = ["label", "--rule", "from_image", "--data", str(folder), "--image-labels", str(csv), "--out", out]
+    assert main(base) == 0
+    of_cell = table["image_id"].map({name: i % 2 for i, name in enumerate(images)}).to_numpy()
+    np.testing.assert_array_equal(rules.read_labels(out).values[:, 1], of_cell)
+    csv.write_text(f"ID,Label\n{images[0]},1\n")
+    assert main(base) == 2 and images[1] in capsys.readouterr().err
+
+
+def test_negative_is_left_to_the_images():
+    table = table_of(ones(2, NEGATIVE))
+    p = probabilities(table, 0.9)
+    for rule in (rules.out_of_fold, rules.drop_unlikely):
+        assert rule(table, p, {}).values[0, NEGATIVE] == 1
+    assert rules.five_levels(table, p, p, {}).values[0, NEGATIVE] == 1

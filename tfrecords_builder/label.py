@@ -1,0 +1,283 @@
+"""`python -m tfrecords_builder label --rule NAME ... --out labels.parquet`: one rule, from tables to a table of labels.
+
+Each rule has its own options, so none is ever ignored: `label --rule NAME --help` lists them.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tyro
+
+from hpa_tf import cell_table, files, label_rules, records
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.errors import InputError
+from hpa_tf.label_rules import LabelTable
+
+PROGRAM = "python -m tfrecords_builder label"
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What every rule asks for."""
+
+    out: str
+    """Table of labels to write (.parquet)."""
+    data: str | None = None
+    """Data folder: its labels are the start where no --labels is given."""
+    labels: str | None = None
+    """Table of labels to begin with, with its provenance."""
+
+    def start(self) -> LabelTable:
+        """Return the labels to begin with."""
+        if self.labels is not None:
+            return label_rules.read_labels(self.labels)
+        if self.data is None:
+            raise InputError("--labels", "neither --labels nor --data", "one of them", "say where the labels begin")
+        return from_data(self.data)
+
+
+def from_data(folder: str) -> LabelTable:
+    """Return the labels of a data folder: those of the images, copied to their cells."""
+    manifest = records.read_manifest(folder)
+    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+    return label_rules.from_image(table, {"data": manifest.fingerprint})
+
+
+@dataclass(frozen=True)
+class FromImage(_Rule):
+    """Give every cell the labels of its image."""
+
+    image_labels: str | None = None
+    """CSV of image labels (ID, Label) instead of those that the data was built with, such as corrected ones."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        from tfrecords_builder.sources import read_label_table
+
+        if self.data is None or self.labels is not None:
+            raise InputError("--rule from_image", "no --data, or --labels", "--data DIR alone", "leave --labels out")
+        manifest = records.read_manifest(self.data)
+        table = cell_table.read(files.join(self.data, records.CELL_TABLE_NAME))
+        inputs, of_image = {"data": manifest.fingerprint}, None
+        if self.image_labels:
+            rows, faults = read_label_table(self.image_labels)
+            if faults:
+                raise faults[0][1]
+            inputs[os.path.basename(self.image_labels)] = label_rules.digest(self.image_labels)
+            of_image = {image_id: class_ids for image_id, (class_ids, _) in rows.items()}
+            if missing := sorted(set(table["image_id"]) - set(of_image)):
+                found = f"no row for image {missing[0]} (and {len(missing) - 1} more)"
+                raise InputError(self.image_labels, found, "a row for every image of the data", "add the rows")
+        return label_rules.from_image(table, inputs, of_image)
+
+
+@dataclass(frozen=True)
+class FromGrades(_Rule):
+    """Turn hand grades (of `python -m hpa_tf.grading`) into soft labels, and mark the graded cells."""
+
+    grades: tuple[str, ...] = ()
+    """Folders of journals."""
+    maps: str = "train"
+    """train, validation (team 4's maps), or a JSON file of your own."""
+    write_maps: str | None = None
+    """Also write the maps as JSON here, to be edited and given as --maps."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        import pandas as pd
+
+        if not self.grades:
+            raise InputError("--grades", "none", "one folder or more", "give the --out of the grading page")
+        if self.data is None:
+            raise InputError("--data", "none", "the data folder that was graded", "give it: grades are checked with it")
+        maps = label_rules.read_maps(self.maps)
+        fingerprint = records.read_manifest(self.data).fingerprint
+        found = [label_rules.grades_of_folder(folder, fingerprint) for folder in self.grades]
+        print(label_rules.describe_grades([journal for _, journals, _ in found for journal in journals]))
+        sums = {name: digest for _, _, some in found for name, digest in some.items()}
+        if self.write_maps:
+            label_rules.write_maps(maps, self.write_maps)
+        table = pd.concat([grades for grades, _, _ in found], ignore_index=True)
+        return label_rules.from_grades(self.start(), table, maps, sums)
+
+
+@dataclass(frozen=True)
+class _Predicted(_Rule):
+    predictions: str = tyro.MISSING
+    """Cell table of probabilities by networks that have not seen the cells (`train.py --folds K --out-of-fold`)."""
+    classes: tuple[int, ...] = ()
+    """Class ids to look at; default: see the rule."""
+    keep: tuple[str, ...] = ("from_grades",)
+    """Values that these rules set stay."""
+    any_kind: bool = False
+    """Take predictions that are not marked as out of fold: a network knows the cells it was trained on by heart."""
+    default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
+
+    def read(self, labels: LabelTable, path: str) -> tuple[np.ndarray, dict[str, str]]:
+        """Return (probabilities [N, 19], what they were read from)."""
+        table = cell_table.read(path)
+        if not self.any_kind and (found := cell_table.kind(path)) != "out_of_fold":
+            fix = "predict with train.py --folds K --out-of-fold, or give --any-kind"
+            raise InputError(path, f"a table of {found or 'no known kind'}", "out-of-fold predictions", fix)
+        return labels.values_from(table, path), {os.path.basename(path): label_rules.digest(path)}
+
+    def chosen(self) -> tuple[int, ...]:
+        """Return the classes to look at."""
+        if outside := [class_id for class_id in self.classes if not 0 <= class_id < NEGATIVE]:
+            raise InputError("--classes", f"{outside}", f"ids 0 to {NEGATIVE - 1}", "choose other classes")
+        return self.classes or self.default_classes
+
+    def check_shares(self, **shares: float) -> None:
+        """Check that numbers lie in 0..1."""
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"--{name.replace('_', '-')}", str(value), "0 to 1", "change it")
+
+
+@dataclass(frozen=True)
+class DropUnlikely(_Predicted):
+    """Lower the label of positive cells that a network finds unlikely (default: all classes)."""
+
+    threshold: float = 0.3
+    """Probability below which a cell is unlikely."""
+    to: float = 0.01
+    """The label that it gets."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(threshold=self.threshold, to=self.to)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
+        return label_rules.drop_unlikely(labels, values, inputs, **options)
+
+
+@dataclass(frozen=True)
+class AddLikely(_Predicted):
+    """Give a label to cells that a network finds likely in images without it (default: mitotic spindle)."""
+
+    threshold: float = 0.9
+    """Probability from which on a cell is likely."""
+    to: float = 0.99
+    """The label that it gets."""
+    default_classes: ClassVar[tuple[int, ...]] = (CLASSES.index("Mitotic spindle"),)
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(threshold=self.threshold, to=self.to)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
+        return label_rules.add_likely(labels, values, inputs, **options)
+
+
+@dataclass(frozen=True)
+class OutOfFold(_Predicted):
+    """Replace labels by out-of-fold probabilities: the targets of a student (default: all classes)."""
+
+    share: float = 1.0
+    """Weight of the probability; the label so far has the rest."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(share=self.share)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        return label_rules.out_of_fold(labels, values, inputs, share=self.share, classes=self.chosen(), keep=self.keep)
+
+
+@dataclass(frozen=True)
+class FiveLevels(_Rule):
+    """Replace image labels by 1, .75, .5, .25 or 0: the higher, the surer networks are of the image and of the cell."""
+
+    image_predictions: str = tyro.MISSING
+    """Cell table of probabilities of each cell's whole image."""
+    cell_predictions: str = tyro.MISSING
+    """Cell table of probabilities of each cell."""
+    keep: tuple[str, ...] = ("from_grades",)
+    """Values that these rules set stay."""
+    add: bool = False
+    """Also give .5 to cells of images without the label where both are very sure."""
+    any_kind: bool = False
+    """Take predictions that are not marked as out of fold."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        labels = self.start()
+        reader = _Predicted(self.out, any_kind=self.any_kind, predictions="")
+        of_image, first = reader.read(labels, self.image_predictions)
+        of_cell, second = reader.read(labels, self.cell_predictions)
+        return label_rules.five_levels(labels, of_image, of_cell, {**first, **second}, self.keep, self.add)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Take each value from one of several tables of the same cells, by an explicit priority."""
+
+    out: str
+    """Table of labels to write (.parquet)."""
+    tables: tuple[str, ...] = ()
+    """Tables of labels."""
+    priority: tuple[str, ...] = ()
+    """Rules, most important first, such as from_grades drop_unlikely from_image; default: the order of the tables."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        if len(self.tables) < 2:
+            raise InputError("--tables", f"{len(self.tables)}", "two or more", "give the tables to merge")
+        return label_rules.merge([label_rules.read_labels(path) for path in self.tables], self.tables, self.priority)
+
+
+RULES = {
+    "from_image": FromImage,
+    "from_grades": FromGrades,
+    "drop_unlikely": DropUnlikely,
+    "add_likely": AddLikely,
+    "five_levels": FiveLevels,
+    "out_of_fold": OutOfFold,
+    "merge": Merge,
+}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one rule.
+
+    Raises:
+        InputError: An option or a table cannot be used.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--rule")
+    names, rest = parser.parse_known_args(arguments)
+    if names.rule not in RULES:
+        if names.rule is None and {"-h", "--help"} & set(rest):
+            lines = [f"  {name:<14} {rule.__doc__}" for name, rule in RULES.items()]
+            print(f"{PROGRAM} --rule NAME --out labels.parquet ...\n\n" + "\n".join(lines))
+            print(f"\n{PROGRAM} --rule NAME --help lists the options of a rule.")
+            return
+        raise InputError("--rule", repr(names.rule), f"one of {', '.join(RULES)}", "choose one")
+    rule = tyro.cli(RULES[names.rule], args=rest, prog=f"{PROGRAM} --rule {names.rule}")
+    before = rule.start() if isinstance(rule, _Rule) and not isinstance(rule, FromImage) else None
+    labels = rule.apply()
+    label_rules.write_labels(labels, rule.out)
+    print(describe(labels, before))
+    print(f"{rule.out}: {len(labels)} cells, steps {', '.join(step.name for step in labels.steps)}")
+
+
+def describe(labels: LabelTable, before: LabelTable | None) -> str:
+    """Return what a rule did, by class; without `before`, the number of labels."""
+    if before is None:
+        known = (labels.values >= 0.5).sum(axis=0)
+        return "\n".join(f"{c} {name}: {known[c]} cells" for c, name in enumerate(CLASSES) if known[c])
+    table = label_rules.count_changes(before, labels)
+    moved = table[(table["raised"] + table["lowered"] + table["became_known"] + table["became_unknown"]) > 0]
+    if moved.empty:
+        return "no label changed"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = moved["lowered"] / np.maximum(moved["before"], 1)
+    moved = moved.assign(lowered_share=[f"{one:.1%}" for one in share])
+    shown = ["class", "before", "after", "raised", "lowered", "lowered_share", "became_known", "became_unknown"]
+    return moved[shown].to_string(index=False)
