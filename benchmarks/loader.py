@@ -30,22 +30,23 @@ from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.encoding import Encoding, encode_picture, picture_shape
 from hpa_tf.encoding import decode_picture as decode_picture_here
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.pipeline import (
     Augmentation,
     Examples,
-    Preparation,
     Sampling,
     augment,
     augment_batch,
     parse_cell,
-    prepare,
     read_examples,
     training_batches,
 )
 from hpa_tf.pipeline.batches import record_reader
 from hpa_tf.pipeline.parsing import box_in_crop, decode_picture
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import prepare
 
 BATCH, ROUNDS = 16, 10
 FULL = Augmentation(flip=0.5, rotation=90, resizer=0.4, pad=0.3)
@@ -132,7 +133,7 @@ def touch(value: tf.Tensor) -> tf.Tensor:
 
 def stage_costs(examples: Examples, size: int) -> dict[str, float]:
     """Return processor seconds a cell of each stage alone, on what the one before made of the same cells."""
-    preparation, read = Preparation(size=size), record_reader(examples)
+    view, read = Crop(size=size), record_reader(examples)
     count = len(examples)
     seeds = tf.random.stateless_uniform([count, 2], (0, 1), minval=None, maxval=None, dtype=tf.int32)
     dtype = _depth(parse_cell(read(tf.constant(0)), ["crop"])["crop"])
@@ -148,7 +149,7 @@ def stage_costs(examples: Examples, size: int) -> dict[str, float]:
         "read": lambda row: (row, read(row)),
         "parse": parse,
         "decode crop and region": decode,
-        "prepare": lambda row, crop, region, box: (row, prepare(crop, region, preparation, box)),
+        "prepare": lambda row, crop, region, box: (row, prepare(crop, region, view, box)),
         "augment": lambda row, image: (row, augment(image, seeds[row], FULL)),
     }
     costs, made = {}, tf.data.Dataset.range(count)
@@ -205,7 +206,7 @@ def loader_rate(examples: Examples, size: int) -> tuple[float, float]:
     The best of three passes after one that traces and warms up, as for the stages.
     """
     plan = Sampling(balanced=False, num_cells=BATCH * 40)
-    dataset = training_batches(examples, Preparation(size), FULL, plan, batch_size=BATCH, seed=0, epoch=0)
+    dataset = training_batches(examples, Crop(size), FULL, plan, batch_size=BATCH, seed=0, epoch=0)
     passes = []
     for _ in range(4):
         batches = iter(dataset)
@@ -218,20 +219,22 @@ def loader_rate(examples: Examples, size: int) -> tuple[float, float]:
 
 def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: int = 16) -> tuple[float, float]:
     """Train EfficientNetB0 and return (share of the time spent waiting for data, cells a second)."""
-    network = EfficientNet("B0").build(size)
+    network = Classifier(EfficientNet("B0")).build(Crop(size).specs())
     optimizer = keras.optimizers.Adam(3e-4)
     optimizer.build(network.trainable_variables)
 
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor) -> None:
         with tf.GradientTape() as tape, example_seeds(seeds):
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels[:, :18], network(images, training=True))
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(
+                labels[:, :18], network({"image": images}, training=True)["logits"]
+            )
             loss = tf.reduce_mean(losses)
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(loss, variables), variables)
 
     plan = Sampling(balanced=False, num_cells=batch_size * (steps + 2))
-    dataset = training_batches(examples, Preparation(size), FULL, plan, batch_size=batch_size, seed=0, epoch=0)
+    dataset = training_batches(examples, Crop(size), FULL, plan, batch_size=batch_size, seed=0, epoch=0)
     batches, waited = iter(dataset), 0.0
     for number in range(steps + 2):
         if number == 2:  # the first steps trace
@@ -239,7 +242,7 @@ def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: i
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
-        step(batch["image"], batch["labels"], batch["seed"])
+        step(batch.inputs["image"], batch.cell_labels[:, 0], batch.seed)
     total = time.perf_counter() - start
     return waited / total, steps * batch_size / total
 

@@ -49,15 +49,15 @@ class Benchmark:
 def make_run(folder: Path, size: int) -> str:
     """Export an EfficientNetB0 with random weights; one is kept between calls."""
     from hpa_tf import serving
-    from hpa_tf.models.efficientnet import EfficientNet
-    from hpa_tf.pipeline import Preparation
     from hpa_tf.recipes import Recipe
     from hpa_tf.records import SCHEMA_VERSION, Manifest
+    from hpa_tf.views import Crop
 
     run = folder / f"b0_{size}"
     if not (run / "saved_model/1/saved_model.pb").exists():
         manifest = Manifest(SCHEMA_VERSION, CLASSES, CHANNELS, "png", (0.08,), (8,), 0, "none", 1, 0, 0, (), {}, "0")
-        serving.export(run, EfficientNet().build(size), Recipe("b0", preparation=Preparation(size)), manifest)
+        recipe = Recipe("b0", view=Crop(size))
+        serving.export(run, recipe.network.build(recipe.view.specs()), recipe, manifest)
     return str(run)
 
 

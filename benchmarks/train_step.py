@@ -52,22 +52,25 @@ def tensorflow_step(size: int, count: int, precision: str) -> Callable[[], float
     import tensorflow as tf
 
     from hpa_tf.memory import keep_freed_memory
-    from hpa_tf.pipeline import Preparation
     from hpa_tf.recipes import Recipe
     from hpa_tf.training.strategy import make_strategy
     from hpa_tf.training.trainee import Trainee
+    from hpa_tf.views import Batch, Crop
 
     keep_freed_memory()  # as train.py does
     pixels, labels = batch_of(size, count)
-    trainee = Trainee(Recipe("benchmark", preparation=Preparation(size=size)), make_strategy("one"), precision)
+    trainee = Trainee(Recipe("benchmark", view=Crop(size=size)), make_strategy("one"), precision)
     step = trainee.make_train_step()
-    batch = {
-        "image": tf.constant(pixels),
-        "labels": tf.constant(labels),
-        "known": tf.ones_like(labels),
-        "weight": tf.ones(count),
-        "seed": tf.random.uniform((count, 2), -(2**31), 2**31 - 1, tf.int32, seed=0),
-    }
+    batch = Batch(
+        inputs={"image": tf.constant(pixels)},
+        rows=tf.range(count, dtype=tf.int64)[:, None],
+        cell_labels=tf.constant(labels[:, None]),
+        cell_known=tf.ones((count, 1, 19)),
+        image_labels=tf.constant(labels),
+        image_known=tf.ones((count, 19)),
+        weight=tf.ones(count),
+        seed=tf.random.uniform((count, 2), -(2**31), 2**31 - 1, tf.int32, seed=0),
+    )
     return lambda: float(step(batch, tf.constant(1e-3), tf.constant(0.0)))
 
 

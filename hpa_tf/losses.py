@@ -12,7 +12,6 @@ of a batch weighs the same. A loss that looks at the whole batch returns its one
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import keras
 from keras import ops
 
 
@@ -49,28 +48,6 @@ class CrossEntropy:
         # -log p = softplus(-z), -log(1 - p) = softplus(z)
         positive, negative = ops.softplus(-logits), ops.softplus(logits)
         return ops.mean((self.positive_weight * labels * positive + (1 - labels) * negative) * weights, axis=-1)
-
-
-@dataclass(frozen=True)
-class PerCell:
-    """Focal loss (or binary cross-entropy) of each cell's 18 logits against its soft labels. Source: METHODS 3, W 6."""
-
-    focal_gamma: float = 2.0
-    """How much well-predicted values count less: loss x (1 - exp(-loss))^gamma; 0 = binary cross-entropy."""
-
-    def __call__(self, network: keras.Model, batch: dict):
-        """Return the loss of each example, float32 [B].
-
-        Unknown values (known 0) add nothing; the sum is over the known ones, divided by 18, so every known value of a
-        batch weighs the same.
-
-        Args:
-            network: float32 pixels [B, S, S, 4] -> logits [B, 18].
-            batch: image [B, S, S, 4], labels and known [B, 19] (the 19th, Negative, is derived and not trained).
-        """
-        logits = ops.cast(network(batch["image"], training=True), "float32")
-        labels, known = batch["labels"][:, : logits.shape[1]], batch["known"][:, : logits.shape[1]]
-        return ops.mean(focal(labels, logits, self.focal_gamma) * known, axis=1)
 
 
 def focal(labels, logits, gamma: float):

@@ -8,10 +8,11 @@ import numpy as np
 
 from hpa_tf import serving
 from hpa_tf.classes import CHANNELS, CLASSES
-from hpa_tf.models.efficientnet import SmallNetwork
-from hpa_tf.pipeline import Preparation
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.recipes import Recipe
 from hpa_tf.records import SCHEMA_VERSION, Manifest
+from hpa_tf.views import Crop
 
 SIZE = 32
 MANIFEST = Manifest(
@@ -19,37 +20,38 @@ MANIFEST = Manifest(
 )
 
 
-def recipe(name: str = "tiny", **preparation) -> Recipe:
+def recipe(name: str = "tiny", **view) -> Recipe:
     """Return a recipe for images of `SIZE` px."""
-    return Recipe(name, SmallNetwork((8, 12)), preparation=Preparation(SIZE, **preparation))
+    return Recipe(name, Crop(SIZE, **view), Classifier(SmallCnn((8, 12))))
 
 
 def network(seed: int = 0) -> keras.Model:
     """Return an untrained network whose probabilities spread over 0..1."""
     keras.utils.set_random_seed(seed)
-    built = SmallNetwork((8, 12)).build(SIZE)
+    built = recipe().network.build(recipe().view.specs())
     rng = np.random.default_rng(seed)
     for layer in built.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             shapes = [weight.shape for weight in layer.get_weights()]
             values = [rng.uniform(0.5, 2, shape) for shape in shapes]
             layer.set_weights(values)
-    kernel, bias = built.layers[-1].get_weights()
+    head = built.get_layer("head_logits")
+    kernel, bias = head.get_weights()
     kernel = rng.normal(0, 1, kernel.shape)
-    built.layers[-1].set_weights([kernel, np.zeros_like(bias)])
+    head.set_weights([kernel, np.zeros_like(bias)])
     gains = rng.uniform(0.15, 1, (64, 1, 1, 4))
     rows, columns = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     inside = rows**2 + (columns / rng.uniform(0.5, 1, (64, 1, 1))) ** 2 < 1
     examples = (rng.uniform(0.5, 1, (64, SIZE, SIZE, 4)) * gains * inside[..., None]).astype(np.float32)
-    logits = built(examples, training=False).numpy()
+    logits = built({"image": examples}, training=False)["logits"].numpy()
     scale = 1.5 / logits.std(axis=0)
-    built.layers[-1].set_weights([kernel * scale, -scale * logits.mean(axis=0)])
+    head.set_weights([kernel * scale, -scale * logits.mean(axis=0)])
     return built
 
 
-def write_run(folder: Path, seed: int = 0, **preparation) -> Path:
+def write_run(folder: Path, seed: int = 0, **view) -> Path:
     """Export a run folder that holds a SavedModel only."""
-    serving.export(folder, network(seed), recipe(**preparation), MANIFEST)
+    serving.export(folder, network(seed), recipe(**view), MANIFEST)
     return folder
 
 

@@ -217,11 +217,12 @@ def test_images_and_shards_in_an_object_store(inputs, reference, tmp_path, store
 _BATCH = """
 import sys
 import tensorflow as tf
-from hpa_tf.pipeline import Preparation, evaluation_batches, read_examples
+from hpa_tf.pipeline import evaluation_batches, read_examples
+from hpa_tf.views import Crop
 if sys.argv[3] == "without TensorFlow's own reader":
     tf.io.gfile.get_registered_schemes = lambda: ["", "file", "ram"]
-batches = evaluation_batches(read_examples(sys.argv[1], clean=False), Preparation(size=24), batch_size=48)
-tf.io.write_file(sys.argv[2], tf.io.serialize_tensor(next(iter(batches))["image"]))
+batches = evaluation_batches(read_examples(sys.argv[1], clean=False), Crop(size=24), batch_size=48)
+tf.io.write_file(sys.argv[2], tf.io.serialize_tensor(next(iter(batches)).inputs["image"]))
 """
 
 

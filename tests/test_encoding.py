@@ -15,8 +15,9 @@ from PIL import Image
 
 from hpa_tf import cell_table, framing, records
 from hpa_tf.encoding import NPY_HEADER_SIZE, Encoding, decode_picture, encode_picture, picture_shape
-from hpa_tf.pipeline import Preparation, evaluation_batches, parsing, read_examples
+from hpa_tf.pipeline import evaluation_batches, parsing, read_examples
 from hpa_tf.prediction.sources import ShardReader
+from hpa_tf.views import Crop
 from tfrecords_builder.__main__ import main
 
 ENCODINGS = get_args(Encoding)
@@ -155,8 +156,8 @@ def test_the_manifest_and_the_records_say_the_encoding(folders):
 def test_batches_are_the_same_from_each_encoding(folders):
     first = None
     for folder in folders.values():
-        batches = evaluation_batches(read_examples(folder, clean=False), Preparation(size=24), batch_size=20)
-        images = next(iter(batches))["image"].numpy()
+        batches = evaluation_batches(read_examples(folder, clean=False), Crop(size=24), batch_size=20)
+        images = next(iter(batches)).inputs["image"].numpy()
         first = images if first is None else first
         assert images.std() > 0
         np.testing.assert_array_equal(images, first)

@@ -11,10 +11,13 @@ import torch_file_writer as write
 
 from hpa_tf.errors import InputError
 from hpa_tf.models import lite0, weights
+from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.network import Spec
 
 SIZE = 40  # the blocks that halve see 20, 10, 5 and 3 px: even and odd
-SPEC = EfficientNet("Lite0")
+SPEC = Classifier(EfficientNet("Lite0"))
+SPECS = {"image": Spec((SIZE, SIZE, 4))}
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5))
 STAGES += ((6, 320, 1, 1, 3),)
 """Expansion, channels, blocks, first block's stride, kernel. Source: Tan & Le 2019, table 1."""
@@ -22,7 +25,7 @@ STAGES += ((6, 320, 1, 1, 3),)
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    return SPEC.build(SIZE)
+    return SPEC.build(SPECS)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def state() -> dict[str, np.ndarray]:
 
 
 def body(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    return keras.Model(network.input, network.get_layer("top_activation").output)(pixels).numpy()
+    return keras.Model(network.input, network.output["features"])({"image": pixels}).numpy()
 
 
 def blocks():
@@ -119,7 +122,7 @@ def test_network_is_lite0(network, state, tmp_path):
 
 
 def test_size_names_and_noise(network):
-    assert network.name == "efficientnet_lite0" and network.output.shape == (None, 18)
+    assert network.name == "efficientnet_lite0" and network.output["logits"].shape == (None, 18)
     features = sum(weight.shape.num_elements() for weight in network.trainable_weights if "head_" not in weight.path)
     assert features == 4_652_008 - 1281 * 1000 + 9 * 32  # as published, less its head, plus the stem's 4th channel
     assert not [layer.name for layer in network.layers if "_se_" in layer.name]
@@ -129,12 +132,14 @@ def test_size_names_and_noise(network):
 
 
 def test_precision_and_training_options_reach_every_layer():
-    spec = EfficientNet("Lite0", drop_connect=0.4, synchronized=True, norm_momentum=0.9)
-    network = spec.build(32, "mixed_bfloat16")
+    spec = Classifier(EfficientNet("Lite0", drop_connect=0.4, synchronized=True, norm_momentum=0.9))
+    network = spec.build(SPECS, "mixed_bfloat16")
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 49 and all(layer.synchronized and layer.momentum == 0.9 for layer in norms)
     assert {layer.compute_dtype for layer in norms} == {"bfloat16"}
-    assert network.get_layer("stem_rescaling").compute_dtype == "bfloat16" and network.output.dtype == "float32"
+    assert (
+        network.get_layer("stem_rescaling").compute_dtype == "bfloat16" and network.output["logits"].dtype == "float32"
+    )
     assert network.get_layer("block6d_drop").rate == pytest.approx(0.4 * 14 / 16)
 
 
@@ -193,4 +198,4 @@ def test_files_of_the_other_kind_are_refused(tmp_path, network):
     with pytest.raises(InputError, match=r"keras\.h5"):
         weights.initialize(network, SPEC, str(tmp_path / "keras.h5"))
     with pytest.raises(InputError, match=r"torch\.pth"):
-        weights.initialize(network, EfficientNet("B0"), str(tmp_path / "torch.pth"))
+        weights.initialize(network, Classifier(EfficientNet("B0")), str(tmp_path / "torch.pth"))

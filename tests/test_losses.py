@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpa_tf.losses import PerCell, focal
-from hpa_tf.models.noise import example_seeds
+from hpa_tf.losses import focal
 
 
 def test_focal_by_hand():
@@ -42,44 +41,3 @@ def test_value_and_gradient_are_finite_everywhere(gamma, logit, label):
     with tf.GradientTape() as tape:
         loss = focal(tf.constant(label), x, gamma)
     assert np.isfinite(loss.numpy()) and np.isfinite(tape.gradient(loss, x).numpy())
-
-
-class Constant(keras.Model):
-    """Returns the logits it was made with."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = tf.constant(logits, tf.float32)
-
-    def call(self, inputs, training=False):
-        return self.logits
-
-
-def test_unknown_labels_add_nothing():
-    labels = np.ones((2, 19), np.float32)
-    known = np.ones((2, 19), np.float32)
-    known[1, 3:] = 0
-    batch = {"image": tf.zeros((2, 4, 4, 4)), "labels": tf.constant(labels), "known": tf.constant(known)}
-    loss = PerCell(focal_gamma=0)(Constant(np.zeros((2, 18))), batch).numpy()
-    np.testing.assert_allclose(loss, [np.log(2), 3 / 18 * np.log(2)], rtol=1e-6)
-
-
-def test_negative_is_not_trained():
-    batch = {"image": tf.zeros((1, 4, 4, 4)), "known": tf.ones((1, 19))}
-    network = Constant(np.zeros((1, 18)))
-    labels = np.zeros((2, 1, 19), np.float32)
-    labels[1, 0, 18] = 1
-    first, second = (PerCell()(network, {**batch, "labels": tf.constant(one)}).numpy() for one in labels)
-    np.testing.assert_array_equal(first, second)
-
-
-def test_training_mode_is_on():
-    """Dropout asks for seeds, so the objective trains."""
-    from hpa_tf.models.efficientnet import SmallNetwork
-
-    batch = {"image": tf.zeros((1, 8, 8, 4)), "labels": tf.zeros((1, 19)), "known": tf.ones((1, 19))}
-    network = SmallNetwork(widths=(4,)).build(8)
-    with pytest.raises(RuntimeError, match="seeds"):
-        PerCell()(network, batch)
-    with example_seeds(tf.zeros((1, 2), tf.int32)):
-        assert PerCell()(network, batch).shape == (1,)

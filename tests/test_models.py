@@ -7,16 +7,20 @@ import tensorflow as tf
 
 from hpa_tf.errors import InputError
 from hpa_tf.models import noise, weights
-from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork, body_of
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet, body_of
+from hpa_tf.models.network import Backbone, Network, Spec, make_inputs
 from hpa_tf.models.normalization import BatchNormalization, moving_statistics
+from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.models.swish import swish
 
 SIZE = 32
+SPECS = {"image": Spec((SIZE, SIZE, 4))}
 
 
 @pytest.fixture(scope="module")
 def b0() -> keras.Model:
-    return EfficientNet().build(SIZE)
+    return Classifier().build(SPECS)
 
 
 @pytest.fixture
@@ -24,11 +28,11 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).random((3, SIZE, SIZE, 4), np.float32)
 
 
-@pytest.mark.parametrize("spec", [EfficientNet(), SmallNetwork()])
+@pytest.mark.parametrize("spec", [Classifier(), Classifier(SmallCnn())])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_logits_are_float32_under_every_precision(spec, policy):
-    network = spec.build(SIZE, policy)
-    assert network.output.shape == (None, 18) and network.output.dtype == "float32"
+    network = spec.build(SPECS, policy)
+    assert network.output["logits"].shape == (None, 18) and network.output["logits"].dtype == "float32"
     assert network.get_layer("head_pool").compute_dtype == network.get_layer("head_logits").compute_dtype == "float32"
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert {layer.compute_dtype for layer in convolutions} == {policy.removeprefix("mixed_")}
@@ -37,7 +41,7 @@ def test_logits_are_float32_under_every_precision(spec, policy):
 
 def test_stem_sees_the_pixels_as_they_are(b0, pixels):
     """The stem's convolution of the 0..1 pixels, computed by hand at one place: no division by 255, no mean."""
-    stem = keras.Model(b0.input, b0.get_layer("stem_conv").output)
+    stem = keras.Model(b0.inputs, b0.get_layer("stem_conv").output)
     kernel = b0.get_layer("stem_conv").get_weights()[0]
     # for even sizes Keras pads 0 before and 1 after, so output (r, c) covers input rows 2r..2r+2
     expected = np.einsum("hwc,hwcf->f", pixels[1, 6:9, 10:13], kernel)
@@ -47,7 +51,7 @@ def test_stem_sees_the_pixels_as_they_are(b0, pixels):
 
 @pytest.mark.parametrize("variant, millions", [("B0", 4.07), ("B4", 17.7)])
 def test_sizes_of_the_networks(variant, millions):
-    assert EfficientNet(variant).build(SIZE).count_params() / 1e6 == pytest.approx(millions, abs=0.05)
+    assert Classifier(EfficientNet(variant)).build(SPECS).count_params() / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 @pytest.mark.parametrize("fill", ["mean", "red", "green", "blue"])
@@ -58,13 +62,13 @@ def test_imagenet_file_gives_the_three_channel_network(tmp_path, pixels, fill):
     for layer in donor.layers:  # batch norm whose statistics are not 0 and 1
         layer.set_weights([w + rng.random(w.shape).astype(w.dtype) * 0.1 for w in layer.get_weights()])
     donor.save(tmp_path / "imagenet.h5")
-    spec = EfficientNet(stem=fill)
-    network = spec.build(SIZE)
+    spec = Classifier(EfficientNet(stem=fill))
+    network = spec.build(SPECS)
     weights.initialize(network, spec, str(tmp_path / "imagenet.h5"))
     pixels[..., 3] = 0
     reference = keras.Model(donor.get_layer("stem_conv_pad").input, donor.output)
-    ours = keras.Model(network.input, network.get_layer("top_activation").output)
-    np.testing.assert_allclose(ours(pixels), reference(pixels[..., :3]), atol=1e-5)
+    ours = network({"image": pixels})["features"]
+    np.testing.assert_allclose(ours, reference(pixels[..., :3]), atol=1e-5)
     kernel = network.get_layer("stem_conv").get_weights()[0]
     fourth = kernel[:, :, :3].mean(axis=2) if fill == "mean" else kernel[:, :, ["red", "green", "blue"].index(fill)]
     np.testing.assert_allclose(kernel[:, :, 3], fourth, atol=1e-7)
@@ -72,7 +76,7 @@ def test_imagenet_file_gives_the_three_channel_network(tmp_path, pixels, fill):
 
 def test_body_has_the_names_and_order_of_keras_applications(b0):
     ours = [variable.path for variable in b0.weights if not variable.path.startswith("head_")]
-    assert ours == [variable.path for variable in body_of("B0", SIZE, 4).weights]
+    assert ours == [variable.path for variable in body_of("B0", (SIZE, SIZE, 4)).weights]
 
 
 def test_offline_imagenet_says_what_to_download(monkeypatch, tmp_path, b0):
@@ -84,22 +88,23 @@ def test_offline_imagenet_says_what_to_download(monkeypatch, tmp_path, b0):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
     with pytest.raises(InputError, match=r"efficientnetb0_notop\.h5, put it into .*models"):
-        weights.initialize(b0, EfficientNet(), "imagenet")
+        weights.initialize(b0, Classifier(), "imagenet")
 
 
 @pytest.mark.parametrize("source", ["nowhere.h5", "", "runs/nothing"])
 def test_missing_weights_are_named(source, b0):
     with pytest.raises(InputError, match="does not exist"):
-        weights.initialize(b0, EfficientNet(), source)
+        weights.initialize(b0, Classifier(), source)
 
 
 def test_weights_round_trip_and_refuse_another_network(tmp_path, pixels):
-    network, other = SmallNetwork().build(SIZE), SmallNetwork().build(SIZE)
+    spec = Classifier(SmallCnn())
+    network, other = spec.build(SPECS), spec.build(SPECS)
     weights.save(network, tmp_path / "a.weights.h5")
-    weights.initialize(other, SmallNetwork(), str(tmp_path / "a.weights.h5"))
-    np.testing.assert_array_equal(network(pixels), other(pixels))
+    weights.initialize(other, spec, str(tmp_path / "a.weights.h5"))
+    np.testing.assert_array_equal(*(one({"image": pixels})["logits"] for one in (network, other)))
     with pytest.raises(InputError, match="do not fit"):
-        weights.load(SmallNetwork(widths=(8, 8)).build(SIZE), tmp_path / "a.weights.h5")
+        weights.load(Classifier(SmallCnn(widths=(8, 8))).build(SPECS), tmp_path / "a.weights.h5")
     (tmp_path / "b.weights.h5").write_bytes((tmp_path / "a.weights.h5").read_bytes()[:999])
     with pytest.raises(InputError, match="do not fit"):
         weights.load(other, tmp_path / "b.weights.h5")
@@ -172,10 +177,74 @@ def test_no_noise_outside_training_and_an_error_without_seeds():
 
 
 def test_drop_connect_scales_the_rates_of_the_blocks():
-    rates = [layer.rate for layer in EfficientNet(drop_connect=0.4).build(SIZE).layers if "_drop" in layer.name]
+    rates = [
+        layer.rate for layer in Classifier(EfficientNet(drop_connect=0.4)).build(SPECS).layers if "_drop" in layer.name
+    ]
     assert len(rates) == 10  # 9 residual blocks and the head
     np.testing.assert_allclose(rates[:9], [0.05, 0.1, 0.15, 0.175, 0.225, 0.25, 0.3, 0.325, 0.35])
     assert rates[9] == 0.2
+
+
+def test_parts_that_are_folded_into_the_batch_have_their_own_masks():
+    """B examples of K parts, row i = example i // K: a mask follows from (example, part), whatever else is there."""
+    layer = noise.ExampleDropout(0.5, name="one")
+    inputs = np.ones((6, 40), np.float32)
+    with noise.example_seeds(tf.constant(SEEDS[:2])):
+        folded = layer(inputs, training=True).numpy().reshape(2, 3, 40)
+        dynamic = tf.function(lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 40])])(inputs)
+        np.testing.assert_array_equal(layer(inputs[:2], training=True), folded[:, 0])  # the first part is the example
+        with pytest.raises(ValueError, match="5 rows for 2 examples"):
+            layer(inputs[:5], training=True)
+    np.testing.assert_array_equal(dynamic.numpy().reshape(2, 3, 40), folded)
+    with noise.example_seeds(tf.constant(SEEDS[1:2])):
+        np.testing.assert_array_equal(layer(inputs[:3], training=True), folded[1])
+    rows = folded.reshape(6, 40)
+    assert all(0.25 < (rows[i] != rows[j]).mean() < 0.75 for i in range(6) for j in range(i))
+
+
+# -- networks and backbones -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", [EfficientNet(), EfficientNet("Lite0"), SmallCnn()], ids=str)
+def test_protocols_are_kept(backbone):
+    assert isinstance(backbone, Backbone) and isinstance(Classifier(backbone), Network)
+    body = backbone.build((64, 32, 3))
+    assert body.input.shape == (None, 64, 32, 3) and len(body.output.shape) == 4
+    assert not [layer.name for layer in body.layers if layer.name.startswith("head_")]
+    assert body.get_layer(backbone.stem_layer).get_weights()[0].shape[2] == 3
+    assert make_inputs(SPECS)["image"].shape == (None, SIZE, SIZE, 4)
+
+
+@pytest.mark.parametrize("variant", ["B0", "Lite0"])
+@pytest.mark.parametrize("stride, channels", [(4, 24), (8, 40), (16, 112), (32, 1280)])
+def test_stride_of_the_feature_map(variant, stride, channels):
+    """Channels of the stages: Tan & Le 2019, table 1."""
+    assert EfficientNet(variant, stride=stride).build((64, 64, 4)).output.shape == (
+        None,
+        64 // stride,
+        64 // stride,
+        channels,
+    )
+
+
+def test_class_activation_maps_are_the_logits_place_by_place(pixels):
+    """Their mean over the places is the logit less the bias."""
+    network = Classifier(SmallCnn(widths=(4, 8)), classes=(3, 11)).build(SPECS)
+    outputs = network({"image": pixels})
+    bias = network.get_layer("head_logits").get_weights()[1]
+    assert outputs["cam"].shape == (3, 8, 8, 2)
+    np.testing.assert_allclose(tf.reduce_mean(outputs["cam"], (1, 2)) + bias, outputs["logits"], atol=1e-5)
+
+
+def test_stem_takes_the_channels_of_the_view():
+    rng = np.random.default_rng(0)
+    rgb, random = rng.random((3, 3, 3, 8)), rng.random((3, 3, 6, 8))
+    channels = ("green", "cell", "red", "blue", "yellow", "nucleus")
+    made = weights.inflate(rgb, channels, "mean", random)
+    for i, plane in enumerate((rgb[:, :, 1], rgb.mean(axis=2), rgb[:, :, 0], rgb[:, :, 2], *[rgb.mean(axis=2)] * 2)):
+        np.testing.assert_array_equal(made[:, :, i], plane)
+    np.testing.assert_array_equal(weights.inflate(rgb, channels, "random", random)[:, :, 1], random[:, :, 1])
+    np.testing.assert_array_equal(weights.inflate(rgb, ("green",), "red", random)[:, :, 0], rgb[:, :, 1])
 
 
 # -- batch norm -------------------------------------------------------------------------------------------------------
@@ -215,10 +284,10 @@ def test_every_statistic_that_replicas_move_apart_is_known(b0):
     """Whatever moves without a gradient must be averaged over replicas, unless the layer itself does or is frozen."""
     moved = {variable.path for variable in b0.non_trainable_variables}
     assert len(moved) == 98 and {variable.path for variable in moving_statistics(b0)} == moved
-    assert moving_statistics(SmallNetwork(synchronized=True).build(SIZE)) == []
-    frozen = SmallNetwork().build(SIZE)
+    assert moving_statistics(SmallCnn(synchronized=True).build((SIZE, SIZE, 4))) == []
+    frozen = SmallCnn().build((SIZE, SIZE, 4))
     frozen.get_layer("stage1_bn").trainable = False
-    assert len(moving_statistics(keras.Sequential([frozen]))) == 2 * (len(SmallNetwork().widths) - 1)
+    assert len(moving_statistics(keras.Sequential([frozen]))) == 2 * (len(SmallCnn().widths) - 1)
 
 
 def test_frozen_batch_norm_keeps_its_statistics():
@@ -263,7 +332,9 @@ def test_a_network_with_our_layers_is_cloned_saved_and_loaded(tmp_path, b0, pixe
     cloned = keras.models.clone_model(b0)
     cloned.set_weights(b0.get_weights())
     for other in (cloned, keras.models.load_model(tmp_path / "b0.keras", safe_mode=True)):
-        np.testing.assert_array_equal(other(pixels), b0(pixels))
+        found, expected = other({"image": pixels}), b0({"image": pixels})
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
         assert other.get_layer("top_activation").activation is swish
 
 
@@ -277,6 +348,6 @@ def test_a_network_that_does_not_train_has_tensorflows_swish(b0):
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_depthwise_convolutions_are_float32_on_a_cpu_only(monkeypatch, on_cpu):
     monkeypatch.setattr("hpa_tf.models.efficientnet.runs_on_cpu", lambda: on_cpu)
-    network = EfficientNet().build(SIZE, "mixed_bfloat16")
+    network = Classifier().build(SPECS, "mixed_bfloat16")
     depthwise = [layer for layer in network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
     assert {layer.compute_dtype for layer in depthwise} == {"float32" if on_cpu else "bfloat16"}

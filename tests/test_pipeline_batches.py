@@ -10,7 +10,6 @@ from hpa_tf import cell_table, framing, records
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import (
     Augmentation,
-    Preparation,
     Sampling,
     augment,
     augment_batch,
@@ -21,8 +20,9 @@ from hpa_tf.pipeline import (
     steps_per_epoch,
     training_batches,
 )
+from hpa_tf.views import Crop
 
-PREPARATION = Preparation(size=16)
+VIEW = Crop(size=16)
 AUGMENTATION = Augmentation(flip=0.5, quarter_turns=True, resizer=0.4, pad=0.3)
 SAMPLING = Sampling(num_cells=50)
 
@@ -38,13 +38,13 @@ def examples(tmp_path_factory):
 
 def batches(examples, **options):
     options = {"batch_size": 8, "seed": 5, "epoch": 2, **options}
-    return list(training_batches(examples, PREPARATION, AUGMENTATION, SAMPLING, **options).as_numpy_iterator())
+    return list(training_batches(examples, VIEW, AUGMENTATION, SAMPLING, **options).as_numpy_iterator())
 
 
 def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    tf.nest.assert_same_structure(one, other)
+    for i, (a, b) in enumerate(zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)):
+        np.testing.assert_array_equal(a, b, err_msg=str(i))
 
 
 def stored(examples, row):
@@ -57,34 +57,41 @@ def stored(examples, row):
 def test_a_training_batch_holds_what_the_plan_and_the_record_say(examples):
     order = draw_epoch(examples, SAMPLING, 5, 2)
     found = batches(examples)
-    assert len(found) == 50 // 8 == steps_per_epoch(examples, SAMPLING, 8)
-    np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in found]), order[:48])
+    assert len(found) == 50 // 8 == steps_per_epoch(examples, VIEW, SAMPLING, 8)
+    np.testing.assert_array_equal(np.concatenate([batch.rows[:, 0] for batch in found]), order[:48])
     for batch in found[:2]:
-        for b, row in enumerate(batch["index"]):
+        for b, row in enumerate(batch.rows[:, 0]):
             record = stored(examples, row)
-            prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), PREPARATION)
-            np.testing.assert_array_equal(batch["image"][b], augment(prepared, batch["seed"][b], AUGMENTATION))
-            assert (batch["image_id"][b], batch["cell"][b]) == (record["image_id"], record["cell"])
-            np.testing.assert_array_equal(batch["known"][b], ~np.isnan(record["labels"]))
-            np.testing.assert_array_equal(batch["labels"][b], np.nan_to_num(record["labels"]))
-    assert all((batch["weight"] == 1).all() for batch in found)
+            prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), VIEW)
+            np.testing.assert_array_equal(batch.inputs["image"][b], augment(prepared, batch.seed[b], AUGMENTATION))
+            assert examples.table["image_id"][row] == record["image_id"].decode()
+            np.testing.assert_array_equal(batch.cell_known[b, 0], ~np.isnan(record["labels"]))
+            np.testing.assert_array_equal(batch.cell_labels[b, 0], np.nan_to_num(record["labels"]))
+            own = examples.labels[(examples.table["image_id"] == examples.table["image_id"][row]).to_numpy()]
+            np.testing.assert_array_equal(batch.image_labels[b], own.max(axis=0))
+    assert all((batch.weight == 1).all() for batch in found)
 
 
 def test_shapes_are_static_and_types_fixed(examples):
     for dataset in (
-        training_batches(examples, PREPARATION, AUGMENTATION, SAMPLING, batch_size=8, seed=0, epoch=0),
-        evaluation_batches(examples, PREPARATION, batch_size=8),
+        training_batches(examples, VIEW, AUGMENTATION, SAMPLING, batch_size=8, seed=0, epoch=0),
+        evaluation_batches(examples, VIEW, batch_size=8),
     ):
-        found = {name: (tuple(spec.shape), spec.dtype.name) for name, spec in dataset.element_spec.items()}
+        spec = dataset.element_spec
+        found = {
+            name: (tuple(one.shape), one.dtype.name)
+            for name, one in (spec.inputs | spec._asdict()).items()
+            if name != "inputs"
+        }
         assert found == {
             "image": ((8, 16, 16, 4), "float32"),
-            "labels": ((8, 19), "float32"),
-            "known": ((8, 19), "float32"),
+            "rows": ((8, 1), "int64"),
+            "cell_labels": ((8, 1, 19), "float32"),
+            "cell_known": ((8, 1, 19), "float32"),
+            "image_labels": ((8, 19), "float32"),
+            "image_known": ((8, 19), "float32"),
             "weight": ((8,), "float32"),
             "seed": ((8, 2), "int32"),
-            "index": ((8,), "int64"),
-            "image_id": ((8,), "string"),
-            "cell": ((8,), "int64"),
         }
 
 
@@ -107,8 +114,8 @@ def test_resuming_at_any_step_continues_exactly(examples):
 def test_seed_and_epoch_change_order_and_augmentation(examples):
     base, epoch, seed = batches(examples)[0], batches(examples, epoch=3)[0], batches(examples, seed=6)[0]
     for other in (epoch, seed):
-        assert (other["index"] != base["index"]).any() and (other["seed"] != base["seed"]).any()
-    every = np.concatenate([batch["seed"] for batch in batches(examples)])
+        assert (other.rows != base.rows).any() and (other.seed != base.seed).any()
+    every = np.concatenate([batch.seed for batch in batches(examples)])
     assert len(np.unique(every, axis=0)) == len(every)  # a repeated cell is augmented anew
 
 
@@ -117,7 +124,7 @@ def test_workers_together_give_the_global_batches(examples, workers):
     whole = batches(examples, first_step=1)
     parts = [batches(examples, first_step=1, shard=(worker, workers)) for worker in range(workers)]
     for step, batch in enumerate(whole):
-        together = {name: np.concatenate([part[step][name] for part in parts]) for name in batch}
+        together = tf.nest.map_structure(lambda *some: np.concatenate(some), *(part[step] for part in parts))
         assert_same(together, batch)
     with pytest.raises(ValueError, match="found 8 for 3 workers"):
         batches(examples, shard=(0, 3))
@@ -128,41 +135,43 @@ def test_workers_together_give_the_global_batches(examples, workers):
 def test_evaluation_gives_every_cell_once_in_stored_order(examples, batch_size, workers):
     size = batch_size * workers
     parts = [
-        list(evaluation_batches(examples, PREPARATION, batch_size=size, shard=(w, workers)).as_numpy_iterator())
+        list(evaluation_batches(examples, VIEW, batch_size=size, shard=(w, workers)).as_numpy_iterator())
         for w in range(workers)
     ]
     assert {len(part) for part in parts} == {-(-30 // size)}
-    rows = np.concatenate([part[step]["index"] for step in range(len(parts[0])) for part in parts])
+    rows = np.concatenate([part[step].rows[:, 0] for step in range(len(parts[0])) for part in parts])
     np.testing.assert_array_equal(rows[:30], np.arange(30))
     assert (rows[30:] == -1).all()
     last = parts[-1][-1]
-    padding = last["index"] < 0
-    np.testing.assert_array_equal(last["weight"], ~padding)
-    assert not last["image"][padding].any() and not last["labels"][padding].any() and not last["known"][padding].any()
+    padding = last.rows[:, 0] < 0
+    np.testing.assert_array_equal(last.weight, ~padding)
+    assert not last.inputs["image"][padding].any()
+    for values in (last.cell_labels, last.cell_known, last.image_labels, last.image_known):
+        assert not values[padding].any()
 
 
 def test_evaluation_images_are_the_preparation_and_nothing_else(examples):
-    batch = next(evaluation_batches(examples, PREPARATION, batch_size=8).as_numpy_iterator())
+    batch = next(evaluation_batches(examples, VIEW, batch_size=8).as_numpy_iterator())
     for b in range(8):
         record = stored(examples, b)
-        prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), PREPARATION)
-        np.testing.assert_array_equal(batch["image"][b], prepared)
+        prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), VIEW)
+        np.testing.assert_array_equal(batch.inputs["image"][b], prepared)
 
 
 def test_augmenting_on_the_device_equals_augmenting_in_the_pipeline(examples):
     options = {"batch_size": 8, "seed": 5, "epoch": 2}
-    plain = next(iter(training_batches(examples, PREPARATION, sampling=SAMPLING, **options)))
-    augmented = augment_batch(plain["image"], plain["seed"], AUGMENTATION)
-    np.testing.assert_allclose(augmented, batches(examples)[0]["image"], atol=1e-5)
+    plain = next(iter(training_batches(examples, VIEW, sampling=SAMPLING, **options)))
+    augmented = augment_batch(plain.inputs["image"], plain.seed, AUGMENTATION)
+    np.testing.assert_allclose(augmented, batches(examples)[0].inputs["image"], atol=1e-5)
 
 
 def test_selected_examples_read_their_own_records(examples):
     rows = np.array([17, 3, 25, 4])
-    batch = next(evaluation_batches(examples.select(rows), PREPARATION, batch_size=4).as_numpy_iterator())
-    np.testing.assert_array_equal(batch["cell"], examples.table["cell"].to_numpy()[rows])
+    batch = next(evaluation_batches(examples.select(rows), VIEW, batch_size=4).as_numpy_iterator())
+    np.testing.assert_array_equal(batch.cell_labels[:, 0], examples.labels[rows])
     record = stored(examples, 17)
-    prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), PREPARATION)
-    np.testing.assert_array_equal(batch["image"][0], prepared)
+    prepared = decode_and_prepare(tf.constant(record["crop"]), tf.constant(record["region"]), VIEW)
+    np.testing.assert_array_equal(batch.inputs["image"][0], prepared)
 
 
 def test_a_folder_that_tensorflow_cannot_read_itself(examples):
@@ -184,7 +193,7 @@ def test_damaged_records_stop_the_run(tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    found = evaluation_batches(read_examples(tmp_path), PREPARATION, batch_size=4)
+    found = evaluation_batches(read_examples(tmp_path), VIEW, batch_size=4)
     with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
         next(iter(found))
 
@@ -196,7 +205,7 @@ def test_records_of_another_version_stop_the_run_and_say_what_to_do(tmp_path):
         record = records.decode(next(framing.read_frames(stream, str(shard))))
     shard.write_bytes(framing.frame(records.encode({**record, "schema_version": 99})))
     with pytest.raises(tf.errors.InvalidArgumentError, match="build the data again"):
-        next(iter(evaluation_batches(read_examples(tmp_path), PREPARATION, batch_size=1)))
+        next(iter(evaluation_batches(read_examples(tmp_path), VIEW, batch_size=1)))
 
 
 def test_cell_table_order_is_shard_then_record(examples):

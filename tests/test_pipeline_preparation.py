@@ -10,12 +10,13 @@ from scipy import ndimage
 from shards import one_hot, png, random_cell, write_dataset
 
 from hpa_tf import records
-from hpa_tf.pipeline import Preparation, decode_and_prepare, parse_cell, prepare
+from hpa_tf.pipeline import decode_and_prepare, parse_cell
 from hpa_tf.pipeline.parsing import feature_specification
-from hpa_tf.pipeline.preparation import cell_box
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import cell_box, prepare
 
 
-def reference(crop: np.ndarray, region: np.ndarray, preparation: Preparation) -> np.ndarray:
+def reference(crop: np.ndarray, region: np.ndarray, preparation: Crop) -> np.ndarray:
     """Prepare in float64 with NumPy and SciPy, written from METHODS 3 alone."""
     own = np.isin(region, (1, 2))
     if own.any():
@@ -52,11 +53,11 @@ def shape_error(crop: np.ndarray) -> float:
 
 
 PREPARATIONS = [
-    Preparation(size=32),
-    Preparation(size=33, surroundings="background", square="grow", margin=3),
-    Preparation(size=16, surroundings="all", margin=2),
-    Preparation(size=48, surroundings="none", square="grow"),
-    Preparation(size=1),
+    Crop(size=32),
+    Crop(size=33, surroundings="background", square="grow", margin=3),
+    Crop(size=16, surroundings="all", margin=2),
+    Crop(size=48, surroundings="none", square="grow"),
+    Crop(size=1),
 ]
 
 
@@ -90,14 +91,14 @@ def test_sizes_from_one_pixel_to_larger_than_the_target(shape, dtype):
     rng = np.random.default_rng(1)
     crop = rng.integers(1, np.iinfo(dtype).max, (*shape, 4), dtype=dtype)
     region = np.ones(shape, np.uint8)
-    for preparation in (Preparation(size=24), Preparation(size=24, square="grow", margin=5)):
+    for preparation in (Crop(size=24), Crop(size=24, square="grow", margin=5)):
         prepared = prepare(tf.constant(crop), tf.constant(region), preparation).numpy()
         np.testing.assert_allclose(prepared, reference(crop, region, preparation), atol=shape_error(crop))
 
 
 def test_one_pixel_fills_the_input():
     crop = np.array([[[51, 102, 153, 255]]], np.uint8)
-    prepared = prepare(tf.constant(crop), tf.constant([[2]], tf.uint8), Preparation(size=5)).numpy()
+    prepared = prepare(tf.constant(crop), tf.constant([[2]], tf.uint8), Crop(size=5)).numpy()
     np.testing.assert_allclose(prepared, np.broadcast_to([0.2, 0.4, 0.6, 1.0], (5, 5, 4)), atol=1e-7)
 
 
@@ -105,17 +106,17 @@ def test_hand_checked_mask_pad_and_place():
     crop = np.full((4, 6, 4), 255, np.uint8)
     region = np.array([[0, 0, 0, 0, 0, 0], [3, 1, 1, 2, 1, 0], [3, 0, 1, 2, 0, 0], [0, 0, 0, 0, 0, 3]], np.uint8)
     tight = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]])  # 2 x 4 box: one row of zeros each side
-    prepared = prepare(tf.constant(crop), tf.constant(region), Preparation(size=4)).numpy()
+    prepared = prepare(tf.constant(crop), tf.constant(region), Crop(size=4)).numpy()
     np.testing.assert_array_equal(prepared, np.repeat(tight[..., None], 4, axis=-1))
-    grown = prepare(tf.constant(crop), tf.constant(region), Preparation(size=4, square="grow", surroundings="all"))
+    grown = prepare(tf.constant(crop), tf.constant(region), Crop(size=4, square="grow", surroundings="all"))
     np.testing.assert_array_equal(grown, np.ones((4, 4, 4)))
-    kept = prepare(tf.constant(crop), tf.constant(region), Preparation(size=6, surroundings="background", margin=1))
+    kept = prepare(tf.constant(crop), tf.constant(region), Crop(size=6, surroundings="background", margin=1))
     np.testing.assert_array_equal(kept[1:5, :, 0], (region != 3).astype(float))
 
 
 def test_a_crop_without_its_cell_is_black_not_an_error():
     crop, region = np.full((8, 5, 4), 200, np.uint8), np.full((8, 5), 3, np.uint8)
-    np.testing.assert_array_equal(prepare(tf.constant(crop), tf.constant(region), Preparation(size=8)), 0)
+    np.testing.assert_array_equal(prepare(tf.constant(crop), tf.constant(region), Crop(size=8)), 0)
 
 
 @pytest.mark.parametrize("preparation", PREPARATIONS, ids=str)
@@ -129,13 +130,13 @@ def test_8_bit_is_16_bit_times_257(preparation):
 def test_16_bit_never_becomes_8():
     crop = np.arange(64 * 4, dtype=np.uint16).reshape(8, 8, 4)  # all below 256: 8 bit would leave nothing
     region = np.ones((8, 8), np.uint8)
-    prepared = decode_and_prepare(tf.constant(png(crop)), tf.constant(png(region)), Preparation(size=8)).numpy()
+    prepared = decode_and_prepare(tf.constant(png(crop)), tf.constant(png(region)), Crop(size=8)).numpy()
     np.testing.assert_allclose(prepared * 65535, crop, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_same_bits_eagerly_in_a_graph_and_in_tf_data(dtype):
-    preparation = Preparation(size=40)
+    preparation = Crop(size=40)
     crop, region = random_cell(np.random.default_rng(4), 61, 44, dtype)
     eager = prepare(tf.constant(crop), tf.constant(region), preparation).numpy()
     encoded = tf.constant(png(crop)), tf.constant(png(region))
@@ -147,9 +148,9 @@ def test_same_bits_eagerly_in_a_graph_and_in_tf_data(dtype):
 
 def test_refuses_other_types_and_sizes():
     with pytest.raises(TypeError, match="found float32; expected uint8 or uint16"):
-        prepare(tf.zeros((4, 4, 4)), tf.zeros((4, 4), tf.uint8), Preparation())
+        prepare(tf.zeros((4, 4, 4)), tf.zeros((4, 4), tf.uint8), Crop())
     with pytest.raises(ValueError, match="size 0"):
-        Preparation(size=0)
+        Crop(size=0)
 
 
 def test_parser_reads_every_field_of_the_table(tmp_path):
@@ -174,7 +175,7 @@ def test_parser_refuses_another_schema_version():
 
 def test_preparations_differ_where_their_fields_do():
     crop, region = random_cell(np.random.default_rng(5), 30, 44)
-    base = Preparation(size=20)
+    base = Crop(size=20)
     others = [{"surroundings": "background"}, {"surroundings": "all"}, {"margin": 4}]
     images = [
         prepare(tf.constant(crop), tf.constant(region), dataclasses.replace(base, **fields)).numpy()
@@ -186,6 +187,6 @@ def test_preparations_differ_where_their_fields_do():
 
 def test_resize_agrees_with_opencv_on_a_whole_crop():
     crop = np.random.default_rng(6).integers(0, 256, (96, 96, 4), dtype=np.uint8)
-    prepared = prepare(tf.constant(crop), tf.ones((96, 96), tf.uint8), Preparation(size=64)).numpy()
+    prepared = prepare(tf.constant(crop), tf.ones((96, 96), tf.uint8), Crop(size=64)).numpy()
     expected = cv2.resize(crop.astype(np.float32) / 255, (64, 64), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(prepared, expected, atol=1e-5)

@@ -79,7 +79,8 @@ def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, poo
             inside = masks[image_id] == cell
             rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            logits = network(prepared(field.pixels[box], inside[box])[None], training=False).numpy()[0]
+            image = prepared(field.pixels[box], inside[box])[None]
+            logits = network({"image": image}, training=False)["logits"].numpy()[0]
             expected = 1 / (1 + np.exp(-logits.astype(float)))
             found = raw.loc[(image_id, cell), list(CLASSES[:18])].to_numpy(float)
             np.testing.assert_allclose(found, expected, atol=2e-5)

@@ -28,9 +28,7 @@ def help_of(words: list[str]) -> str:
 
 @functools.cache
 def _help(*command: str) -> str:
-    result = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -8,15 +8,19 @@ import pytest
 
 from hpa_tf import files, recipes
 from hpa_tf.errors import InputError
+from hpa_tf.losses import CrossEntropy, Focal
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import best_epoch, plateaus, waiting
+from hpa_tf.views import Crop
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
 def test_json_round_trip(recipe, tmp_path):
     recipes.save(recipe, tmp_path / "recipe.json")
     assert recipes.load(tmp_path / "recipe.json") == recipe
-    assert recipes.differences(recipes.to_json(recipe), files.read_json(tmp_path / "recipe.json")) == []
+    assert recipes.differences(recipes.recipe_to_json(recipe), files.read_json(tmp_path / "recipe.json")) == []
 
 
 def test_numbers_keep_their_type(tmp_path):
@@ -35,10 +39,12 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value["network"].update({"class": "Transformer"}), "Transformer"),
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
+        (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 2"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
-    value = recipes.to_json(recipes.recipe_named("milimed_b4"))
+    value = recipes.recipe_to_json(recipes.recipe_named("milimed_b4"))
     damage(value)
     files.write_json(tmp_path / "recipe.json", value)
     with pytest.raises(InputError, match=message):
@@ -48,7 +54,8 @@ def test_foreign_recipes_are_refused(tmp_path, damage, message):
 def test_differences_name_the_leaf():
     one, two = recipes.recipe_named("milimed_b0_flips"), recipes.recipe_named("milimed_b0_pad")
     lines = recipes.differences(recipes.to_json(one), recipes.to_json(two))
-    assert "objective.focal_gamma: 2 -> 0" in lines and "augmentation.pad: 0.0 -> 0.3" in lines
+    assert any(line.startswith("objective: ") and "CrossEntropy" in line for line in lines)
+    assert "augmentation.pad: 0.0 -> 0.3" in lines
     assert not [line for line in lines if line.startswith("optimization")]
 
 
@@ -56,12 +63,13 @@ def test_team_4_as_published():
     """METHODS 3: sizes, losses, probabilities, checkpoint ensembles, weights."""
     flips, resizer, pad, b4 = (recipes.recipe_named(f"milimed_{n}") for n in ("b0_flips", "b0_resizer", "b0_pad", "b4"))
     for recipe in (flips, resizer, pad, b4):
-        assert recipe.preparation.size == 512 and recipe.preparation.surroundings == "none"
+        assert recipe.view == Crop(size=512, surroundings="none", square="pad", margin=0)
         assert recipe.weights == "imagenet" and recipe.augmentation.rotation == 90
         assert (recipe.optimization.epochs, recipe.optimization.batch_size) == (16, 32)
         assert recipe.sampling.balanced and recipe.sampling.cells_per_class == 20_000
-    assert [r.network.variant for r in (flips, resizer, pad, b4)] == ["B0", "B0", "B0", "B4"]
-    assert [r.objective.focal_gamma for r in (flips, resizer, pad, b4)] == [2, 2, 0, 2]
+    assert [r.network.backbone.variant for r in (flips, resizer, pad, b4)] == ["B0", "B0", "B0", "B4"]
+    losses = [term.loss for r in (flips, resizer, pad, b4) for term in r.objective]
+    assert losses == [Focal(2), Focal(2), CrossEntropy(), Focal(2)]
     assert [(r.augmentation.resizer, r.augmentation.pad) for r in (flips, resizer, pad, b4)] == [
         (0, 0), (0.4, 0), (0.3, 0.3), (0, 0)
     ]  # fmt: skip
@@ -135,3 +143,26 @@ def test_impossible_recipes_are_refused():
     for options in ({"ensemble": (0.0,)}, {"ensemble": (1.0,) * 99}, {"validation_fold": -2}):
         with pytest.raises(InputError):
             replace(recipe, **options)
+
+
+def version_1(network: dict, objective: dict) -> dict:
+    """Return a recipe.json as version 1 wrote it."""
+    now = recipes.recipe_to_json(recipes.recipe_named("cpu_b0"))
+    kept = {name: now[name] for name in ("class", "name", "augmentation", "sampling", "optimization", "ensemble")}
+    kept |= {name: now[name] for name in ("seed", "validation_fold", "weights")}
+    preparation = {"class": "Preparation", "size": 64, "margin": 0, "square": "pad", "surroundings": "none"}
+    return {**kept, "network": network, "objective": objective, "preparation": preparation}
+
+
+def test_a_recipe_of_version_1_is_read(tmp_path):
+    efficientnet = {"class": "EfficientNet", "variant": "B0", "dropout": 0, "drop_connect": 0, "stem": "mean"}
+    efficientnet |= {"norm_momentum": 0.9, "synchronized": False}
+    small = {"class": "SmallNetwork", "widths": [8, 16], "dropout": 0.25, "synchronized": True}
+    found = []
+    for network, gamma in ((efficientnet, 0), (small, 2.0)):
+        value = version_1(network, {"class": "PerCell", "focal_gamma": gamma})
+        files.write_json(tmp_path / "recipe.json", value)
+        found.append(recipes.load(tmp_path / "recipe.json"))
+    assert found[0] == recipes.recipe_named("cpu_b0")
+    assert found[1].network == Classifier(SmallCnn((8, 16), synchronized=True), dropout=0.25)
+    assert [term.loss for term in found[1].objective] == [Focal(2.0)]

@@ -9,7 +9,6 @@ import zlib
 from dataclasses import replace
 
 import cv2
-import keras
 import numpy as np
 import prediction_cases as cases
 import pytest
@@ -21,10 +20,11 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from hpa_tf.pipeline import Preparation, prepare
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.serving.loading import check_operations
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import prepare
 
 PREPARATIONS = {"masked": {}, "grown": {"square": "grow", "margin": 3, "surroundings": "background"}}
 
@@ -65,7 +65,7 @@ def call(served: serving.Served, signature: str, **tensors) -> dict[str, np.ndar
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_preparation_is_that_of_the_pipeline_bit_for_bit(served, name, dtype):
     crop, region = cell(1, dtype)
-    expected = prepare(tf.constant(crop), tf.constant(region), Preparation(cases.SIZE, **PREPARATIONS[name])).numpy()
+    expected = prepare(tf.constant(crop), tf.constant(region), Crop(cases.SIZE, **PREPARATIONS[name])).numpy()
     np.testing.assert_array_equal(served[name].prepare(crop, region).numpy(), expected)
     assert expected.std() > 0.1
 
@@ -87,7 +87,7 @@ def test_default_signature_takes_whole_crops_of_any_size_and_depth_in_one_batch(
     crops = [cell(1)[0], cell(2, np.uint16, 70, 20)[0], cell(3, height=5, width=64)[0]]
     answer = call(served["masked"], "serving_default", crop=[png(crop) for crop in crops])
     for crop, found in zip(crops, answer["probabilities"], strict=True):
-        image = prepare(tf.constant(crop), tf.ones(crop.shape[:2], tf.uint8), Preparation(cases.SIZE))
+        image = prepare(tf.constant(crop), tf.ones(crop.shape[:2], tf.uint8), Crop(cases.SIZE))
         expected = call(served["masked"], "prepared", image=image[None])["probabilities"][0]
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -120,9 +120,8 @@ def test_heat_map_is_the_class_activation_map():
     wrapped = serving.from_network(network, cases.recipe(), cases.MANIFEST, "here")
     image = np.random.default_rng(1).random((3, cases.SIZE, cases.SIZE, 4), np.float32)
     answer = call(wrapped, "activation_maps", image=image)
-    pool = next(layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
-    features = keras.Model(network.inputs, pool.input)(image, training=False).numpy()
-    kernel = network.layers[-1].get_weights()[0]
+    features = network({"image": image}, training=False)["features"].numpy()
+    kernel = network.get_layer("head_logits").get_weights()[0]
     assert (answer["class_id"] == answer["probabilities"][:, :18].argmax(axis=1)).all()
     for i, class_id in enumerate(answer["class_id"]):
         expected = np.maximum(features[i] @ kernel[:, class_id], 0)
@@ -181,11 +180,11 @@ def test_a_process_with_tensorflow_alone_gets_what_predict_gives(runs, tmp_path)
     np.testing.assert_array_equal(answer["answer"][:, :18], expected.astype(np.float32))  # the same batch shape
     np.testing.assert_allclose(answer["other"][:, :18], expected, atol=1e-5)
     for cell_, image in zip(cells, answer["images"], strict=True):
-        here = prepare(tf.constant(cell_.crop), tf.constant(cell_.region), Preparation(cases.SIZE))
+        here = prepare(tf.constant(cell_.crop), tf.constant(cell_.region), Crop(cases.SIZE))
         np.testing.assert_array_equal(image, here.numpy())
     printed = json.loads(process.stdout)
     assert tuple(printed["classes"]) == CLASSES
-    assert printed["recipe"]["preparation"]["size"] == cases.SIZE and printed["dataset"]["fingerprint"] == "0" * 64
+    assert printed["recipe"]["view"]["size"] == cases.SIZE and printed["dataset"]["fingerprint"] == "0" * 64
 
 
 # -- hostile input ----------------------------------------------------------------------------------------------------
@@ -324,18 +323,18 @@ def test_export_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
         cases.write_run(tmp_path, seed)
     assert [path.name for path in (tmp_path / "saved_model").iterdir()] == ["1"]
     image = np.random.default_rng(0).random((1, cases.SIZE, cases.SIZE, 4), np.float32)
-    expected = 1 / (1 + np.exp(-cases.network(1)(image, training=False).numpy().astype(float)))
+    expected = 1 / (1 + np.exp(-cases.network(1)({"image": image}, training=False)["logits"].numpy().astype(float)))
     found = call(serving.load(tmp_path), "prepared", image=image)["probabilities"][:, :18]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_mixed_precision_network_is_served(tmp_path):
-    network = cases.SmallNetwork((8, 12)).build(cases.SIZE, "mixed_bfloat16")
+    network = cases.recipe().network.build(cases.recipe().view.specs(), "mixed_bfloat16")
     serving.export(tmp_path, network, cases.recipe(), cases.MANIFEST)
     image = np.random.default_rng(0).random((2, cases.SIZE, cases.SIZE, 4), np.float32)
     found = call(serving.load(tmp_path), "prepared", image=image)["probabilities"]
     assert found.dtype == np.float32
-    expected = tf.sigmoid(tf.cast(network(image, training=False), tf.float32)).numpy()
+    expected = tf.sigmoid(network({"image": image}, training=False)["logits"]).numpy()
     np.testing.assert_allclose(found[:, :18], expected, atol=2e-3)  # a bfloat16 has 8 bits
 
 

@@ -54,7 +54,7 @@ def test_package_holds_the_networks_numbers(package, tmp_path):
     top, left = (side - crop.shape[0]) // 2, (side - crop.shape[1]) // 2
     square[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     np.testing.assert_allclose(image[0], cv2.resize(square, (cases.SIZE,) * 2) / 65535, atol=1e-5)
-    logits = cases.network()(image, training=False).numpy().astype(float)
+    logits = cases.network()({"image": image}, training=False)["logits"].numpy().astype(float)
     np.testing.assert_allclose(output[:, :18], 1 / (1 + np.exp(-logits)), atol=1e-5)
     assert output.shape == (1, 19) and output.std() > 0.05
     module = tf.saved_model.load(str(tmp_path))

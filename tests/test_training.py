@@ -12,13 +12,16 @@ import tensorflow as tf
 from training_process import TINY, final_state, losses, train, words, write_tiny_dataset
 
 from hpa_tf import cell_table, files, recipes
-from hpa_tf.models.efficientnet import SmallNetwork
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.pipeline import evaluation_batches, training_batches
 from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
+from hpa_tf.views import Batch, Crop
 
 OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --deterministic off")
 
@@ -58,11 +61,11 @@ def test_run_folder_is_complete_with_its_saved_model(data, tmp_path, capsys):
     assert {"weights/best.weights.h5", "weights/epoch-0001.weights.h5", "weights/epoch-0002.weights.h5"} <= names
     trained = read_run(out)
     assert [share for _, share in trained.checkpoints] == [0.25, 0.75]
-    network = trained.recipe.network.build(16)
+    network = trained.recipe.network.build(trained.recipe.view.specs())
     network.load_weights(out / "weights/epoch-0002.weights.h5")
     pixels = np.random.default_rng(0).random((3, 16, 16, 4), np.float32)
     served = tf.saved_model.load(str(out / "saved_model" / "1")).signatures["prepared"](image=tf.constant(pixels))
-    expected = with_negative(keras.ops.sigmoid(network(pixels)).numpy())
+    expected = with_negative(keras.ops.sigmoid(network({"image": pixels})["logits"]).numpy())
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-5)
     printed = capsys.readouterr().out
     assert re.search(r"MirroredStrategy \| 1 replica\(s\) on .*CPU:0 .* float32", printed)
@@ -131,17 +134,20 @@ def test_mixed_precision_trains_like_float32(data, plain, tmp_path, precision):
 
 
 def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
-    recipe = replace(recipes.recipe_named("cpu_small"), network=SmallNetwork(widths=(4,)))
+    recipe = replace(recipes.recipe_named("cpu_small"), network=Classifier(SmallCnn(widths=(4,))))
     trainee = Trainee(recipe, make_strategy("one"), "mixed_float16")
     trainee.optimizer.dynamic_scale.assign(2.0**40)
     rng = np.random.default_rng(0)
-    batch = {
-        "image": tf.constant(rng.random((4, 64, 64, 4), np.float32)),
-        "labels": tf.ones((4, 19)),
-        "known": tf.ones((4, 19)),
-        "weight": tf.ones(4),
-        "seed": tf.zeros((4, 2), tf.int32),
-    }
+    batch = Batch(
+        inputs={"image": tf.constant(rng.random((4, 64, 64, 4), np.float32))},
+        rows=tf.range(4, dtype=tf.int64)[:, None],
+        cell_labels=tf.ones((4, 1, 19)),
+        cell_known=tf.ones((4, 1, 19)),
+        image_labels=tf.ones((4, 19)),
+        image_known=tf.ones((4, 19)),
+        weight=tf.ones(4),
+        seed=tf.zeros((4, 2), tf.int32),
+    )
     before = trainee.arrays()
     loss = trainee.make_train_step()(batch, tf.constant(1e-3), tf.constant(0.0))
     after = trainee.arrays()
@@ -157,13 +163,13 @@ def is_scratch(tensor) -> bool:
     return tensor.value_index in {"FusedBatchNormV3": (5,), "FusedBatchNormGradV3": (3, 4)}.get(tensor.op.type, ())
 
 
-def test_training_step_has_static_shapes_everywhere():
+def test_training_step_has_static_shapes_everywhere(tmp_path):
     """What TPUs need, by tracing: bfloat16, many steps an execution, batches as the pipeline shapes them."""
     recipe = recipes.recipe_named("cpu_small")
     trainee = Trainee(recipe, make_strategy("one"), "mixed_bfloat16")
-    size = recipe.preparation.size
-    shapes = {"image": (8, size, size, 4), "labels": (8, 19), "known": (8, 19), "weight": (8,), "seed": (8, 2)}
-    batch = {name: tf.TensorSpec(shape, tf.int32 if name == "seed" else tf.float32) for name, shape in shapes.items()}
+    folder = write_tiny_dataset(tmp_path / "data")
+    options = {"batch_size": 8, "seed": 0, "epoch": 0, "sampling": recipe.sampling}
+    batch = training_batches(run.Data(str(folder)).examples(None), recipe.view, **options).element_spec
     traced = trainee.make_train_step().get_concrete_function(batch, *[tf.TensorSpec((), tf.float32)] * 2)
     unknown = []
     for graph in [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]:
@@ -180,13 +186,11 @@ def test_training_step_has_static_shapes_everywhere():
 
 
 def test_batches_of_the_pipeline_have_static_shapes(data):
-    from hpa_tf.pipeline import training_batches
-
     recipe = recipes.recipe_named("cpu_small")
     options = {"batch_size": 4, "seed": 0, "epoch": 0}
     examples = run.Data(str(data)).examples(None)
-    spec = training_batches(examples, recipe.preparation, recipe.augmentation, recipe.sampling, **options).element_spec
-    assert all(one.shape.is_fully_defined() for one in spec.values())
+    spec = training_batches(examples, recipe.view, recipe.augmentation, recipe.sampling, **options).element_spec
+    assert all(one.shape.is_fully_defined() for one in tf.nest.flatten(spec))
 
 
 @pytest.mark.parametrize("strategy, message", [("multiworker", "no TF_CONFIG"), ("tpu", "no TPU")])
@@ -275,12 +279,10 @@ def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, t
         trained = read_run(tmp_path / "out" / f"fold{fold}")
         assert trained.recipe.validation_fold == fold
         examples = run.Data(str(data)).examples({fold})
-        network = trained.recipe.network.build(16)
+        network = trained.recipe.network.build(trained.recipe.view.specs())
         network.load_weights(trained.checkpoints[0][0])
-        from hpa_tf.pipeline import evaluation_batches
-
-        images = next(iter(evaluation_batches(examples, trained.recipe.preparation, batch_size=len(examples))))["image"]
-        expected = keras.ops.sigmoid(network(images)).numpy()
+        inputs = next(iter(evaluation_batches(examples, trained.recipe.view, batch_size=len(examples)))).inputs
+        expected = keras.ops.sigmoid(network(inputs)["logits"]).numpy()
         merged = examples.table[["image_id", "cell"]].merge(table, on=["image_id", "cell"])
         assert len(merged) == len(examples) and (merged["fold"] == fold).all()
         np.testing.assert_allclose(cell_table.values(merged)[:, :18], expected, atol=1e-5)
@@ -289,7 +291,7 @@ def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, t
 def test_second_stage_starts_from_a_run(data, plain, tmp_path):
     still = words("--recipe.optimization.learning-rate 1e-12 --recipe.optimization.final-learning-rate 1e-12")
     assert call(data, tmp_path / "second", "--weights", str(plain), *still) == 0
-    first, second = (SmallNetwork(widths=(8, 16)).build(16) for _ in range(2))
+    first, second = (Classifier(SmallCnn(widths=(8, 16))).build(Crop(16).specs()) for _ in range(2))
     first.load_weights(read_run(plain).checkpoints[0][0])
     second.load_weights(read_run(tmp_path / "second").checkpoints[0][0])
     for a, b in zip(first.trainable_variables, second.trainable_variables, strict=True):
@@ -309,7 +311,15 @@ def test_labels_table_replaces_the_labels_and_belongs_to_the_run(data, tmp_path,
 
 @pytest.mark.slow
 def test_mirrored_float16_equals_one_device(data, tmp_path):
-    options = ["--data", str(data), *OPTIONS, "--precision", "mixed_float16", "--recipe.network.synchronized", "True"]
+    options = [
+        "--data",
+        str(data),
+        *OPTIONS,
+        "--precision",
+        "mixed_float16",
+        "--recipe.network.backbone.synchronized",
+        "True",
+    ]
     assert train([*options, "--out", str(tmp_path / "one")]) == 0
     assert train([*options, "--out", str(tmp_path / "two"), "--strategy", "mirrored"], devices=2) == 0
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)

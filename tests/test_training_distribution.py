@@ -20,7 +20,7 @@ from hpa_tf.training.preemption import EXIT_CODE
 
 STEPS = 20
 TWO_EPOCHS = TINY + words("--recipe.sampling.num-cells 80 --recipe.optimization.epochs 2 --recipe.validation-fold 1")
-SYNCHRONIZED = ["--recipe.network.synchronized", "True"]
+SYNCHRONIZED = ["--recipe.network.backbone.synchronized", "True"]
 
 
 @pytest.fixture(scope="module")

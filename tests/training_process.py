@@ -29,7 +29,7 @@ def words(text: str) -> list[str]:
 
 
 TINY = words(
-    "--recipe cpu_small --recipe.network.widths 8 16 --recipe.preparation.size 16 --recipe.optimization.batch-size 8 "
+    "--recipe cpu_small --recipe.network.backbone.widths 8 16 --recipe.view.size 16 --recipe.optimization.batch-size 8 "
     "--recipe.optimization.warmup-steps 2 --recipe.optimization.ema-decay 0.9 --recipe.augmentation.rotation 90 "
     "--log-steps 1"
 )

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hpa_tf import cell_table, files, reporting
-from hpa_tf.classes import CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
+from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.mask_folder import MaskFolder
@@ -192,13 +192,14 @@ def _label_names(labels: np.ndarray | None) -> str:
 
 def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
     """Return what a reader asks first about the training: network, input size, steps, batch, cells, time."""
-    last, network = history.iloc[-1], recipe["network"]
+    last, network = history.iloc[-1], recipe["network"].get("backbone", recipe["network"])
     kind = f"{network['class']}{network.get('variant', '')}"
-    batch_size, size = recipe["optimization"]["batch_size"], recipe["preparation"]["size"]
+    view = recipe.get("view") or recipe["preparation"]  # as version 1 called it
+    batch_size, size = recipe["optimization"]["batch_size"], view["size"]
     steps = int(last["step"])
     return [
         ("network", f"{kind}, recipe {recipe['name']}, initial weights: {recipe['weights']}"),
-        ("input", f"{size} x {size} px, 4 channels"),
+        ("input", f"{size} x {size} px, {len(view.get('channels', CHANNELS))} channels"),
         ("steps", f"{steps} of {batch_size} cells: {steps * batch_size} cells in {int(last['epoch'])} epochs"),
         ("time", f"{history['seconds'].sum():.0f} s, {history['cells_per_second'].mean():.0f} cells/s"),
     ]

@@ -60,6 +60,10 @@ class Network(Protocol):
     """
 
     @property
+    def backbone(self) -> "Backbone":
+        """The image network inside it, for which there may be ImageNet weights."""
+
+    @property
     def classes(self) -> tuple[int, ...]:
         """The classes it answers, rising: 0 to 17, 0 to 18, or a single one; the last axis of logits and maps."""
 
@@ -93,8 +97,9 @@ class Backbone(Protocol):
     Its layers have fixed names, none of which begins with `HEAD`: ImageNet weights find them by name.
     """
 
-    stem: Stem
-    """What the filters of channels that ImageNet does not have start from."""
+    @property
+    def stem(self) -> Stem:
+        """What the filters of channels that ImageNet does not have start from."""
 
     @property
     def stem_layer(self) -> str:

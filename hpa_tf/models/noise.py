@@ -6,8 +6,11 @@ a batch carries a seed, a function of (run seed, epoch, position in the epoch), 
 (seed, layer, unit) into a uniform number. The seeds reach the layers through a context, because a functional model
 has no second input for them:
 
-    with example_seeds(batch["seed"]):
-        logits = network(batch["image"], training=True)
+    with example_seeds(batch.seed):
+        outputs = network(batch.inputs, training=True)
+
+A network that folds the K cells, tiles or parts of each example into its batch has B K rows; row i belongs to example
+i // K, and its place i % K goes into its seed.
 
 Only integer operations of `keras.ops`, on uint32: equal bits on CPU, GPU and TPU, and any Keras backend.
 """
@@ -67,6 +70,31 @@ def uniform(seeds, key: int, num_units: int):
     return ops.cast(ops.right_shift(bits, _uint32(8)), "float32") * (2.0**-24)
 
 
+def fold_seeds(seeds, num_rows):
+    """Return a seed for each row of a batch into which K parts of every example are folded, int32 [B K, 2].
+
+    The first part of each example keeps its seed, so that K = 1 changes nothing.
+
+    Args:
+        seeds: int32 [B, 2].
+        num_rows: B K, a number or a tensor.
+
+    Raises:
+        ValueError: The rows are no multiple of the examples.
+    """
+    count = ops.shape(seeds)[0]
+    if isinstance(count, int) and isinstance(num_rows, int):
+        if num_rows == count:
+            return seeds
+        if num_rows % count:
+            raise ValueError(f"{num_rows} rows for {count} examples; expected the same number of rows an example")
+    row = ops.arange(num_rows, dtype="int32")
+    parts = num_rows // count
+    place = ops.cast(_scramble(ops.cast(row % parts, "uint32")), "int32")  # 0 stays 0
+    folded = ops.take(seeds, row // parts, axis=0)
+    return ops.stack([folded[:, 0], ops.bitwise_xor(folded[:, 1], place)], axis=1)
+
+
 @keras.saving.register_keras_serializable("hpa_tf")
 class ExampleDropout(keras.layers.Layer):
     """Set a share of the inputs to 0 while training, the rest x 1 / (1 - rate); masks follow from the example's seed.
@@ -93,6 +121,7 @@ class ExampleDropout(keras.layers.Layer):
             raise RuntimeError(f"layer {self.name!r}: no seeds; call the network inside `with example_seeds(seeds):`")
         noise_shape = self.noise_shape or (None,) * len(inputs.shape)
         noise = [size if want is None else want for want, size in zip(noise_shape[1:], inputs.shape[1:], strict=True)]
+        seeds = fold_seeds(seeds, ops.shape(inputs)[0])
         drawn = uniform(seeds, zlib.crc32(self.name.encode()), math.prod(noise))
         kept = ops.reshape(ops.cast(drawn >= self.rate, inputs.dtype), (-1, *noise))
         return inputs * kept * ops.cast(1 / (1 - self.rate), inputs.dtype)

@@ -1,11 +1,12 @@
 """Where a network's weights come from: random, ImageNet, a file, or another run.
 
-ImageNet networks have 3 channels, ours 4 in the order red, green, blue, yellow: the first three take the filters of
-the RGB image's channels, the fourth their mean or a copy of one of them.
+ImageNet networks have 3 channels, ours those of their view: red, green and blue take the filters of the RGB image's
+channels, every other one their mean or a copy of one of them.
 """
 
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -14,26 +15,25 @@ import numpy as np
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
-from hpa_tf.models import lite0
-from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.network import HEAD, Backbone, Network
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
 IMAGENET_SUFFIXES = (".h5", ".pth")
 BEST_WEIGHTS = "weights/best" + OWN_SUFFIX
 """Where a run folder keeps the weights that did best in validation."""
-STEM, HEAD = "stem_conv", "head_"
-_DOWNLOADS = "https://storage.googleapis.com/keras-applications/"
+_RGB = CHANNELS[:3]
 
 
-def initialize(network: keras.Model, spec: object, source: str) -> None:
+def initialize(network: keras.Model, spec: Network, source: str, channels: Sequence[str] = CHANNELS) -> None:
     """Set the weights of a freshly built network.
 
     Args:
         network: What `spec.build` returned.
         spec: The network's description in the recipe.
-        source: "none" (leave them random), "imagenet", an ImageNet file of `keras.applications` without top (.h5) or of
-            Lite0 (.pth), a weights file of a run (.weights.h5), or a run folder (its best weights).
+        source: "none" (leave them random), "imagenet", an ImageNet file that the backbone knows (.h5, .pth), a weights
+            file of a run (.weights.h5), or a run folder (its best weights).
+        channels: Names of the channels of the network's input.
 
     Raises:
         InputError: There is no such file, ImageNet weights cannot be had, or the weights do not fit the network.
@@ -47,11 +47,8 @@ def initialize(network: keras.Model, spec: object, source: str) -> None:
         load(network, files.join(source, BEST_WEIGHTS))
     elif source.endswith(OWN_SUFFIX):
         load(network, source)
-    elif isinstance(spec, EfficientNet):
-        _transplant(network, _imagenet_layers(spec, source), spec, source)
     else:
-        fix = "use --weights none, or a recipe with an EfficientNet"
-        raise InputError("--weights", f"ImageNet weights for {type(spec).__name__}", "an EfficientNet", fix)
+        _transplant(network, spec.backbone, channels, source)
 
 
 def save(network: keras.Model, path: str | os.PathLike) -> None:
@@ -81,46 +78,45 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
             raise InputError(path, found, f"weights of {network.name}", "use the recipe they were made with") from error
 
 
-def _imagenet_layers(spec: EfficientNet, source: str) -> dict[str, list[np.ndarray]]:
-    """Return the ImageNet weights of each layer of the 3-channel network, by its name."""
-    if spec.variant == "Lite0":
-        return lite0.read_layers(lite0.installed_file() if source == IMAGENET else source)
-    return {layer.name: layer.get_weights() for layer in _keras_network(spec, source).layers if layer.weights}
-
-
-def _keras_network(spec: EfficientNet, source: str) -> keras.Model:
-    """Return the 3-channel network of `keras.applications` with its ImageNet weights."""
-    build = getattr(keras.applications, f"EfficientNet{spec.variant}")
-    name = f"efficientnet{spec.variant.lower()}_notop.h5"
+def _transplant(network: keras.Model, backbone: Backbone, channels: Sequence[str], source: str) -> None:
+    """Copy the ImageNet weights of every layer of the backbone, by name; the stem gets the input's channels."""
+    donors = backbone.imagenet(source)
     try:
-        return build(include_top=False, weights=source)
-    except Exception as error:  # urllib, OSError and bare Exception, by kind of failure and Keras version
-        if source != IMAGENET:
-            found = f"a file that does not fit: {str(error).splitlines()[0]}"
-            raise InputError(source, found, f"the Keras file {name}", f"download {_DOWNLOADS}{name}") from error
-        cache = os.path.join(os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras")), "models")
-        fix = f"on a machine with internet download {_DOWNLOADS}{name}, put it into {cache}, or use --weights FILE"
-        raise InputError("--weights imagenet", "no download (is there internet?)", name, fix) from error
-
-
-def _transplant(network: keras.Model, donors: dict[str, list[np.ndarray]], spec: EfficientNet, source: str) -> None:
-    """Copy the weights of every layer of the body, by name; the stem grows a 4th channel."""
-    try:
-        for layer in network.layers:
-            if layer.weights and not layer.name.startswith(HEAD):
-                arrays = donors[layer.name]
-                layer.set_weights([inflate(*arrays, spec.stem)] if layer.name == STEM else arrays)
+        for layer in _layers_with_weights(network):
+            if layer.name.startswith(HEAD):
+                continue
+            arrays = donors[layer.name]
+            if layer.name == backbone.stem_layer:
+                kernel, *others = arrays
+                arrays = [inflate(kernel, channels, backbone.stem, layer.get_weights()[0]), *others]
+            layer.set_weights(arrays)
     except (KeyError, ValueError) as error:
         found = f"weights that do not fit: {str(error).splitlines()[0]}"
         raise InputError(source, found, f"weights of {network.name}", "use the file of that network") from error
 
 
-def inflate(kernel: np.ndarray, fill: str) -> np.ndarray:
-    """Return the stem's kernel [3, 3, 3, F] with a 4th input channel, [3, 3, 4, F].
+def _layers_with_weights(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield the layers that have weights, those of models inside it too."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers_with_weights(layer)
+        elif layer.weights:
+            yield layer
+
+
+def inflate(kernel: np.ndarray, channels: Sequence[str], fill: str, random: np.ndarray) -> np.ndarray:
+    """Return the stem's kernel [h, w, 3, F] for other channels, [h, w, C, F].
 
     Args:
         kernel: Filters over red, green, blue.
-        fill: "mean" of the three, or the channel to copy: "red", "green" or "blue".
+        channels: Names of the C channels of the input.
+        fill: Filters of a channel that is none of the three: "mean" of them, the channel to copy ("red", "green" or
+            "blue"), or "random".
+        random: The kernel as the network was built, [h, w, C, F].
     """
-    fourth = kernel.mean(axis=2) if fill == "mean" else kernel[:, :, CHANNELS.index(fill)]
-    return np.concatenate([kernel, fourth[:, :, None]], axis=2)
+    if kernel.shape[2] != len(_RGB):
+        raise ValueError(f"a stem of {kernel.shape[2]} channels; expected {len(_RGB)}")
+    others = {name: kernel[:, :, i] for i, name in enumerate(_RGB)}
+    filling = None if fill == "random" else kernel.mean(axis=2) if fill == "mean" else others[fill]
+    planes = [others.get(name, random[:, :, i] if filling is None else filling) for i, name in enumerate(channels)]
+    return np.stack(planes, axis=2)

@@ -1,6 +1,6 @@
 """From TFRecord shards to batches: read -> parse -> prepare -> augment -> batch, in an order that NumPy plans.
 
-Guarantees. One preparation for training, prediction and serving (`preparation`). Every random number is a function of
+Guarantees. One preparation for training, prediction and serving (`hpa_tf.views`). Every random number is a function of
 (run seed, epoch, position): the same call gives the same batches, on any number of threads, and training that resumes
 at step k continues with batch k (`batches`). Everything that depends on labels (cleaning, a table of other labels, how
 often a cell is drawn) is computed from the cell table before the epoch (`examples`, `sampling`).
@@ -12,17 +12,15 @@ spinning disks do not.
 """
 
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, augment_batch
-from hpa_tf.pipeline.batches import evaluation_batches, steps_per_epoch, training_batches
+from hpa_tf.pipeline.batches import evaluation_batches, plan_everything, steps_per_epoch, training_batches
 from hpa_tf.pipeline.examples import Examples, read_examples
 from hpa_tf.pipeline.parsing import decode_and_prepare, parse_cell
-from hpa_tf.pipeline.preparation import Preparation, prepare
 from hpa_tf.pipeline.sampling import Sampling, describe_sampling, draw_epoch, repeat_factors
 
 __all__ = [
     "NO_AUGMENTATION",
     "Augmentation",
     "Examples",
-    "Preparation",
     "Sampling",
     "augment",
     "augment_batch",
@@ -31,7 +29,7 @@ __all__ = [
     "draw_epoch",
     "evaluation_batches",
     "parse_cell",
-    "prepare",
+    "plan_everything",
     "read_examples",
     "repeat_factors",
     "steps_per_epoch",

@@ -2,10 +2,12 @@
 
 Memory: at most `num_parallel_calls` records being read and `PREFETCHED` batches waiting; no shuffle buffer, nothing
 cached. A batch depends only on (examples, options, seed, epoch, step): not on threads, workers or where a run resumed.
+Shapes are fixed under every view: rows of padding are -1, their inputs 0.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +16,9 @@ from hpa_tf import files, framing
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment
 from hpa_tf.pipeline.examples import Examples
-from hpa_tf.pipeline.parsing import box_in_crop, decode_and_prepare, parse_cell
-from hpa_tf.pipeline.preparation import Preparation
+from hpa_tf.pipeline.parsing import box_in_crop, parse_cell, prepare_cell
 from hpa_tf.pipeline.sampling import Sampling, draw_epoch, repeat_factors
+from hpa_tf.views import Batch, View
 
 PREFETCHED = 2
 """Batches that wait for the training step."""
@@ -26,15 +28,47 @@ thread. AUTOTUNE stops at the number of processors, and is a tenth slower (bench
 _REMOTE_BUFFER = 1 << 20
 """Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
-Batch = Mapping[str, tf.Tensor]
-"""Keys: image float32 [B, S, S, 4] in 0..1; labels float32 [B, 19], 0 where not known; known float32 [B, 19], 1 or 0;
-weight float32 [B], 0 = padding row; seed int32 [B, 2]; index int64 [B], row of the examples (-1 = padding row);
-image_id string [B]; cell int64 [B]."""
+
+@dataclass(frozen=True)
+class Plan:
+    """E examples in order.
+
+    Attributes:
+        rows: int64 [E, K]: the cells of each, as rows of the table; -1 = padding.
+        seeds: int32 [E, 2], one an example: for dropout, and for the augmentation of its record.
+        record_seeds: int32 [E, R, 2], one a record: for augmentation.
+    """
+
+    rows: np.ndarray
+    seeds: np.ndarray
+    record_seeds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def plan_epoch(examples: Examples, view: View, sampling: Sampling, seed: int, epoch: int) -> Plan:
+    """Draw an epoch: a function of its arguments."""
+    order = draw_epoch(examples.drawn_by(view), sampling, seed, epoch)
+    rows = view.plan(examples, order, (seed, epoch, 4))
+    seeds = np.random.default_rng([seed, epoch, 2]).integers(-(2**31), 2**31, (len(rows), 2), np.int32)
+    if view.num_records == 1:
+        return Plan(rows, seeds, seeds[:, None])
+    shape = (len(rows), view.num_records, 2)
+    return Plan(rows, seeds, np.random.default_rng([seed, epoch, 3]).integers(-(2**31), 2**31, shape, np.int32))
+
+
+def plan_everything(examples: Examples, view: View, batch_size: int) -> Plan:
+    """Plan every cell once, in stored order; the last batch is filled with padding."""
+    rows = view.plan(examples, np.arange(len(examples.drawn_by(view))), None)
+    rows = np.concatenate([rows, np.full((-len(rows) % batch_size, rows.shape[1]), -1)])
+    shape = (len(rows), view.num_records, 2)
+    return Plan(rows, np.zeros((len(rows), 2), np.int32), np.zeros(shape, np.int32))
 
 
 def training_batches(
     examples: Examples,
-    preparation: Preparation,
+    view: View,
     augmentation: Augmentation = NO_AUGMENTATION,
     sampling: Sampling | None = None,
     *,
@@ -49,9 +83,9 @@ def training_batches(
 
     Args:
         examples: The training cells.
-        preparation: How crops become inputs.
+        view: What the network sees.
         augmentation: Random changes; `NO_AUGMENTATION` where the training step augments on the device.
-        sampling: How often each cell comes; None for the defaults.
+        sampling: How often each cell (or image) comes; None for the defaults.
         batch_size: Of all workers together (global batch).
         seed: Of the run.
         epoch: From 0; each has its own order, draws and augmentations.
@@ -59,55 +93,53 @@ def training_batches(
         shard: (worker, number of workers); each takes its slice of every global batch.
         num_parallel_calls: Records read and decoded at once.
 
+    Returns:
+        `Batch`es.
+
     Raises:
-        InputError: An epoch has fewer cells than a batch.
+        InputError: An epoch has fewer examples than a batch.
         ValueError: The workers do not divide the batch.
     """
-    order = draw_epoch(examples, sampling or Sampling(), seed, epoch)
-    steps = len(order) // batch_size
+    plan = plan_epoch(examples, view, sampling or Sampling(), seed, epoch)
+    steps = len(plan) // batch_size
     if not steps:
-        found = f"an epoch of {len(order)} cells"
+        found = f"an epoch of {len(plan)} {view.draws}s"
         raise InputError("batch size", found, f"at least one batch of {batch_size}", "take a smaller batch size")
-    seeds = np.random.default_rng([seed, epoch, 2]).integers(-(2**31), 2**31, (len(order), 2), np.int32)
     slots = np.arange(first_step * batch_size, steps * batch_size)
-    return _batches(examples, preparation, augmentation, order, seeds, slots, batch_size, shard, num_parallel_calls)
+    return _batches(examples, view, augmentation, plan, slots, batch_size, shard, num_parallel_calls)
 
 
-def steps_per_epoch(examples: Examples, sampling: Sampling, batch_size: int) -> int:
+def steps_per_epoch(examples: Examples, view: View, sampling: Sampling, batch_size: int) -> int:
     """Return the number of batches of an epoch; the same for every epoch."""
-    return round(repeat_factors(examples, sampling).sum()) // batch_size
+    return round(repeat_factors(examples.drawn_by(view), sampling).sum()) // batch_size
 
 
 def evaluation_batches(
     examples: Examples,
-    preparation: Preparation,
+    view: View,
     *,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
     num_parallel_calls: int = RECORDS_AT_ONCE,
 ) -> tf.data.Dataset:
-    """Return every example once in stored order, without randomness; the last batch is padded with weight 0.
+    """Return every cell once in stored order, without randomness; the last batch is padded with weight 0.
 
     Args:
         examples: The cells.
-        preparation: How crops become inputs.
+        view: What the network sees.
         batch_size: Of all workers together (global batch).
         shard: (worker, number of workers).
         num_parallel_calls: Records read and decoded at once.
     """
-    count = len(examples)
-    slots = np.arange(-(-count // batch_size) * batch_size)
-    order = np.where(slots < count, slots, -1)
-    seeds = np.zeros((len(slots), 2), np.int32)
-    return _batches(examples, preparation, NO_AUGMENTATION, order, seeds, slots, batch_size, shard, num_parallel_calls)
+    plan = plan_everything(examples, view, batch_size)
+    return _batches(examples, view, NO_AUGMENTATION, plan, np.arange(len(plan)), batch_size, shard, num_parallel_calls)
 
 
 def _batches(
     examples: Examples,
-    preparation: Preparation,
+    view: View,
     augmentation: Augmentation,
-    order: np.ndarray,
-    seeds: np.ndarray,
+    plan: Plan,
     slots: np.ndarray,
     batch_size: int,
     shard: tuple[int, int],
@@ -118,37 +150,62 @@ def _batches(
         raise ValueError(f"batch_size: found {batch_size} for {workers} workers; expected a multiple")
     own_size = batch_size // workers
     slots = slots.reshape(-1, workers, own_size)[:, worker].ravel()
-    read = record_reader(examples)
-    table = _label_table(examples)
-
-    def load(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region", "box", "crop_box"])
-        image = decode_and_prepare(record["crop"], record["region"], preparation, box_in_crop(record))
-        return augment(image, seed, augmentation)
+    rows = plan.rows[slots].astype(np.int64)
+    load = _cell_loader(examples, view, augmentation)
+    specs = view.record_specs()
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch
-    def example(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        shape = (preparation.size, preparation.size, 4)
-        image = tf.cond(index >= 0, lambda: load(index, seed), lambda: tf.zeros(shape))
-        return {"image": tf.ensure_shape(image, shape), "seed": seed, "index": index}
+    def record(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        zeros = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
+        made = tf.cond(index >= 0, lambda: load(index, seed), lambda: zeros)
+        return {name: tf.ensure_shape(made[name], spec.shape) for name, spec in specs.items()}
 
-    def with_labels(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        is_real = batch["index"] >= 0
-        rows = tf.maximum(batch["index"], 0)
-        columns = {name: tf.gather(values, rows) for name, values in table.items()}
-        known = tf.cast(columns.pop("known") & is_real[:, None], tf.float32)
-        return {
-            **batch,
-            **columns,
-            "labels": columns["labels"] * known,
-            "known": known,
-            "weight": tf.cast(is_real, tf.float32),
-        }
-
-    dataset = tf.data.Dataset.from_tensor_slices((order[slots].astype(np.int64), seeds[slots]))
-    dataset = dataset.map(example, num_parallel_calls, deterministic=True)
-    dataset = dataset.batch(own_size, drop_remainder=True).map(with_labels)
+    elements = (rows.reshape(-1), plan.record_seeds[slots].reshape(-1, 2))
+    records = tf.data.Dataset.from_tensor_slices(elements).map(record, num_parallel_calls, deterministic=True)
+    records = records.batch(own_size * view.num_records, drop_remainder=True)
+    examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots]))
+    dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True)))
+    dataset = dataset.map(_batch_maker(examples, view))
     return dataset.with_options(_options()).prefetch(PREFETCHED)
+
+
+def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Callable:
+    """Return a graph function (row of the examples, seed) -> the prepared and augmented record of a cell."""
+    read = record_reader(examples)
+
+    def load(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region", "box", "crop_box"])
+        prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
+        return {name: augment(image, seed, augmentation) for name, image in prepared.items()}
+
+    return load
+
+
+def _batch_maker(examples: Examples, view: View) -> Callable:
+    """Return a graph function from prepared records, rows and seeds to a `Batch`."""
+    cell_labels, cell_known = tf.constant(examples.labels), tf.constant(examples.known)
+    image_labels, image_known = tf.constant(examples.images.labels), tf.constant(examples.images.known)
+    image_of = tf.constant(examples.image_of)
+
+    @tf.autograph.experimental.do_not_convert
+    def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, tf.Tensor]) -> Batch:
+        rows, seeds = placed
+        is_real, there = rows >= 0, tf.maximum(rows, 0)
+        known = tf.cast(tf.gather(cell_known, there) & is_real[..., None], tf.float32)
+        image = tf.gather(image_of, there[:, 0])  # the first cell of an example is real, or none is
+        known_of_image = tf.cast(tf.gather(image_known, image) & is_real[:, :1], tf.float32)
+        return Batch(
+            inputs=view.assemble(prepared, rows),
+            rows=rows,
+            cell_labels=tf.gather(cell_labels, there) * known,
+            cell_known=known,
+            image_labels=tf.gather(image_labels, image) * known_of_image,
+            image_known=known_of_image,
+            weight=tf.cast(is_real[:, 0], tf.float32),
+            seed=seeds,
+        )
+
+    return make
 
 
 def record_reader(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -180,15 +237,6 @@ def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Te
             return next(framing.read_frames(stream, path.decode()))
 
     return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())
-
-
-def _label_table(examples: Examples) -> dict[str, tf.Tensor]:
-    return {
-        "labels": tf.constant(examples.labels),
-        "known": tf.constant(examples.known),
-        "image_id": tf.constant(examples.table["image_id"].to_numpy(object).astype(str)),
-        "cell": tf.constant(examples.table["cell"].to_numpy(np.int64)),
-    }
 
 
 def _options() -> tf.data.Options:

@@ -12,6 +12,7 @@ import pandas as pd
 from hpa_tf import cell_table, files, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
 from hpa_tf.errors import InputError
+from hpa_tf.views import View
 
 UnknownCells = Literal["error", "keep", "drop"]
 """What to do with cells that a table of labels does not have: stop; keep the labels of the shards; leave them out."""
@@ -22,15 +23,18 @@ MARKS = ("graded", "mitotic_lookalike")
 
 @dataclass(frozen=True)
 class Examples:
-    """N cells of a dataset folder in stored order, and their labels.
+    """N cells of M images of a dataset folder in stored order, and their labels.
 
     Attributes:
         folder: Dataset folder, local or remote.
         table: N rows of its cell table; the 19 values are the labels of training, NaN = not known.
+        image_table: A row for each image (and perhaps others): image_id and the 19 values that are known of the whole
+            image; None = the largest of its cells'.
     """
 
     folder: str
     table: pd.DataFrame
+    image_table: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -45,9 +49,56 @@ class Examples:
         """float32 [N, 19] in 0..1; 0 where not known."""
         return np.nan_to_num(cell_table.values(self.table, np.float32))
 
+    @cached_property
+    def _images(self) -> tuple[np.ndarray, pd.Index]:
+        return pd.factorize(self.table["image_id"])
+
+    @property
+    def image_of(self) -> np.ndarray:
+        """int64 [N]: each cell's image, 0 to M - 1, in stored order."""
+        return self._images[0]
+
+    @cached_property
+    def by_image(self) -> np.ndarray:
+        """int64 [N]: all rows, those of an image after each other."""
+        return np.argsort(self.image_of, kind="stable")
+
+    @cached_property
+    def first_of_image(self) -> np.ndarray:
+        """int64 [M + 1]: where the rows of each image begin in `by_image`, and N."""
+        return np.searchsorted(self.image_of[self.by_image], np.arange(len(self._images[1]) + 1))
+
+    @cached_property
+    def images(self) -> "Examples":
+        """The M images as examples of their own: what an epoch is drawn from where a view draws images."""
+        ids = pd.Index(self._images[1])
+        table = image_labels(self.table) if self.image_table is None else self.image_table
+        rows = pd.Index(table["image_id"]).get_indexer(ids)
+        if (rows < 0).any():
+            found = f"no row for image {ids[int(np.argmax(rows < 0))]}"
+            raise InputError(self.folder, found, "a row for each image", "python -m tfrecords_builder index")
+        return Examples(self.folder, table.iloc[rows].reset_index(drop=True))
+
+    def drawn_by(self, view: View) -> "Examples":
+        """Return what an epoch of a view is drawn from: these cells, or their images."""
+        return self.images if view.draws == "image" else self
+
     def select(self, rows: np.ndarray) -> "Examples":
         """Return the examples that a bool [N] or an index array picks."""
-        return Examples(self.folder, self.table.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows])
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Examples(self.folder, self.table.iloc[rows], self.image_table)
+
+
+def image_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """Return image_id and the largest known label of any of its cells, by image, of a table of cells.
+
+    The shards give each cell the labels of its image, so these are the image's own.
+    """
+    image_of, image_ids = pd.factorize(table["image_id"])
+    order = np.argsort(image_of, kind="stable")
+    first = np.searchsorted(image_of[order], np.arange(len(image_ids)))
+    values = np.fmax.reduceat(cell_table.values(table, np.float32)[order], first, axis=0)
+    return pd.DataFrame({"image_id": image_ids, **dict(zip(cell_table.VALUES, values.T, strict=True))})
 
 
 def read_examples(
@@ -83,6 +134,7 @@ def read_examples(
     if folds is not None:
         _check_folds(where, table, folds)
         keep &= table["fold"].isin(list(folds)).to_numpy()
+    images = image_labels(table)
     if labels is not None:
         other = cell_table.read(labels)
         if cell_table.kind(labels) == "grades" and "graded" not in other.columns:
@@ -91,7 +143,7 @@ def read_examples(
         keep &= found
     if not keep.any():
         raise InputError(where, f"0 of {len(table)} cells left", "at least one cell", "choose other folds or labels")
-    return Examples(str(folder), table[keep].reset_index(drop=True))
+    return Examples(str(folder), table[keep].reset_index(drop=True), images)
 
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:

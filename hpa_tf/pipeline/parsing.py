@@ -1,12 +1,12 @@
 """The tf.io parser, derived from the table of fields in `hpa_tf.records`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
 from hpa_tf.encoding import NPY_HEADER_SIZE, NPY_MAGIC
-from hpa_tf.pipeline.preparation import Preparation, prepare
 from hpa_tf.records import CELL_FIELDS, SCHEMA_VERSION, RecordField
+from hpa_tf.views import Crop, View
 
 _DTYPES = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
 _PNG_DEPTH = (24, b"\x10")
@@ -64,26 +64,31 @@ def box_in_crop(record: Mapping[str, tf.Tensor]) -> tf.Tensor:
     return record["box"] - tf.tile(record["crop_box"][:2], [2])
 
 
-def decode_and_prepare(
-    crop: tf.Tensor, region: tf.Tensor, preparation: Preparation, box: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Decode the two pictures of a record and prepare the crop.
+def decode_and_prepare(crop: tf.Tensor, region: tf.Tensor, view: Crop, box: tf.Tensor | None = None) -> tf.Tensor:
+    """Decode the two pictures of a cell's record and prepare the crop: float32 [S, S, C] in 0..1.
 
     Args:
         crop: string scalar, PNG or .npy [H, W, 4], 8 or 16 bit. Its own header decides: 16 bit never become 8.
         region: string scalar, PNG or .npy [H, W], the region map.
-        preparation: The recipe's choices.
+        view: The recipe's choices.
         box: int [4], tight box of the cell in the crop, px; None = looked for in the region map.
-
-    Returns:
-        float32 [S, S, 4] in 0..1.
     """
-    areas = decode_picture(region, 1, tf.uint8)[..., 0]
+    return prepare_cell(view, crop, region, box)["image"]
 
-    def prepared(dtype: tf.DType) -> tf.Tensor:
-        return prepare(decode_picture(crop, 4, dtype), areas, preparation, box)
 
-    return tf.cond(is_16_bit(crop), lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
+def prepare_cell(view: View, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    """Decode the pictures of a cell's record and let a view prepare them; arguments as of `decode_and_prepare`."""
+    stored = {"region": decode_picture(region, 1, tf.uint8)[..., 0]} | ({} if box is None else {"box": box})
+    return _of_either_depth(crop, lambda pixels: view.prepare({"crop": pixels, **stored}))
+
+
+def _of_either_depth(picture: tf.Tensor, function: Callable) -> dict[str, tf.Tensor]:
+    """Return what a function makes of a picture of 4 channels, 8 or 16 bit as its own header says."""
+
+    def of(dtype: tf.DType) -> dict[str, tf.Tensor]:
+        return function(decode_picture(picture, 4, dtype))
+
+    return tf.cond(is_16_bit(picture), lambda: of(tf.uint16), lambda: of(tf.uint8))
 
 
 def is_16_bit(picture: tf.Tensor) -> tf.Tensor:

@@ -96,8 +96,8 @@ def predict_fields(
 
 def _same_preparation(networks: Sequence[Network], network: Network) -> int:
     """Return the first network that prepares its cells as this one does."""
-    wanted = network.served.recipe["preparation"]
-    return next(i for i, other in enumerate(networks) if other.served.recipe["preparation"] == wanted)
+    wanted = network.served.recipe.view
+    return next(i for i, other in enumerate(networks) if other.served.recipe.view == wanted)
 
 
 def _batches(

@@ -121,7 +121,7 @@ def _margin(networks: list) -> int:
     needs = [
         network.served.dataset["margin"]
         for network in networks
-        if network.served.recipe["preparation"]["square"] == "grow" or network.served.recipe["preparation"]["margin"]
+        if network.served.recipe.view.square == "grow" or network.served.recipe.view.margin
     ]
     return max(needs, default=0)
 

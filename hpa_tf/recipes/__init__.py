@@ -14,7 +14,15 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes import milimed, small
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
-from hpa_tf.recipes.serialization import differences, from_json, load, save, to_json
+from hpa_tf.recipes.serialization import (
+    differences,
+    from_json,
+    load,
+    recipe_from_json,
+    recipe_to_json,
+    save,
+    to_json,
+)
 
 RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *milimed.RECIPES)
 SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *milimed.SYSTEMS)
@@ -30,7 +38,9 @@ __all__ = [
     "differences",
     "from_json",
     "load",
+    "recipe_from_json",
     "recipe_named",
+    "recipe_to_json",
     "save",
     "system_named",
     "to_json",

@@ -12,23 +12,26 @@ Not run here at full size. Source: METHODS 3.
 from dataclasses import replace
 
 from hpa_tf.classes import MITOTIC_SPINDLE, NUM_CLASSES
-from hpa_tf.losses import PerCell
+from hpa_tf.losses import CrossEntropy, Focal
+from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
-from hpa_tf.pipeline import Augmentation, Preparation, Sampling
+from hpa_tf.objectives import Labels
+from hpa_tf.pipeline import Augmentation, Sampling
 from hpa_tf.postprocessing import FINAL_1, FINAL_2
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
+from hpa_tf.views import Crop
 
 _EXTRA_REPEATS = {1: 2, 2: 3, 3: 2, 4: 5, 5: 5, 6: 4, 7: 7, 8: 2, 9: 2, 10: 3, 12: 5, 15: 4, 17: 7, MITOTIC_SPINDLE: 4}
 
 MILIMED_B0_FLIPS = Recipe(
     name="milimed_b0_flips",
-    network=EfficientNet("B0"),
+    network=Classifier(EfficientNet("B0")),
     weights="imagenet",
-    preparation=Preparation(size=512),
+    view=Crop(size=512),
     augmentation=Augmentation(flip=0.5, rotation=90),
     sampling=Sampling(),
-    objective=PerCell(focal_gamma=2),
+    objective=(Labels(loss=Focal(2)),),
     optimization=Optimization(),
 )
 MILIMED_B0_RESIZER = replace(
@@ -41,10 +44,12 @@ MILIMED_B0_PAD = replace(
     MILIMED_B0_FLIPS,
     name="milimed_b0_pad",
     augmentation=Augmentation(flip=0.5, rotation=90, resizer=0.3, pad=0.3),
-    objective=PerCell(focal_gamma=0),
+    objective=(Labels(loss=CrossEntropy()),),
     ensemble=(0.2, 0.3, 0.3, 0.2),
 )
-MILIMED_B4 = replace(MILIMED_B0_FLIPS, name="milimed_b4", network=EfficientNet("B4"), ensemble=(0.15, 0.35, 0.35, 0.15))
+MILIMED_B4 = replace(
+    MILIMED_B0_FLIPS, name="milimed_b4", network=Classifier(EfficientNet("B4")), ensemble=(0.15, 0.35, 0.35, 0.15)
+)
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 
 from hpa_tf.errors import InputError
-from hpa_tf.losses import PerCell
-from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork
-from hpa_tf.pipeline import Augmentation, Preparation, Sampling
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.objectives import AnyTerm, Labels
+from hpa_tf.pipeline import Augmentation, Sampling
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.recipes.optimization import Optimization
+from hpa_tf.views import AnyView, Crop
+
+AnyNetwork = Classifier
+"""The networks that a recipe may name."""
 
 ALL_FOLDS = -1
 """Value of `Recipe.validation_fold` for training on everything."""
@@ -19,19 +23,19 @@ class Recipe:
 
     name: str
     """The recipe's name, for people."""
-    network: EfficientNet | SmallNetwork = field(default_factory=EfficientNet)
-    """The network."""
+    view: AnyView = field(default_factory=Crop)
+    """What the network sees at once, and for which cells."""
+    network: AnyNetwork = field(default_factory=Classifier)
+    """From what it sees to named outputs and probabilities."""
     weights: str = "none"
     """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, or a run
     folder."""
-    preparation: Preparation = field(default_factory=Preparation)
-    """From a stored crop to the network's input."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of each example."""
     sampling: Sampling = field(default_factory=Sampling)
     """How often a cell is drawn in an epoch."""
-    objective: PerCell = field(default_factory=PerCell)
-    """From (network, batch) to a loss."""
+    objective: tuple[AnyTerm, ...] = (Labels(),)
+    """The terms of the loss, which are added up."""
     optimization: Optimization = field(default_factory=Optimization)
     """Optimizer, schedule, epochs, batch."""
     validation_fold: int = 0

@@ -13,8 +13,11 @@ from typing import Any
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
+from hpa_tf.recipes.upgrades import upgrade_from_1
 
-_CLASS = "class"
+VERSION = 2
+"""Of the fields of a recipe; raised by every change of them, with a step in `upgrades`."""
+_CLASS, _VERSION = "class", "version"
 
 
 def to_json(value: Any) -> Any:
@@ -44,6 +47,8 @@ def from_json(annotation: Any, value: Any, where: str) -> Any:
         return _dataclass_from_json(annotation, value, where)
     arguments = typing.get_args(annotation)
     if isinstance(value, list):
+        if type(None) in arguments:  # tuple[...] | None
+            return from_json(next(kind for kind in arguments if kind is not type(None)), value, where)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             arguments = arguments[:1] * len(value)
         return tuple(from_json(kind, item, where) for kind, item in zip(arguments, value, strict=True))
@@ -82,9 +87,32 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
 
 
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON values, with the version of its fields."""
+    return {_VERSION: VERSION, **to_json(recipe)}
+
+
+def recipe_from_json(value: Any, where: str | os.PathLike) -> Recipe:
+    """Return the recipe that `recipe_to_json` turned into `value`, now or in an earlier version.
+
+    Raises:
+        InputError: It is no recipe, or one of another version than this program knows.
+    """
+    if not isinstance(value, dict) or value.get(_CLASS) != Recipe.__name__:
+        raise InputError(where, "JSON that is no recipe", "a recipe.json", "give the recipe of a run folder")
+    value, version = dict(value), value.get(_VERSION, 1)
+    value.pop(_VERSION, None)
+    if version == 1:
+        value = upgrade_from_1(value)
+    elif version != VERSION:
+        expected = f"version 1 to {VERSION}"
+        raise InputError(where, f"a recipe of version {version}", expected, "use the version that wrote the file")
+    return from_json(Recipe, value, str(where))
+
+
 def save(recipe: Recipe, path: str | os.PathLike) -> None:
     """Write a recipe as JSON, atomically."""
-    files.write_json(path, to_json(recipe))
+    files.write_json(path, recipe_to_json(recipe))
 
 
 def load(path: str | os.PathLike) -> Recipe:
@@ -93,7 +121,4 @@ def load(path: str | os.PathLike) -> Recipe:
     Raises:
         InputError: The file is missing, is no recipe, or was written by another version.
     """
-    value = files.read_json(path)
-    if not isinstance(value, dict) or value.get(_CLASS) != Recipe.__name__:
-        raise InputError(path, "JSON that is no recipe", "a recipe.json", "give the recipe of a run folder")
-    return from_json(Recipe, value, str(path))
+    return recipe_from_json(files.read_json(path), path)

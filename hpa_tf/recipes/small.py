@@ -2,18 +2,22 @@
 
 from dataclasses import replace
 
-from hpa_tf.losses import PerCell
-from hpa_tf.models.efficientnet import EfficientNet, SmallNetwork
-from hpa_tf.pipeline import Augmentation, Preparation, Sampling
+from hpa_tf.losses import CrossEntropy
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.objectives import Labels
+from hpa_tf.pipeline import Augmentation, Sampling
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import Member, Recipe, System
+from hpa_tf.views import Crop
 
 CPU_B0 = Recipe(
     name="cpu_b0",
-    network=EfficientNet("B0", dropout=0, drop_connect=0, norm_momentum=0.9),
-    preparation=Preparation(size=64),
+    network=Classifier(EfficientNet("B0", drop_connect=0, norm_momentum=0.9), dropout=0),
+    view=Crop(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
-    objective=PerCell(focal_gamma=0),
+    objective=(Labels(loss=CrossEntropy()),),
     sampling=Sampling(num_cells=3072),
     optimization=Optimization(epochs=3, batch_size=16, learning_rate=2e-3, cosine_epochs=3, warmup_steps=50),
 )
@@ -24,7 +28,7 @@ learn most: after 8,000 cells of synthetic images the area under the ROC curve o
 CPU_LITE0 = replace(
     CPU_B0,
     name="cpu_lite0",
-    network=replace(CPU_B0.network, variant="Lite0"),
+    network=replace(CPU_B0.network, backbone=replace(CPU_B0.network.backbone, variant="Lite0")),
     weights="imagenet",
     optimization=replace(CPU_B0.optimization, epochs=6, cosine_epochs=6),
 )
@@ -34,8 +38,8 @@ batches of 32 .626."""
 
 CPU_SMALL = Recipe(
     name="cpu_small",
-    network=SmallNetwork(),
-    preparation=Preparation(size=64),
+    network=Classifier(SmallCnn()),
+    view=Crop(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
     sampling=Sampling(num_cells=4096),
     optimization=Optimization(epochs=8, batch_size=32, learning_rate=2e-3, cosine_epochs=8, warmup_steps=50),
@@ -50,7 +54,7 @@ CPU_PAD = replace(
     CPU_SMALL,
     name="cpu_pad",
     augmentation=replace(CPU_SMALL.augmentation, resizer=0.3, pad=0.3),
-    objective=PerCell(focal_gamma=0),
+    objective=(Labels(loss=CrossEntropy()),),
     ensemble=(0.2, 0.3, 0.3, 0.2),
 )
 

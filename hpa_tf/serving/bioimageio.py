@@ -181,7 +181,7 @@ def _write_saved_model(folder: Path, served: Served) -> None:
     """Write the network alone as a zipped SavedModel: bioimage.io's tools know one input and one signature."""
     module = tf.Module()
     module.network = served.keep
-    image = tf.TensorSpec([None, served.size, served.size, len(CHANNELS)], tf.float32, "image")
+    image = tf.TensorSpec([None, served.size, served.size, len(served.recipe.view.channels)], tf.float32, "image")
 
     @tf.function(input_signature=[image])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -201,7 +201,7 @@ def _write_package(folder: Path, package: Path, served: Served, about: About) ->
     """
     from bioimageio.spec import save_bioimageio_package
 
-    name = about.name or re.sub(r"[^\w+() -]", "-", f"HPA single-cell locations ({served.recipe['name']})", flags=re.A)
+    name = about.name or re.sub(r"[^\w+() -]", "-", f"HPA single-cell locations ({served.recipe.name})", flags=re.A)
     (folder / "README.md").write_text(_documentation(name, about, served))
     try:
         save_bioimageio_package(_description(folder, name, about, served), output_path=package)
@@ -221,18 +221,18 @@ def _refusals(error: ValueError) -> list[str]:
 
 
 def _documentation(name: str, about: About, served: Served) -> str:
-    preparation, dataset = served.recipe["preparation"], served.dataset
+    view, dataset = served.recipe.view, served.dataset
     return _DOCUMENTATION.format(
         name=name,
         description=about.description,
         size=served.size,
-        channels=", ".join(CHANNELS),
-        square=_SQUARES[preparation["square"]],
-        margin=preparation["margin"],
-        surroundings=_SURROUNDINGS[preparation["surroundings"]],
+        channels=", ".join(view.channels),
+        square=_SQUARES[view.square],
+        margin=view.margin,
+        surroundings=_SURROUNDINGS[view.surroundings],
         num_classes=len(CLASSES),
         classes=", ".join(CLASSES),
-        recipe=served.recipe["name"],
+        recipe=served.recipe.name,
         num_cells=dataset["num_cells"],
         num_images=dataset["num_images"],
         um_per_px=" or ".join(f"{value:g}" for value in dataset["um_per_px"]),
@@ -247,7 +247,7 @@ def _description(folder: Path, name: str, about: About, served: Served) -> Any:
 
     data = v0_5.IntervalOrRatioDataDescr(type="float32", range=(0.0, 1.0))
     sides = [v0_5.SpaceInputAxis(id=v0_5.AxisId(axis), size=served.size) for axis in "yx"]
-    channels = v0_5.ChannelAxis(channel_names=[v0_5.Identifier(name) for name in CHANNELS])
+    channels = v0_5.ChannelAxis(channel_names=[v0_5.Identifier(name) for name in served.recipe.view.channels])
     image = v0_5.InputTensorDescr(
         id=v0_5.TensorId("image"),
         description="a prepared cell: see the documentation",

@@ -12,13 +12,14 @@ import keras
 import tensorflow as tf
 
 from hpa_tf import files
-from hpa_tf.classes import CHANNELS, CLASSES
-from hpa_tf.models.noise import ExampleDropout
-from hpa_tf.pipeline.preparation import Preparation, prepare
+from hpa_tf.classes import CHANNELS, CLASSES, NEGATIVE
+from hpa_tf.models.network import Network, all_classes
 from hpa_tf.recipes.recipe import Recipe
-from hpa_tf.recipes.serialization import to_json
+from hpa_tf.recipes.serialization import recipe_to_json
 from hpa_tf.records import Manifest
 from hpa_tf.serving.png import checked_region, prepare_png
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import prepare
 
 FOLDER, VERSION = "saved_model", "1"
 
@@ -33,7 +34,7 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
 
     Args:
         run_folder: `saved_model/1` is made in it; one that is there is replaced.
-        network: float32 [B, S, S, 4] in 0..1 -> logits [B, 18].
+        network: What the recipe's network built, with its weights.
         recipe: How it was trained; kept inside as JSON.
         manifest: What it was trained on; kept inside as JSON.
 
@@ -44,9 +45,9 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
     temporary = final.with_name(f".{VERSION}.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     files.make_folder(final.parent)
     archive = keras.export.ExportArchive()
-    for name, (function, inputs) in endpoints(network, recipe.preparation).items():
+    for name, (function, inputs) in endpoints(network, recipe).items():
         archive.add_endpoint(name, function, list(inputs))
-    texts = {"recipe": _as_text(to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
+    texts = {"recipe": _as_text(recipe_to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
     archive.add_endpoint("metadata", lambda: _metadata(texts), [])
     try:
         archive.write_out(str(temporary), options=WITHOUT_GRADIENTS, verbose=False)
@@ -80,28 +81,30 @@ def _metadata(texts: dict[str, str]) -> Tensors:
     return {name: tf.constant(value, tf.string) for name, value in constants.items()}
 
 
-def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple[Callable[..., Tensors], tuple]]:
+def endpoints(network: keras.Model, recipe: Recipe) -> dict[str, tuple[Callable[..., Tensors], tuple]]:
     """Return each signature's function and inputs."""
-    images = tf.TensorSpec([None, preparation.size, preparation.size, len(CHANNELS)], tf.float32, "image")
-    infer = tf.function(_inference(network), input_signature=[images])  # traced once, shared by the signatures
+    view = recipe.view
+    images = tf.TensorSpec([None, *view.specs()["image"].shape], tf.float32, "image")
+    # traced once, shared by the signatures
+    infer = tf.function(_inference(network, recipe.network), input_signature=[images], autograph=False)
 
     def probabilities(image: tf.Tensor) -> Tensors:
         return {"probabilities": infer(image)["probabilities"]}  # embeddings would be most of a JSON answer
 
     def prepared(image: tf.Tensor) -> Tensors:
-        return {name: tensor for name, tensor in infer(image).items() if name != "features"}
+        return {name: tensor for name, tensor in infer(image).items() if name in ("probabilities", "embedding")}
 
     def from_png(crop: tf.Tensor) -> Tensors:
-        return probabilities(_map(lambda one: prepare_png(one, None, preparation), crop, preparation))
+        return probabilities(_map(lambda one: prepare_png(one, None, view), crop, view))
 
     def from_png_and_region(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return probabilities(_map(lambda both: prepare_png(*both, preparation), (crop, region), preparation))
+        return probabilities(_map(lambda both: prepare_png(*both, view), (crop, region), view))
 
     def from_pixels(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return probabilities(_map(lambda both: prepare_one(*both)["image"], (crop, region), preparation))
+        return probabilities(_map(lambda both: prepare_one(*both)["image"], (crop, region), view))
 
     def prepare_one(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return {"image": prepare(crop, checked_region(region), preparation)}
+        return {"image": prepare(crop, checked_region(region), view)}
 
     def png(name: str) -> tf.TensorSpec:
         return tf.TensorSpec([None], tf.string, name)
@@ -116,61 +119,44 @@ def endpoints(network: keras.Model, preparation: Preparation) -> dict[str, tuple
         batches = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype, spec.name) for spec in (crop, region))
         endpoints[f"pixels_{dtype.name}"] = (from_pixels, batches)
         endpoints[f"prepare_{dtype.name}"] = (prepare_one, (crop, region))
-    if _pool_of(network) is not None:
-        endpoints["activation_maps"] = (_activation_maps(network, infer), (images,))
+    if "cam" in network.output:
+        endpoints["activation_maps"] = (_activation_maps(infer, recipe.network), (images,))
     return endpoints
 
 
-def _map(function: Callable, elements: Any, preparation: Preparation) -> tf.Tensor:
+def _map(function: Callable, elements: Any, view: Crop) -> tf.Tensor:
     """Prepare each element of a batch: crops differ in size."""
-    image = tf.TensorSpec([preparation.size, preparation.size, len(CHANNELS)], tf.float32)
+    image = tf.TensorSpec(view.specs()["image"].shape, tf.float32)
     return tf.map_fn(function, elements, fn_output_signature=image)
 
 
-def _pool_of(network: keras.Model) -> keras.layers.Layer | None:
-    """Return the global average pooling of a network that ends in it, perhaps dropout, and one dense layer."""
-    dropouts = (ExampleDropout, keras.layers.Dropout)
-    *_, pool, head = [None, None, *(layer for layer in network.layers if not isinstance(layer, dropouts))]
-    ends = isinstance(pool, keras.layers.GlobalAveragePooling2D) and isinstance(head, keras.layers.Dense)
-    return pool if ends else None
-
-
-def _inference(network: keras.Model) -> Callable[[tf.Tensor], Tensors]:
-    """Return images [B, S, S, 4] -> probabilities [B, 19], embedding [B, D], and features [B, h, w, D] before pooling.
-
-    Only probabilities for a network that does not end in pooling and one dense layer.
-    """
-    pool = _pool_of(network)
-    if pool is None:
-        return lambda image: {"probabilities": _with_negative(network(image, training=False))}
-    split = keras.Model(network.inputs, [network.output, network.layers[-1].input, pool.input])
+def _inference(network: keras.Model, spec: Network) -> Callable[[tf.Tensor], Tensors]:
+    """Return images [B, S, S, C] -> probabilities [B, 19], and those of embedding [B, D] and cam that there are."""
 
     def infer(image: tf.Tensor) -> Tensors:
-        logits, embedding, features = split(image, training=False)
-        floats = {"embedding": tf.cast(embedding, tf.float32), "features": tf.cast(features, tf.float32)}
-        return {"probabilities": _with_negative(logits), **floats}
+        inputs = {"image": image}
+        outputs = network(inputs, training=False)
+        floats = {name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "cam") if name in outputs}
+        return {"probabilities": all_classes(spec, outputs, inputs)[:, 0], **floats}
 
     return infer
 
 
-def _with_negative(logits: tf.Tensor) -> tf.Tensor:
-    probabilities = tf.sigmoid(tf.cast(logits, tf.float32))
-    return tf.concat([probabilities, 1 - tf.reduce_max(probabilities, axis=1, keepdims=True)], axis=1)
-
-
-def _activation_maps(network: keras.Model, infer: Callable[[tf.Tensor], Tensors]) -> Callable[[tf.Tensor], Tensors]:
+def _activation_maps(infer: Callable[[tf.Tensor], Tensors], spec: Network) -> Callable[[tf.Tensor], Tensors]:
     """Return the function for heat maps: the class-activation map of the most probable class, 0..1.
 
     Source: Zhou et al. 2016. Behind pooling and one dense layer it is what Grad-CAM gives, without a gradient.
     """
-    kernel = network.layers[-1].kernel
+    located = [i for i, c in enumerate(spec.classes) if c != NEGATIVE]
 
     def activation_maps(image: tf.Tensor) -> Tensors:
         answer = infer(image)
-        class_id = tf.argmax(answer["probabilities"][:, :-1], axis=1, output_type=tf.int32)
-        weights = tf.gather(tf.transpose(tf.convert_to_tensor(kernel)), class_id)
-        heat = tf.nn.relu(tf.einsum("bhwd,bd->bhw", answer["features"], weights))
+        cam = tf.gather(answer["cam"], located, axis=-1)
+        chosen = tf.gather(answer["probabilities"], [spec.classes[i] for i in located], axis=1)
+        place = tf.argmax(chosen, axis=1, output_type=tf.int32)
+        heat = tf.nn.relu(tf.gather(cam, place, axis=-1, batch_dims=1))
         heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
+        class_id = tf.gather(tf.constant([spec.classes[i] for i in located], tf.int32), place)
         return {"probabilities": answer["probabilities"], "class_id": class_id, "heat": heat}
 
     return activation_maps

@@ -15,7 +15,7 @@ from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
-from hpa_tf.recipes.serialization import to_json
+from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
 from hpa_tf.serving.export import FOLDER, VERSION, endpoints
 
@@ -35,7 +35,7 @@ class Served:
     Attributes:
         folder: Where it is.
         signatures: Its functions by name; call them with named tensors.
-        recipe: The recipe it was trained by, from JSON.
+        recipe: The recipe it was trained by.
         dataset: The manifest of its training data, from JSON.
         size: Side of the network's input, px.
         keep: The object that owns the variables: the signatures only borrow them.
@@ -43,7 +43,7 @@ class Served:
 
     folder: str
     signatures: Any
-    recipe: dict[str, Any]
+    recipe: Recipe
     dataset: dict[str, Any]
     size: int
     keep: Any
@@ -98,7 +98,7 @@ def load(run_folder: str | os.PathLike) -> Served:
             raise InputError(folder, f"{name} {found}", f"{expected}", "use a run of this version of hpa_tf")
     recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
     size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
-    return Served(folder, signatures, recipe, dataset, size, loaded)
+    return Served(folder, signatures, recipe_from_json(recipe, folder), dataset, size, loaded)
 
 
 @contextlib.contextmanager
@@ -146,13 +146,13 @@ def from_network(network: keras.Model, recipe: Recipe, manifest: Manifest, name:
     """Wrap a network in memory so that it answers like a loaded SavedModel.
 
     Args:
-        network: float32 [B, S, S, 4] in 0..1 -> logits [B, 18].
+        network: What the recipe's network built, with its weights.
         recipe: How it was trained.
         manifest: What it was trained on.
         name: Where it comes from, for errors.
     """
     signatures = {
         signature: tf.function(function, list(inputs), autograph=False)
-        for signature, (function, inputs) in endpoints(network, recipe.preparation).items()
+        for signature, (function, inputs) in endpoints(network, recipe).items()
     }
-    return Served(name, signatures, to_json(recipe), dataclasses.asdict(manifest), recipe.preparation.size, network)
+    return Served(name, signatures, recipe, dataclasses.asdict(manifest), recipe.view.size, network)

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf import files
-from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.serving.loading import Served, load
 
@@ -34,7 +33,7 @@ def to_onnx(served: Served, outputs: Sequence[str] | None = None) -> bytes:
         import tf2onnx
     except ImportError as error:
         raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'") from error
-    spec = tf.TensorSpec([None, served.size, served.size, len(CHANNELS)], tf.float32, "image")
+    spec = tf.TensorSpec([None, served.size, served.size, len(served.recipe.view.channels)], tf.float32, "image")
 
     @tf.function(input_signature=[spec])
     def infer(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -56,7 +55,9 @@ def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
     """
     served = load(run_folder)
     data = to_onnx(served)
-    images = np.random.default_rng(0).random((4, served.size, served.size, len(CHANNELS)), np.float32)
+    images = np.random.default_rng(0).random(
+        (4, served.size, served.size, len(served.recipe.view.channels)), np.float32
+    )
     difference = check(data, served, images)
     path = os.path.join(run_folder, FILE)
     files.make_folder(os.path.dirname(path))

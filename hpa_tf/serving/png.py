@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from hpa_tf.imaging.cells import OTHER_CELL, THIS_CELL, THIS_NUCLEUS
-from hpa_tf.pipeline.preparation import Preparation, prepare
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import prepare
 
 MAX_CROP_PIXELS = 4096 * 4096
 """Largest height x width of a crop that the SavedModel decodes, px."""
@@ -13,7 +14,7 @@ _PNG_HEADER_BYTES = 33
 _GREY, _RGBA = 0, 6  # colour types of PNG
 
 
-def prepare_png(crop: tf.Tensor, region: tf.Tensor | None, preparation: Preparation) -> tf.Tensor:
+def prepare_png(crop: tf.Tensor, region: tf.Tensor | None, view: Crop) -> tf.Tensor:
     """Decode one crop, and its region map if there is one, and prepare it: float32 [S, S, 4]."""
     crop, depth, size = _checked_png(crop, "crop", _RGBA, (8, 16), "a PNG of 4 channels (R, G, B, Y as R, G, B, A)")
     if region is None:
@@ -26,7 +27,7 @@ def prepare_png(crop: tf.Tensor, region: tf.Tensor | None, preparation: Preparat
             areas = checked_region(tf.io.decode_png(tf.identity(region), channels=1)[..., 0])
 
     def prepared(dtype: tf.DType) -> tf.Tensor:
-        return prepare(tf.io.decode_png(crop, channels=4, dtype=dtype), areas, preparation)
+        return prepare(tf.io.decode_png(crop, channels=4, dtype=dtype), areas, view)
 
     return tf.cond(depth == 16, lambda: prepared(tf.uint16), lambda: prepared(tf.uint8))
 

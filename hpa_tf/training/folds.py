@@ -9,13 +9,13 @@ import pandas as pd
 from hpa_tf import cell_table, files
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
-from hpa_tf.postprocessing import weighted_mean, with_negative
+from hpa_tf.postprocessing import weighted_mean
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.records import read_manifest
 from hpa_tf.training.run import Data, Site, train
 from hpa_tf.training.trainee import Trainee
-from hpa_tf.training.validation import predict
+from hpa_tf.training.validation import of_all_classes, predict
 
 
 def train_folds(recipe: Recipe, num_folds: int, data: Data, out: str, site: Site) -> None:
@@ -58,7 +58,7 @@ def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path
             weights.load(trainee.network, weights_file)
             predictions.append(predict(site.strategy, predict_step, recipe, examples))
             shares.append(share)
-        values = with_negative(weighted_mean(predictions, shares))
+        values = of_all_classes(weighted_mean(predictions, shares), recipe.network.classes)
         columns = {"fold": np.full(len(examples), fold)}
         tables.append(cell_table.from_values(examples.table["image_id"], examples.table["cell"], values, columns))
     cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")

@@ -8,9 +8,6 @@ from hpa_tf.errors import InputError
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
 from hpa_tf.recipes import Recipe
 
-_ON_THE_HOST = ("image_id", "cell")
-"""Keys that a training step does not need; strings cannot go to a TPU."""
-
 
 def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     """Check that the replicas divide the batch.
@@ -32,7 +29,7 @@ def distributed_training_batches(
     def make(shard: tuple[int, int]) -> tf.data.Dataset:
         return training_batches(
             examples,
-            recipe.preparation,
+            recipe.view,
             recipe.augmentation,
             recipe.sampling,
             batch_size=recipe.optimization.batch_size,
@@ -46,11 +43,11 @@ def distributed_training_batches(
 
 
 def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples) -> Iterator:
-    """Return an iterator over the examples in stored order; the last batch is padded."""
+    """Return an iterator over every cell once, in stored order; the last batch is padded."""
     size = recipe.optimization.batch_size
 
     def make(shard: tuple[int, int]) -> tf.data.Dataset:
-        return evaluation_batches(examples, recipe.preparation, batch_size=size, shard=shard)
+        return evaluation_batches(examples, recipe.view, batch_size=size, shard=shard)
 
     return iter(_distribute(strategy, make, size))
 
@@ -58,7 +55,6 @@ def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Rec
 def _distribute(strategy: tf.distribute.Strategy, make: Callable, batch_size: int) -> tf.distribute.DistributedDataset:
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = make((context.input_pipeline_id, context.num_input_pipelines))
-        dataset = dataset.map(lambda batch: {k: v for k, v in batch.items() if k not in _ON_THE_HOST})
         if context.num_replicas_in_sync > context.num_input_pipelines:
             dataset = dataset.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
         return dataset

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from hpa_tf import files
 from hpa_tf.models import weights
-from hpa_tf.pipeline import Examples, draw_epoch
+from hpa_tf.pipeline import Examples, steps_per_epoch
+from hpa_tf.pipeline.batches import plan_epoch
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import best_epoch
 from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
@@ -78,7 +79,7 @@ class Loop:
             logs,
         )
         self.strategy, self.batch_size = trainee.strategy, recipe.optimization.batch_size
-        self.steps_per_epoch = len(draw_epoch(training, recipe.sampling, recipe.seed, 0)) // self.batch_size
+        self.steps_per_epoch = steps_per_epoch(training, recipe.view, recipe.sampling, self.batch_size)
         self.progress, self.running, self.loss = Progress(), None, math.nan
 
     def run(self, pace: Pace, preemption: Preemption) -> Progress:
@@ -133,7 +134,7 @@ class Loop:
             return self.take_steps(batches, tf.constant(count), tf.constant(rates), tf.constant(decays))
         batch = watch.waiting_for(batches)
         if show:
-            self.logs.pictures(step, self.strategy.experimental_local_results(batch["image"])[0].numpy())
+            self.logs.pictures(step, self.strategy.experimental_local_results(batch.inputs["image"])[0].numpy())
         return self.take_step(batch, tf.constant(self.rate(step)), tf.constant(self.trainee.ema_decay(step)))
 
     def settle(self) -> None:
@@ -197,7 +198,8 @@ class Loop:
         """Return the validation columns of a history row; mAP NaN without a validation fold."""
         if self.validation is None:
             return {"mAP": math.nan}
-        return measure(self.validation, predict(self.strategy, predict_step, self.recipe, self.validation))
+        probabilities = predict(self.strategy, predict_step, self.recipe, self.validation)
+        return measure(self.validation, probabilities, self.recipe.network.classes)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -239,9 +241,9 @@ class Loop:
     def raise_diverged(self, found: str, step: int) -> None:
         """Name the step, the learning rate and the images of the batch."""
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
-        order = draw_epoch(self.training, self.recipe.sampling, self.recipe.seed, epoch)
-        rows = order[in_epoch * self.batch_size : (in_epoch + 1) * self.batch_size]
-        cells = self.training.table.iloc[rows]
+        rows = plan_epoch(self.training, self.recipe.view, self.recipe.sampling, self.recipe.seed, epoch).rows
+        rows = rows[in_epoch * self.batch_size : (in_epoch + 1) * self.batch_size]
+        cells = self.training.table.iloc[rows[rows >= 0]]
         names = ", ".join(f"{i}/{c}" for i, c in zip(cells["image_id"], cells["cell"], strict=True))
         raise Diverged(
             f"{found} at step {step + 1}, learning rate {self.rate(step):g}; the last checkpoint is from before. "

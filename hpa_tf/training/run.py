@@ -12,7 +12,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples, describe_sampling, read_examples
 from hpa_tf.pipeline.examples import UnknownCells
-from hpa_tf.recipes import ALL_FOLDS, Recipe, differences, save, to_json
+from hpa_tf.recipes import ALL_FOLDS, Recipe, differences, load, recipe_to_json, save
 from hpa_tf.recipes.optimization import best_epoch
 from hpa_tf.recipes.run_folder import (
     BEST_WEIGHTS,
@@ -87,7 +87,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
         return
     trainee = Trainee(recipe, site.strategy, site.policy)
     if not checkpoint.steps_in(files.join(out, CHECKPOINTS)):
-        weights.initialize(trainee.network, recipe.network, recipe.weights)
+        weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
         trainee.start_average()
     with Preemption() as preemption:
         progress = Loop(recipe, trainee, training, validation, logs).run(site.pace, preemption)
@@ -121,10 +121,12 @@ def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site:
     Raises:
         InputError: It holds another one; names the fields that differ.
     """
-    identity = {RECIPE: to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
+    identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
     for name in identity:
         if files.exists(files.join(out, name)):
-            lines = differences(files.read_json(files.join(out, name)), identity[name])
+            path = files.join(out, name)
+            before = recipe_to_json(load(path)) if name == RECIPE else files.read_json(path)
+            lines = differences(before, identity[name])
             if lines:
                 shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
                 raise InputError(
@@ -165,7 +167,7 @@ def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> 
 
 def export(recipe: Recipe, manifest: Manifest, out: str, weights_name: str) -> None:
     """Write the SavedModel of one weights file: float32, one device, whatever the training ran on."""
-    network = recipe.network.build(recipe.preparation.size)
+    network = recipe.network.build(recipe.view.specs())
     weights.load(network, files.join(out, weights_name))
     if not files.is_remote(out):
         serving.export(out, network, recipe, manifest)
@@ -180,6 +182,6 @@ def export(recipe: Recipe, manifest: Manifest, out: str, weights_name: str) -> N
 def show_sampling(recipe: Recipe, data: Data) -> str:
     """Return the table of cells, expected and drawn cells by class, for the first epoch."""
     training, _ = split(recipe, data, read_manifest(data.data))
-    return describe_sampling(training, recipe.sampling, recipe.seed).to_string(
+    return describe_sampling(training.drawn_by(recipe.view), recipe.sampling, recipe.seed).to_string(
         index=False, float_format="{:.1f}".format
     )

@@ -16,7 +16,9 @@ import tensorflow as tf
 
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.models.normalization import moving_statistics
+from hpa_tf.objectives import total
 from hpa_tf.recipes import Optimization, Recipe
+from hpa_tf.views import Batch
 
 _EMA_RAMP = 10
 """The average's decay rises as (1 + t) / (10 + t), so that the first random weights are forgotten soon."""
@@ -26,17 +28,18 @@ class Trainee:
     """A network with everything that moves while it is trained.
 
     Attributes:
-        network: float32 pixels [B, S, S, 4] -> logits [B, 18].
+        network: Named inputs -> named outputs.
         optimizer: Keras optimizer; a `LossScaleOptimizer` around it under mixed_float16.
         average: Moving averages of the trainable weights; empty when the recipe has none.
     """
 
     def __init__(self, recipe: Recipe, strategy: tf.distribute.Strategy, policy: str):
         """Build everything under a strategy, from `recipe.seed`; weights of files are not loaded here."""
-        self.strategy, self.objective, self.optimization = strategy, recipe.objective, recipe.optimization
+        self.strategy, self.spec, self.optimization = strategy, recipe.network, recipe.optimization
+        self.objective = recipe.objective
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
-            self.network = recipe.network.build(recipe.preparation.size, policy)
+            self.network = recipe.network.build(recipe.view.specs(), policy)
             self.optimizer = _optimizer(recipe.optimization, policy, strategy.num_replicas_in_sync)
             self.optimizer.build(self.network.trainable_variables)
             averaged = self.network.trainable_variables if recipe.optimization.ema_decay else []
@@ -98,7 +101,7 @@ class Trainee:
         run = self._make_replica_step(xla)
 
         @tf.function(reduce_retracing=True)
-        def train_step(batch: dict, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+        def train_step(batch: Batch, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
             return self._step(run, batch, rate, decay)
 
         return train_step
@@ -119,7 +122,7 @@ class Trainee:
 
         return train_steps
 
-    def _step(self, run: Callable, batch: dict, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+    def _step(self, run: Callable, batch: Batch, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
         """Take one step on all replicas; return the loss of the global batch."""
         self.optimizer.learning_rate = rate
         losses = self.strategy.run(run, args=(batch,))
@@ -127,32 +130,38 @@ class Trainee:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def make_predict_step(self) -> Callable:
-        """Return a graph function batch -> probabilities float32 [B, 18] of the global batch, on every worker."""
+        """Return a graph function batch -> probabilities float32 [B, K or 1, classes] of the global batch."""
 
-        def predict(batch: dict) -> tf.Tensor:
-            return keras.ops.sigmoid(self.network(batch["image"], training=False))
+        def predict(batch: Batch) -> tf.Tensor:
+            return self.spec.probabilities(self.network(self._inputs(batch), training=False), batch.inputs)
 
         @tf.function
-        def predict_step(batch: dict) -> tf.Tensor:
+        def predict_step(batch: Batch) -> tf.Tensor:
             return self.strategy.gather(self.strategy.run(predict, args=(batch,)), axis=0)
 
         return predict_step
 
+    def _inputs(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Return those of the batch's inputs that the network takes."""
+        return {name: batch.inputs[name] for name in self.network.input}
+
     def _make_replica_step(self, xla: bool) -> Callable:
         variables, statistics = self.network.trainable_variables, moving_statistics(self.network)
 
-        def gradients_of(batch: dict, total_weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            with tf.GradientTape() as tape, example_seeds(batch["seed"]):
-                loss = tf.reduce_sum(self.objective(self.network, batch) * batch["weight"]) / total_weight
+        def gradients_of(batch: Batch, total_weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            with tf.GradientTape() as tape, example_seeds(batch.seed):
+                outputs = self.network(self._inputs(batch), training=True)
+                losses = total(self.objective, outputs, batch.of_classes(self.spec.classes))
+                loss = tf.reduce_sum(losses * batch.weight) / total_weight
                 scaled = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled, variables)
 
         if xla:
             gradients_of = tf.function(gradients_of, jit_compile=True)
 
-        def replica_step(batch: dict) -> tf.Tensor:
+        def replica_step(batch: Batch) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
-            total_weight = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["weight"]))
+            total_weight = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch.weight))
             loss, gradients = gradients_of(batch, total_weight)
             replicas = context.num_replicas_in_sync
             if replicas > 1:

@@ -1,42 +1,61 @@
 """Measure a network on the cells of its validation fold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from hpa_tf import metrics
-from hpa_tf.classes import CLASSES
-from hpa_tf.pipeline import Examples
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.models.network import LOCATED
+from hpa_tf.pipeline import Examples, plan_everything
 from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Recipe
 from hpa_tf.training.inputs import distributed_evaluation_batches
 
 
 def predict(strategy: tf.distribute.Strategy, predict_step: Callable, recipe: Recipe, examples: Examples) -> np.ndarray:
-    """Return the probabilities of each example, float32 [N, 18], in stored order."""
+    """Return the probabilities of each cell, float32 [N, classes of the network], in stored order."""
+    rows = plan_everything(examples, recipe.view, recipe.optimization.batch_size).rows
     batches = distributed_evaluation_batches(strategy, recipe, examples)
-    count, size = len(examples), recipe.optimization.batch_size
-    parts = [predict_step(next(batches)).numpy() for _ in range(-(-count // size))]
-    return np.concatenate(parts)[:count]
+    steps = range(len(rows) // recipe.optimization.batch_size)
+    found = np.concatenate([predict_step(next(batches)).numpy() for _ in steps])  # [E, K or 1, classes]
+    probabilities = np.full((len(examples), found.shape[-1]), np.nan, np.float32)
+    is_real = rows >= 0
+    probabilities[rows[is_real]] = np.broadcast_to(found, (*rows.shape, found.shape[-1]))[is_real]
+    return probabilities
 
 
-def measure(examples: Examples, probabilities: np.ndarray) -> dict[str, float]:
+def of_all_classes(probabilities: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return the answer [N, classes] of a network as [N, 19]; NaN for classes that it does not answer.
+
+    Negative is derived where the network has the others.
+    """
+    if tuple(classes) == LOCATED:
+        return with_negative(probabilities)
+    whole = np.full((len(probabilities), NUM_CLASSES), np.nan, probabilities.dtype)
+    whole[:, list(classes)] = probabilities
+    return whole
+
+
+def measure(examples: Examples, probabilities: np.ndarray, classes: Sequence[int] = LOCATED) -> dict[str, float]:
     """Return a history row's validation columns: means over classes, and the AP of each class.
 
     Args:
         examples: N cells.
-        probabilities: [N, 18]; Negative is derived.
+        probabilities: [N, classes] of a network; see `of_all_classes`.
+        classes: Those that it answers; the others are not measured.
 
     Source: METHODS 3 (soft-label AP).
     """
-    probabilities = with_negative(probabilities)
-    precision = metrics.soft_average_precision(examples.labels, probabilities, examples.known)
+    probabilities = of_all_classes(probabilities, classes)
+    known = examples.known & ~np.isnan(probabilities)
+    precision = metrics.soft_average_precision(examples.labels, probabilities, known)
     return {
         "mAP": metrics.mean_over_classes(precision),
-        "AUC": metrics.mean_over_classes(metrics.area_under_curve(examples.labels, probabilities, examples.known)),
+        "AUC": metrics.mean_over_classes(metrics.area_under_curve(examples.labels, probabilities, known)),
         "calibration_error": metrics.mean_over_classes(
-            metrics.calibration_error(examples.labels, probabilities, examples.known)
+            metrics.calibration_error(examples.labels, probabilities, known)
         ),
         **{f"AP: {name}": float(value) for name, value in zip(CLASSES, precision, strict=True)},
     }
