@@ -22,7 +22,7 @@ from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.serving.loading import check_operations
+from hpa_tf.serving.operations import check_operations
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
 

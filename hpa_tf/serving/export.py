@@ -22,6 +22,8 @@ from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
 
 FOLDER, VERSION = "saved_model", "1"
+CHECKSUMS = "assets.extra/sha256.json"
+"""Below the SavedModel: SHA-256 of its other files, by name; a flipped bit of a weight would not be noticed else."""
 
 WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 """Serving needs no gradients, and tracing them is a third of the time of an export."""
@@ -56,6 +58,10 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
         for name, text in texts.items():
             (extra / f"{name}.json").write_text(text)
         (extra / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+        below = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files.write_json(
+            temporary / CHECKSUMS, {path.relative_to(temporary).as_posix(): files.sha256(path) for path in below}
+        )
         _replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -17,15 +17,13 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
-from hpa_tf.serving.export import FOLDER, VERSION, endpoints
+from hpa_tf.serving.export import CHECKSUMS, FOLDER, VERSION, endpoints
+from hpa_tf.serving.operations import FIX, check_operations
 
-_UNSAFE_OPS = frozenset(
-    (
-        *("PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"),
-        *("ImmutableConst", "RpcCall", "LoadDataset"),
-    )
-)
-"""Operations that reach outside the graph: no model of ours has them, a stranger's could."""
+_COPY_AGAIN = "copy the run again, or export it again from its weights"
+
+_DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, tf.errors.OpError)
+"""What TensorFlow raises, by the place of the damage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,30 +73,59 @@ def load(run_folder: str | os.PathLike) -> Served:
     """Load a run's SavedModel.
 
     Raises:
-        InputError: There is none, it is damaged, holds operations that reach outside the graph, or is made for other
-            classes or channels.
+        InputError: There is none, it is damaged, holds operations that our own exports do not have (see `operations`),
+            or is made for other classes or channels.
     """
     folder = find(run_folder)
+    check_files(folder)
     check_operations(folder)
     try:
         with _without_word_of_gradients():
             loaded = tf.saved_model.load(folder)
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise InputError(
-            folder, f"a SavedModel that cannot be loaded ({error})", "a whole one", _EXPORT_AGAIN
-        ) from error
+    except _DAMAGE as error:
+        found = f"a SavedModel that cannot be loaded ({' '.join(str(error).split())[:300]})"
+        raise InputError(folder, found, "a whole one", _COPY_AGAIN) from error
     signatures = loaded.signatures
     missing = {"prepared", "prepare_uint8", "prepare_uint16", "metadata"} - set(signatures)
     if missing:
-        raise InputError(folder, f"no signature {sorted(missing)}", "a SavedModel of hpa_tf", _EXPORT_AGAIN)
-    metadata = {name: tensor.numpy() for name, tensor in signatures["metadata"]().items()}
+        raise InputError(folder, f"no signature {sorted(missing)}", "a SavedModel of hpa_tf", FIX)
+    try:
+        metadata = {name: tensor.numpy() for name, tensor in signatures["metadata"]().items()}
+        lists = {name: tuple(item.decode() for item in metadata[name].tolist()) for name in ("class_names", "channels")}
+        recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
+        size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
+    except _DAMAGE as error:
+        found = f"no classes, recipe and dataset inside ({error})"
+        raise InputError(folder, found, "a SavedModel of hpa_tf", FIX) from error
     for name, expected in (("class_names", CLASSES), ("channels", CHANNELS)):
-        found = tuple(item.decode() for item in metadata[name].tolist())
-        if found != expected:
-            raise InputError(folder, f"{name} {found}", f"{expected}", "use a run of this version of hpa_tf")
-    recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
-    size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
+        if lists[name] != expected:
+            raise InputError(folder, f"{name} {lists[name]}", f"{expected}", "use a run of this version of hpa_tf")
     return Served(folder, signatures, recipe_from_json(recipe, folder), dataset, size, loaded)
+
+
+def check_files(folder: str) -> None:
+    """Refuse a SavedModel whose files are not those that were written; exports of earlier versions have no record.
+
+    Raises:
+        InputError: A file is missing, cannot be read or differs: names it.
+    """
+    record = os.path.join(folder, CHECKSUMS)
+    if not os.path.exists(record):
+        return
+    try:
+        expected = json.loads(files.read_bytes(record))
+        if not isinstance(expected, dict):
+            raise ValueError("no table of files")
+    except (OSError, ValueError) as error:
+        raise InputError(record, f"a damaged file ({error})", "the files' checksums", _COPY_AGAIN) from error
+    for name, digest in expected.items():
+        path = os.path.join(folder, *(files.check_name(part, record) for part in name.split("/")))
+        try:
+            whole = files.sha256(path) == digest
+        except OSError as error:
+            raise InputError(path, str(error.strerror), "a file of the SavedModel", _COPY_AGAIN) from error
+        if not whole:
+            raise InputError(path, "a damaged file (its checksum differs)", "the file as written", _COPY_AGAIN)
 
 
 @contextlib.contextmanager
@@ -114,32 +141,6 @@ def _without_word_of_gradients() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_other)
-
-
-_EXPORT_AGAIN = "copy or export the run again"
-
-
-def check_operations(folder: str) -> None:
-    """Refuse a SavedModel whose graph could read or write files or run Python; nothing is loaded for this.
-
-    Raises:
-        InputError: It has such operations, or `saved_model.pb` is no SavedModel.
-    """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    path = os.path.join(folder, "saved_model.pb")
-    try:
-        model = saved_model_pb2.SavedModel.FromString(files.read_bytes(path))
-    except Exception as error:  # protobuf's DecodeError differs between its implementations
-        raise InputError(path, f"no SavedModel ({error})", "a SavedModel", _EXPORT_AGAIN) from error
-    found = set()
-    for graph in (meta.graph_def for meta in model.meta_graphs):
-        found |= {node.op for node in graph.node}
-        found |= {node.op for function in graph.library.function for node in function.node_def}
-    if unsafe := sorted(found & _UNSAFE_OPS):
-        raise InputError(
-            path, f"operations {unsafe}", "only operations on tensors", "use models from a source you trust"
-        )
 
 
 def from_network(network: keras.Model, recipe: Recipe, manifest: Manifest, name: str) -> Served:

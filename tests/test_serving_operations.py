@@ -1,0 +1,305 @@
+"""A run of a stranger cannot touch files: its SavedModel holds nothing that our own exports do not hold."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import prediction_cases as cases
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from hpa_tf import serving
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import RECIPES, Recipe
+from hpa_tf.serving import operations
+from hpa_tf.serving.export import endpoints
+from hpa_tf.serving.operations import check_operations
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    return cases.write_run(tmp_path_factory.mktemp("operations") / "run")
+
+
+def read(run: Path) -> saved_model_pb2.SavedModel:
+    return saved_model_pb2.SavedModel.FromString((run / "saved_model/1/saved_model.pb").read_bytes())
+
+
+def in_functions(graph) -> set[str]:
+    return {node.op for function in graph.library.function for node in function.node_def}
+
+
+def traced(recipe: Recipe, names=None) -> set[str]:
+    """Return the operations of a recipe's signatures, without writing a SavedModel."""
+    found, network = set(), recipe.network.build(recipe.view.specs())
+    for name, (function, inputs) in endpoints(network, recipe).items():
+        if names is None or name in names:
+            graph = tf.function(function, list(inputs), autograph=False).get_concrete_function().graph.as_graph_def()
+            found |= {node.op for node in graph.node} | in_functions(graph)
+    return found - {"Placeholder"}
+
+
+def test_an_export_has_what_is_allowed(exported):
+    check_operations(serving.find(exported))
+    graph = read(exported).meta_graphs[0].graph_def
+    assert {node.op for node in graph.node} == operations.ROOT
+    assert in_functions(graph) <= operations.COMPUTE | operations.SAVER
+    assert operations.SAVER - in_functions(graph) == set()
+    kinds = {node.WhichOneof("kind") for node in read(exported).meta_graphs[0].object_graph_def.nodes}
+    assert kinds == operations.OBJECTS
+
+
+@pytest.mark.slow
+def test_nothing_is_allowed_that_no_recipe_exports_and_the_other_way_round(exported):
+    found = in_functions(read(exported).meta_graphs[0].graph_def) - operations.SAVER
+    for recipe in {str(recipe.network): recipe for recipe in RECIPES}.values():
+        found |= traced(replace(recipe, view=replace(recipe.view, size=cases.SIZE)), ("prepared", "activation_maps"))
+    found |= traced(cases.recipe(surroundings="background", square="grow", margin=3))
+    assert found - operations.COMPUTE == set(), "a recipe's export would be refused"
+    assert operations.COMPUTE - found == set(operations.EARLIER), "allowed for nothing"
+
+
+def save(module: tf.Module, run: Path) -> Path:
+    tf.saved_model.save(module, str(run / "saved_model/1"))
+    return run
+
+
+def hostile(function, signature=None) -> tf.Module:
+    """Return a module whose one function does what a run must not do."""
+    module = tf.Module()
+
+    def attack(*arguments):
+        found = function(*arguments)
+        return tf.constant("") if isinstance(found, tf.Operation) else found
+
+    module.attack = tf.function(attack, input_signature=signature or [tf.TensorSpec([], tf.string)])
+    return module
+
+
+def through_python(path):
+    return tf.py_function(lambda p: open(p.numpy(), "rb").read(), [path], tf.string)
+
+
+def print_to_file(path):
+    tf.print("pwned", output_stream=f"file://{HERE}/pwned")
+    return path
+
+
+def in_a_branch(path):
+    return tf.cond(tf.strings.length(path) > 3, lambda: tf.io.read_file(path), lambda: path)
+
+
+def in_a_loop(path):
+    return tf.while_loop(lambda i, _: i < 3, lambda i, p: (i + 1, tf.strings.join([tf.io.read_file(path)])), (0, path))
+
+
+def in_a_function_of_a_function(path):
+    return tf.function(lambda p: tf.function(tf.io.read_file)(p))(path)
+
+
+def lines_of(path):
+    return tf.data.TextLineDataset(path).reduce(tf.constant(""), lambda a, b: a + b)
+
+
+ATTACKS = {
+    "PrintV2": print_to_file,
+    "TextLineDataset": lines_of,
+    "ReadFile": tf.io.read_file,
+    "WriteFile": lambda path: tf.io.write_file(path, "x"),
+    "EagerPyFunc": through_python,
+    "PyFunc": lambda path: tf.numpy_function(lambda p: p, [path], tf.string),
+    "MatchingFiles": tf.io.matching_files,
+    "ImmutableConst": lambda path: tf.raw_ops.ImmutableConst(
+        dtype=tf.uint8, shape=[3], memory_region_name="/etc/passwd"
+    ),
+    "SaveV2": lambda path: tf.raw_ops.SaveV2(prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[1.0]),
+    "RestoreV2": lambda path: tf.raw_ops.RestoreV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
+    ),
+    "MergeV2Checkpoints": lambda path: tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=[path], destination_prefix="x"
+    ),
+    "ReadFile in a branch": in_a_branch,
+    "ReadFile in a loop": in_a_loop,
+    "ReadFile in a function of a function": in_a_function_of_a_function,
+    "Timestamp": lambda path: tf.timestamp(),
+}
+HERE = "/nowhere"
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_reaches_out_is_refused(tmp_path, name):
+    run = save(hostile(ATTACKS[name]), tmp_path)
+    with pytest.raises(InputError, match="trust") as error:
+        check_operations(serving.find(run))
+    assert name.split()[0] in str(error.value) or "reaches files" in str(error.value)
+
+
+def test_the_attack_is_real(tmp_path, monkeypatch):
+    """What is refused does write a file where it is loaded by TensorFlow alone and asked."""
+    monkeypatch.setattr("test_serving_operations.HERE", str(tmp_path))
+    run = save(hostile(print_to_file), tmp_path / "run")
+    tf.saved_model.load(serving.find(run)).attack(tf.constant("x"))
+    assert (tmp_path / "pwned").read_text() == "pwned\n"
+
+
+def test_tables_that_read_a_file_when_they_are_loaded_are_refused(tmp_path):
+    (tmp_path / "words").write_text("a\nb\n")
+    module = tf.Module()
+    text = tf.lookup.TextFileInitializer(
+        str(tmp_path / "words"),
+        tf.string,
+        tf.lookup.TextFileIndex.WHOLE_LINE,
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+    )
+    module.table = tf.lookup.StaticHashTable(text, -1)
+    module.look = tf.function(lambda word: module.table.lookup(word), input_signature=[tf.TensorSpec([], tf.string)])
+    with pytest.raises(InputError, match="InitializeTableFromTextFileV2"):
+        check_operations(serving.find(save(module, tmp_path)))
+
+
+# -- the functions that save and restore are in every SavedModel: no way may lead to them ----------------------------
+
+
+@pytest.fixture
+def edit(exported, tmp_path):
+    """Return a copy of an export's message, and what writes it and checks it."""
+    run = tmp_path / "run"
+    shutil.copytree(exported, run)
+    model = read(run)
+
+    def check() -> None:
+        (run / "saved_model/1/saved_model.pb").write_bytes(model.SerializeToString())
+        check_operations(serving.find(run))
+
+    return model.meta_graphs[0], check
+
+
+def restore_of(meta) -> str:
+    functions = meta.graph_def.library.function
+    return next(f.signature.name for f in functions if "RestoreV2" in {node.op for node in f.node_def})
+
+
+def a_compute_function(meta):
+    functions = meta.graph_def.library.function
+    return next(f for f in functions if "DecodePng" in {node.op for node in f.node_def})
+
+
+def test_an_unchanged_copy_passes(edit):
+    edit[1]()
+
+
+def call_from_a_signature(meta):
+    node = a_compute_function(meta).node_def.add(name="x", op="StatefulPartitionedCall")
+    node.attr["f"].func.name = restore_of(meta)
+
+
+def call_by_the_name_of_the_function(meta):
+    a_compute_function(meta).node_def.add(name="x", op=restore_of(meta))
+
+
+def call_from_a_branch(meta):
+    node = a_compute_function(meta).node_def.add(name="x", op="If")
+    node.attr["then_branch"].func.name = restore_of(meta)
+
+
+def name_it_like_an_operation(meta):
+    name = restore_of(meta)
+    for function in meta.graph_def.library.function:
+        if function.signature.name == name:
+            function.signature.name = "Relu"
+
+
+def make_it_callable(meta):
+    meta.object_graph_def.concrete_functions[restore_of(meta)].SetInParent()
+
+
+def make_a_caller_callable(meta):
+    function = meta.graph_def.library.function.add()
+    function.signature.name = "innocent"
+    function.node_def.add(name="x", op="PartitionedCall").attr["f"].func.name = restore_of(meta)
+    meta.object_graph_def.concrete_functions["innocent"].SetInParent()
+
+
+def answer_with_it(meta):
+    meta.signature_def["serving_default"].outputs["probabilities"].name = meta.saver_def.restore_op_name
+
+
+def run_it_after_loading(meta):
+    name = meta.saver_def.restore_op_name
+    next(node for node in meta.graph_def.node if node.op == "NoOp").input.append(f"^{name}")
+
+
+def give_a_gradient(meta):
+    meta.graph_def.library.gradient.add(function_name="a", gradient_func=restore_of(meta))
+
+
+def read_in_the_graph(meta):
+    meta.graph_def.node.add(name="x", op="ReadFile")
+
+
+def print_beside_the_saver(meta):
+    name = restore_of(meta)
+    next(f for f in meta.graph_def.library.function if f.signature.name == name).node_def.add(name="x", op="PrintV2")
+
+
+def make_a_table(meta):
+    meta.object_graph_def.nodes.add().resource.device = ""
+
+
+def leave_out_the_objects(meta):
+    meta.ClearField("object_graph_def")
+
+
+EDITS = (
+    call_from_a_signature, call_by_the_name_of_the_function, call_from_a_branch, name_it_like_an_operation,
+    make_it_callable, make_a_caller_callable, answer_with_it, run_it_after_loading, give_a_gradient, read_in_the_graph,
+    print_beside_the_saver, make_a_table, leave_out_the_objects,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EDITS, ids=lambda change: change.__name__)
+def test_no_way_leads_to_what_saves_and_restores(edit, change):
+    meta, check = edit
+    change(meta)
+    with pytest.raises(InputError, match="trust"):
+        check()
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def halve(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+@pytest.mark.parametrize("damage", [halve, flip, lambda data: b"", None], ids=["half", "bit", "empty", "gone"])
+def test_damage_of_a_savedmodel_is_named(exported, tmp_path, damage, with_record):
+    names = [path.relative_to(exported).as_posix() for path in (exported / "saved_model").rglob("*") if path.is_file()]
+    run = tmp_path / "run"
+    for name in names if with_record else [name for name in names if "saved_model.pb" in name or "variables" in name]:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(exported, run)
+        path = run / name
+        path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+        if not with_record:
+            (run / "saved_model/1/assets.extra/sha256.json").unlink()
+        if name.endswith("sha256.json") and damage is None:
+            continue  # as earlier versions wrote it
+        if damage is flip and not with_record and name.endswith(".pb"):
+            continue  # nothing tells
+        with pytest.raises(InputError) as error:
+            serving.load(run)
+        assert "Fix: " in str(error.value) and (
+            "copy the run again" in str(error.value) or "train.py" in str(error.value)
+        )
+        if with_record and not name.endswith("sha256.json"):
+            assert Path(name).name in str(error.value)
