@@ -44,6 +44,7 @@ TABLES = {
     "serving": Table("The HTTP server under load", ("benchmarks/serving.py",)),
     "synthetic": Table("Generated fields of view", ("benchmarks/synthetic.py",)),
     "metric": Table("Scoring a submission", ("benchmarks/metric.py",)),
+    "grading": Table("The grading page in a browser", ("benchmarks/grading.py",)),
     "segmentation": Table("Segmentation", ("benchmarks/segmentation.py", "--images", FIELDS)),
     "encoding": Table("Encodings of cells", ("benchmarks/encoding.py", "--images", FIELDS, "--masks", FIELDS)),
 }

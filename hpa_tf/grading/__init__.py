@@ -2,6 +2,7 @@
 
 cells.py     the cells of a data folder, their current labels and scores, and single records read by their offset
 order.py     which cell comes next: queue orders, and repeats that measure the grader's agreement
+standing.py  the decisions that stand, by row
 session.py   one grader's session: queue + journal (`hpa_tf.grade_journal`) -> progress
 pixels.py    a record -> what the page draws
 context.py   the cell in its field of view, with its outline

@@ -3,14 +3,14 @@
 Both are functions of the table, the seed and the decisions so far: a program that was killed goes on where it was.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import Decision
 from hpa_tf.grading.cells import Cells
+from hpa_tf.grading.standing import Standing
 
 Order = Literal["random", "uncertainty", "disagreement", "probability"]
 Which = Literal["labelled", "unlabelled", "all"]
@@ -50,28 +50,26 @@ def queue(cells: Cells, chosen: np.ndarray, order: Order, which: Which, seed: in
     return rows[np.argsort(np.nan_to_num(first[order], nan=np.inf), kind="stable")]
 
 
-def upcoming(
-    rows: Sequence[int], decided: Sequence[tuple[int, Decision]], count: int, repeat_share: float, seed: int
-) -> list[int]:
+def upcoming(rows: Iterable[int], standing: Standing, count: int, repeat_share: float, seed: int) -> list[int]:
     """Return the next rows to show, at most `count`.
 
     Args:
-        rows: The queue.
-        decided: (row, decision) of each decision that stands, in order.
+        rows: The queue, in order; decided rows are passed over.
+        standing: The decisions so far.
         count: At most `REPEAT_GAP`.
         repeat_share: Share of repeats among the decisions, 0 to below 1.
         seed: Decides which cells are repeated.
     """
     if count > REPEAT_GAP:
         raise ValueError(f"count: found {count}; expected at most {REPEAT_GAP}")
-    done = {row for row, _ in decided}
-    fresh = (row for row in rows if row not in done)
+    fresh = (row for row in rows if row not in standing.times)
     found: list[int] = []
-    repeated = {row for row, decision in decided if decision.repeat}
-    for position in range(len(decided), len(decided) + count):
+    repeated: set[int] = set()
+    decided = len(standing.decided)
+    for position in range(decided, decided + count):
         row = None
         if int((position + 1) * repeat_share) > int(position * repeat_share):
-            row = _repeat(decided[: max(0, position - REPEAT_GAP)], repeated, seed, position)
+            row = _repeat(standing, position, repeated, seed)
         if row is not None:
             repeated.add(row)
         else:
@@ -82,9 +80,15 @@ def upcoming(
     return found
 
 
-def _repeat(decided: Sequence[tuple[int, Decision]], repeated: Collection[int], seed: int, position: int) -> int | None:
-    """Draw a graded cell that has not been repeated, or None."""
-    candidates = [row for row, decision in decided if decision.action == "grade" and row not in repeated]
-    if not candidates:
+def _repeat(standing: Standing, position: int, repeated: set[int], seed: int) -> int | None:
+    """Draw a cell that was graded long enough before this position and has not been repeated, or None."""
+    limit = position - REPEAT_GAP
+    if limit < 1:
         return None
-    return candidates[np.random.default_rng([seed, position]).integers(len(candidates))]
+    rng = np.random.default_rng([seed, position])
+    start = int(rng.integers(limit))
+    for step in range(limit):  # repeats are few: nearly always the first place does
+        row, decision = standing.decided[(start + step) % limit]
+        if decision.action == "grade" and row not in standing.repeated and row not in repeated:
+            return row
+    return None

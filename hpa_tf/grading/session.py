@@ -6,7 +6,6 @@ Every method that decides something returns after the decision is on the disk.
 import datetime
 import math
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,10 @@ import numpy as np
 
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import GRADES, Decision, Writer, self_agreement
+from hpa_tf.grade_journal import GRADES, Decision, Writer
 from hpa_tf.grading.cells import Cells
 from hpa_tf.grading.order import REPEAT_GAP, upcoming
+from hpa_tf.grading.standing import Standing
 
 _LONGEST_LOOK = 60.0
 """Seconds on one cell that count, at most: somebody who was away did not grade slowly."""
@@ -54,10 +54,10 @@ class Session:
     def __post_init__(self):
         self._lock = threading.RLock()
         self._rows, self._queued = self.rows.tolist(), set(self.rows.tolist())
-        self._find = self.cells.finder()
-        self._row_of: dict[int, int] = {}  # by number of the decision
+        self._start = 0  # rows of the queue before it are decided
         self._offered: set[int] = set()  # rows that this process has shown as repeats
-        if lost := [decision for row, decision in self._decided() if row < 0]:
+        self._standing = Standing(self.writer.journal, self.cells.finder())
+        if lost := [decision for row, decision in self._standing.decided if row < 0]:
             found = f"image {lost[0].image_id!r} cell {lost[0].cell}, which the data lacks"
             raise InputError(self.writer.path, found, "grades of cells of the data", "choose another --out")
 
@@ -66,24 +66,23 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Return progress, rate, agreement and the next rows, as JSON values."""
         with self._lock:
-            decided = self._decided()
-            graded = [decision.grade for _, decision in decided if decision.action == "grade"]
-            counts = Counter(graded)
-            done = len({row for row, _ in decided if row in self._queued})
-            kappa, pairs = self_agreement(self.writer.journal)
-            rate = self._rate(decided)
+            standing = self._standing
+            skipped, decided = standing.grades[None], len(standing.decided)
+            done = len(self._queued & standing.times.keys())
+            kappa, pairs = standing.self_agreement()
+            rate = self._rate()
             left = len(self._rows) - done
-            following = upcoming(self._rows, decided, REPEAT_GAP, self.repeat_share, self.seed)
-            self._offered |= set(following) & {row for row, _ in decided}
+            following = self._upcoming()
+            self._offered |= standing.times.keys() & set(following)
             return {
                 "class": self.class_id,
                 "name": CLASSES[self.class_id],
                 "grader": self.writer.journal.grader,
                 "total": len(self._rows),
                 "done": done,
-                "graded": len(graded),
-                "skipped": len(decided) - len(graded),
-                "counts": {str(grade): counts[grade] for grade in GRADES},
+                "graded": decided - skipped,
+                "skipped": skipped,
+                "counts": {str(grade): standing.grades[grade] for grade in GRADES},
                 "per_minute": rate,
                 "minutes_left": left / rate if rate else None,
                 "kappa": None if math.isnan(kappa) else kappa,
@@ -105,7 +104,7 @@ class Session:
         with self._lock:
             found = [
                 (row, decision)
-                for row, decision in reversed(self._decided())
+                for row, decision in reversed(self._standing.decided)
                 if (grade is None or decision.grade == grade)
                 and text.lower() in decision.image_id.lower()
                 and (not action or (decision.repeat if action == "repeat" else decision.action == action))
@@ -129,7 +128,9 @@ class Session:
     def examples(self, count: int = 6) -> dict[str, Any]:
         """Return rows of a few sure cells of the class and where they come from, best source first."""
         with self._lock:
-            sure = [row for row, decision in self._decided() if decision.grade == max(GRADES) and not decision.repeat]
+            sure = [
+                row for row, decision in self._standing.decided if decision.grade == max(GRADES) and not decision.repeat
+            ]
         if len(sure) >= count // 2:
             return {"source": f"graded {max(GRADES)} by you", "rows": sure[-count:][::-1]}
         score = np.where(self.cells.clean, np.nan_to_num(self.cells.score, nan=-1), -1)
@@ -157,16 +158,19 @@ class Session:
             InputError: The disk does not take it.
         """
         with self._lock:
-            times = Counter(row for row, _ in self._decided())
+            times = self._standing.times
             for row in rows:
                 if row not in self._queued:
                     raise Conflict(f"row {row} is not in the queue")
-                if times[row] > (row in self._offered):
+                if times.get(row, 0) > (row in self._offered):
                     raise Conflict("this cell was decided before, perhaps in another window: reload the page")
-            decisions = []
-            for row in dict.fromkeys(rows):
-                decisions.append(self._decision(row, grade, len(decisions), seconds, repeat=bool(times[row])))
+            unique = list(dict.fromkeys(rows))
+            decisions = [
+                self._decision(row, grade, after, seconds, repeat=row in times) for after, row in enumerate(unique)
+            ]
             self.writer.append(decisions)
+            for row, decision in zip(unique, decisions, strict=True):
+                self._standing.add(row, decision)
 
     def correct(self, number: int, grade: int | None) -> None:
         """Replace a decision that stands by another grade; None = skip.
@@ -176,20 +180,20 @@ class Session:
             InputError: The disk does not take it.
         """
         with self._lock:
-            for row, decision in self._decided():
+            for row, decision in self._standing.decided:
                 if decision.number == number:
                     repeat = decision.repeat
                     self.writer.append([self._decision(row, grade, 0, None, repeat=repeat, replaces=number)])
+                    self._standing.rebuild(self.writer.journal)
                     return
         raise Conflict(f"decision {number} does not stand any more: reload the page")
 
     def undo(self) -> int | None:
         """Undo the newest decision that stands; return its row, or None if there is none."""
         with self._lock:
-            decided = self._decided()
-            if not decided:
+            if not self._standing.decided:
                 return None
-            row, last = max(decided, key=lambda pair: pair[1].number)
+            row, last = max(self._standing.decided, key=lambda pair: pair[1].number)
             undo = Decision(
                 number=len(self.writer.journal.decisions) + 1,
                 action="undo",
@@ -200,16 +204,17 @@ class Session:
                 time=_now(),
             )
             self.writer.append([undo])
+            self._standing.rebuild(self.writer.journal)
+            self._start = 0
             return row
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _decided(self) -> list[tuple[int, Decision]]:
-        rows, standing = self._row_of, self.writer.journal.standing
-        for decision in standing.values():
-            if decision.number not in rows:
-                rows[decision.number] = self._find(decision.image_id, decision.cell)
-        return [(rows[decision.number], decision) for decision in standing.values()]
+    def _upcoming(self) -> list[int]:
+        while self._start < len(self._rows) and self._rows[self._start] in self._standing.times:
+            self._start += 1
+        rows = (self._rows[place] for place in range(self._start, len(self._rows)))
+        return upcoming(rows, self._standing, REPEAT_GAP, self.repeat_share, self.seed)
 
     def _decision(
         self,
@@ -234,9 +239,10 @@ class Session:
             time=_now(),
         )
 
-    def _rate(self, decided: Sequence[tuple[int, Decision]]) -> float | None:
+    def _rate(self) -> float | None:
         """Return decisions a minute over the newest ones, pauses left out; None before there are five."""
-        looks = [min(d.seconds, _LONGEST_LOOK) for _, d in decided[-_RATE_OF:] if d.seconds]
+        newest = self._standing.decided[-_RATE_OF:]
+        looks = [min(decision.seconds, _LONGEST_LOOK) for _, decision in newest if decision.seconds]
         return 60 * len(looks) / sum(looks) if len(looks) >= 5 and sum(looks) > 0 else None
 
 
