@@ -7,6 +7,14 @@ class HpaWarning(UserWarning):
     """Something unusual in the input that is not an error."""
 
 
+def printable(text: object) -> str:
+    """Return text that every terminal and file takes: bytes of a file name that are no UTF-8 are shown as `\\xf6`."""
+    try:
+        return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 class InputError(ValueError):
     """Bad input: a file, a table row, an option or a folder that cannot be used as it is.
 
@@ -18,8 +26,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: str | PathLike, found: str, expected: str, fix: str):
-        self.where, self.found, self.expected, self.fix = str(where), found, expected, fix
-        super().__init__(f"{where}: found {found}; expected {expected}. Fix: {fix}")
+        self.where, self.found, self.expected, self.fix = map(printable, (where, found, expected, fix))
+        super().__init__(f"{self.where}: found {self.found}; expected {self.expected}. Fix: {self.fix}")
 
     def __reduce__(self):  # keeps all four fields when a worker process raises it
         return type(self), (self.where, self.found, self.expected, self.fix)

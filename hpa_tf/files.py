@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import IO, Any
 from hpa_tf.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+_HOME = re.compile(r"^((?:--[\w.-]+=)?)(~[^/\\]*)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,8 +61,15 @@ def list_names(folder: str | os.PathLike) -> list[str]:
             return sorted(name.rsplit("/", 1)[-1] for name in found)
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_file())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
+    except OSError as error:
+        raise _no_folder(folder, error) from error
+
+
+def _no_folder(folder: str | os.PathLike, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return InputError(folder, "no such folder", "a folder with files", "check the path")
+    fix = "check who may read it and that its disk is there"
+    return InputError(folder, f"a folder that cannot be read ({error.strerror or error})", "a readable folder", fix)
 
 
 def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
@@ -77,8 +86,8 @@ def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
         with os.scandir(folder) as entries:
             stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
             return {name: (stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(folder, "no such folder", "a folder with files", "check the path") from error
+    except OSError as error:
+        raise _no_folder(folder, error) from error
 
 
 def stamps_by_id(
@@ -245,7 +254,10 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(read_bytes(path))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a JSON file", "check the path") from error
-    except ValueError as error:
+    except OSError as error:
+        fix = "check who may read it and that its disk is there"
+        raise InputError(path, f"a file that cannot be read ({error.strerror or error})", "a JSON file", fix) from error
+    except (ValueError, RecursionError) as error:  # brackets nested a thousand deep
         raise InputError(path, f"no JSON ({error})", "a JSON file", "make the file again") from error
 
 
@@ -268,14 +280,28 @@ def check_image_id(image_id: str, where: str | os.PathLike) -> str:
     """Return `image_id` if it is safe as part of a file name.
 
     Raises:
-        InputError: It is empty, holds a path separator, `..`, a control character or is longer than 200 characters.
+        InputError: It is empty, holds a path separator, `..`, a control character or bytes that are no UTF-8, or is
+            longer than 200 characters.
     """
     bad = not image_id or "/" in image_id or "\\" in image_id or ".." in image_id or len(image_id) > 200
-    if bad or any(ord(c) < 32 or ord(c) == 127 for c in image_id):
+    if bad or any(ord(c) < 32 or ord(c) == 127 or _is_surrogate(c) for c in image_id):
         raise InputError(
             where,
             f"image id {image_id[:220]!r}",
-            "an id without path separators, '..' and control characters, 1 to 200 characters long",
+            "an id in UTF-8 without path separators, '..' and control characters, 1 to 200 characters long",
             "rename the image and its rows",
         )
     return image_id
+
+
+def _is_surrogate(letter: str) -> bool:
+    """Tell whether a letter stands for a byte of a file name that is no UTF-8."""
+    return 0xD800 <= ord(letter) < 0xE000
+
+
+def expand_home(arguments: Iterable[str]) -> list[str]:
+    """Return a command line with `~` replaced at the start of values, as in `--images=~/images`.
+
+    A shell does that only at the start of a word.
+    """
+    return [_HOME.sub(lambda match: match[1] + os.path.expanduser(match[2]), argument) for argument in arguments]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from hpa_tf.errors import InputError
 from tfrecords_builder.folds import grouped_folds, stratified_folds
+from tfrecords_builder.label_table import parse_labels, read_label_table
 from tfrecords_builder.labels import from_image_labels
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import make_plan
-from tfrecords_builder.sources import parse_labels, read_label_table
 
 TABLES = Path(__file__).parents[2] / "shared" / "data" / "hpa" / "tables"
 

@@ -157,6 +157,9 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
         warnings.warn(text, HpaWarning, stacklevel=2)
     _warn_of_dark_images(options, plan, ordered)
     manifest = _manifest(options, plan, results)
+    if options.full_scale and manifest.bits == (8,):
+        text = "--full-scale: no image has 16 bits, so nothing was stretched"
+        warnings.warn(text, HpaWarning, stacklevel=2)
     cell_table.write_parts(
         _table_parts(options, plan, manifest), files.join(options.out, records.CELL_TABLE_NAME), "labels"
     )
@@ -218,7 +221,7 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
         bits=tuple(sorted({bits for result in ordered for bits in result.bits})),
         margin=options.margin,
         segmenter=" + ".join(segmenters),
-        num_folds=options.num_folds,
+        num_folds=plan.num_folds,
         num_images=sum(len(result.images) for result in ordered),
         num_cells=sum(shard.num_records for shard in shards if shard.kind == "cells"),
         shards=tuple(shards),

@@ -73,4 +73,6 @@ def grouped_folds(labels: np.ndarray, groups: Sequence[str], num_folds: int, see
 
 def _check_enough(found: int, num_folds: int, what: str) -> None:
     if num_folds < 1 or found < num_folds:
-        raise InputError("--num-folds", f"{num_folds} folds for {found} {what}", f"1 to {found}", "use fewer folds")
+        raise InputError(
+            "--num-folds", f"{num_folds} folds for {found} {what}", f"1 to {found}", f"--num-folds {found}"
+        )

@@ -1,18 +1,14 @@
 """One image: read, segment, cut, measure and encode it. The same function wherever it runs; no TensorFlow."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
-from hpa_tf import cell_table, records
-from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE, NUM_CLASSES
+from hpa_tf import records
 from hpa_tf.encoding import Encoding, encode_picture
-from hpa_tf.imaging import rules
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Cell, cut_cells
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
@@ -20,6 +16,7 @@ from hpa_tf.imaging.segmentation import Masks, Segmenter
 from tfrecords_builder import labels
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.sources import LabelledImage, Source
+from tfrecords_builder.table import cells_table, rejected
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
         rows.append(_row(cell, field))
     kept = np.ones(len(rows), bool)
     if settings.drop_unclean:
-        kept = ~rejected(cells_table([(image, rows)], fold, settings))
+        kept = ~rejected(cells_table([(image, rows)], fold, settings.columns))
     whole = None
     if settings.fields is not None:
         numbers = [row["cell"] for row, keep in zip(rows, kept, strict=True) if keep]
@@ -120,59 +117,6 @@ def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
     box = {"top": top, "left": left, "bottom": bottom, "right": right, "height": height, "width": width}
     scale = {"um_per_px": field.um_per_px, "bits": field.bits}
     return {"cell": cell.number, **box, **scale, **dataclasses.asdict(cell.measurements)}
-
-
-_INT32 = ("top", "left", "bottom", "right", "height", "width", "bits")
-_INT64 = ("cell_area", "nucleus_area", "nucleus_blue", "sum_red", "sum_green", "sum_blue", "sum_yellow")
-_FLOAT64 = ("um_per_px", "border_ud", "border_lr")
-_MEASURED = (
-    *("top", "left", "bottom", "right", "height", "width", "um_per_px", "bits", "cell_area", "nucleus_area"),
-    *("nucleus_blue", "border_ud", "border_lr", "sum_red", "sum_green", "sum_blue", "sum_yellow"),
-)
-
-
-def cells_table(
-    images: Sequence[tuple[LabelledImage, list[dict[str, Any]]]], fold: int, settings: Settings
-) -> pd.DataFrame:
-    """Return the cell table of whole images; its types do not depend on how many cells there are.
-
-    Args:
-        images: Each image with the rows of all its cells: the outlier rule compares the cells of an image.
-        fold: Fold of the images.
-        settings: See `Settings`.
-    """
-    counts = [len(rows) for _, rows in images]
-    measured = pd.DataFrame([row for _, rows in images for row in rows], columns=["cell", *_MEASURED])
-    values = [labels.from_image_labels(image.class_ids, len(rows)) for image, rows in images]
-    values = np.concatenate([np.zeros((0, NUM_CLASSES), np.float32), *values])
-    types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | dict.fromkeys(_FLOAT64, np.float64)
-    columns = {"fold": np.full(len(measured), fold, np.int32)}
-    columns |= {name: measured[name].to_numpy(types[name]) for name in _MEASURED}
-    image_ids = np.repeat([image.image_id for image, _ in images], counts) if images else []
-    table = cell_table.from_values(image_ids, measured["cell"], values, columns)
-    table["cleaning_value"] = rules.cell_values(table, rules.CLEANING_BORDER)
-    for name in settings.columns:
-        column = [image.columns[name] for image, rows in images for _ in rows]
-        table[name] = pd.Series(column, dtype="str")
-    return table
-
-
-def rejected(table: pd.DataFrame) -> np.ndarray:
-    """Tell which cells leave a training set, bool [N]. Source: METHODS 3, training set."""
-    is_mitotic = table[CLASSES[MITOTIC_SPINDLE]].to_numpy() > 0
-    return (table["cleaning_value"].to_numpy() < 1) & ~is_mitotic
-
-
-def count_cells(table: pd.DataFrame) -> dict[str, int]:
-    """Count the cells, those with border value < 1, the outliers, and those that leave a training set."""
-    border = rules.border_values(table, rules.CLEANING_BORDER)
-    outlier = rules.outlier_factors(table, border)
-    return {
-        "found": len(table),
-        "border": int((border < 1).sum()),
-        "outlier": int((outlier < 1).sum()),
-        "rejected": int(rejected(table).sum()),
-    }
 
 
 def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView, encoding: Encoding) -> bytes:

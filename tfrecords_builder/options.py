@@ -102,6 +102,7 @@ class BuildOptions:
         if self.segmenter not in (None, "masks") and self.masks:
             found = f"both --masks and --segmenter {self.segmenter}"
             raise InputError("--segmenter", found, "one of them", "leave one of them out")
+        self._refuse_without_effect()
         if self.tfds and self.encoding == "npy":
             found = "--encoding npy, which TensorFlow Datasets cannot decode"
             raise InputError("--tfds", found, "--encoding png or png-stored", "change one of them")
@@ -114,6 +115,18 @@ class BuildOptions:
             raise InputError("--um-per-px", f"{self.um_per_px}", "micrometres between 0 and 100", "correct it")
         for full_scale in self.full_scale:
             check_full_scale(full_scale)
+
+    def _refuse_without_effect(self) -> None:
+        """Refuse options that another one makes useless: whoever gives them expects something of them."""
+        for name in ("cell_pattern", "nucleus_pattern"):
+            if getattr(self, name) is not None and not self.masks:
+                fix = "add --masks DIR, or leave it out"
+                raise InputError(_flag(name), "no --masks", "the folder of the masks that it names", fix)
+        if self.beam_options and self.runner == LOCAL:
+            raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "add --runner DirectRunner")
+        if self.allow_failures and self.on_error != "skip":
+            fix = "add --on-error skip, or leave it out"
+            raise InputError("--allow-failures", "no --on-error skip: no image is left out", "both or none", fix)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -159,9 +172,9 @@ CODE = "code"
 _PACKAGE, _BUILDER = Path(hpa_tf.__file__).parent, Path(__file__).parent
 _DECIDING = (
     *(_PACKAGE / name for name in ("cell_table.py", "classes.py", "encoding.py", "framing.py", "records.py")),
-    *(_PACKAGE / "imaging" / name for name in ("cells.py", "fields.py", "rules.py")),
+    *(_PACKAGE / "imaging" / name for name in ("cells.py", "channel_files.py", "fields.py", "rules.py", "tiff.py")),
     *sorted((_PACKAGE / "imaging" / "segmentation").glob("*.py")),
-    *(_BUILDER / name for name in ("image.py", "labels.py", "unit.py")),
+    *(_BUILDER / name for name in ("image.py", "labels.py", "table.py", "unit.py")),
 )
 """The source files that decide what a shard holds: a changed threshold of a segmenter must not go unnoticed, and not
 everybody who changes one thinks of its version."""

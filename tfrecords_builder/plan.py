@@ -6,18 +6,21 @@ by a hash of their id, so that neighbours in a folder (one plate, one antibody) 
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.fields import Fault
 from hpa_tf.records import shard_name
 from tfrecords_builder.folds import grouped_folds, stratified_folds
 from tfrecords_builder.options import BuildOptions, content_options, digest
-from tfrecords_builder.sources import Fault, LabelledImage, find_images
+from tfrecords_builder.sources import LabelledImage, find_images
+from tfrecords_builder.table import OWN_COLUMNS
 
 DEFAULT_IMAGES_PER_SHARD = 16
 _LEAST_SHARDS_A_FOLD = 4
@@ -86,6 +89,7 @@ class Plan:
         faults: Images and rows that are left out.
         fingerprint: Digest of the options, image ids, labels, folds and file sizes.
         folds: The folds as they were drawn, for the next run.
+        num_folds: Number of folds.
     """
 
     options: dict[str, Any]
@@ -93,6 +97,7 @@ class Plan:
     faults: tuple[Fault, ...]
     fingerprint: str
     folds: "DrawnFolds"
+    num_folds: int
 
     @property
     def num_images(self) -> int:
@@ -120,6 +125,7 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         )
     _check_columns(images, options)
     images = sorted(images, key=lambda image: _hash(image.image_id))
+    options = _with_enough_images(options, len(images))
     folds = _draw_folds(images, options, drawn)
     stamps = _stamps(images, options)
     content = content_options(options)
@@ -128,7 +134,16 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         members = [image for image, its_fold in zip(images, folds.folds, strict=True) if its_fold == fold]
         units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(content))
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
-    return Plan(content, tuple(units), tuple(faults), digest([content, state]), folds)
+    return Plan(content, tuple(units), tuple(faults), digest([content, state]), folds, options.num_folds)
+
+
+def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:
+    """Return the options with as many folds as there are images, where there are fewer than folds."""
+    if num_images >= options.num_folds:
+        return options
+    text = f"{options.num_folds} folds for {num_images} images: built with --num-folds {num_images}"
+    warnings.warn(text, HpaWarning, stacklevel=3)
+    return replace(options, num_folds=num_images)
 
 
 def _first_of(faults: list[Fault]) -> InputError:
@@ -143,7 +158,12 @@ def _hash(image_id: str) -> bytes:
 
 
 def _check_columns(images: list[LabelledImage], options: BuildOptions) -> None:
-    for name in {*options.columns, *filter(None, [options.group_by])}:
+    for name in dict.fromkeys((*options.columns, *filter(None, [options.group_by]))):
+        if name in OWN_COLUMNS:
+            option = "--group-by" if name == options.group_by else "--columns"
+            found = f"{name!r}, which is a column of the cell table itself"
+            fix = "rename the column in the label table, such as own_" + name.replace(" ", "_")
+            raise InputError(option, found, "a name that the cell table does not have", fix)
         lacking = next((image for image in images if name not in image.columns), None)
         if lacking is not None:
             where, known = options.sources[lacking.source].labels, sorted(lacking.columns)

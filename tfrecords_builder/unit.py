@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from hpa_tf import files, framing, records
 from hpa_tf.errors import HpaWarning, InputError
-from tfrecords_builder.image import ImageResult, Settings, build_image, cells_table, count_cells
+from tfrecords_builder.image import ImageResult, Settings, build_image
 from tfrecords_builder.plan import Unit
 from tfrecords_builder.sources import LabelledImage
+from tfrecords_builder.table import cells_table, count_cells
 
 STATE_FOLDER = ".build"
 """Folder in the data folder that holds the plan, the lock and the sidecars."""
@@ -115,7 +116,7 @@ def build_unit(
                 bits.add(result.bits)
                 shares.append(result.brightness)
             report(image.image_id, len(result.cells) if result else 0)
-    table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings)
+    table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings.columns)
     result = UnitResult(
         fingerprint=unit.fingerprint,
         shards=tuple(writer.shard() for writer in writers.values()),

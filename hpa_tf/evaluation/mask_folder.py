@@ -1,6 +1,7 @@
 """A folder of label images, one an image, found by the same names as `imaging.segmentation.masks_on_disk`."""
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.segmentation.label_images import check_cells
 from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
 from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, NUCLEUS_PATTERNS
 
@@ -37,9 +39,10 @@ class MaskFolder:
             raise InputError(self.folder, f"{error.strerror}", "a folder of label images", "check the path") from error
         ranked: dict[str, tuple[int, str]] = {}
         for name in names:
-            stem, extension = os.path.splitext(name)
-            if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS):
+            stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
+            if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS) or name.startswith("."):
                 continue
+            stem = stem[:-4] if stem.lower().endswith(".ome") else stem
             rank, end = next((rank, end) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end))
             image_id = stem.removesuffix(end)
             other_rank, other = ranked.get(image_id, (rank + 1, ""))
@@ -73,4 +76,6 @@ class MaskFolder:
         Raises:
             InputError: There is none, or it is no label image.
         """
-        return read_mask(self.path(image_id))
+        mask = read_mask(self.path(image_id))
+        check_cells(mask, self.path(image_id))
+        return mask

@@ -4,32 +4,31 @@ Naming: `{image_id}_{red,green,blue,yellow}` with one of `EXTENSIONS`. Pixels ke
 is read from the header, so that a small file that would decode to a huge image is refused before it is decoded.
 """
 
-import io
 import os
 import re
+import unicodedata
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, DEFAULT_UM_PER_PX
-from hpa_tf.errors import HpaWarning, InputError
-
-MAX_PIXELS = 100_000_000
-"""Largest height x width that is decoded, px: 10,000 x 10,000."""
+from hpa_tf.errors import HpaWarning, InputError, printable
+from hpa_tf.imaging.channel_files import MAX_PIXELS, read_channel
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".tif.gz", ".tiff.gz", ".jpg", ".jpeg")
+"""In lower or upper case; `.ome.tif` is a `.tif`."""
 
 _LARGEST_COUNT = 65_535
-
-_NAME = re.compile(rf"(?P<id>.+)_(?P<channel>{'|'.join(CHANNELS)})(?P<extension>\.(?:png|tiff?(?:\.gz)?|jpe?g))", re.I)
-_COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
-_GREY_MODES = ("L", "I;16", "I;16B", "I;16L")
+_NAME = re.compile(
+    rf"(?P<id>.+)_(?P<channel>{'|'.join(CHANNELS)})(?P<extension>\.(?:png|(?:ome\.)?tiff?(?:\.gz)?|jpe?g))", re.I
+)
+_COMPOSITE = re.compile(rf"(?P<id>.+?)(?:_(?:{'|'.join(CHANNELS)}))+", re.I)
+_NUM_SHOWN = 5
 _EXPECTED_NAMES = f"files named {{ID}}_{{{','.join(CHANNELS)}}} with one of the extensions {', '.join(EXTENSIONS)}"
 
 
@@ -61,25 +60,61 @@ class FieldFiles:
     paths: Mapping[str, str]
 
 
-def find_fields(folder: str | os.PathLike) -> list[FieldFiles]:
+Fault = tuple[str, InputError]
+"""An image id and why the image cannot be used."""
+
+
+def find_fields(folder: str | os.PathLike, faults: list[Fault] | None = None) -> list[FieldFiles]:
     """List the fields of view in a folder (not below it), sorted by image id.
+
+    Hidden files (such as macOS's `._` files) and pictures of several channels beside the channels themselves (such as
+    `{ID}_blue_red_green.jpg`) are left alone. Ids are in Unicode's composed form (NFC), whatever the file system made
+    of them.
+
+    Args:
+        folder: Local or remote.
+        faults: Where images that cannot be used are added, if they are not to raise an error.
 
     Raises:
         InputError: The folder is missing or holds no channel file, an id is unsafe, or a channel has two files.
     """
     found: dict[str, dict[str, str]] = {}
-    for name in files.list_names(folder):
-        match = _NAME.fullmatch(name)
-        if match is None:
+    names = [name for name in files.list_names(folder) if not name.startswith(".")]
+    problems: list[Fault] = []
+    for match in filter(None, map(_NAME.fullmatch, names)):
+        image_id, channel = unicodedata.normalize("NFC", match["id"]), match["channel"].lower()
+        path = files.join(folder, match[0])
+        try:
+            files.check_image_id(image_id, path)
+        except InputError as error:
+            problems.append((printable(image_id), error))
             continue
-        image_id = files.check_image_id(match["id"], files.join(folder, name))
-        path, channel = files.join(folder, name), match["channel"].lower()
         other = found.setdefault(image_id, {}).setdefault(channel, path)
         if other != path:
-            raise InputError(path, f"a second file for {channel}, beside {other}", "one file a channel", "remove one")
-    if not found:
-        raise InputError(folder, "no image", _EXPECTED_NAMES, "check the path and the names of the files")
-    return [FieldFiles(image_id, found[image_id]) for image_id in sorted(found)]
+            what = f"a second file for {channel}, beside {other}"
+            problems.append((image_id, InputError(path, what, "one file a channel", "remove one")))
+    if problems and faults is None:
+        raise problems[0][1]
+    if not found and not problems:
+        raise _no_image(folder, names)
+    bad = {image_id for image_id, _ in problems}
+    if faults is not None:
+        faults += problems
+    kept = sorted(found.keys() - bad - set(filter(partial(_is_composite, found=found), found)))
+    return [FieldFiles(image_id, found[image_id]) for image_id in kept]
+
+
+def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]]) -> bool:
+    """Tell whether `{image_id}_{channel}` are pictures of several channels: of an image that is there by itself."""
+    match = _COMPOSITE.fullmatch(image_id)
+    return match is not None and match["id"] in found and len(found[image_id]) < len(CHANNELS)
+
+
+def _no_image(folder: str | os.PathLike, names: list[str]) -> InputError:
+    shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
+    found = f"no image among {len(names)} files ({shown})" if names else "no image, and no other file"
+    fix = "check the path, and rename the files: the channel's name stands after the image's, in one folder"
+    return InputError(folder, found, _EXPECTED_NAMES, fix)
 
 
 def read_field(
@@ -152,98 +187,3 @@ def check_full_scale(full_scale: int) -> None:
     if not 1 <= full_scale <= _LARGEST_COUNT:
         fix = "give the largest count of the camera: 4095 for 12 bits, 16383 for 14"
         raise InputError("--full-scale", str(full_scale), f"1 to {_LARGEST_COUNT}", fix)
-
-
-def read_channel(path: str, channel: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read one channel as uint8 or uint16 [H, W].
-
-    A JPEG in its channel's pure colour (as the Human Protein Atlas serves them) is read from that colour.
-
-    Raises:
-        InputError: The file is missing, too large, damaged, or not an 8 or 16 bit grey image.
-    """
-    try:
-        data = files.read_bytes(path)
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", f"the {channel} channel", "restore the file") from error
-    if path.lower().endswith(".gz"):
-        data = _gunzip(data, path, limit=max_pixels * 2 + (1 << 20))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error), max_pixels) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _damaged(path, error) from error
-    with image:
-        check_size(path, image.size, max_pixels)
-        return _decode(image, data, path, channel)
-
-
-def check_size(path: str | os.PathLike, size: tuple[int, int], max_pixels: int) -> None:
-    """Refuse an image by the (width, height) of its header, before it is decoded.
-
-    Raises:
-        InputError: It has more than `max_pixels` pixels.
-    """
-    if size[0] * size[1] > max_pixels:
-        raise _too_large(path, f"{size[0]} x {size[1]} px", max_pixels)
-
-
-def _too_large(path: str | os.PathLike, found: str, max_pixels: int) -> InputError:
-    return InputError(path, found, f"at most {max_pixels} px", "cut the image into parts or raise --max-pixels")
-
-
-def _damaged(path: str | os.PathLike, error: Exception | str) -> InputError:
-    return InputError(path, f"a file that cannot be decoded ({error})", "a PNG, TIFF or JPEG image", "copy it again")
-
-
-def _gunzip(data: bytes, path: str, limit: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacker.decompress(data, limit)
-    except zlib.error as error:
-        raise _damaged(path, error) from error
-    if unpacker.unconsumed_tail:
-        raise InputError(path, f"more than {limit} bytes inside", "one image", "cut the image or raise --max-pixels")
-    if not unpacker.eof:
-        raise _damaged(path, "the gzip stream ends early")
-    return unpacked
-
-
-def _decode(image: Image.Image, data: bytes, path: str, channel: str) -> np.ndarray:
-    if getattr(image, "n_frames", 1) != 1:
-        raise InputError(path, f"{image.n_frames} pages", "one grey image a file", "save each channel as its own file")
-    is_colour_jpeg = image.format == "JPEG" and image.mode == "RGB"
-    if image.mode not in _GREY_MODES and not is_colour_jpeg:
-        found = f"a {image.format} of mode {image.mode}"
-        raise InputError(path, found, "8 or 16 bit grey", "save the channel as 8 or 16 bit grey PNG or TIFF")
-    try:
-        if image.format == "PNG":  # half the time of Pillow; damaged data gives None
-            plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if plane is None or plane.ndim != 2:
-                raise _damaged(path, "damaged or truncated PNG data")
-            return plane
-        plane = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise _damaged(path, error) from error
-    if is_colour_jpeg:
-        return _channel_of_colour(plane, path, channel)
-    return plane.astype(np.uint8 if plane.dtype.itemsize == 1 else np.uint16, copy=False)
-
-
-def _channel_of_colour(pixels: np.ndarray, path: str, channel: str) -> np.ndarray:
-    """Return the plane of an RGB JPEG that is black but for its channel's colour (within JPEG's own error)."""
-    own = _COLOUR[channel]
-    plane = pixels[..., list(own)].max(axis=-1)
-    rest = pixels[..., [c for c in range(3) if c not in own]].astype(float)
-    unequal = np.abs(pixels[..., 0].astype(float) - pixels[..., 1]) if channel == "yellow" else np.zeros(1)
-    allowed = 3 + 0.1 * float(plane.mean())
-    if rest.mean() > allowed or unequal.mean() > allowed:
-        means = ", ".join(f"{mean:.0f}" for mean in pixels.reshape(-1, 3).mean(axis=0))
-        found = f"a colour JPEG with mean R, G, B = {means}"
-        raise InputError(path, found, f"grey, or pure {channel}", "save the channel as 8 or 16 bit grey PNG or TIFF")
-    return plane

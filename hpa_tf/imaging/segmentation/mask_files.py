@@ -6,32 +6,28 @@ Nothing that could run code is loaded: arrays of Python objects (pickles) are re
 
 import io
 import os
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import IO
 
 import cv2
 import numpy as np
-import tifffile
 from PIL import Image
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS, check_size
+from hpa_tf.imaging import tiff
+from hpa_tf.imaging.channel_files import MAX_PIXELS, check_size, unreadable
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".npy", ".npz")
 
 _EXPECTED = "a label image: one whole number per pixel, 0 = background, each cell its own number"
 _SAVE_NUMBERS = "save the numbers themselves, as 16-bit grey PNG or TIFF or an integer NPY or NPZ"
-_TIFF_COMPRESSIONS = (1, 8, 32946)  # none and both numbers of deflate; tifffile needs a further package for others
 _LARGEST = np.iinfo(np.int32).max
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, IndexError, EOFError, SyntaxError, TypeError, NotImplementedError, RuntimeError),
-    *(struct.error, zlib.error, zipfile.BadZipFile),
-)
+_DAMAGE = (*tiff.DAMAGE, zipfile.BadZipFile)
+_MOST_HEADER = 10_000  # bytes of an NPY header: more than any array of numbers has
+_PICKLE = "a pickled Python object, which is not loaded, as in Cellpose's _seg.npy"
 
 
 def read_mask(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -56,12 +52,16 @@ def read_mask(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarr
     if extension not in readers:
         raise InputError(path, f"the ending {extension!r}", f"one of {', '.join(EXTENSIONS)}", "convert the mask")
     try:
-        with files.open_file(path) as stream:
+        stream = files.open_file(path)
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", _EXPECTED, "check the path") from error
+    except OSError as error:
+        raise unreadable(path, error, _EXPECTED) from error
+    try:
+        with stream:
             return _as_numbers(readers[extension](stream, str(path), max_pixels), str(path))
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", _EXPECTED, "check the path") from error
     except MemoryError as error:
         raise InputError(path, "more data than memory", _EXPECTED, "lower --max-pixels or cut the image") from error
     except _DAMAGE as error:
@@ -86,28 +86,32 @@ def _read_png(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
 
 
 def _read_tiff(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
-    data = stream.read()
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        if len(tiff.pages) != 1:
-            raise InputError(path, f"{len(tiff.pages)} pages", "one page", _SAVE_NUMBERS)
-        page = tiff.pages[0]
-        _check_array(path, page.shape, page.dtype, max_pixels)
-        if page.compression in _TIFF_COMPRESSIONS:
-            return page.asarray()
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # LZW, PackBits
-    if decoded is None or decoded.shape != page.shape or decoded.dtype != page.dtype:
-        found = f"damaged data, or a compression that is not read here ({page.compression})"
+    opened = tiff.open_tiff(stream.read(), path)
+    _check_array(path, opened.shape, opened.dtype, max_pixels)
+    if opened.page.compression in tiff.PLAIN:
+        return tiff.decode_plain(opened, path)
+    decoded = cv2.imdecode(np.frombuffer(opened.data, np.uint8), cv2.IMREAD_UNCHANGED)  # LZW, PackBits
+    if decoded is None or decoded.shape != opened.shape or decoded.dtype != opened.dtype:
+        found = f"damaged data, or a compression that is not read here ({opened.page.compression})"
         raise InputError(path, found, "a TIFF without compression, or with deflate", "save the mask again")
     return decoded
 
 
 def _read_npy(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
-    header = np.lib.format
-    readers = {(1, 0): header.read_array_header_1_0, (2, 0): header.read_array_header_2_0}
-    version = header.read_magic(stream)
-    if version not in readers:
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
         raise InputError(path, f"NPY version {version}", "NPY version 1.0 or 2.0 of an integer array", _SAVE_NUMBERS)
-    shape, fortran_order, dtype = readers[version](stream)
+    length = stream.read(2 * version[0])
+    size = int.from_bytes(length, "little")
+    if size > _MOST_HEADER:  # in an archive, few bytes may unpack to all that the header claims to have
+        found = f"an array with a header of {size} bytes"
+        raise InputError(path, found, f"at most {_MOST_HEADER}", _SAVE_NUMBERS)
+    header = io.BytesIO(length + stream.read(size))
+    read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+    shape, fortran_order, dtype = read_header(header)
+    if dtype.hasobject:
+        fix = "save the masks themselves: cellpose --save_png or --save_tif, or np.save(..., data['masks'])"
+        raise InputError(path, _PICKLE, _EXPECTED, fix)
     _check_array(path, shape, dtype, max_pixels)
     size = int(np.prod(shape)) * dtype.itemsize
     data = stream.read(size)

@@ -1,19 +1,28 @@
 """Masks made by another tool: label images beside or apart from the images, found by naming pattern."""
 
 import os
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from hpa_tf import files
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
 from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
 
-CELL_PATTERNS = ("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}")
+CELL_PATTERNS = ("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}_cp_masks", "{ID}")
+"""The names that are tried, in this order; `_cp_masks` is Cellpose's."""
 NUCLEUS_PATTERNS = ("{ID}_nucleusmask", "{ID}_nucleimask", "{ID}_nucleus_mask", "{ID}_nuclei_mask", "{ID}_nuclei")
+_ENDINGS = (*EXTENSIONS, ".ome.tif", ".ome.tiff")
+_ENDING = re.compile(r"(?:\.ome)?\.(?:png|tiff?|npy|npz)$", re.I)
+_CHANNEL = re.compile(rf"_(?:{'|'.join(CHANNELS)})\.\w+$", re.I)
 
 
 @dataclass(frozen=True)
@@ -59,26 +68,46 @@ class MasksOnDisk:
         # imports scikit-image, 0.4 s that who only names this segmenter need not wait for
         from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
 
-        cell = self._read(self._find(field.image_id, self.cell_pattern, CELL_PATTERNS, "cell"), field)
+        cell_path = self._find(field.image_id, self.cell_pattern, CELL_PATTERNS, "cell")
+        cell = self._read(cell_path, field)
+        check_cells(cell, cell_path)
         nucleus_path = self._find(field.image_id, self.nucleus_pattern, NUCLEUS_PATTERNS, "nucleus")
         if nucleus_path is None:
             return Masks(nucleus=nuclei_from_blue(field, cell), cell=cell)
-        return Masks(nucleus=match_to_cells(self._read(nucleus_path, field), cell), cell=cell)
+        nucleus = self._read(nucleus_path, field)
+        check_nuclei(nucleus, cell, nucleus_path)
+        return Masks(nucleus=match_to_cells(nucleus, cell), cell=cell)
 
     def _find(self, image_id: str, pattern: str | None, defaults: tuple[str, ...], kind: str) -> str | None:
         """Return the path of a mask; None where a nucleus mask is neither asked for nor there."""
         tried = (pattern,) if pattern else defaults
+        there = _names(self.folder)
         for candidate in tried:
-            found = [path for path in _paths(self.folder, candidate, image_id) if files.exists(path)]
+            found = list(dict.fromkeys(there[name] for name in _candidates(candidate, image_id) if name in there))
             if len(found) > 1:
-                raise InputError(found[1], f"a second {kind} mask beside {found[0]}", "one", "remove one, or name one")
+                path = files.join(self.folder, found[1])
+                raise InputError(path, f"a second {kind} mask beside {found[0]}", "one", "remove one, or name one")
             if found:
-                return found[0]
+                return files.join(self.folder, found[0])
         if kind == "nucleus" and pattern is None:
             return None
+        raise self._no_mask(image_id, kind, tried, there)
+
+    def _no_mask(self, image_id: str, kind: str, tried: tuple[str, ...], there: Mapping[str, str]) -> InputError:
+        start = _normal(image_id)
+        near = sorted(name for key, name in there.items() if key.startswith(start) and not _CHANNEL.search(key))
+        found = f"no {kind} mask of image {image_id}" + (f", but {', '.join(near[:4])}" if near else "")
         names = ", ".join(candidate.replace("{ID}", image_id) for candidate in tried)
         expected = f"one of {names} ({', '.join(EXTENSIONS)})"
-        raise InputError(self.folder, f"no {kind} mask of image {image_id}", expected, "add it or give its pattern")
+        stem = next((name for name in near if name.lower().endswith(EXTENSIONS)), None)
+        if stem is not None:
+            pattern = "{ID}" + unicodedata.normalize("NFC", stem)[len(image_id) :]
+            fix = f"give its name: --{kind}-pattern '{pattern}'"
+        elif near:
+            fix = "save the mask as a label image (PNG, TIFF, NPY or NPZ), not as outlines or regions"
+        else:
+            fix = f"add it, or give its name with --{kind}-pattern"
+        return InputError(self.folder, found, expected, fix)
 
     def _read(self, path: str, field: FieldOfView) -> np.ndarray:
         mask = read_mask(path, self.max_pixels)
@@ -90,8 +119,22 @@ class MasksOnDisk:
         return mask
 
 
-def _paths(folder: str, pattern: str, image_id: str) -> Iterator[str]:
-    """Yield the paths that a pattern allows for an image."""
-    has_ending = pattern.lower().endswith(EXTENSIONS)
-    for ending in ("",) if has_ending else EXTENSIONS:
-        yield files.join(folder, pattern.replace("{ID}", files.check_image_id(image_id, folder)) + ending)
+def _candidates(pattern: str, image_id: str) -> Iterator[str]:
+    """Yield the names, as `_normal` writes them, that a pattern allows for an image."""
+    stem = _normal(pattern.replace("{ID}", files.check_image_id(image_id, pattern)))
+    yield from ([stem] if stem.endswith(EXTENSIONS) else (stem + ending for ending in _ENDINGS))
+
+
+def _normal(name: str) -> str:
+    """Return a name in Unicode's composed form with its ending in lower case: the same for every file system."""
+    return _ENDING.sub(lambda match: match[0].lower(), unicodedata.normalize("NFC", name))
+
+
+def _names(folder: str) -> Mapping[str, str]:
+    """Return the names of a folder's files by their `_normal` form, hidden files left out."""
+    return _names_then(folder, 0 if files.is_remote(folder) else os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # one listing a folder and process; one for each image would be slow where there are 100,000
+def _names_then(folder: str, changed_at: int) -> Mapping[str, str]:
+    return {_normal(name): name for name in files.list_names(folder) if not name.startswith(".")}

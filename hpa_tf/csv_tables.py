@@ -1,0 +1,143 @@
+"""CSV tables as spreadsheets and other programs write them: separators, encodings, line ends, empty rows and columns.
+
+Everything is text, stripped of spaces and in Unicode's composed form (NFC); what a cell means is the reader's to say.
+Nothing is guessed that could be wrong: a column that is there twice, or a row with more cells than the header, is an
+error.
+"""
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from hpa_tf.gzipped import gunzip
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_MOST_BYTES = 1 << 30
+_WORKBOOKS = {b"PK\x03\x04": "a ZIP archive, such as an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SEPARATOR_LINE = re.compile(r"sep=(.)\n", re.I)  # Excel's own first line
+
+
+@dataclass(frozen=True)
+class CsvRow:
+    """One row that is not empty.
+
+    Attributes:
+        line: Where it begins in the file, counted from 1.
+        cells: Text by column; a column whose cell is missing is empty.
+        error: Why the row cannot be used, or None.
+    """
+
+    line: int
+    cells: dict[str, str]
+    error: InputError | None = None
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """A table of text.
+
+    Attributes:
+        path: Its file.
+        columns: Names in the header, those without a name left out.
+        rows: Rows that are not empty.
+    """
+
+    path: str
+    columns: tuple[str, ...]
+    rows: tuple[CsvRow, ...]
+
+
+def read_csv(path: str | os.PathLike, known: Collection[str], what: str = "a table (CSV)") -> CsvTable:
+    """Read a CSV file, separated by commas, semicolons or tabs, in UTF-8 or UTF-16, also gzipped.
+
+    Args:
+        path: Local or remote.
+        known: Column names of which the header has some: they tell which separator it is.
+        what: What the file should be, for errors.
+
+    Raises:
+        InputError: The file is missing, is no table, or names a column twice.
+    """
+    text = _read_text(path, what)
+    named = _SEPARATOR_LINE.match(text)
+    separator = named[1] if named else find_separator(text, known)
+    lines = io.StringIO(text[named.end() :] if named else text)
+    try:
+        rows = list(_rows(csv.reader(lines, delimiter=separator, strict=True), 1 if named else 0))
+    except csv.Error as error:
+        raise InputError(path, f"no CSV table ({error})", what, "mend it, or save it as CSV again") from error
+    if not rows:
+        raise InputError(path, "no row", what, "check the path")
+    _, header = rows[0]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        found = f"the column {twice[0]!r} twice"
+        raise InputError(path, found, "one column a name", "remove or rename one of them")
+    return CsvTable(str(path), tuple(filter(None, header)), tuple(_row(path, header, *row) for row in rows[1:]))
+
+
+def _read_text(path: str | os.PathLike, what: str) -> str:
+    save = "save it as CSV, UTF-8"
+    try:
+        data = files.read_bytes(path)
+        if data.startswith(b"\x1f\x8b"):
+            data = gunzip(data, _MOST_BYTES)
+        for magic, kind in _WORKBOOKS.items():
+            if data.startswith(magic):
+                raise InputError(path, kind, what, save)
+        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", what, "check the path") from error
+    except OSError as error:
+        raise InputError(path, f"a file that cannot be read ({error.strerror or error})", what, "check it") from error
+    except (ValueError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
+        raise InputError(path, f"no CSV table in UTF-8 ({error})", what, save) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def find_separator(text: str, known: Collection[str]) -> str:
+    """Return the separator by which the first line that is not empty has the most known names; a comma if none."""
+    line = next(filter(str.strip, io.StringIO(text)), "")
+
+    def names(separator: str) -> int:
+        return len({_clean(cell).strip('"') for cell in line.split(separator)} & set(known))
+
+    return max(_SEPARATORS, key=lambda separator: (names(separator), separator == ","))
+
+
+def describe_separator(separator: str) -> str:
+    """Return a separator in words: commas, semicolons or tabs."""
+    return _SEPARATORS[separator]
+
+
+def _rows(reader: Iterator[list[str]], skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of the rows that are not empty; `skipped` lines came before them."""
+    line = 1 + skipped
+    for cells in reader:
+        cleaned = [_clean(cell) for cell in cells]
+        if any(cleaned):
+            yield line, cleaned
+        line = reader.line_num + 1 + skipped
+
+
+def _clean(cell: str) -> str:
+    return unicodedata.normalize("NFC", cell).strip()
+
+
+def _row(path: str | os.PathLike, header: list[str], line: int, cells: list[str]) -> CsvRow:
+    padded = cells + [""] * (len(header) - len(cells))
+    by_name = {name: cell for name, cell in zip(header, padded, strict=False) if name}
+    if not any(cells[len(header) :]):
+        return CsvRow(line, by_name)
+    found, expected = f"{len(cells)} fields", f"{len(header)} as in the header"
+    fix = "put text that holds the separator in double quotes, or remove what is too much"
+    return CsvRow(line, by_name, InputError(f"{path}, line {line}", found, expected, fix))

@@ -1,0 +1,116 @@
+"""Is a mask a label image? A mask of one number for all cells, or without background, gives wrong cells silently."""
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.cells import find_boxes
+
+_SHARE = 0.1
+"""A piece of this share of the largest one's area is a part of its own. No number of 335 real masks is in pieces."""
+_GAP = 3
+"""Widest line that cuts a cell without parting it, px: drawn outlines, watershed lines."""
+_SPAN = 1.5
+"""A box that stray pieces make this many times as long is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A number that is in several places of a mask.
+
+    Attributes:
+        number: The number.
+        count: Its pieces (8-connected).
+        large: Pieces with at least a tenth of the largest one's area, itself included.
+        are_apart: The second piece has a tenth of the largest one's area, and lies further away than a drawn line.
+        widens_box: The other pieces make its box much longer than that of the largest.
+    """
+
+    number: int
+    count: int
+    large: int
+    are_apart: bool
+    widens_box: bool
+
+
+def find_pieces(mask: np.ndarray) -> list[Pieces]:
+    """Return the numbers of a mask, integer [H, W], that are in several pieces."""
+    found = []
+    for number, box in find_boxes(mask):
+        inside = (mask[box] == number).view(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8, ltype=cv2.CV_32S)
+        if count > 2:
+            found.append(_describe(number, labels, stats[1:]))
+    return found
+
+
+def _describe(number: int, labels: np.ndarray, stats: np.ndarray) -> Pieces:
+    areas = stats[:, cv2.CC_STAT_AREA]
+    order = np.argsort(-areas, kind="stable")
+    first, second = order[:2]
+    large = int((areas >= _SHARE * areas[first]).sum())
+    are_apart = False
+    if large > 1:
+        distance = cv2.distanceTransform((labels != first + 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        are_apart = bool(distance[labels == second + 1].min() > _GAP + 1)
+    sides = stats[first, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
+    return Pieces(number, len(areas), large, are_apart, bool((np.array(labels.shape) > _SPAN * sides).any()))
+
+
+def check_cells(mask: np.ndarray, where: str | os.PathLike) -> None:
+    """Refuse a cell mask that is no label image; warn where it looks odd.
+
+    Args:
+        mask: Integer [H, W]; 0 is background.
+        where: File of the mask.
+
+    Raises:
+        InputError: A number is in several large pieces that lie apart, as in a mask of 0 and 1 or 0 and 255.
+    """
+    several = find_pieces(mask)
+    for pieces in several:
+        if pieces.are_apart or pieces.large > 2:
+            raise _not_labelled(where, pieces, "cell")
+    if mask.size and mask.min() > 0:
+        text = (
+            f"{where}: no background: all pixels belong to a cell, and 0 means background; is it another number here?"
+        )
+        warnings.warn(text, HpaWarning, stacklevel=2)
+    if odd := [pieces for pieces in several if pieces.large > 1 or pieces.widens_box]:
+        text = (
+            f"{where}: {len(odd)} cells are in several pieces, first number {odd[0].number} ({odd[0].count} pieces): "
+            "their boxes span all of them; give each its own number, or remove specks"
+        )
+        warnings.warn(text, HpaWarning, stacklevel=2)
+
+
+def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLike) -> None:
+    """Refuse a nucleus mask of one number for the nuclei of several cells; a cell may have several nuclei.
+
+    Args:
+        mask: Integer [H, W].
+        cell_mask: Integer [H, W] of the same field.
+        where: File of the nucleus mask.
+
+    Raises:
+        InputError: It has one number, in pieces that lie in several cells.
+    """
+    lowest = int(mask[mask > 0].min(initial=np.iinfo(mask.dtype).max))
+    if lowest != mask.max(initial=0) or len(np.unique(cell_mask[(mask > 0) & (cell_mask > 0)])) < 2:
+        return
+    for pieces in find_pieces(mask):
+        if pieces.large > 1:
+            raise _not_labelled(where, pieces, "nucleus")
+
+
+def _not_labelled(where: str | os.PathLike, pieces: Pieces, kind: str) -> InputError:
+    found = f"one number, {pieces.number}, in {pieces.count} pieces that lie apart"
+    fix = (
+        f"label the pieces, so that each {kind} has its own number (scipy.ndimage.label; ImageJ: Analyze Particles, "
+        "Count Masks), and save that"
+    )
+    return InputError(where, found, f"a label image: a number of its own for each {kind}, 0 = background", fix)

@@ -1,0 +1,127 @@
+"""TIFF files of one page, read as they are stored: not rotated by a tag, and never more than their header says.
+
+Decoders differ in what they make of two tags: min-is-white (inverted by some, for some types) and orientation (turned
+by some). Here both are taken out of the data before anything is decoded; whoever reads an image inverts it once.
+"""
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import tifffile
+
+from hpa_tf.errors import InputError
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF and BigTIFF, little and big endian."""
+DEFLATE = (8, 32946)
+PLAIN = (1, *DEFLATE)
+"""Compressions that tifffile decodes by itself: none, and both numbers of deflate."""
+DAMAGE = (
+    *(OSError, ValueError, KeyError, IndexError, EOFError, SyntaxError, TypeError, NotImplementedError, RuntimeError),
+    *(AttributeError, OverflowError, ZeroDivisionError, struct.error, zlib.error),
+)
+"""What decoders raise for damaged files."""
+
+_PHOTOMETRIC, _ORIENTATION = 262, 274
+_MIN_IS_WHITE, _MIN_IS_BLACK, _TOP_LEFT = 0, 1, 1
+_FORMATS = {3: "H", 4: "I"}
+"""Formats of a tag's value by its type: SHORT and LONG."""
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """One page, not yet decoded.
+
+    Attributes:
+        data: The file with its page marked as min-is-black and top-left: every decoder gives the stored numbers.
+        page: What tifffile says of it.
+        is_min_white: The stored numbers of an image are to be inverted (those of a mask are not).
+    """
+
+    data: bytes
+    page: tifffile.TiffPage
+    is_min_white: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W), or more for several samples a pixel."""
+        return self.page.shape
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """Type of the numbers; None where there is none for them."""
+        return self.page.dtype
+
+    @property
+    def kind(self) -> str:
+        """What the numbers are, in words."""
+        bits, samples = self.page.bitspersample, self.page.samplesperpixel
+        if samples > 1:
+            return f"{samples} numbers a pixel ({getattr(self.page.photometric, 'name', 'unknown')})"
+        kinds = {"f": "floating point numbers", "i": "signed integers", "c": "complex numbers"}
+        return f"{bits}-bit {kinds.get(self.dtype.kind if self.dtype is not None else '', 'integers')}"
+
+
+def open_tiff(data: bytes, path: str) -> Tiff:
+    """Read the header of a TIFF file.
+
+    Raises:
+        InputError: It has several pages.
+        Exception: One of `DAMAGE`: it is no TIFF file.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        if len(tiff.pages) != 1:
+            found = f"{len(tiff.pages)} pages"
+            raise InputError(path, found, "one grey page a file", "save each channel or mask as its own file")
+        page, order = tiff.pages[0], tiff.byteorder
+    tag = page.tags.get(_PHOTOMETRIC)
+    is_min_white = tag is not None and tag.value == _MIN_IS_WHITE
+    changed = bytearray(data)
+    for code, value in ((_PHOTOMETRIC, _MIN_IS_BLACK), (_ORIENTATION, _TOP_LEFT)):
+        tag = page.tags.get(code)
+        if tag is not None and tag.dtype in _FORMATS and (code == _ORIENTATION or is_min_white):
+            struct.pack_into(order + _FORMATS[tag.dtype], changed, tag.valueoffset, value)
+    return Tiff(bytes(changed), page, is_min_white)
+
+
+def decode_plain(tiff: Tiff, path: str) -> np.ndarray:
+    """Decode a page whose compression is in `PLAIN`, in the machine's byte order.
+
+    Raises:
+        InputError: It unpacks to more than the header says.
+        Exception: One of `DAMAGE`, also where it unpacks to less.
+    """
+    with tifffile.TiffFile(io.BytesIO(tiff.data)) as opened:
+        page = opened.pages[0]
+        _check_length(tiff.data, page, path)
+        array = page.asarray()
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_length(data: bytes, page: tifffile.TiffPage, path: str) -> None:
+    """Refuse strips and tiles that do not unpack to their share of the page, holding no more than that of each.
+
+    Raises:
+        InputError: They unpack to more.
+        ValueError: They unpack to less, or end after the file.
+    """
+    limit = math.prod(page.chunks) * page.dtype.itemsize
+    if len(page.dataoffsets) > math.prod(page.chunked):
+        found = f"{len(page.dataoffsets)} strips or tiles"
+        raise InputError(path, found, f"{math.prod(page.chunked)} as its header says", "save it again")
+    total = 0
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if offset + size > len(data):
+            raise ValueError("the file ends before its pixels do")
+        if page.compression in DEFLATE:
+            size = len(zlib.decompressobj().decompress(data[offset : offset + size], limit + 1))
+            if size > limit:
+                found = f"a strip or tile that unpacks to more than {limit} bytes"
+                raise InputError(path, found, f"the {limit} bytes that its header says", "save it again")
+        total += size
+    if total < math.prod(page.shape) * page.dtype.itemsize:
+        raise ValueError(f"{total} bytes of pixels, the header says {math.prod(page.shape) * page.dtype.itemsize}")
