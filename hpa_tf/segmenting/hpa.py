@@ -1,0 +1,39 @@
+"""Segmenting with HPACellSegmentator's networks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpa_tf.segmenting.fields import Labeller, Reader
+from hpa_tf.segmenting.networks import CELLS, HpaNetworks
+from hpa_tf.segmenting.options import Options
+
+
+class HpaMethod:
+    """See `program.Method`.
+
+    Args:
+        options: What is asked.
+
+    Raises:
+        InputError: Weights are missing or damaged.
+    """
+
+    def __init__(self, options: Options):
+        self._networks = HpaNetworks(options)
+        self.batch_size = self._networks.batch_size
+        self.read = Reader(options.network_scale, self._networks.converted[CELLS].yellow, options.max_pixels)
+        self.label = Labeller(options.um_per_px, options.network_scale, options.labels_at == "full")
+        self.identity: dict[str, Any] = {
+            "segmenter": "hpa",
+            "weights": {name: one.sha256 for name, one in self._networks.converted.items()},
+            "um_per_px": options.um_per_px,
+            "scale": options.network_scale,
+            "labels_at": options.labels_at,
+            "precision": self._networks.devices.policy,
+        }
+
+    def answer(self, fields: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the probabilities of both networks for fields of one size."""
+        return self._networks(fields)

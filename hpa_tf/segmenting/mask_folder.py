@@ -1,0 +1,142 @@
+"""The folder of masks: whose it is, what is done, and masks and overlays written whole.
+
+An image is done when its record in `.segmenting/` is there, which is written last and holds the state of the image's
+files; so a run may be killed at any moment, and an image that was replaced is segmented again.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from hpa_tf.imaging import pictures
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView
+from hpa_tf.imaging.segmentation import Masks
+
+STATE, ABOUT = ".segmenting", "segmenting.json"
+CELL, NUCLEUS, OVERLAYS = "{ID}_cellmask.png", "{ID}_nucleusmask.png", "overlays"
+_MOST_CELLS = 65_535
+_OVERLAY_SIZE = 1536
+
+
+@contextlib.contextmanager
+def locked(out: str) -> Iterator[None]:
+    """Hold a local folder's lock; the system gives it back however this process ends. Object stores have none.
+
+    Raises:
+        InputError: Another segmentation holds it, or the folder cannot be written.
+    """
+    files.make_folder(out)
+    files.make_folder(files.join(out, STATE))
+    if files.is_remote(out):
+        yield
+        return
+    with open(os.path.join(out, STATE, "lock"), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            found = f"another segmentation is writing there (process {lock.read().strip() or 'unknown'})"
+            fix = "wait until it ends, or choose another --out"
+            raise InputError(out, found, "one segmentation a folder at a time", fix) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def claim(out: str, identity: dict[str, Any]) -> None:
+    """Write down what decides the masks; refuse a folder whose masks other settings decided.
+
+    Raises:
+        InputError: The folder has masks of other settings, or of an unknown origin.
+    """
+    path, identity = files.join(out, ABOUT), json.loads(json.dumps(identity))
+    if not files.exists(path):
+        known = [CELL.removeprefix("{ID}"), NUCLEUS.removeprefix("{ID}")]
+        names = files.list_names(out) if files.exists(out) else []
+        if foreign := next((name for name in names if name.endswith(tuple(known))), None):
+            raise InputError(
+                out, f"{foreign}, which this program did not write", "a new folder", "choose another --out"
+            )
+        files.write_json(path, identity)
+        return
+    saved = files.read_json(path)
+    differing = sorted(name for name in saved.keys() | identity.keys() if saved.get(name) != identity.get(name))
+    if differing:
+        named = "; ".join(f"{name}: was {saved.get(name)!r}, is {identity.get(name)!r}" for name in differing)
+        raise InputError(out, f"masks of other settings ({named})", "the same settings", "choose another --out")
+
+
+def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]]) -> str:
+    """Return a digest of the names, sizes and times of a field's files.
+
+    Args:
+        field_files: The field.
+        stamps: `files.list_stamps` of its folder.
+    """
+    names = sorted(os.path.basename(path) for path in field_files.paths.values())
+    return hashlib.sha256(json.dumps([[name, *stamps.get(name, (0, ""))] for name in names]).encode()).hexdigest()[:32]
+
+
+def done_images(out: str) -> dict[str, str]:
+    """Return the stamp of each image whose masks are there as they were written."""
+    folder = files.join(out, STATE)
+    if not files.exists(folder):
+        return {}
+    there = files.list_stamps(out)
+    found = {}
+    for name in files.list_names(folder):
+        if name.endswith(".json"):
+            record = files.read_json(files.join(folder, name))
+            if all(there.get(mask, (-1,))[0] == size for mask, size in record["sizes"].items()):
+                found[name.removesuffix(".json")] = record["stamp"]
+    return found
+
+
+def forget(out: str, image_id: str) -> None:
+    """Take an image's masks away, the record first."""
+    for name in (files.join(STATE, f"{image_id}.json"), _name(CELL, image_id), _name(NUCLEUS, image_id)):
+        files.remove(files.join(out, name))
+
+
+def write(out: str, image_id: str, masks: Masks, stamp: str) -> int:
+    """Write the masks of one image, then its record; return the number of cells.
+
+    Raises:
+        InputError: More cells than 16 bits can number.
+    """
+    num_cells = int(masks.cell.max(initial=0))
+    if num_cells > _MOST_CELLS:
+        fix = "cut the image into parts, or check --um-per-px"
+        raise InputError(f"image {image_id}", f"{num_cells} cells", f"at most {_MOST_CELLS} (16-bit PNG)", fix)
+    sizes = {}
+    for pattern, mask in ((NUCLEUS, masks.nucleus), (CELL, masks.cell)):
+        _, data = cv2.imencode(".png", mask.astype(np.uint16))
+        files.write_bytes(files.join(out, _name(pattern, image_id)), data.tobytes())
+        sizes[_name(pattern, image_id)] = len(data)
+    record = {"stamp": stamp, "sizes": sizes, "num_cells": num_cells}
+    files.write_json(files.join(out, STATE, f"{image_id}.json"), record)
+    return num_cells
+
+
+def write_overlay(out: str, field: FieldOfView, masks: Masks) -> None:
+    """Write the field in colour with the outlines of its cells (white) and nuclei (light blue)."""
+    files.make_folder(files.join(out, OVERLAYS))
+    picture = pictures.composite(pictures.shrink(field.pixels, _OVERLAY_SIZE))
+    for mask, colour in ((masks.nucleus, (120, 200, 255)), (masks.cell, pictures.WHITE)):
+        picture = pictures.draw_outlines(picture, pictures.shrink_mask(mask, _OVERLAY_SIZE), colour)
+    _, data = cv2.imencode(".png", picture[..., ::-1])
+    files.write_bytes(files.join(out, OVERLAYS, f"{field.image_id}.png"), data.tobytes())
+
+
+def _name(pattern: str, image_id: str) -> str:
+    return pattern.replace("{ID}", image_id)

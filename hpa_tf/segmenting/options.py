@@ -1,0 +1,84 @@
+"""What the segmentation is asked; the docstrings are the command line's help."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.segmenting.published import DEFAULT_FOLDER
+
+NETWORK_UM_PER_PX = 0.32
+"""What HPACellSegmentator's networks were trained on: a quarter of 0.08 um/px."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write {ID}_cellmask.png and {ID}_nucleusmask.png (16 bit) of every field of view in a folder.
+
+    A run that was stopped continues; images that changed meanwhile are segmented again.
+    """
+
+    images: str
+    """Folder with the images {ID}_{red,blue,yellow}.png (or .tif, .tif.gz, .jpg); green is not needed."""
+    out: str
+    """Folder for the masks."""
+    segmenter: Literal["hpa", "hpacellseg"] = "hpa"
+    """hpa = HPACellSegmentator's networks in Keras; hpacellseg = the original package, where it is installed."""
+    weights: str = DEFAULT_FOLDER
+    """Folder of the converted weights (python -m hpa_tf.segmenting convert); for hpacellseg: that of its .pth files."""
+    um_per_px: float = DEFAULT_UM_PER_PX
+    """Micrometres per pixel of the images."""
+    scale: float | None = None
+    """Size of what the networks see / size of the image; default: what gives 0.32 um/px, so 0.25 at 0.08."""
+    labels_at: Literal["full", "network"] = "full"
+    """Where cells are told apart: at full size as the original does, or at the networks' size (16 times fewer pixels at
+    0.08 um/px; outlines are then enlarged)."""
+    batch_size: int = 0
+    """Fields that a network sees at once, on each GPU; 0 = 8 on a GPU, 1 on a CPU."""
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    """auto = float16 on a GPU, float32 on a CPU."""
+    strategy: Literal["one", "mirrored"] = "one"
+    """mirrored shares each batch among all GPUs."""
+    workers: int = 0
+    """Processes that read and label; 0 = one a core."""
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels (height x width) are refused before they are decoded."""
+    overlays: bool = False
+    """Also write overlays/{ID}.png: the field with the outlines of its cells and nuclei."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What an image that cannot be used does: stop the run, or be listed in failures.csv and left out."""
+    allow_failures: bool = False
+    """Exit with 0 although --on-error skip left images out."""
+
+    def check(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            InputError: Names the option.
+        """
+        for name, least in (("batch_size", 0), ("workers", 0), ("max_pixels", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"--{name.replace('_', '-')}", str(value), f"at least {least}", "correct the option")
+        if not 0 < self.um_per_px < 100:
+            raise InputError("--um-per-px", str(self.um_per_px), "micrometres between 0 and 100", "correct it")
+        if not 0 < self.network_scale <= 4:
+            found = f"{self.network_scale:g} (of --um-per-px {self.um_per_px:g})" if self.scale is None else self.scale
+            raise InputError("--scale", str(found), "above 0 and at most 4", "correct --scale or --um-per-px")
+        if self.segmenter == "hpacellseg":
+            self._check_original()
+
+    def _check_original(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("labels_at", "batch_size", "precision", "strategy"):
+            if getattr(self, name) != defaults[name]:
+                option = f"--{name.replace('_', '-')}"
+                fix = "leave it out, or use --segmenter hpa"
+                raise InputError(option, f"{getattr(self, name)} with --segmenter hpacellseg", "no such option", fix)
+
+    @property
+    def network_scale(self) -> float:
+        """`scale`, or its default."""
+        return self.um_per_px / NETWORK_UM_PER_PX if self.scale is None else self.scale

@@ -1,0 +1,176 @@
+"""The program: read ahead in worker processes, run the networks here, label and write in the worker processes.
+
+At most a few fields a worker and two batches are under way at a time, so memory does not depend on how many there are.
+"""
+
+import collections
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import files
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.fields import FieldFiles, find_fields
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.interrupts import keeps
+from hpa_tf.prediction.workers import Workers, result
+from hpa_tf.progress import progress
+from hpa_tf.reporting import write_csv
+from hpa_tf.segmenting import mask_folder
+from hpa_tf.segmenting.fields import Field, Finisher
+from hpa_tf.segmenting.options import Options
+
+FAILURES = "failures.csv"
+
+
+class Method(Protocol):
+    """A way to segment: what runs in the workers before and after, and what runs here.
+
+    Attributes:
+        identity: What of it decides the masks, as JSON values.
+        batch_size: Fields that `answer` takes at once.
+        read: (files, stamp) -> field; runs in workers.
+        label: (answer, shape) -> masks; runs in workers.
+    """
+
+    identity: dict[str, Any]
+    batch_size: int
+    read: Callable[[FieldFiles, str], Field]
+    label: Callable[[Any, tuple[int, int]], Masks]
+
+    def answer(self, fields: Sequence[np.ndarray]) -> list[Any]:
+        """Return the networks' answers for fields of one size."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a run did: images in the folder, those segmented now, their cells, failures, images per second."""
+
+    num_images: int = 0
+    num_segmented: int = 0
+    num_changed: int = 0
+    num_cells: int = 0
+    failures: list[tuple[str, InputError]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def segment(options: Options) -> Outcome:
+    """Write the masks of all fields of a folder that are not there yet.
+
+    Raises:
+        InputError: Bad options, weights or images, a folder of other masks, or one that another process writes to.
+    """
+    options.check()
+    fields = find_fields(options.images)
+    with mask_folder.locked(options.out), Workers(options.workers) as workers:
+        method = make_method(options)
+        mask_folder.claim(options.out, method.identity)
+        keeps("finished masks are kept; the same command continues")
+        listed = files.list_stamps(options.images)
+        stamps = {one.image_id: mask_folder.stamp_of(one, listed) for one in fields}
+        done = mask_folder.done_images(options.out)
+        outcome = Outcome(len(fields))
+        for image_id in done.keys() & stamps.keys():
+            if done[image_id] != stamps[image_id]:
+                mask_folder.forget(options.out, image_id)
+                outcome.num_changed += 1
+        todo = [one for one in fields if done.get(one.image_id) != stamps[one.image_id]]
+        start = time.perf_counter()
+        _Run(options, method, workers, outcome).run(todo, stamps)
+        outcome.seconds = time.perf_counter() - start
+    _write_failures(options.out, outcome.failures)
+    return outcome
+
+
+def make_method(options: Options) -> Method:
+    """Return the way to segment that is asked for; imports what it needs.
+
+    Raises:
+        InputError: Its weights or package are missing.
+    """
+    if options.segmenter == "hpacellseg":
+        from hpa_tf.segmenting.original import OriginalPackage
+
+        return OriginalPackage(options)
+    from hpa_tf.segmenting.hpa import HpaMethod
+
+    return HpaMethod(options)
+
+
+class _Run:
+    def __init__(self, options: Options, method: Method, workers: Workers, outcome: Outcome):
+        self._options, self._method, self._workers, self._outcome = options, method, workers, outcome
+        self._finish = Finisher(method.label, options.out, options.overlays, options.max_pixels)
+        self._finishing: collections.deque[tuple[str, Future]] = collections.deque()
+
+    def run(self, todo: Sequence[FieldFiles], stamps: dict[str, str]) -> None:
+        """Segment these fields."""
+        with progress(total=len(todo), desc="segmenting", unit="images") as self._bar:
+            waiting: dict[tuple[int, ...], list[Field]] = {}
+            for one in self._read(todo, stamps):
+                group = waiting.setdefault(one.seen.shape, [])
+                group.append(one)
+                if len(group) == self._method.batch_size:
+                    self._answer(waiting.pop(one.seen.shape))
+            for group in waiting.values():
+                self._answer(group)
+            while self._finishing:
+                self._take()
+
+    def _read(self, todo: Sequence[FieldFiles], stamps: dict[str, str]) -> Iterator[Field]:
+        ahead: collections.deque[tuple[str, Future]] = collections.deque()
+        limit = 2 * self._method.batch_size + self._workers.count
+        for one in [*todo, *[None] * limit]:
+            if one is not None:
+                ahead.append((one.image_id, self._workers.submit(self._method.read, one, stamps[one.image_id])))
+            if ahead and (one is None or len(ahead) >= limit):
+                image_id, future = ahead.popleft()
+                read = self._result(image_id, future)
+                if read is not None:
+                    for text in read.warnings:
+                        warnings.warn(text, HpaWarning, stacklevel=2)
+                    yield read
+
+    def _answer(self, group: list[Field]) -> None:
+        answers = self._method.answer([one.seen for one in group])
+        for one, answer in zip(group, answers, strict=True):
+            slim = Field(one.files, one.stamp, one.shape, np.empty(0), ())
+            self._finishing.append((one.files.image_id, self._workers.submit(self._finish, slim, answer)))
+        while len(self._finishing) > 2 * self._workers.count + self._method.batch_size:
+            self._take()
+
+    def _take(self) -> None:
+        image_id, future = self._finishing.popleft()
+        num_cells = self._result(image_id, future)
+        if num_cells is not None:
+            self._outcome.num_segmented += 1
+            self._outcome.num_cells += num_cells
+            self._bar.update(1)
+
+    def _result(self, image_id: str, future: Future) -> Any:
+        """Return a worker's result; None for an image that is skipped."""
+        try:
+            return result(future)
+        except InputError as error:
+            if self._options.on_error == "fail" or error.where == "worker process":
+                raise
+            self._outcome.failures.append((image_id, error))
+            self._bar.update(1)
+            return None
+
+
+def _write_failures(out: str, failures: list[tuple[str, InputError]]) -> None:
+    """Write the images that were left out; no file where there are none."""
+    path = files.join(out, FAILURES)
+    if failures:
+        rows = sorted((image_id, error.where, error.found, error.expected, error.fix) for image_id, error in failures)
+        write_csv(pd.DataFrame(rows, columns=["image_id", "where", "found", "expected", "fix"]), path)
+    else:
+        files.remove(path)

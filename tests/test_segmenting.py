@@ -1,0 +1,243 @@
+"""The program that writes masks: known cells, resumed, changed and broken inputs, weights of the wrong kind."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import segmenting_cases as cases
+import torch_file_writer
+
+from hpa_tf import files
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.segmenting import mask_folder, published
+from hpa_tf.segmenting.__main__ import main
+from hpa_tf.segmenting.convert import ConvertOptions, convert
+from hpa_tf.segmenting.options import Options
+from hpa_tf.segmenting.program import segment
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    return cases.write_weights(folder / "converted", folder)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "fields"
+    cases.write_field(folder, "a", cases.PLACES)
+    cases.write_field(folder, "b", cases.PLACES[:2], (160, 128), np.uint16)
+    cases.write_field(folder, "c", ())
+    return folder
+
+
+def options(images: Path, weights: Path, out: Path, **more) -> Options:
+    return Options(str(images), str(out), weights=str(weights), um_per_px=cases.UM_PER_PX, workers=1, **more)
+
+
+@pytest.fixture(scope="module")
+def done(images, weights, tmp_path_factory) -> Path:
+    """Masks of the three fields."""
+    out = tmp_path_factory.mktemp("masks") / "out"
+    with pytest.warns(HpaWarning, match="channel is blank"):
+        outcome = segment(options(images, weights, out))
+    assert (outcome.num_images, outcome.num_segmented, outcome.num_cells) == (3, 3, 5)
+    return out
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*mask.png")}
+
+
+def test_known_cells_are_found_and_read_back(images, done):
+    truth = {"a": cases.PLACES, "b": cases.PLACES[:2], "c": ()}
+    for found in find_fields(images):
+        field = read_field(found, cases.UM_PER_PX)
+        stored = cv2.imread(str(done / f"{found.image_id}_cellmask.png"), cv2.IMREAD_UNCHANGED)
+        assert stored.dtype == np.uint16 and stored.shape == field.pixels.shape[:2]
+        masks = MasksOnDisk(str(done))(field)
+        np.testing.assert_array_equal(masks.cell, stored)
+        assert masks.cell.max() == len(truth[found.image_id])
+        for row, column in truth[found.image_id]:
+            cell, nucleus = masks.cell == masks.cell[row, column], masks.nucleus == masks.cell[row, column]
+            assert masks.cell[row, column] > 0 and not (nucleus & ~cell).any()
+            # outlines are half a pixel of half the size within, and their own pixels are taken away
+            assert 0.7 < cell.sum() / (np.pi * 16**2) < 1 and 0.6 < nucleus.sum() / (np.pi * 9**2) < 1.1
+
+
+def test_masks_do_not_depend_on_the_batch(images, weights, done, tmp_path):
+    segment(options(images, weights, tmp_path / "out", batch_size=3, strategy="mirrored", overlays=True))
+    assert digests(tmp_path / "out") == digests(done)
+    assert {path.name for path in (tmp_path / "out/overlays").iterdir()} == {"a.png", "b.png", "c.png"}
+
+
+def test_labelled_at_the_networks_size(images, weights, tmp_path):
+    outcome = segment(options(images, weights, tmp_path / "out", labels_at="network"))
+    assert outcome.num_cells == 5
+
+
+def test_a_finished_folder_is_left_alone_and_a_changed_image_is_not(images, weights, done, tmp_path):
+    own, out = tmp_path / "fields", tmp_path / "out"
+    cases.write_field(own, "a", cases.PLACES)
+    cases.write_field(own, "b", cases.PLACES)
+    assert segment(options(own, weights, out)).num_segmented == 2
+    before = digests(out)
+    again = segment(options(own, weights, out))
+    assert (again.num_segmented, again.num_changed) == (0, 0)
+    cases.write_field(own, "b", cases.PLACES[:1])
+    (out / "a_nucleusmask.png").write_bytes(b"half")
+    third = segment(options(own, weights, out))
+    assert (third.num_segmented, third.num_changed, third.num_cells) == (2, 1, 4)
+    assert digests(out)["a_nucleusmask.png"] == before["a_nucleusmask.png"]
+    with pytest.raises(InputError, match=r"masks of other settings \(scale: was 1.0, is 0.5; .*um_per_px"):
+        segment(Options(str(own), str(out), weights=str(weights), um_per_px=0.16, workers=1))
+
+
+def test_masks_of_others_are_not_written_over(images, weights, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x_cellmask.png").write_bytes(b"theirs")
+    with pytest.raises(InputError, match=r"x_cellmask.png, which this program did not write"):
+        segment(options(images, weights, out))
+
+
+def test_two_processes_do_not_share_a_folder(images, weights, done):
+    with open(done / ".segmenting/lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another segmentation is writing there"):
+            segment(options(images, weights, done))
+
+
+def test_images_that_cannot_be_used_are_named_and_left_out(images, weights, done, tmp_path):
+    own = tmp_path / "fields"
+    cases.write_field(own, "a", cases.PLACES)
+    cases.write_field(own, "no_yellow", cases.PLACES)
+    (own / "no_yellow_yellow.png").unlink()
+    cases.write_field(own, "truncated", cases.PLACES)
+    path = own / "truncated_red.png"
+    path.write_bytes(path.read_bytes()[:60])
+    cases.write_field(own, "small", (), (20, 200))
+    cases.write_field(own, "sizes", cases.PLACES)
+    cv2.imwrite(str(own / "sizes_blue.png"), np.zeros((10, 10), np.uint8))
+    with pytest.raises(InputError):
+        segment(options(own, weights, tmp_path / "fails"))
+    outcome = segment(options(own, weights, tmp_path / "out", on_error="skip"))
+    assert sorted(image_id for image_id, _ in outcome.failures) == ["no_yellow", "sizes", "small", "truncated"]
+    assert outcome.num_segmented == 1 and digests(tmp_path / "out")["a_cellmask.png"] == digests(done)["a_cellmask.png"]
+    listed = (tmp_path / "out/failures.csv").read_text()
+    for text in ("no yellow channel", "20 px", "10 x 10 px", "truncated_red.png"):
+        assert text in listed
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ({"batch_size": -1}, "--batch-size"),
+        ({"um_per_px": 0.0}, "--um-per-px"),
+        ({"um_per_px": 320.0}, "--um-per-px"),
+        ({"scale": -0.25}, "--scale"),
+        ({"segmenter": "hpacellseg", "precision": "float32"}, "--precision"),
+        ({"segmenter": "hpacellseg"}, "--segmenter hpacellseg: found no package that runs .ModuleNotFoundError"),
+    ],
+)
+def test_wrong_options_are_named(images, tmp_path, wrong, named):
+    with pytest.raises(InputError, match=named):
+        segment(Options(str(images), str(tmp_path / "out"), **wrong))
+
+
+def test_missing_weights_say_where_they_are(images, tmp_path, capsys):
+    code = main(["--images", str(images), "--out", str(tmp_path / "out"), "--weights", str(tmp_path / "none")])
+    said = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in said
+    for part in ("zenodo.org/api/records/7690494/files/nuclei_model.pt", "0.56 GB", "CC-BY-4.0", "convert FILE --out"):
+        assert part in said
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_more_cells_than_16_bits_can_number(tmp_path):
+    mask = np.zeros((300, 300), np.int32)
+    mask.ravel()[:65_536] = np.arange(1, 65_537)
+    with pytest.raises(InputError, match="65536 cells"):
+        mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_in_one_line(images, weights, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr(files, "write_json", full)
+    arguments = ["--images", str(images), "--out", str(tmp_path / "out"), "--weights", str(weights)]
+    assert main([*arguments, "--um-per-px", "0.32", "--workers", "1"]) == 2
+    assert "make room and run the same command again" in capsys.readouterr().err
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_recognised_by_checksum_then_by_name():
+    known = published.FILES[1]
+    assert published.recognise("renamed.pt", known.sha256, None) == ("cells", True)
+    assert published.recognise("x/dpn_unet_cell_v2.pth", "", None) == ("cells", False)
+    assert published.recognise("my_nuclei.pth", "", None) == ("nuclei", True)
+    assert published.recognise("weights.pth", "", "cells") == ("cells", True)
+    with pytest.raises(InputError, match="add --network"):
+        published.recognise("weights.pth", "", None)
+    with pytest.raises(InputError, match=r"cells: .* is cell_model.pt"):
+        published.recognise("renamed.pt", known.sha256, "nuclei")
+
+
+def test_files_of_another_network_and_half_files_are_refused(tmp_path):
+    path = tmp_path / "nuclei.pth"
+    path.write_bytes(torch_file_writer.state_dict({"conv1.weight": np.zeros((2, 3, 7, 7), np.float32)}))
+    with pytest.raises(InputError, match=r"another network \(.*no encoder_stages.0.0.weight"):
+        convert(ConvertOptions(str(path), str(tmp_path / "out")), cases.TINY)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="beyond the end of the file"):
+        convert(ConvertOptions(str(path), str(tmp_path / "out")), cases.TINY)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights_are_refused(images, weights, tmp_path):
+    copied = tmp_path / "weights"
+    copied.mkdir()
+    for path in weights.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    (copied / "cells.weights.h5").write_bytes((weights / "cells.weights.h5").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"cells\.weights\.h5: found weights that do not fit"):
+        segment(options(images, copied, tmp_path / "out"))
+
+
+# -- stopped ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_files(weights, tmp_path):
+    own, rng = tmp_path / "fields", np.random.default_rng(0)
+    for number in range(40):
+        cases.write_field(own, f"f{number}", rng.uniform(20, 110, (6, 2)))
+    command = [sys.executable, "-m", "hpa_tf.segmenting", "--images", str(own), "--weights", str(weights)]
+    command += ["--um-per-px", "0.32", "--workers", "2", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    out = tmp_path / "killed"
+    for count in (1, 12):
+        process = subprocess.Popen([*command, str(out)])
+        while len(list(out.glob("*_cellmask.png"))) < count and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL if count == 1 else signal.SIGTERM)
+        process.wait()
+    assert len(list(out.glob("*_cellmask.png"))) < 40 or os.environ.get("CI")
+    assert subprocess.run([*command, str(out)], check=False).returncode == 0
+    assert digests(out) == digests(tmp_path / "whole") and len(digests(out)) == 80
