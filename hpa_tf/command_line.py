@@ -40,6 +40,9 @@ def _serving(name: str, does: str) -> Command:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("the whole path on generated images, with a report", "hpa_tf.demo", (), "make demo"),
+    "segment": Command(
+        "images -> masks of nuclei and cells", "hpa_tf.segmenting.__main__", (), "python -m hpa_tf.segmenting"
+    ),
     "build": _builder("build", "images and labels -> shards of cells"),
     "verify": _builder("verify", "check every record of a data folder"),
     "repair": _builder("repair", "rebuild the bad shards of a data folder"),

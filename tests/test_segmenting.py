@@ -241,3 +241,41 @@ def test_a_killed_run_continues_to_the_same_files(weights, tmp_path):
     assert len(list(out.glob("*_cellmask.png"))) < 40 or os.environ.get("CI")
     assert subprocess.run([*command, str(out)], check=False).returncode == 0
     assert digests(out) == digests(tmp_path / "whole") and len(digests(out)) == 80
+
+
+# -- started by the builder and by predict.py -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_build_and_predict_start_it_and_read_its_masks(weights, images, tmp_path):
+    import prediction_cases
+
+    from hpa_tf.records import read_manifest
+
+    labels = tmp_path / "labels.csv"
+    labels.write_text("ID,Label\na,0\nb,3\nc,16\n")
+    common = ["--images", str(images), "--segmenter", "hpa", "--segmenter-weights", str(weights)]
+    common += ["--um-per-px", "0.32", "--workers", "2", "--out"]
+    build = [sys.executable, "-m", "tfrecords_builder", "build", "--labels", str(labels), "--num-folds", "1", *common]
+    for _ in range(2):  # the second call finds everything done
+        subprocess.run([*build, str(tmp_path / "data")], check=True)
+    assert read_manifest(tmp_path / "data").num_cells == 5
+    assert len(digests(tmp_path / "data/masks")) == 6
+    run = prediction_cases.write_run(tmp_path / "run")
+    root = Path(__file__).parent.parent
+    predict = [sys.executable, str(root / "predict.py"), "--run", str(run), *common, str(tmp_path / "out")]
+    subprocess.run(predict, check=True)
+    assert digests(tmp_path / "out/masks") == digests(tmp_path / "data/masks")
+    rows = (tmp_path / "out/submission.csv").read_text().splitlines()
+    assert len(rows) == 4 and rows[1].startswith("a,160,128,")
+
+
+def test_build_passes_on_why_there_are_no_masks(images, tmp_path, capfd):
+    from tfrecords_builder.options import BuildOptions, with_masks
+
+    one = ((str(images),), ("labels.csv",), str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"--segmenter hpa: found .* exit code 2"):
+        with_masks(BuildOptions(*one, segmenter="hpa", segmenter_weights=str(tmp_path / "none")))
+    assert "nuclei_model.pt" in capfd.readouterr().err
+    with pytest.raises(InputError, match="--segmenter-weights"):
+        BuildOptions(*one, segmenter="classical", segmenter_weights="x")

@@ -19,7 +19,7 @@ from hpa_tf.records import Manifest
 from hpa_tf.reporting import write_csv
 from tfrecords_builder import state, summary
 from tfrecords_builder.image import Settings
-from tfrecords_builder.options import BuildOptions, asked_options
+from tfrecords_builder.options import BuildOptions, asked_options, with_masks
 from tfrecords_builder.plan import Plan, Unit, make_plan
 from tfrecords_builder.pool import run_units, warm_up
 from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
@@ -40,6 +40,7 @@ def build(options: BuildOptions) -> Manifest:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
             or another build is writing to the folder.
     """
+    options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
     plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hpa_tf
-from hpa_tf import records
+from hpa_tf import files, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from tfrecords_builder.sources import Source
 
@@ -38,8 +39,12 @@ class BuildOptions:
     """Data folder to write, local or remote (gs://, s3://, ...)."""
     masks: tuple[str, ...] = ()
     """Folders with the cell masks (and nucleus masks) of the images, such as {ID}_cellmask.png."""
-    segmenter: Literal["masks", "classical"] | None = None
-    """Where masks come from: files (the default where --masks is given) or the classical segmenter."""
+    segmenter: Literal["masks", "classical"] | ByNetwork | None = None
+    """Where masks come from: files (the default where --masks is given), the classical segmenter, or a network, whose
+    masks are kept in the folder `masks` of the data folder: hpa = HPACellSegmentator's in Keras, hpacellseg = the
+    original package where it is installed."""
+    segmenter_weights: str | None = None
+    """Folder of the network's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
     cell_pattern: str | None = None
     """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
     nucleus_pattern: str | None = None
@@ -103,6 +108,9 @@ class BuildOptions:
             found = f"both --masks and --segmenter {self.segmenter}"
             raise InputError("--segmenter", found, "one of them", "leave one of them out")
         self._refuse_without_effect()
+        if self.segmenter_weights and self.segmenter not in BY_NETWORK:
+            found, expected = f"--segmenter {self.segmenter or 'masks'}", f"one of {', '.join(BY_NETWORK)}"
+            raise InputError("--segmenter-weights", found, expected, "leave it out, or change --segmenter")
         if self.tfds and self.encoding == "npy":
             found = "--encoding npy, which TensorFlow Datasets cannot decode"
             raise InputError("--tfds", found, "--encoding png or png-stored", "change one of them")
@@ -152,6 +160,22 @@ class BuildOptions:
             return (ClassicalSegmenter(),) * len(self.images)
         patterns = {"cell_pattern": self.cell_pattern, "nucleus_pattern": self.nucleus_pattern}
         return tuple(MasksOnDisk(folder, **patterns, max_pixels=self.max_pixels) for folder in self.mask_folders)
+
+
+def with_masks(options: BuildOptions) -> BuildOptions:
+    """Return options that read masks, after a network wrote them where one is asked for.
+
+    Raises:
+        InputError: It could not.
+    """
+    if options.segmenter not in BY_NETWORK:
+        return options
+    folder = files.join(options.out, FOLDER)
+    outs = [folder] if len(options.images) == 1 else [files.join(folder, str(i)) for i in range(len(options.images))]
+    how = (options.segmenter_weights, options.max_pixels, options.workers, options.on_error)
+    for source, out in zip(options.sources, outs, strict=True):
+        write_masks(MaskRequest(options.segmenter, source.images, out, source.um_per_px, *how, source.full_scale))
+    return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=tuple(outs))
 
 
 _PATHS = ("images", "labels", "masks", "out")

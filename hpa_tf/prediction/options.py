@@ -9,6 +9,7 @@ from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.postprocessing import PostProcessing
 
 Runtime = Literal["tensorflow", "onnx", "openvino", "auto"]
@@ -38,8 +39,12 @@ class Options:
     """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
     nucleus_pattern: str | None = None
     """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
-    segmenter: Literal["classical"] | None = None
-    """Find the cells in the images: classical needs no weights. The default where there are no --masks."""
+    segmenter: Literal["classical"] | ByNetwork | None = None
+    """Find the cells in the images: classical needs no weights and is the default where there are no --masks; hpa =
+    HPACellSegmentator's networks in Keras, hpacellseg = the original package where it is installed. The masks of these
+    two are kept in the folder `masks` of the results."""
+    segmenter_weights: str | None = None
+    """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
     max_pixels: int = MAX_PIXELS
@@ -95,6 +100,9 @@ class Options:
             raise InputError("--data", "--masks or --segmenter beside it", "neither", "shards hold their own cells")
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
+        if self.segmenter_weights and self.segmenter not in BY_NETWORK:
+            expected = f"--segmenter {' or '.join(BY_NETWORK)}"
+            raise InputError("--segmenter-weights", f"--segmenter {self.segmenter}", expected, "drop one of the two")
         if self.beam_options and self.runner == LOCAL:
             raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "--runner DirectRunner")
         if self.runner != LOCAL and self.strategy != "one":

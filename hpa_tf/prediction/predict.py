@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from hpa_tf import files
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.memory import keep_freed_memory
@@ -40,6 +42,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
     options.check()
+    options = with_masks(options)
     keep_freed_memory()
     with _workers(options, pool) as workers:
         import_tensorflow()  # not in the workers, and while they start
@@ -65,6 +68,20 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     outcome.num_images, outcome.num_changed = len(image_ids), num_changed
     write_final(options.out, image_ids, len(failed))
     return outcome
+
+
+def with_masks(options: Options) -> Options:
+    """Return options that read masks, after a network wrote them where one is asked for.
+
+    Raises:
+        InputError: It could not.
+    """
+    if options.segmenter not in BY_NETWORK:
+        return options
+    out, how = files.join(options.out, FOLDER), (options.max_pixels, options.workers, options.on_error)
+    weights, part = options.segmenter_weights, options.shard
+    request = MaskRequest(options.segmenter, options.images, out, options.um_per_px, weights, *how, shard=part)
+    return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=write_masks(request))
 
 
 def _workers(options: Options, pool: Workers | None) -> contextlib.AbstractContextManager:

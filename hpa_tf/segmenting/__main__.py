@@ -1,9 +1,13 @@
 """Command line: `python -m hpa_tf.segmenting --images DIR --out MASKS`, `... convert FILE`."""
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from hpa_tf import interrupts
+from hpa_tf.imaging.segmentation.child_process import PARENT_VARIABLE
 
 PROGRAM = "python -m hpa_tf.segmenting"
 EXIT_FAILURES, EXIT_INPUT = 1, 2
@@ -15,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from hpa_tf import files, quiet
     from hpa_tf.errors import InputError
+    from hpa_tf.segmenting import published
     from hpa_tf.segmenting.convert import ConvertOptions, convert
     from hpa_tf.segmenting.options import Options
     from hpa_tf.segmenting.program import segment
@@ -29,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{asked.file}: the {converted.network} network; its weights are in {asked.out}")
             return 0
         options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=_description())
-        if options.segmenter != "hpacellseg":
+        options.check()
+        if options.segmenter == "hpa":
+            published.read_descriptions(options.weights)  # at once, not after TensorFlow's start
             quiet.import_tensorflow()
         with files.full_disk_explained(options.out):
             outcome = segment(options)
@@ -56,5 +63,15 @@ def _summary(out: str, outcome) -> str:
     return "\n".join(lines)
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: a killed process cannot tell its children."""
+    parent = os.environ.get(PARENT_VARIABLE, "")
+    while parent == str(os.getppid()):
+        time.sleep(0.5)
+    if parent:
+        os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(interrupts.run(PROGRAM, main))

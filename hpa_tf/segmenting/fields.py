@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_channel
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_channel, to_full_scale
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.components import equal_regions
 from hpa_tf.imaging.segmentation.label_cell import label_cell
@@ -40,8 +40,10 @@ class Field:
     warnings: tuple[str, ...] = ()
 
 
-def read_planes(field_files: FieldFiles, channels: tuple[str, ...], max_pixels: int) -> list[np.ndarray]:
-    """Read some channels of a field; a blank one is a warning.
+def read_planes(
+    field_files: FieldFiles, channels: tuple[str, ...], max_pixels: int, full_scale: int | None = None
+) -> list[np.ndarray]:
+    """Read some channels of a field; a blank one is a warning. Arguments as for `imaging.fields.read_field`.
 
     Raises:
         InputError: One is missing, cannot be read, or differs from the others in size or type.
@@ -60,7 +62,9 @@ def read_planes(field_files: FieldFiles, channels: tuple[str, ...], max_pixels: 
             raise InputError(path, found, expected, "export the channels alike")
         if plane.max() == plane.min():
             warnings.warn(f"{path}: the {channel} channel is blank", HpaWarning, stacklevel=2)
-    return planes
+    if full_scale is None:
+        return planes
+    return [to_full_scale(plane, full_scale, field_files.paths[c]) for c, plane in zip(channels, planes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,13 @@ class Reader:
         scale: See `preparation.shrink`.
         yellow: Whether the cell network sees yellow; else that channel is 0 and its file not needed.
         max_pixels: Larger fields are refused.
+        full_scale: Largest count of the camera in 16-bit files, or None.
     """
 
     scale: float
     yellow: bool
     max_pixels: int
+    full_scale: int | None = None
 
     def __call__(self, field_files: FieldFiles, stamp: str) -> Field:
         """Return the field.
@@ -86,7 +92,7 @@ class Reader:
         channels = _CHANNELS if self.yellow else ("red", "blue")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
-            planes = read_planes(field_files, channels, self.max_pixels)
+            planes = read_planes(field_files, channels, self.max_pixels, self.full_scale)
         shape = planes[0].shape
         preparation.check_size(field_files.image_id, shape, self.scale)
         shrunk = [preparation.shrink(plane, self.scale) for plane in planes]

@@ -23,12 +23,14 @@ class HpaMethod:
     def __init__(self, options: Options):
         self._networks = HpaNetworks(options)
         self.batch_size = self._networks.batch_size
-        self.read = Reader(options.network_scale, self._networks.converted[CELLS].yellow, options.max_pixels)
+        yellow = self._networks.converted[CELLS].yellow
+        self.read = Reader(options.network_scale, yellow, options.max_pixels, options.full_scale)
         self.label = Labeller(options.um_per_px, options.network_scale, options.labels_at == "full")
         self.identity: dict[str, Any] = {
             "segmenter": "hpa",
             "weights": {name: one.sha256 for name, one in self._networks.converted.items()},
             "um_per_px": options.um_per_px,
+            "full_scale": options.full_scale,
             "scale": options.network_scale,
             "labels_at": options.labels_at,
             "precision": self._networks.devices.policy,

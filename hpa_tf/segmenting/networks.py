@@ -14,7 +14,7 @@ from hpa_tf.models import weights
 from hpa_tf.models.dpn_unet import DpnUnet, Stage
 from hpa_tf.segmenting import preparation
 from hpa_tf.segmenting.options import Options
-from hpa_tf.segmenting.published import Converted, read_description, weights_path
+from hpa_tf.segmenting.published import Converted, read_descriptions, weights_path
 
 NUCLEI, CELLS = "nuclei", "cells"
 _GPU_BATCH = 8
@@ -85,7 +85,7 @@ class HpaNetworks:
 
     def __init__(self, options: Options):
         folder = os.path.expanduser(options.weights)
-        self.converted = {name: read_description(folder, name) for name in (NUCLEI, CELLS)}
+        self.converted = read_descriptions(folder)
         self.devices = Devices(options.strategy, options.precision)
         each = options.batch_size or (_GPU_BATCH if self.devices.are_gpus else 1)
         self.batch_size = each * self.devices.count

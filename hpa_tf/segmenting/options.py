@@ -6,7 +6,7 @@ from typing import Literal
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.segmenting.published import DEFAULT_FOLDER
 
 NETWORK_UM_PER_PX = 0.32
@@ -30,6 +30,8 @@ class Options:
     """Folder of the converted weights (python -m hpa_tf.segmenting convert); for hpacellseg: that of its .pth files."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
+    full_scale: int | None = None
+    """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits."""
     scale: float | None = None
     """Size of what the networks see / size of the image; default: what gives 0.32 um/px, so 0.25 at 0.08."""
     labels_at: Literal["full", "network"] = "full"
@@ -45,6 +47,8 @@ class Options:
     """Processes that read and label; 0 = one a core."""
     max_pixels: int = MAX_PIXELS
     """Images of more pixels (height x width) are refused before they are decoded."""
+    shard: str | None = None
+    """i/n: only part i (from 0) of n of the images, the same part as predict.py's."""
     overlays: bool = False
     """Also write overlays/{ID}.png: the field with the outlines of its cells and nuclei."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -64,6 +68,8 @@ class Options:
                 raise InputError(f"--{name.replace('_', '-')}", str(value), f"at least {least}", "correct the option")
         if not 0 < self.um_per_px < 100:
             raise InputError("--um-per-px", str(self.um_per_px), "micrometres between 0 and 100", "correct it")
+        if self.full_scale is not None:
+            check_full_scale(self.full_scale)
         if not 0 < self.network_scale <= 4:
             found = f"{self.network_scale:g} (of --um-per-px {self.um_per_px:g})" if self.scale is None else self.scale
             raise InputError("--scale", str(found), "above 0 and at most 4", "correct --scale or --um-per-px")

@@ -20,9 +20,10 @@ PACKAGE = "hpacellseg"
 @dataclass(frozen=True)
 class _Reader:
     max_pixels: int
+    full_scale: int | None
 
     def __call__(self, field_files: FieldFiles, stamp: str) -> Field:
-        planes = read_planes(field_files, ("red", "yellow", "blue"), self.max_pixels)
+        planes = read_planes(field_files, ("red", "yellow", "blue"), self.max_pixels, self.full_scale)
         return Field(field_files, stamp, planes[0].shape, np.stack(planes, axis=-1))
 
 
@@ -66,11 +67,12 @@ class OriginalPackage:
                 "--segmenter hpacellseg", found, expected, "use --segmenter hpa, the same networks"
             ) from error
         self.batch_size = 1
-        self.read, self.label = _Reader(options.max_pixels), _as_masks
+        self.read, self.label = _Reader(options.max_pixels, options.full_scale), _as_masks
         self.identity: dict[str, Any] = {
             "segmenter": PACKAGE,
             "version": getattr(importlib.import_module(PACKAGE), "__version__", "unknown"),
             "um_per_px": options.um_per_px,
+            "full_scale": options.full_scale,
             "scale": options.network_scale,
         }
 

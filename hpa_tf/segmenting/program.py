@@ -19,6 +19,8 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
+from hpa_tf.prediction.options import parse_part
+from hpa_tf.prediction.sources import is_in_part
 from hpa_tf.prediction.workers import Workers, result
 from hpa_tf.progress import progress
 from hpa_tf.reporting import write_csv
@@ -68,7 +70,8 @@ def segment(options: Options) -> Outcome:
         InputError: Bad options, weights or images, a folder of other masks, or one that another process writes to.
     """
     options.check()
-    fields = find_fields(options.images)
+    part = parse_part(options.shard)
+    fields = [one for one in find_fields(options.images) if is_in_part(one.image_id, *part)]
     with mask_folder.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
         mask_folder.claim(options.out, method.identity)

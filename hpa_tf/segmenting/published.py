@@ -110,6 +110,11 @@ def read_description(folder: str, network: NetworkName) -> Converted:
     return Converted(**{name: value[name] for name in names})
 
 
+def read_descriptions(folder: str) -> dict[NetworkName, Converted]:
+    """Return what is known of both networks in a folder; errors as `read_description`."""
+    return {name: read_description(os.path.expanduser(folder), name) for name in ("nuclei", "cells")}
+
+
 def _missing(folder: str, network: NetworkName) -> InputError:
     choices = " or ".join(
         f"{one.address} ({_GIGABYTES}, {one.licence}{f', sha256 {one.sha256[:12]}...' if one.sha256 else ''})"
