@@ -21,14 +21,12 @@ read once.
 import functools
 import itertools
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-import pandas as pd
 import tyro
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -37,14 +35,13 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hpa_tf import cell_table
-from hpa_tf.classes import CHANNELS, NUM_CLASSES
-from hpa_tf.errors import InputError
-from hpa_tf.evaluation.whole_fields import agreement, interval, resampled
+from hpa_tf.classes import CHANNELS
+from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, cut_cells
-from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.make_starter import run_scores
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import make
 
@@ -61,7 +58,7 @@ class Options:
     """Folder of real fields of view."""
     labels: str
     """CSV of their image labels: ID, label_2021."""
-    half: Literal["even", "odd", "all"] = "even"
+    half: Half = "even"
     """Which fields, by zlib.crc32 of their id."""
     versions: tuple[Literal["easy", "real"], ...] = ("easy", "real")
     """Difficulties of the generator."""
@@ -130,27 +127,6 @@ def features(crops: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([network().predict_on_batch(batch) for batch in batches]).reshape(len(crops), 4, -1)
 
 
-def real_fields(options: Options) -> tuple[list[FieldOfView], np.ndarray]:
-    """Read the real fields of the wanted half that have labels, and their labels bool [F, K].
-
-    Raises:
-        InputError: There are none.
-    """
-    table = pd.read_csv(options.labels, dtype=str).dropna(subset=["label_2021"]).drop_duplicates("ID").set_index("ID")
-    rest = {"even": (0,), "odd": (1,), "all": (0, 1)}[options.half]
-    files = [
-        files
-        for files in find_fields(options.real)
-        if zlib.crc32(files.image_id.encode()) % 2 in rest and files.image_id in table.index
-    ]
-    if not files:
-        raise InputError(options.real, "no labelled field of this half", "fields and their labels", "check both")
-    truth = np.zeros((len(files), NUM_CLASSES), bool)
-    for row, name in enumerate(files):
-        truth[row, [int(part) for part in table.loc[name.image_id, "label_2021"].split("|")]] = True
-    return [read_field(name, options.um_per_px) for name in files], truth
-
-
 def real_cells(fields: list[FieldOfView]) -> Cells:
     """Segment real fields and measure their cells."""
     found = [pictures(field, ClassicalSegmenter()(field))[1] for field in fields]
@@ -214,23 +190,10 @@ def realism(real: Cells, generated: Cells) -> dict[str, dict[str, float]]:
     return result
 
 
-def run_scores(run: str, fields: list[FieldOfView]) -> np.ndarray:
-    """Score real fields by a trained run: mean over the cells, [F, K]."""
-    from hpa_tf import Predictor
-
-    predictor = Predictor(run)
-    scores = np.zeros((len(fields), NUM_CLASSES))
-    for row, field in enumerate(fields):
-        table = predictor.predict(field.pixels, um_per_px=field.um_per_px)
-        if len(table):
-            scores[row] = cell_table.values(table).mean(0)
-    return scores
-
-
 def main(options: Options) -> None:
     """Measure, print and write."""
     cv2.setNumThreads(1)
-    fields, truth = real_fields(options)
+    fields, truth = labelled_fields(options.real, options.labels, options.um_per_px, options.half)
     scores, report = {}, {"half": options.half, "fields": len(fields), "versions": {}, "transfer": {}, "pairs": {}}
     real = real_cells(fields) if options.versions else None
     for version in options.versions:

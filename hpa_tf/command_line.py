@@ -67,6 +67,7 @@ COMMANDS: dict[str, Command] = {
     "serve": _serving("serve", "answer over HTTP, with TensorFlow Serving's paths"),
     "onnx": _serving("onnx", "write a run as ONNX"),
     "bioimageio": _serving("bioimageio", "write a run as a bioimage.io package"),
+    "make-starter": Command("make the starter network again", "hpa_tf.make_starter", (), "make starter"),
     "generate": Command("images with known truth", "hpa_tf.synthetic.__main__", (), "python -m hpa_tf.synthetic"),
 }
 

@@ -4,10 +4,20 @@ Real fields have image labels only, so the mean over a field's cells stands for 
 fields with replacement; two sets of scores of the same fields are compared in pairs.
 """
 
+import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+
+Half = Literal["even", "odd", "all"]
+"""Fields by zlib.crc32 of their id: one half to look at while something is made, the other to read once, at the end."""
 
 LEAST_POSITIVE = 2
 """A class counts where at least this many fields have it, and at least one has not."""
@@ -83,3 +93,38 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def labelled_fields(folder: str, labels: str, um_per_px: float, half: Half) -> tuple[list[FieldOfView], np.ndarray]:
+    """Read the fields of a folder that have labels.
+
+    Args:
+        folder: Fields of view.
+        labels: CSV with the columns ID and label_2021 (`a|b`); rows without label are left out.
+        um_per_px: Micrometres per pixel of the fields.
+        half: Which of them.
+
+    Returns:
+        F fields, and their labels bool [F, 19].
+
+    Raises:
+        InputError: There are none, or the table cannot be used.
+    """
+    try:
+        table = pd.read_csv(labels, dtype=str).dropna(subset=["label_2021"]).drop_duplicates("ID")
+        classes = {row.ID: [int(part) for part in row.label_2021.split("|")] for row in table.itertuples()}
+    except (OSError, KeyError, ValueError) as error:
+        fix = "give the image labels of the fields"
+        raise InputError(labels, f"no such table ({error})", "columns ID and label_2021, as a|b", fix) from error
+    rest = {"even": (0,), "odd": (1,), "all": (0, 1)}[half]
+    found = [one for one in find_fields(folder) if one.image_id in classes and _parity(one.image_id) in rest]
+    if not found:
+        raise InputError(folder, f"no labelled field ({half})", "fields that the table names", "check both")
+    truth = np.zeros((len(found), NUM_CLASSES), bool)
+    for row, one in enumerate(found):
+        truth[row, classes[one.image_id]] = True
+    return [read_field(one, um_per_px) for one in found], truth
+
+
+def _parity(image_id: str) -> int:
+    return zlib.crc32(image_id.encode()) % 2

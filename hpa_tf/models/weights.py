@@ -12,9 +12,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from hpa_tf import files
+from hpa_tf import files, starter
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
+from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
 
 NONE, IMAGENET = "none", "imagenet"
@@ -31,8 +32,9 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
     Args:
         network: What `spec.build` returned.
         spec: The network's description in the recipe.
-        source: "none" (leave them random), "imagenet", an ImageNet file that the backbone knows (.h5, .pth), a weights
-            file of a run (.weights.h5), or a run folder (its best weights).
+        source: "none" (leave them random), "imagenet", "starter" (the network that comes with hpa_tf), an ImageNet file
+            that the backbone knows (.h5, .pth), a weights file of a run (.weights.h5), or a run folder (its best
+            weights).
         channels: Names of the channels of the network's input.
 
     Raises:
@@ -40,8 +42,11 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
     """
     if source == NONE:
         return
+    if source == starter.NAME and not files.exists(source):
+        packed.unpack(network, starter.WEIGHTS)
+        return
     if source != IMAGENET and not files.exists(source):
-        expected = f"{NONE!r}, {IMAGENET!r}, a weights file or a run folder"
+        expected = f"{NONE!r}, {IMAGENET!r}, {starter.NAME!r}, a weights file or a run folder"
         raise InputError("--weights", f"{source!r}, which does not exist", expected, "check the path")
     if source != IMAGENET and not source.endswith(IMAGENET_SUFFIXES):
         load(network, files.join(source, BEST_WEIGHTS))

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpa_tf import files, serving
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import System, run_folder, system_named
-from hpa_tf.serving import Served
+from hpa_tf.serving import Served, starter
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ def load_networks(runs: Sequence[str], weights: Sequence[float] | None = None) -
     """Load every network of some runs; a run that averages several checkpoints gives one for each.
 
     Args:
-        runs: Run folders.
+        runs: Run folders; "starter" for the network that comes with hpa_tf.
         weights: One weight a run; None = equal.
 
     Raises:
         InputError: A run has no SavedModel, is damaged, or two runs have the same name.
     """
+    runs = [starter.resolve(run) for run in runs]
     names = [Path(run).resolve().name for run in runs]
     if len(set(names)) < len(names):
         found = ", ".join(sorted({name for name in names if names.count(name) > 1}))

@@ -22,7 +22,8 @@ class Options:
     out: str
     """Folder for the results. A prediction that was stopped continues there."""
     run: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Run folder of a trained network; give it several times for the mean of several networks."""
+    """Run folder of a trained network, or starter: the network that comes with hpa_tf. Give it several times for the
+    mean of several networks."""
     system: str | None = None
     """Name of a system (such as milimed_final_2) instead of runs; its networks are read from --runs."""
     runs: str = "runs"

@@ -111,13 +111,15 @@ def make_source(options: Options, networks: list) -> Source:
     picture_size = _PICTURE_SIZE if options.overlays or options.report_images else 0
     if options.data is not None:
         return shard_source(options.data, options.fold, part, picture_size)
-    _check_scale(options.um_per_px, networks)
-    reader = ImageReader(segmenter_of(options), options.um_per_px, options.max_pixels, _margin(networks), picture_size)
+    check_scale(options.um_per_px, networks)
+    reader = ImageReader(
+        segmenter_of(options), options.um_per_px, options.max_pixels, margin_of(networks), picture_size
+    )
     patterns = (options.cell_pattern, options.nucleus_pattern)
     return image_source(options.images, part, reader, options.masks, patterns)
 
 
-def _check_scale(um_per_px: float, networks: list) -> None:
+def check_scale(um_per_px: float, networks: list) -> None:
     """Warn of images at another scale than a network was trained on: crops are not scaled to it."""
     for network in networks:
         trained = network.served.dataset.get("um_per_px")
@@ -133,7 +135,7 @@ def segmenter_of(options: Options) -> Segmenter:
     return ClassicalSegmenter()
 
 
-def _margin(networks: list) -> int:
+def margin_of(networks: list) -> int:
     """Return the pixels around a cell that the networks' preparations can use, as their training data had them."""
     needs = [
         network.served.dataset["margin"]

@@ -5,7 +5,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -17,8 +17,8 @@ from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, Measurements, cut_cells
-from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, FieldFiles, find_fields, read_field
-from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, FieldFiles, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.segmentation import Masks, Segmenter
 
 BOX = ("top", "left", "bottom", "right")
 MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
@@ -168,26 +168,39 @@ class ImageReader:
             times.append(time.perf_counter())
             masks = self.segmenter(field)
             times.append(time.perf_counter())
-        cells = list(cut_cells(field, masks, self.margin))
-        texts = _mask_texts(masks.cell)
-        picture, outline_mask = _picture(field.pixels, masks.cell, self.picture_size)
-        height, width = masks.cell.shape
-        image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
-        rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
+        cells = field_cells(field, masks, self.margin, self.picture_size)
         times.append(time.perf_counter())
-        return FieldCells(
-            field.image_id,
-            height,
-            width,
-            _table(field.image_id, [cell.number for cell in cells], rows),
-            tuple(cell.crop for cell in cells),
-            tuple(cell.region for cell in cells),
-            tuple(texts[cell.number] for cell in cells),
-            picture,
-            outline_mask,
-            dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True)),
-            tuple(str(warning.message) for warning in caught),
-        )
+        seconds = dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True))
+        return replace(cells, seconds=seconds, warnings=tuple(str(warning.message) for warning in caught))
+
+
+def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size: int = 0) -> FieldCells:
+    """Cut and measure the cells of a field of view in memory.
+
+    Args:
+        field: Pixels [H, W, 4].
+        masks: int32 [H, W] each.
+        margin: Pixels kept around each cell's tight box.
+        picture_size: Larger side of the picture, px; 0 = no picture.
+    """
+    cells = list(cut_cells(field, masks, margin))
+    texts = _mask_texts(masks.cell)
+    picture, outline_mask = _picture(field.pixels, masks.cell, picture_size)
+    height, width = masks.cell.shape
+    image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
+    rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
+    return FieldCells(
+        field.image_id,
+        height,
+        width,
+        _table(field.image_id, [cell.number for cell in cells], rows),
+        tuple(cell.crop for cell in cells),
+        tuple(cell.region for cell in cells),
+        tuple(texts[cell.number] for cell in cells),
+        picture,
+        outline_mask,
+        {},
+    )
 
 
 @dataclass(frozen=True)

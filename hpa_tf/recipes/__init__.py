@@ -11,7 +11,7 @@ run_folder.py     what a trained run leaves behind, for those who read it
 import difflib
 
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import milimed, small
+from hpa_tf.recipes import milimed, small, starter
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
 from hpa_tf.recipes.serialization import (
@@ -24,7 +24,7 @@ from hpa_tf.recipes.serialization import (
     to_json,
 )
 
-RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *milimed.RECIPES)
+RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *starter.RECIPES, *milimed.RECIPES)
 SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *milimed.SYSTEMS)
 
 __all__ = [

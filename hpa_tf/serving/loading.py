@@ -17,6 +17,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
+from hpa_tf.serving import starter
 from hpa_tf.serving.export import CHECKSUMS, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import FIX, check_operations
 
@@ -62,6 +63,7 @@ def find(run_folder: str | os.PathLike) -> str:
     Raises:
         InputError: There is none.
     """
+    run_folder = starter.resolve(str(run_folder))
     folder = os.path.join(run_folder, FOLDER, VERSION)
     if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
         fix = "let the training end (python train.py with the same --out continues it)"

@@ -1,0 +1,135 @@
+"""Make the starter network: images with known cells -> shards -> network -> package data. One to two hours on 2 cores.
+
+Each step continues where a stopped one left. With real fields it ends by asking the network about them.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from hpa_tf import cell_table, files
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.starter import FOLDER, WEIGHTS
+
+UM_PER_PX = 0.32
+SETS = {
+    "real": ("--difficulty", "real", "--balance", "0.5", "--seed", "71"),
+    "easy": ("--balance", "1", "--seed", "1"),
+}
+"""The generated sets, and how they are asked for."""
+
+
+@dataclass(frozen=True)
+class MakeStarter:
+    """Generate, build, train, and write recipe and weights to the package's data."""
+
+    out: str = "starter-build"
+    """Folder to work in; one that was stopped continues there."""
+    real_images: int = 1200
+    """Images of real difficulty."""
+    easy_images: int = 240
+    """Easy images."""
+    package: str = str(FOLDER)
+    """Folder that gets recipe.json, dataset.json and weights.npz."""
+    fields: str | None = None
+    """Folder of real fields of view, to ask the network about; nothing is chosen by what comes out."""
+    field_labels: str | None = None
+    """CSV of their image labels: ID, label_2021."""
+    half: Half = "all"
+    """Which of them, by zlib.crc32 of the id."""
+
+
+def steps(asked: MakeStarter) -> list[list[str]]:
+    """Return the commands before packing, without `hpa-tf`."""
+    out = Path(asked.out)
+    sets = [out / name for name in SETS]
+    numbers = (asked.real_images, asked.easy_images)
+    commands = [
+        ["generate", "--out", str(out / name), "--num-images", str(number), *options]
+        for (name, options), number in zip(SETS.items(), numbers, strict=True)
+        if not (out / name / "truth.parquet").exists()
+    ]
+    build = ["build", "--um-per-px", str(UM_PER_PX), "--encoding", "npy", "--out", str(out / "shards")]
+    for option, name in (("--images", "images"), ("--labels", "train.csv"), ("--masks", "masks")):
+        build += [option, *(str(folder / name) for folder in sets)]
+    train = ["train", "--recipe", "starter", "--data", str(out / "shards"), "--labels", str(out / "truth.parquet")]
+    return [*commands, build, [*train, "--out", str(out / "run")]]
+
+
+def join_truth(out: str) -> None:
+    """Write the true cell labels of all sets as one table."""
+    tables = [cell_table.read(files.join(out, name, "truth.parquet")) for name in SETS]
+    cell_table.write(pd.concat(tables, ignore_index=True), files.join(out, "truth.parquet"), "truth")
+
+
+def pack_run(run: str, package: str) -> None:
+    """Write recipe, manifest and weights of a finished run as the package's data."""
+    from hpa_tf.models import packed, weights
+    from hpa_tf.recipes import run_folder
+
+    trained = run_folder.read_run(run)
+    network = trained.recipe.network.build(trained.recipe.preparation.size)
+    weights.load(network, trained.checkpoints[-1][0])
+    packed.pack(network, files.join(package, WEIGHTS.name))
+    for name in (run_folder.RECIPE, run_folder.DATASET):
+        files.write_bytes(files.join(package, name), files.read_bytes(files.join(run, name)))
+
+
+def run_scores(run: str, fields: list[FieldOfView]) -> np.ndarray:
+    """Score fields of view by a trained run: the mean of the probabilities of its cells, [F, 19]; 0 without cells."""
+    from hpa_tf import Predictor
+    from hpa_tf.classes import CLASSES
+
+    predictor = Predictor(run)
+    scores = np.zeros((len(fields), NUM_CLASSES))
+    for row, field in enumerate(fields):
+        table = predictor.predict(field)
+        if len(table):
+            scores[row] = table[[f"raw: {name}" for name in CLASSES]].mean()
+    return scores
+
+
+def evaluate(run: str, asked: MakeStarter) -> dict:
+    """Return how a run's scores agree with the labels of real fields, with 95 % intervals."""
+    fields, truth = labelled_fields(asked.fields, asked.field_labels, UM_PER_PX, asked.half)
+    scores = run_scores(run, fields)
+    intervals = map(interval, resampled(truth, scores).T)
+    return {**vars(agreement(truth, scores)), "intervals": dict(zip(("auc", "ap", "first"), intervals, strict=True))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all steps; return the exit code of the step that failed, or 0."""
+    asked = tyro.cli(MakeStarter, args=arguments, prog="hpa-tf make-starter")
+    try:
+        if (asked.fields is None) != (asked.field_labels is None):
+            raise InputError("--fields", "one of --fields and --field-labels", "both or neither", "add the other")
+        for command in steps(asked):
+            if command[0] == "train":
+                join_truth(asked.out)
+            print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
+            if code := subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command]):
+                print(f"that command ended with {code}; the same command continues there", file=sys.stderr)
+                return code
+        run = files.join(asked.out, "run")
+        pack_run(run, asked.package)
+        if asked.fields:
+            print(json.dumps(evaluate(run, asked), indent=1))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Predict in memory: an image in, a table of its cells out. The numbers are those of `predict.py`."""
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
+from hpa_tf.postprocessing import FINAL_2, PostProcessing
+from hpa_tf.prediction.finishing import score
+from hpa_tf.prediction.inference import predict_fields
+from hpa_tf.prediction.members import load_networks
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import check_scale, margin_of
+from hpa_tf.prediction.runtimes import Device
+from hpa_tf.prediction.sources import field_cells
+
+_SHAPE = f"pixels [height, width, {len(CHANNELS)}] in the order {', '.join(CHANNELS)}, uint8 or uint16"
+
+
+class Predictor:
+    """A trained network, kept in memory.
+
+    Example:
+        >>> predictor = hpa_tf.Predictor("starter")
+        >>> table = predictor.predict(image, um_per_px=0.08)  # one row a cell
+
+    Args:
+        run: Run folder, or "starter" for the network that comes with hpa_tf.
+        tta: Views of each cell, as `predict.py --tta`: "none", "2", "8" or "16".
+        batch_size: Cells that the network sees at once.
+        postprocessing: Steps from probabilities to scores.
+
+    Raises:
+        InputError: There is no such run, or it cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: str = "starter",
+        *,
+        tta: str = "none",
+        batch_size: int = 16,
+        postprocessing: PostProcessing = FINAL_2,
+    ):
+        options = Options(out="", run=(str(run),), images="", tta=tta, batch_size=batch_size)
+        options.check()
+        self._options, self._postprocessing = options, postprocessing
+        device = Device(options)
+        self._networks = load_networks(options.run)
+        self._runs = [device.run_of(network) for network in self._networks]
+
+    def predict(
+        self,
+        image: np.ndarray | FieldOfView,
+        masks: Masks | np.ndarray | None = None,
+        um_per_px: float | None = None,
+        *,
+        embeddings: bool = False,
+        heat_maps: bool = False,
+    ) -> pd.DataFrame:
+        """Predict the cells of one field of view.
+
+        Args:
+            image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; or a field of view.
+            masks: Cell and nucleus masks, or the cell mask alone (int [H, W], 0 = background: nuclei are then found in
+                the blue channel). None: the classical segmenter finds the cells.
+            um_per_px: Micrometres per pixel; by default those of the field of view, or 0.08.
+            embeddings: Add the column `embedding`: float32 [D] of each cell, the features before the last layer.
+            heat_maps: Add the columns `heat_map`, float32 [h, w] in 0..1 over the network's view of the cell, and
+                `heat_class`, the name of the class it is for.
+
+        Returns:
+            The cell table of `predict.py`, one row a cell: image_id, cell (its number in the mask), 19 scores, the
+            measurements and the probabilities `raw: CLASS`. No row where there is no cell.
+
+        Raises:
+            InputError: The image or the masks are of another kind or size.
+        """
+        field = _field(image, um_per_px)
+        check_scale(field.um_per_px, self._networks)
+        cells = field_cells(field, _masks(masks, field), margin_of(self._networks))
+        found = next(
+            predict_fields(
+                [cells],
+                self._networks,
+                self._runs,
+                self._options.batch_size,
+                self._options.tta,
+                embeddings,
+                lambda image_id: heat_maps,
+            )
+        )
+        shares = tuple(network.weight for network in self._networks)
+        table = score(cells.table, found.probabilities, shares, self._postprocessing)
+        if embeddings:
+            table["embedding"] = [] if found.embedding is None else list(found.embedding)
+        if heat_maps:
+            heat = None if found.cards is None else found.cards.heat
+            if heat is None and len(table):
+                raise InputError("heat_maps", "a network without activation maps", "one with them", "leave it out")
+            table["heat_map"] = [] if heat is None else list(heat)
+            table["heat_class"] = [] if heat is None else [CLASSES[c] for c in found.cards.heat_class]
+        return table
+
+
+def _field(image: np.ndarray | FieldOfView, um_per_px: float | None) -> FieldOfView:
+    if isinstance(image, FieldOfView):
+        return image if um_per_px is None else FieldOfView(image.image_id, image.pixels, um_per_px)
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != len(CHANNELS) or pixels.dtype not in (np.uint8, np.uint16):
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise InputError("image", found, _SHAPE, "stack the four channels along the last axis")
+    scale = DEFAULT_UM_PER_PX if um_per_px is None else um_per_px
+    if not 0 < scale < 100:
+        raise InputError("um_per_px", str(scale), "micrometres between 0 and 100", "say what the image has")
+    return FieldOfView("image", np.ascontiguousarray(pixels), scale)
+
+
+def _masks(masks: Masks | np.ndarray | None, field: FieldOfView) -> Masks:
+    if masks is None:
+        return ClassicalSegmenter()(field)
+    cell = np.asarray(masks.cell if isinstance(masks, Masks) else masks)
+    size = field.pixels.shape[:2]
+    if cell.shape != size or cell.dtype.kind not in "iub" or (cell.size and cell.min() < 0):
+        found = f"{cell.dtype} {list(cell.shape)}"
+        expected = f"whole numbers >= 0, {list(size)} as the image"
+        raise InputError("masks", found, expected, "give one label image for this image")
+    if isinstance(masks, Masks):
+        return masks
+    cell = cell.astype(np.int32)
+    return Masks(nucleus=nuclei_from_blue(field, cell), cell=cell)
