@@ -6,6 +6,9 @@ arrays that do not survive within `_LARGEST_ERROR` stay float32. A .npz without 
 
 import io
 import os
+import zipfile
+import zlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -21,7 +24,7 @@ def pack(network: keras.Model, path: str | os.PathLike) -> None:
     """Write the weights of a network, atomically."""
     arrays = {
         f"{layer.name}/{number}": _smaller(array)
-        for layer in network.layers
+        for layer in layers_with_weights(network)
         for number, array in enumerate(layer.get_weights())
     }
     stream = io.BytesIO()
@@ -40,13 +43,14 @@ def unpack(network: keras.Model, path: str | os.PathLike) -> None:
     try:
         with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
             arrays = {name: stored[name].astype(np.float32) for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(path, f"a damaged file ({error})", "packed weights", "install hpa_tf again") from error
-    wanted = {f"{layer.name}/{number}" for layer in network.layers for number in range(len(layer.weights))}
+    layers = list(layers_with_weights(network))
+    wanted = {f"{layer.name}/{number}" for layer in layers for number in range(len(layer.weights))}
     if differing := sorted(wanted ^ arrays.keys()):
         found = f"other layers ({', '.join(differing[:3])}, {len(differing)} in all)"
         raise InputError(path, found, f"the weights of {network.name}", "use the recipe they were made with")
-    for layer in network.layers:
+    for layer in layers:
         try:
             layer.set_weights([arrays[f"{layer.name}/{number}"] for number in range(len(layer.weights))])
         except ValueError as error:
@@ -54,7 +58,17 @@ def unpack(network: keras.Model, path: str | os.PathLike) -> None:
             raise InputError(path, found, f"the weights of {network.name}", "use the same recipe") from error
 
 
+def layers_with_weights(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield the innermost layers that have weights, in order."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers_with_weights(layer)
+        elif layer.weights:
+            yield layer
+
+
 def _smaller(array: np.ndarray) -> np.ndarray:
-    half = array.astype(np.float16)
-    error = np.linalg.norm(half.astype(np.float32) - array)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    error = np.linalg.norm(half.astype(np.float32) - array)  # infinite where a number is too large
     return half if error <= _LARGEST_ERROR * np.linalg.norm(array) else array.astype(np.float32)

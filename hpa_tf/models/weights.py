@@ -6,7 +6,7 @@ channels, every other one their mean or a copy of one of them.
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -87,7 +87,7 @@ def _transplant(network: keras.Model, backbone: Backbone, channels: Sequence[str
     """Copy the ImageNet weights of every layer of the backbone, by name; the stem gets the input's channels."""
     donors = backbone.imagenet(source)
     try:
-        for layer in _layers_with_weights(network):
+        for layer in packed.layers_with_weights(network):
             if layer.name.startswith(HEAD):
                 continue
             arrays = donors[layer.name]
@@ -98,15 +98,6 @@ def _transplant(network: keras.Model, backbone: Backbone, channels: Sequence[str
     except (KeyError, ValueError) as error:
         found = f"weights that do not fit: {str(error).splitlines()[0]}"
         raise InputError(source, found, f"weights of {network.name}", "use the file of that network") from error
-
-
-def _layers_with_weights(network: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yield the layers that have weights, those of models inside it too."""
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers_with_weights(layer)
-        elif layer.weights:
-            yield layer
 
 
 def inflate(kernel: np.ndarray, channels: Sequence[str], fill: str, random: np.ndarray) -> np.ndarray:

@@ -6,16 +6,17 @@ true labels of their cells, ImageNet weights to start from. Source: ours; docs/r
 
 from dataclasses import replace
 
-from hpa_tf.pipeline import Augmentation, Preparation, Sampling
+from hpa_tf.pipeline import Augmentation, Sampling
 from hpa_tf.recipes.recipe import ALL_FOLDS
 from hpa_tf.recipes.small import CPU_LITE0
+from hpa_tf.views import Crop
 
 STARTER = replace(
     CPU_LITE0,
     name="starter",
     network=replace(CPU_LITE0.network, dropout=0.2),
     weights="imagenet",
-    preparation=Preparation(size=72),
+    view=Crop(size=72),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0, resizer=0.3, pad=0.25),
     sampling=Sampling(num_cells=8192),
     optimization=replace(

@@ -49,7 +49,7 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
         for name in (run_folder.RECIPE, run_folder.DATASET):
             files.write_bytes(folder / name, (starter.FOLDER / name).read_bytes())
         recipe, manifest = load(folder / run_folder.RECIPE), read_manifest(folder)
-        network = recipe.network.build(recipe.preparation.size)
+        network = recipe.network.build(recipe.view.specs())
         packed.unpack(network, starter.WEIGHTS)
         weights.save(network, folder / run_folder.BEST_WEIGHTS)
         export(str(folder), network, recipe, manifest)
