@@ -23,6 +23,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import inference, members, merge
 from hpa_tf.prediction.command import main, summary
@@ -517,3 +518,43 @@ def test_gpu_strategy_splits_batches_over_devices(world, pool, tmp_path):
 
 def test_tensorflow_is_here_once():
     assert len(tf.config.list_logical_devices("CPU")) == 1
+
+
+def test_prediction_in_memory_gives_the_same_table(world):
+    import hpa_tf
+
+    root, _, _ = world
+    predictor = hpa_tf.Predictor(root / "run")
+    expected = cell_table.read(root / "out/cells.parquet")
+    features = pd.read_parquet(root / "out/embeddings.parquet").set_index(["image_id", "cell"])
+    for found in find_fields(root / "images"):
+        field = read_field(found)
+        masks = [cv2.imread(str(root / "images" / f"{found.image_id}_{k}mask.png"), -1) for k in ("nucleus", "cell")]
+        given = Masks(*(mask.astype(np.int32) for mask in masks))
+        table = predictor.predict(field, given, embeddings=True, heat_maps=True)
+        own = expected[expected["image_id"] == found.image_id].reset_index(drop=True)
+        pd.testing.assert_frame_equal(table[own.columns], own, check_exact=False, rtol=1e-4, atol=2e-5)
+        assert [f"heat_{what}" in table.columns for what in ("map", "class")] == [True, True]
+        for row in table.itertuples():
+            assert row.heat_map.ndim == 2 and 0 <= row.heat_map.min() <= row.heat_map.max() <= 1
+            stored = features.loc[(found.image_id, row.cell)].to_numpy(float)
+            np.testing.assert_allclose(row.embedding, stored, rtol=1e-3, atol=1e-3)
+    alone = predictor.predict(field.pixels, given.cell, um_per_px=field.um_per_px)
+    assert alone["cell"].tolist() == table["cell"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "masks", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), None, r"image: found uint8 \[8, 8, 3\]"),
+        (np.zeros((8, 8, 4), np.float32), None, "image: found float32"),
+        (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 9), int), "masks: found"),
+        (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8)), "masks: found float64"),
+        (np.zeros((8, 8, 4), np.uint8), np.full((8, 8), -1), "masks: found"),
+    ],
+)
+def test_prediction_in_memory_refuses_what_is_no_image(world, image, masks, message):
+    import hpa_tf
+
+    with pytest.raises(InputError, match=message):
+        hpa_tf.Predictor(world[0] / "run").predict(image, masks)

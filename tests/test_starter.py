@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from hpa_tf import starter
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed
 from hpa_tf.models.classifier import Classifier
