@@ -1,8 +1,9 @@
 """Segmentation without learned weights: nuclei from blue, cells from red, yellow and some green by seeded watershed.
 
 Works on a grid of about 0.32 um/px and in micrometres, so that a field gives the same cells at 0.08 and 0.32 um/px,
-in 8 and 16 bit. Every cell is one piece with exactly one nucleus; cells out of which no nucleus is seen are not found.
-Touching cells part along the dim seam between them, or half way where there is no seam.
+in 8 and 16 bit. Every cell is one piece with at least one nucleus; cells out of which no nucleus is seen are not found.
+Touching cells part along the dim seam between them, or along the step where one is brighter, else half way. Lobes and
+fragments of a nucleus that touch, without a seam or a step between, are one cell's.
 """
 
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ _RIM_UM = 2.0
 _RING_UM = 6.0  # around the nucleus; where a cell's own brightness is measured
 _SEAM_UM = 12.0
 _SEAM_SMOOTHING_UM = 0.7
+_STEP_UM2 = 40.0  # per um of slope of the log of the light: on generated fields all from 40 to 120 is alike
+_DARK = 0.02
+_NEAR_UM = 1.0  # two nuclei of one cell, or two lobes of one nucleus, lie closer than this
+_OWN_SEAM = -0.3  # log of the light on the line between them / beside it: a membrane is darker
+_OWN_STEP = 0.5  # the same between the two sides of that line
+_MOST_OF_MEDIAN = 1.3  # their area together / the median nucleus: two whole nuclei are two cells
 _FLOOR = 0.05  # of the bright pixels of the field
 _EDGE_BRIGHTNESS = 0.1  # of the cell's own ring
 _HOLE_UM2 = 50.0
@@ -46,7 +53,7 @@ class ClassicalSegmenter:
     @property
     def name(self) -> str:
         """Name and version of the method; any change of its results changes it."""
-        return "classical-1"
+        return "classical-2"
 
     def __call__(self, field: FieldOfView) -> Masks:
         """Segment one field of view; a field without nuclei gives empty masks."""
@@ -55,11 +62,19 @@ class ClassicalSegmenter:
         cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px)
         shape = field.pixels.shape[:2]
         cell = enlarge(cells, shape)
-        nucleus = enlarge(np.where(cells > 0, nuclei, 0), shape)
-        nucleus[nucleus != cell] = 0
-        keep_largest_pieces(nucleus)
+        pieces = enlarge(np.where(cells > 0, nuclei, 0), shape)  # a cell may have several nuclei
+        pieces[(cell == 0) | (cell != _owner_of_piece(nuclei, cells)[pieces])] = 0
+        nucleus = np.where(keep_largest_pieces(pieces) > 0, cell, 0)
         cell[~np.isin(cell, np.unique(nucleus), kind="table")] = 0
         return Masks(nucleus=nucleus, cell=cell)
+
+
+def _owner_of_piece(nuclei: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return the number of each nucleus's cell, int32 [N + 1]; 0 = it has none."""
+    owner = np.zeros(int(nuclei.max(initial=0)) + 1, np.int32)
+    inside = (nuclei > 0) & (cells > 0)
+    owner[nuclei[inside]] = cells[inside]
+    return owner
 
 
 def cell_signal(reduced: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.ndarray:
@@ -102,7 +117,7 @@ def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.n
         um_per_px: Micrometres per pixel.
 
     Returns:
-        int32 [h, w] with the numbers of the nuclei; cells below `MIN_CELL_UM2` are left out.
+        int32 [h, w] with the numbers of the nuclei, of several that of one; cells below `MIN_CELL_UM2` are left out.
     """
     if not nuclei.any():
         return np.zeros_like(nuclei)
@@ -111,8 +126,13 @@ def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.n
     # the dim rim of a nucleus is no seam: without a head start across it a brighter neighbour takes the cell
     seeds = expand_labels(nuclei, _RIM_UM / um_per_px)
     # a seam half as bright as its surroundings costs as much as 8 um of way
-    cost = distance - _SEAM_UM * np.log(smooth(signal, _SEAM_SMOOTHING_UM / um_per_px) + 0.02)
+    brightness = np.log(smooth(signal, _SEAM_SMOOTHING_UM / um_per_px) + _DARK)
+    sobel = {"ksize": 1, "scale": 0.5 / um_per_px, "borderType": cv2.BORDER_REPLICATE}
+    slope = cv2.magnitude(*(cv2.Sobel(brightness, cv2.CV_32F, *axis, **sobel) for axis in ((1, 0), (0, 1))))
+    cost = distance - _SEAM_UM * brightness + _STEP_UM2 * slope
     grown = watershed(cost, seeds, mask=reachable | (seeds > 0)).astype(np.int32)
+    owner = owners(grown, nuclei, brightness, um_per_px)
+    grown, nuclei = owner[grown], owner[nuclei]
     cells = np.zeros_like(grown)
     for number, box in regions(grown):
         part, nucleus = grown[box] == number, nuclei[box] == number
@@ -120,6 +140,60 @@ def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.n
         if cell.sum() * um_per_px**2 >= MIN_CELL_UM2:
             cells[box][cell] = number
     return cells
+
+
+def owners(grown: np.ndarray, nuclei: np.ndarray, brightness: np.ndarray, um_per_px: float) -> np.ndarray:
+    """Tell which nuclei are parts of one cell: small ones side by side with neither a dark line nor a step between.
+
+    Args:
+        grown: int32 [h, w], each nucleus with its surroundings.
+        nuclei: int32 [h, w].
+        brightness: float32 [h, w], log of the light that fills cells.
+        um_per_px: Micrometres per pixel.
+
+    Returns:
+        int32 [N + 1]: the number of the cell by the number of its nucleus.
+    """
+    owner = np.arange(int(grown.max()) + 1, dtype=np.int32)
+    areas = np.bincount(nuclei.ravel(), minlength=len(owner)).astype(float)
+    most = _MOST_OF_MEDIAN * np.median(areas[1:][areas[1:] > 0])
+    boxes = dict(regions(grown))
+    for one, other in sorted(_neighbours(grown)):
+        if areas[owner == owner[one]].sum() + areas[owner == owner[other]].sum() > most or owner[one] == owner[other]:
+            continue
+        box = tuple(
+            slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(boxes[one], boxes[other], strict=True)
+        )
+        if _is_one(*(image[box] for image in (grown, nuclei, brightness)), one, other, um_per_px):
+            owner[owner == owner[other]] = owner[one]
+    return owner
+
+
+def _neighbours(grown: np.ndarray) -> set[tuple[int, int]]:
+    """Return the pairs of numbers that touch."""
+    found: set[tuple[int, int]] = set()
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        touching = (grown[here] != grown[there]) & (grown[here] > 0) & (grown[there] > 0)
+        pairs = np.sort(np.stack([grown[here][touching], grown[there][touching]]), axis=0)
+        found |= set(map(tuple, np.unique(pairs, axis=1).T.tolist()))
+    return found
+
+
+def _is_one(grown, nuclei, brightness, one: int, other: int, um_per_px: float) -> bool:
+    """Tell whether two neighbouring nuclei with their surroundings, [h, w], are one cell."""
+    gap = cv2.distanceTransform((nuclei != one).astype(np.uint8), cv2.DIST_L2, 5)[nuclei == other].min(initial=np.inf)
+    if gap * um_per_px > _NEAR_UM:
+        return False
+    sides = grown == one, grown == other
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    beside = [cv2.dilate(side.astype(np.uint8), cross).astype(bool) for side in sides]
+    line = (sides[0] & beside[1]) | (sides[1] & beside[0])
+    away = um_per_px * cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, 5)
+    ring = (away > 1.5) & (away < 5) & (nuclei == 0)
+    if not all((ring & side).any() for side in sides):
+        return False
+    left, right = (np.median(brightness[ring & side]) for side in sides)
+    return brightness[line].mean() - min(left, right) > _OWN_SEAM and abs(left - right) < _OWN_STEP
 
 
 def _trim(part, nucleus, signal, distance, um_per_px) -> np.ndarray:
