@@ -83,6 +83,8 @@ class FromGrades(_Rule):
     """Folders of journals."""
     maps: str = "train"
     """train, validation (team 4's maps), or a JSON file of your own."""
+    only_graded: bool = False
+    """Leave every value unknown that no grade decided: for train.py --validation-labels."""
     write_maps: str | None = None
     """Also write the maps as JSON here, to be edited and given as --maps."""
 
@@ -102,7 +104,7 @@ class FromGrades(_Rule):
         if self.write_maps:
             label_rules.write_maps(maps, self.write_maps)
         table = pd.concat([grades for grades, _, _ in found], ignore_index=True)
-        return label_rules.from_grades(self.start(), table, maps, sums)
+        return label_rules.from_grades(self.start(), table, maps, sums, self.only_graded)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,13 @@ def soft_labels(grades: pd.DataFrame, maps: GradeMaps) -> pd.DataFrame:
     return by_grader.groupby(keys).mean().reset_index()
 
 
-def from_grades(labels: LabelTable, grades: pd.DataFrame, maps: GradeMaps, inputs: Mapping[str, str]) -> LabelTable:
+def from_grades(
+    labels: LabelTable,
+    grades: pd.DataFrame,
+    maps: GradeMaps,
+    inputs: Mapping[str, str],
+    only_graded: bool = False,
+) -> LabelTable:
     """Set the labels of hand-graded cells, cap those of ungraded positive cells, and mark the graded cells.
 
     Args:
@@ -164,6 +170,7 @@ def from_grades(labels: LabelTable, grades: pd.DataFrame, maps: GradeMaps, input
         grades: See `soft_labels`.
         maps: The maps.
         inputs: What the grades were read from.
+        only_graded: Values that no grade decided become unknown, so that a validation is measured by grades alone.
 
     Raises:
         InputError: A graded cell is not in the table.
@@ -179,7 +186,7 @@ def from_grades(labels: LabelTable, grades: pd.DataFrame, maps: GradeMaps, input
     graded = np.zeros(labels.values.shape, bool)
     graded[rows, classes] = True
     labels = _with_mark(labels, graded.any(axis=1))
-    if any(maps.cap(class_id) is not None for class_id in np.unique(classes)):
+    if not only_graded and any(maps.cap(class_id) is not None for class_id in np.unique(classes)):
         labels = _cap_ungraded(labels, graded, maps)
     values, mask = labels.values.copy(), graded
     values[rows, classes] = found["label"]
@@ -188,7 +195,12 @@ def from_grades(labels: LabelTable, grades: pd.DataFrame, maps: GradeMaps, input
         alone = own[values[own, class_id] >= least - 1e-6]
         others = np.arange(NUM_CLASSES) != class_id
         values[np.ix_(alone, others)], mask[np.ix_(alone, others)] = 0, True
-    return labels.with_step("from_grades", {"maps": asdict(maps)}, inputs, values, mask)
+    options = {"maps": asdict(maps), "only_graded": only_graded}
+    labels = labels.with_step("from_grades", options, inputs, values, mask)
+    if only_graded:
+        blank = np.where(mask, labels.values, np.float32(np.nan))
+        return LabelTable(labels.cells, blank, np.where(mask, labels.set_by, np.int16(-1)), labels.steps)
+    return labels
 
 
 def _with_mark(labels: LabelTable, graded: np.ndarray) -> LabelTable:

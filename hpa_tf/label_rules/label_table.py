@@ -132,7 +132,7 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
     except TypeError as error:
         raise InputError(path, f"a step with other fields ({error})", "the fields of a step", fix) from error
     codes = {step.name: index for index, step in enumerate(steps)}
-    set_by = np.column_stack([table[name].map(codes).fillna(-1).astype(np.int16) for name in names])
+    set_by = np.column_stack([_codes(table[name], codes) for name in names])
     values = cell_table.values(table, np.float32).copy()
     if ((set_by < 0) != np.isnan(values)).any():
         row, column = np.argwhere((set_by < 0) != np.isnan(values))[0]
@@ -140,6 +140,12 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
         raise InputError(path, found, "a step for each known value", fix)
     carried = [name for name in _CARRIED if name in table.columns]
     return LabelTable(table[[*cell_table.KEYS, *carried]], values, set_by.reshape(-1, NUM_CLASSES), steps)
+
+
+def _codes(column: pd.Series, codes: Mapping[str, int]) -> np.ndarray:
+    """Return the index of the step that each text names, int16; -1 where there is none."""
+    texts = column.astype("category").cat
+    return np.array([*(codes.get(text, -1) for text in texts.categories), -1], np.int16)[texts.codes]
 
 
 def write_labels(labels: LabelTable, path: str | os.PathLike) -> None:

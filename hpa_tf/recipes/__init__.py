@@ -4,6 +4,7 @@ recipe.py         Recipe, Member, System
 optimization.py   optimizer, schedules, stopping rule
 serialization.py  recipes as JSON, and back
 milimed.py        team 4
+relabel.py        one single-output network a class, for pseudo-labels
 small.py          recipes that a CPU trains
 run_folder.py     what a trained run leaves behind, for those who read it
 """
@@ -11,7 +12,7 @@ run_folder.py     what a trained run leaves behind, for those who read it
 import difflib
 
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import milimed, small, starter
+from hpa_tf.recipes import milimed, relabel, small, starter
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
 from hpa_tf.recipes.serialization import (
@@ -24,7 +25,7 @@ from hpa_tf.recipes.serialization import (
     to_json,
 )
 
-RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *starter.RECIPES, *milimed.RECIPES)
+RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *starter.RECIPES, *relabel.RECIPES, *milimed.RECIPES)
 SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *milimed.SYSTEMS)
 
 __all__ = [

@@ -4,8 +4,10 @@ Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 4. On a machin
 
     python train.py --strategy mirrored --data DIR --system milimed_final_2 --out runs/final_2
 
+With hand grades (a folder of `python -m hpa_tf.grading`), both stages of every member: add `--fine-tune GRADES`.
 One network on its own: `--recipe milimed_b0_flips --out runs/b0_flips`; its fine-tuning stage, on a table of graded
 cells: `--recipe milimed_b0_flips_fine_tune --weights runs/b0_flips --labels GRADES --out runs/b0_flips_fine_tune`.
+`milimed_b0_square` cuts training cells as the public code does: the data needs a large `--margin` for it.
 Not run here at full size. Source: METHODS 3.
 """
 
@@ -51,13 +53,27 @@ MILIMED_B4 = replace(
     MILIMED_B0_FLIPS, name="milimed_b4", network=Classifier(EfficientNet("B4")), ensemble=(0.15, 0.35, 0.35, 0.15)
 )
 
+MILIMED_B0_SQUARE = replace(
+    MILIMED_B0_FLIPS, name="milimed_b0_square", view=Crop(512, surroundings="background", square="grow", margin=16)
+)
+"""With the training cutter of team 4's public code: the box grows to a square of the image's own pixels, then 16 px a
+side; other cells are 0, the background stays. The write-up's cutter keeps nothing but the cell."""
+
 
 def fine_tuning(recipe: Recipe) -> Recipe:
     """Return the second stage of a recipe: one epoch on graded cells, and every other cell of the table once.
 
-    Its `weights` must be given: the run folder of the first stage. Cells that count as graded are those with a true
-    `graded` column. Source: METHODS 3 (model; extra repeats); W 7.
+    Its `weights` must be given: the run folder, or one checkpoint, of the first stage. Cells that count as graded are
+    those with a true `graded` column. A tenth of the learning rate and half of the batch: 3e-5 and 16 for team 4's
+    recipes. Source: METHODS 3 (model; extra repeats); W 7.
     """
+    first = recipe.optimization
+    second = Optimization(
+        epochs=1,
+        batch_size=max(1, first.batch_size // 2),
+        learning_rate=float(f"{first.learning_rate / 10:.6g}"),
+        schedule="constant",
+    )
     return replace(
         recipe,
         name=f"{recipe.name}_fine_tune",
@@ -65,13 +81,13 @@ def fine_tuning(recipe: Recipe) -> Recipe:
         sampling=Sampling(
             balanced=False, extra_repeats=tuple(float(_EXTRA_REPEATS.get(c, 0)) for c in range(NUM_CLASSES))
         ),
-        optimization=Optimization(epochs=1, batch_size=16, learning_rate=3e-5, schedule="constant"),
+        optimization=second,
         validation_fold=ALL_FOLDS,
         ensemble=(),
     )
 
 
-_BASE = (MILIMED_B0_FLIPS, MILIMED_B0_RESIZER, MILIMED_B0_PAD, MILIMED_B4)
+_BASE = (MILIMED_B0_FLIPS, MILIMED_B0_RESIZER, MILIMED_B0_PAD, MILIMED_B4, MILIMED_B0_SQUARE)
 RECIPES = (*_BASE, *(fine_tuning(recipe) for recipe in _BASE))
 
 MILIMED_FINAL_1 = System(

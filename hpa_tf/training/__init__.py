@@ -3,6 +3,8 @@
 command.py      the options of train.py
 run.py          one run folder: check, train or go on, export
 systems.py      all members of a system; folds.py: cross-validation and out-of-fold predictions
+fine_tuning.py  the second stage of a system, on hand grades
+relabelling.py  one small network a class, for pseudo-labels
 loop.py         the loop: epochs, checkpoints, validation
 trainee.py      network, optimizer, moving average, and one pure step of them
 strategy.py     devices and precision

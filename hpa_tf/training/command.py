@@ -13,9 +13,12 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, recipe_named, system_named
+from hpa_tf.recipes.relabel import is_relabelling
+from hpa_tf.training.fine_tuning import fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
+from hpa_tf.training.relabelling import train_relabelling
 from hpa_tf.training.run import Data, Site, show_sampling, train
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
 from hpa_tf.training.systems import train_system
@@ -45,6 +48,9 @@ class Options:
     """auto = float16 on GPU, bfloat16 on TPU, float32 on CPU; logits and loss are always float32."""
     weights: str | None = None
     """Short for --recipe.weights: none, imagenet, a weights file or a run folder."""
+    fine_tune: str | None = None
+    """With --system: also the second stage of every member, on hand grades: a folder of the grading page, or a cell
+    table of labels with a column `graded`. The fine-tuned system is OUT/fine_tuned."""
     folds: int = 0
     """Train one network for each of the first k folds, which is kept out of its training; 0 = one network."""
     out_of_fold: str | None = None
@@ -95,14 +101,21 @@ def _names(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
-    options = parse(rest, recipe_named(names.recipe))
+    system = system_named(names.system) if names.system else None
+    options = parse(rest, system.members[0].recipe if system else recipe_named(names.recipe))
     if options.show_sampling:
         print(show_sampling(options.recipe, options.data))
         return
-    site = start(options)
-    if names.system:
+    site = start(options, names.system)
+    if system:
         of_member: Callable[[Recipe], Recipe] = lambda recipe: parse(rest, recipe).recipe  # noqa: E731
-        train_system(system_named(names.system), of_member, options.data, options.out, site)
+        train_system(system, of_member, options.data, options.out, site)
+        if options.fine_tune:
+            fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)
+        elif site.is_chief:
+            print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
+    elif is_relabelling(options.recipe):
+        train_relabelling(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     elif options.folds:
         train_folds(options.recipe, options.folds, options.data, options.out, site)
         if options.out_of_fold and site.is_chief:
@@ -111,13 +124,17 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
         train(options.recipe, options.data, options.out, site)
 
 
-def start(options: Options) -> Site:
+def start(options: Options, system: str | None = None) -> Site:
     """Set TensorFlow up, find the devices, say what was found.
 
     Raises:
         InputError: The devices that the strategy needs are not there, or options exclude each other.
     """
-    if options.out_of_fold and not options.folds:
+    if options.fine_tune and not system:
+        raise InputError(
+            "--fine-tune", "no --system", "--system NAME", "one recipe: --recipe NAME_fine_tune --weights RUN"
+        )
+    if options.out_of_fold and not options.folds and not is_relabelling(options.recipe):
         raise InputError("--out-of-fold", "no --folds", "--folds K", "say how many folds to train")
     if options.pace.xla and options.strategy != "one":
         raise InputError("--xla", f"--strategy {options.strategy}", "--strategy one", "leave --xla out")

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,28 @@ class Data:
     """Cells that the labels table lacks: error, keep (the data folder's labels) or drop."""
     clean: bool = True
     """Leave out cells cut by the frame and outliers, unless their image has mitotic spindles."""
+    validation_labels: str | None = None
+    """Cell table, such as hand grades: validation measures, and chooses the epoch, by its known labels of cells of the
+    validation fold alone."""
+
+    def validation_examples(self, fold: int) -> Examples:
+        """Return the cells that validation measures: those of a fold.
+
+        Raises:
+            InputError: The table of validation labels knows none of them.
+        """
+        if self.validation_labels is None:
+            return self.examples({fold})
+        found = read_examples(
+            self.data, folds={fold}, clean=self.clean, labels=self.validation_labels, unknown_cells="drop"
+        )
+        if not found.known.any():
+            what = f"no known label of a cell of fold {fold}"
+            fix = (
+                "grade cells of that fold (python -m hpa_tf.grading --fold), or choose another --recipe.validation-fold"
+            )
+            raise InputError(self.validation_labels, what, "labels of validation cells", fix)
+        return found.select(found.known.any(axis=1))
 
     def examples(self, folds: set[int] | None) -> Examples:
         """Return the cells of some folds; None = all."""
@@ -106,13 +129,16 @@ def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Exa
         InputError: There is no such fold, or no other.
     """
     if recipe.validation_fold == ALL_FOLDS:
+        if data.validation_labels is not None:
+            fix = "give --recipe.validation-fold K: its cells are kept out of training"
+            raise InputError("--validation-labels", "no validation fold", "a fold to measure", fix)
         return data.examples(None), None
     folds = set(range(manifest.num_folds))
     if recipe.validation_fold not in folds or len(folds) < 2:
         found = f"fold {recipe.validation_fold} of {manifest.num_folds}"
         fix = "--recipe.validation-fold -1 trains without validation"
         raise InputError("recipe.validation_fold", found, "one of two folds or more", fix)
-    return data.examples(folds - {recipe.validation_fold}), data.examples({recipe.validation_fold})
+    return data.examples(folds - {recipe.validation_fold}), data.validation_examples(recipe.validation_fold)
 
 
 def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site) -> None:
@@ -142,9 +168,12 @@ def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site:
 
 
 def _inputs(data: Data, site: Site) -> dict:
-    table = hashlib.sha256(files.read_bytes(data.labels)).hexdigest() if data.labels else None
+    tables = {"labels_sha256": data.labels}
+    if data.validation_labels:
+        tables["validation_labels_sha256"] = data.validation_labels
+    sums = {name: path and hashlib.sha256(files.read_bytes(path)).hexdigest() for name, path in tables.items()}
     return {
-        "labels_sha256": table,
+        **sums,
         "unknown_cells": data.unknown_cells if data.labels else None,
         "clean": data.clean,
         "precision": site.policy,
@@ -159,10 +188,21 @@ def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> 
         chosen = {epoch_weights(epochs - len(shares) + i): share for i, share in enumerate(shares)}
     else:
         chosen = {BEST_WEIGHTS: 1.0}
-    export(recipe, manifest, out, max(chosen, key=chosen.get))
-    best = progress.rows[best_epoch(progress.past)]
-    result = {"checkpoints": chosen, "epochs": epochs, "best": best}
-    files.write_json(files.join(out, RESULT), result)
+    conclude(recipe, manifest, out, chosen, {"epochs": epochs, "best": progress.rows[best_epoch(progress.past)]})
+
+
+def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float], facts: Mapping) -> None:
+    """Export the SavedModel and mark a run as finished.
+
+    Args:
+        recipe: How it was trained.
+        manifest: What it was trained on.
+        out: Run folder.
+        shares: Weights files, below it, that predict, and their shares in the mean.
+        facts: JSON values for the result.
+    """
+    export(recipe, manifest, out, max(shares, key=shares.get))
+    files.write_json(files.join(out, RESULT), {"checkpoints": dict(shares), **facts})
 
 
 def export(recipe: Recipe, manifest: Manifest, out: str, weights_name: str) -> None:

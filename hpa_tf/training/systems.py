@@ -1,4 +1,4 @@
-"""Train every member of a system, one after the other."""
+"""Train every member of a system, one after the other, and with hand grades its second stage too."""
 
 from collections.abc import Callable
 
@@ -25,16 +25,30 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     Raises:
         InputError: `out` holds another system; also see `train`.
     """
+    claim_system(system, out, site)
+    for number, member in enumerate(system.members, start=1):
+        announce(system, number, "", site)
+        train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
+        keras.backend.clear_session()
+
+
+def claim_system(system: System, out: str, site: Site) -> None:
+    """Write which system a folder holds, or check that it holds the same one.
+
+    Raises:
+        InputError: It holds another one.
+    """
     path, value = files.join(out, SYSTEM), to_json(system)
     if files.exists(path) and (lines := differences(files.read_json(path), value)):
         raise InputError(path, f"another system ({'; '.join(lines[:10])})", system.name, "choose another --out")
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)
-    for number, member in enumerate(system.members, start=1):
-        if site.is_chief:
-            print(
-                f"member {number} of {len(system.members)}: {member.recipe.name}, weight {member.weight:g}", flush=True
-            )
-        train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
-        keras.backend.clear_session()
+
+
+def announce(system: System, number: int, stage: str, site: Site) -> None:
+    """Say which member comes now, counted from 1."""
+    member = system.members[number - 1]
+    if site.is_chief:
+        what = f"member {number} of {len(system.members)}: {member.recipe.name}, weight {member.weight:g}{stage}"
+        print(what, flush=True)

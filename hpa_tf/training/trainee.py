@@ -37,6 +37,9 @@ class Trainee:
         """Build everything under a strategy, from `recipe.seed`; weights of files are not loaded here."""
         self.strategy, self.spec, self.optimization = strategy, recipe.network, recipe.optimization
         self.objective = recipe.objective
+        self._steps: dict[
+            tuple[str, bool], Callable
+        ] = {}  # a graph is traced once, however many runs follow each other
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.network = recipe.network.build(recipe.view.specs(), policy)
@@ -98,12 +101,15 @@ class Trainee:
 
     def make_train_step(self, xla: bool = False) -> Callable:
         """Return a graph function (batch, learning rate, EMA decay) -> loss of the global batch; moves the weights."""
+        if ("train", xla) in self._steps:
+            return self._steps["train", xla]
         run = self._make_replica_step(xla)
 
         @tf.function(reduce_retracing=True)
         def train_step(batch: Batch, rate: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
             return self._step(run, batch, rate, decay)
 
+        self._steps["train", xla] = train_step
         return train_step
 
     def make_train_steps(self) -> Callable:
@@ -131,6 +137,8 @@ class Trainee:
 
     def make_predict_step(self) -> Callable:
         """Return a graph function batch -> probabilities float32 [B, K or 1, classes] of the global batch."""
+        if ("predict", False) in self._steps:
+            return self._steps["predict", False]
 
         def predict(batch: Batch) -> tf.Tensor:
             return self.spec.probabilities(self.network(self._inputs(batch), training=False), batch.inputs)
@@ -139,6 +147,7 @@ class Trainee:
         def predict_step(batch: Batch) -> tf.Tensor:
             return self.strategy.gather(self.strategy.run(predict, args=(batch,)), axis=0)
 
+        self._steps["predict", False] = predict_step
         return predict_step
 
     def _inputs(self, batch: Batch) -> dict[str, tf.Tensor]:

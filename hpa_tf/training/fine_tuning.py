@@ -1,0 +1,145 @@
+"""The second stage of a system: every member goes on for an epoch on hand-graded cells, as team 4's did.
+
+OUT/MEMBER            first stage (`systems`)
+OUT/fine_tuned/       the fine-tuned system, which predicts like any other
+  labels.parquet      the labels of the second stage: graded cells, and the validation cells that nobody graded
+  MEMBER/             a run folder; where the first stage predicts with a mean over several checkpoints, each of them is
+                      fine-tuned by itself (MEMBER/stages/epoch-0015/, ...) and the mean keeps its shares
+
+Source: METHODS 3 (fine-tuning); W 7.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from hpa_tf import cell_table, files, label_rules
+from hpa_tf.classes import MITOTIC_SPINDLE
+from hpa_tf.errors import InputError
+from hpa_tf.label_rules import LabelTable
+from hpa_tf.recipes import ALL_FOLDS, Recipe, System
+from hpa_tf.recipes.milimed import fine_tuning
+from hpa_tf.recipes.run_folder import BEST_WEIGHTS, RESULT, WEIGHTS, Run, is_finished, read_run
+from hpa_tf.records import CELL_TABLE_NAME, read_manifest
+from hpa_tf.training.run import Data, Site, claim_folder, conclude, train
+from hpa_tf.training.systems import announce, claim_system
+
+FINE_TUNED, LABELS, STAGES = "fine_tuned", "labels.parquet", "stages"
+_SURE = {MITOTIC_SPINDLE: 0.9, 15: 0.9}
+"""Least label with which an ungraded training cell of a class is trained on too. Source: METHODS 3 (fine-tuning)."""
+
+
+def fine_tune_system(
+    system: System, adapt: Callable[[Recipe], Recipe], data: Data, grades: str, out: str, site: Site
+) -> None:
+    """Run the second stage of every member whose first stage is in `out`; goes on where it was stopped.
+
+    Args:
+        system: Its members' recipes.
+        adapt: The changes of the command line, the same as for the first stage.
+        data: What the first stage was trained on.
+        grades: Folder of the grading page, or a cell table: its cells and labels, `graded` where a person said so.
+        out: Folder of the first stage's runs.
+        site: Where it runs.
+
+    Raises:
+        InputError: The grades cannot be used, or changed since the second stage was begun.
+    """
+    folder = files.join(out, FINE_TUNED)
+    claim_system(system, folder, site)
+    recipes = [adapt(member.recipe) for member in system.members]
+    table = grades
+    if not grades.endswith(".parquet"):
+        table = files.join(folder, LABELS)
+        write_stage_labels(data, grades, recipes[0].validation_fold, table, site)
+    second = replace(data, labels=table, unknown_cells="drop", validation_labels=None)
+    for number, recipe in enumerate(recipes, start=1):
+        announce(system, number, ", second stage", site)
+        name = system.members[number - 1].recipe.name
+        fine_tune(recipe, second, files.join(out, name), files.join(folder, name), site)
+
+
+def write_stage_labels(data: Data, grades: str, validation_fold: int, path: str, site: Site) -> None:
+    """Write the labels of the second stage: all cells of the validation fold, and every graded cell.
+
+    Raises:
+        InputError: The grades are of other data, or others than the table there was made from.
+    """
+    labels = stage_labels(data, grades, validation_fold)
+    if not site.is_chief:
+        return
+    if files.exists(path):
+        if label_rules.read_labels(path).steps != labels.steps:
+            fix = f"choose another --out, or remove {os.path.dirname(path)} to fine-tune again"
+            raise InputError(path, "other grades or labels than now", "the same grades", fix)
+        return
+    label_rules.write_labels(labels, path)
+
+
+def stage_labels(data: Data, grades: str, validation_fold: int) -> LabelTable:
+    """Return the labels of the second stage: see `write_stage_labels`."""
+    manifest = read_manifest(data.data)
+    found, journals, sums = label_rules.grades_of_folder(grades, manifest.fingerprint)
+    print(label_rules.describe_grades(journals), flush=True)
+    table = cell_table.read(files.join(data.data, CELL_TABLE_NAME))
+    start = (
+        label_rules.read_labels(data.labels)
+        if data.labels
+        else label_rules.from_image(table, {"data": manifest.fingerprint})
+    )
+    labels = label_rules.from_grades(start, found, label_rules.MAPS["validation"], sums)
+    keep = labels.cells["graded"].to_numpy(bool, copy=True)
+    fold_of = table["fold"].to_numpy()[labels.rows_of(table)]
+    keep |= (fold_of == validation_fold) | (validation_fold == ALL_FOLDS)
+    for class_id, least in _SURE.items():
+        keep |= np.nan_to_num(labels.values[:, class_id]) >= least
+    chosen = np.flatnonzero(keep)
+    cells = labels.cells.iloc[chosen].reset_index(drop=True)
+    return LabelTable(cells, labels.values[chosen], labels.set_by[chosen], labels.steps)
+
+
+def fine_tune(recipe: Recipe, data: Data, first: str, out: str, site: Site) -> None:
+    """Run the second stage of one member.
+
+    Args:
+        recipe: That of the first stage.
+        data: What is trained on now.
+        first: Run folder of the first stage, finished.
+        out: Run folder to write.
+        site: Where it runs.
+    """
+    run = read_run(first)
+    second = fine_tuning(recipe)
+    if len(run.checkpoints) == 1:
+        train(replace(second, weights=run.checkpoints[0][0]), data, out, site)
+        keras.backend.clear_session()
+        return
+    whole, manifest = replace(second, weights=first), read_manifest(data.data)
+    claim_folder(whole, data, manifest, out, site)
+    if is_finished(out):
+        train(whole, data, out, site)  # says so
+        return
+    for path, _ in run.checkpoints:
+        train(replace(second, weights=path), data, _stage(out, path), site)
+        keras.backend.clear_session()
+    if site.is_chief:
+        _gather(whole, run, out)
+
+
+def _stage(out: str, checkpoint: str) -> str:
+    return files.join(out, STAGES, Path(checkpoint).name.removesuffix(".weights.h5"))
+
+
+def _gather(recipe: Recipe, first: Run, out: str) -> None:
+    """Make one run of the fine-tuned checkpoints, with the shares that they had in the first stage."""
+    shares, best = {}, {}
+    for path, share in first.checkpoints:
+        stage, name = _stage(out, path), f"{WEIGHTS}/{Path(path).name}"
+        files.write_bytes(files.join(out, name), files.read_bytes(files.join(stage, BEST_WEIGHTS)))
+        shares[name] = share
+        best = files.read_json(files.join(stage, RESULT))["best"]
+    conclude(recipe, read_manifest(out), out, shares, {"epochs": 1, "best": best})

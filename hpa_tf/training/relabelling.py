@@ -1,0 +1,131 @@
+"""One small network for each class and fold, and what each says of the cells that it has not seen.
+
+OUT/fold0/class03/       checkpoints, history and weights of one network
+OUT/fold0/class03.npy    its probabilities of the fold's cells, in stored order: this network is done
+OUT/out_of_fold.parquet  all of them as a cell table
+
+One network is built and traced once; the networks of all classes and folds start from its first weights. It knows a
+single class, 0, whose place the class in question takes in the labels. Stopped at any moment, the same command goes on.
+"""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import cell_table, files
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.errors import InputError
+from hpa_tf.models import weights
+from hpa_tf.pipeline import Examples
+from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.relabel import ASKED
+from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
+from hpa_tf.records import read_manifest
+from hpa_tf.training import checkpoint
+from hpa_tf.training.folds import fold_folder
+from hpa_tf.training.inputs import check_batch_size
+from hpa_tf.training.logs import Logs
+from hpa_tf.training.loop import Loop
+from hpa_tf.training.preemption import Preemption
+from hpa_tf.training.run import Data, Site, claim_folder
+from hpa_tf.training.trainee import Trainee
+from hpa_tf.training.validation import predict
+
+OUT_OF_FOLD = "out_of_fold.parquet"
+_LEAST = 2
+"""Positive cells of a class in the training folds, at least; a class with fewer has no network."""
+
+
+def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path: str | None, site: Site) -> None:
+    """Train one network a class and fold, and write every cell's probability by the network that has not seen it.
+
+    Args:
+        recipe: One of `hpa_tf.recipes.relabel`.
+        num_folds: Folds to predict; 0 = all.
+        data: What is trained on; unclean cells are predicted too.
+        out: Folder.
+        path: The table to write; None = `out`/out_of_fold.parquet.
+        site: Where it runs.
+
+    Raises:
+        InputError: The data has too few folds, or `out` holds another run.
+    """
+    manifest = read_manifest(data.data)
+    folds = num_folds or manifest.num_folds
+    if not 1 <= folds <= manifest.num_folds or manifest.num_folds < 2:
+        found = f"{folds} of data with {manifest.num_folds}"
+        raise InputError("--folds", found, "some of two folds or more", "build the data with more folds")
+    if data.validation_labels is not None:
+        fix = "leave it out; give grades of the training cells as --labels"
+        raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)
+    check_batch_size(recipe, site.strategy)
+    claim_folder(recipe, data, manifest, out, site)
+    trainee = Trainee(recipe, site.strategy, site.policy)
+    weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
+    trainee.start_average()
+    first = trainee.arrays()
+    tables = []
+    for fold in range(folds):
+        others = data.examples(set(range(manifest.num_folds)) - {fold})
+        own = replace(data, clean=False).examples({fold})
+        values = np.full((len(own), len(CLASSES)), np.nan, np.float32)
+        for class_id in range(NEGATIVE):
+            folder = files.join(fold_folder(out, fold), f"class{class_id:02d}")
+            found = _train_class(recipe, trainee, first, others, own, class_id, folder, site)
+            if found is not None:
+                values[:, class_id] = found
+        columns = {"fold": np.full(len(own), fold, np.int32)}
+        tables.append(cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns))
+    if site.is_chief:
+        path = path or files.join(out, OUT_OF_FOLD)
+        cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")
+        print(f"{path}: {sum(map(len, tables))} cells", flush=True)
+
+
+def of_one_class(examples: Examples, class_id: int) -> Examples:
+    """Return examples whose only class is `class_id`, in the place of class 0; cells where it is not known leave."""
+    labels = np.zeros((len(examples), len(CLASSES)), np.float32)
+    labels[:, ASKED] = examples.labels[:, class_id]
+    table = examples.table.assign(**dict(zip(cell_table.VALUES, labels.T, strict=True)))
+    return Examples(examples.folder, table).select(examples.known[:, class_id])
+
+
+def _train_class(
+    recipe: Recipe,
+    trainee: Trainee,
+    first: dict[str, np.ndarray],
+    training: Examples,
+    asked: Examples,
+    class_id: int,
+    folder: str,
+    site: Site,
+) -> np.ndarray | None:
+    """Return one network's probabilities of the cells `asked`, [N]; None where the class has too few cells."""
+    done = f"{folder}.npy"
+    if files.exists(done):
+        return np.load(io.BytesIO(files.read_bytes(done)), allow_pickle=False)
+    examples = of_one_class(training, class_id)
+    positive = int((examples.labels[:, ASKED] >= recipe.sampling.positive).sum())
+    if positive < _LEAST:
+        if site.is_chief:
+            print(f"class {class_id} {CLASSES[class_id]}: {positive} training cells, no network", flush=True)
+        return None
+    if site.is_chief:
+        for name in (folder, files.join(folder, CHECKPOINTS), files.join(folder, WEIGHTS)):
+            files.make_folder(name)
+    logs = Logs(folder, site.is_chief)
+    trainee.restore(first)
+    with Preemption() as preemption:
+        Loop(recipe, trainee, examples, None, logs).run(site.pace, preemption)
+    logs.close()
+    weights.load(trainee.network, files.join(folder, BEST_WEIGHTS))
+    found = predict(site.strategy, trainee.make_predict_step(), recipe, asked)[:, 0]
+    if site.is_chief:
+        stream = io.BytesIO()
+        np.save(stream, found)
+        files.write_bytes(done, stream.getvalue())
+        for step in checkpoint.steps_in(files.join(folder, CHECKPOINTS)):  # 90 times three copies of the weights
+            files.remove(files.join(folder, CHECKPOINTS, checkpoint.name_of(step)))
+    return found

@@ -1,0 +1,186 @@
+"""Fine-tuning on hand grades, validation by grades, and networks that find wrong labels."""
+
+import json
+
+import numpy as np
+import pytest
+from shards import one_hot, write_dataset
+
+from hpa_tf import cell_table
+from hpa_tf import label_rules as rules
+from hpa_tf.classes import CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import Decision, Writer
+from hpa_tf.pipeline.sampling import draw_epoch
+from hpa_tf.recipes import Member, System, recipe_named
+from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
+from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
+from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.records import read_manifest
+from hpa_tf.training import command
+from hpa_tf.training.fine_tuning import stage_labels
+from hpa_tf.training.relabelling import of_one_class
+from hpa_tf.training.run import Data, split
+from tfrecords_builder.__main__ import main as builder
+
+TINY = ["--recipe.view.size", "16", "--recipe.network.backbone.widths", "4", "6"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """48 cells in 12 images and 2 folds; green is bright in the cells that really have class 3."""
+    folder = tmp_path_factory.mktemp("second") / "data"
+    rng = np.random.default_rng(0)
+    crops = []
+    for i in range(48):
+        crop = rng.integers(0, 60, (16, 16, 4), dtype=np.uint8)
+        crop[..., 1] += 150 * (i % 2)
+        crops.append((crop, np.ones((16, 16), np.uint8)))
+    labels = np.stack([one_hot(3) if i // 4 % 3 else one_hot(5) for i in range(48)])
+    table = write_dataset(folder, labels, num_shards=1, crops=crops)
+    return folder, table
+
+
+@pytest.fixture(scope="module")
+def graded(data, tmp_path_factory):
+    """Grades of class 3, of cells of both folds; 5 where it is really there."""
+    folder, table = data
+    out = tmp_path_factory.mktemp("grades")
+    writer = Writer(out, 3, "anna", read_manifest(folder).fingerprint)
+    rows = np.flatnonzero(table["Nucleoli fibrillar center"].to_numpy() > 0)[::3]
+    keys = table[["image_id", "cell"]].to_numpy().tolist()
+    writer.append([Decision(n + 1, "grade", *keys[row], 5 if row % 2 else 2) for n, row in enumerate(rows)])
+    writer.close()
+    return out, rows
+
+
+def test_fine_tuning_is_that_of_the_source():
+    second = fine_tuning(MILIMED_B0_FLIPS).optimization
+    assert (second.epochs, second.batch_size, second.learning_rate, second.schedule) == (1, 16, 3e-5, "constant")
+    cutter = recipe_named("milimed_b0_square").view
+    assert (cutter.size, cutter.surroundings, cutter.square, cutter.margin) == (512, "background", "grow", 16)
+
+
+def test_labels_of_the_second_stage(data, graded):
+    folder, table = data
+    labels = stage_labels(Data(str(folder)), str(graded[0]), 0)
+    keys = set(map(tuple, table[["image_id", "cell"]].to_numpy()))
+    expected = set(np.flatnonzero(table["fold"] == 0)) | set(graded[1])
+    rows = {tuple(key): row for row, key in enumerate(table[["image_id", "cell"]].to_numpy().tolist())}
+    found = {rows[key] for key in map(tuple, labels.cells[["image_id", "cell"]].to_numpy().tolist())}
+    assert found == expected and len(found) < len(keys)
+    assert set(np.unique(labels.values[labels.cells["graded"].to_numpy(bool), 3])) == {0.5, 1.0}  # validation maps
+    assert len(stage_labels(Data(str(folder)), str(graded[0]), -1)) == len(table)
+
+
+def test_validation_by_grades_alone(data, graded, tmp_path):
+    folder, table = data
+    path = str(tmp_path / "validation.parquet")
+    arguments = ["--data", str(folder), "--grades", str(graded[0]), "--maps", "validation", "--only-graded"]
+    assert builder(["label", "--rule", "from_grades", *arguments, "--out", path]) == 0
+    recipe = recipe_named("cpu_small")
+    training, validation = split(recipe, Data(str(folder), validation_labels=path), read_manifest(folder))
+    own = [row for row in graded[1] if table["fold"][row] == 0]
+    assert len(validation) == len(own) and validation.known.sum() == len(own) and validation.known[:, 3].all()
+    np.testing.assert_allclose(validation.labels[:, 3], [1.0 if row % 2 else 0.5 for row in own])
+    assert len(training) == int((table["fold"] != 0).sum()) and set(np.unique(training.labels[:, 3])) == {0, 1}
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="--validation-labels"):
+        split(replace(recipe, validation_fold=-1), Data(str(folder), validation_labels=path), read_manifest(folder))
+    unknown = rules.read_labels(path)
+    unknown.values[:], unknown.set_by[:] = np.nan, -1
+    rules.write_labels(unknown, path)
+    with pytest.raises(InputError, match="no known label"):
+        split(recipe, Data(str(folder), validation_labels=path), read_manifest(folder))
+
+
+def test_a_relabelling_epoch_is_half_positive(data):
+    folder, table = data
+    for class_id in (3, 5):
+        examples = of_one_class(Data(str(folder)).examples(None), class_id)
+        np.testing.assert_array_equal(examples.labels[:, ASKED], table[CLASSES[class_id]])
+        assert examples.labels[:, 1:].sum() == 0
+        drawn = draw_epoch(examples, RELABEL_SMALL.sampling, 0, 0)
+        assert len(drawn) == 2048 and abs(examples.labels[drawn, ASKED].mean() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fine-tune", "grades", "--recipe", "cpu_small"], "--system"),
+        (["--recipe", "relabel_small", "--folds", "9"], "--folds"),
+        (["--recipe", "cpu_small", "--validation-labels", "nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_bad_options(data, tmp_path, capsys, arguments, said):
+    assert command.main(["--data", str(data[0]), "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_relabelling_finds_wrong_labels_goes_on_and_traces_once(data, tmp_path, monkeypatch):
+    """Half of the cells of positive images do not show the class; the networks say which, out of fold."""
+    folder, table = data
+    out = tmp_path / "relabel"
+    arguments = ["--recipe", "relabel_small", "--data", str(folder), "--out", str(out), *TINY]
+    from hpa_tf.training.trainee import Trainee
+
+    made = []
+    original = Trainee._make_replica_step
+    monkeypatch.setattr(Trainee, "_make_replica_step", lambda self, xla: made.append(1) or original(self, xla))
+    assert command.main(arguments) == 0
+    assert len(made) == 1  # one graph for 2 classes x 2 folds
+    found = cell_table.read(out / "out_of_fold.parquet")
+    assert cell_table.kind(out / "out_of_fold.parquet") == "out_of_fold" and len(found) == len(table)
+    assert found["Negative"].isna().all() and found["Nucleoplasm"].isna().all()  # no cell has it: no network
+    merged = table.merge(found, on=["image_id", "cell"], suffixes=("", "_p"))
+    p, really = merged["Nucleoli fibrillar center_p"].to_numpy(), np.arange(48) % 2 == 1
+    positive = merged["Nucleoli fibrillar center"].to_numpy() > 0
+    assert p[positive & really].mean() > p[positive & ~really].mean()
+    first = (out / "out_of_fold.parquet").read_bytes()
+    for path in (out / "out_of_fold.parquet", out / "fold1" / "class05.npy"):
+        path.unlink()
+    assert command.main(arguments) == 0
+    assert (out / "out_of_fold.parquet").read_bytes() == first
+
+
+@pytest.mark.slow
+def test_both_stages_of_a_system(data, graded, tmp_path, monkeypatch, capsys):
+    """A member with one set of weights, and one with a mean over two checkpoints, which the second stage keeps."""
+    from dataclasses import replace
+
+    small = recipe_named("cpu_small")
+    small = replace(small, sampling=replace(small.sampling, num_cells=64),
+                    optimization=replace(small.optimization, epochs=2, batch_size=16))  # fmt: skip
+    system = System(
+        "tiny",
+        (Member(replace(small, name="one"), 0.5), Member(replace(small, name="two", ensemble=(0.25, 0.75)), 0.5)),
+    )
+    monkeypatch.setattr(command, "system_named", lambda name: system)
+    folder, out = data[0], tmp_path / "system"
+    arguments = ["--system", "tiny", "--data", str(folder), "--out", str(out), *TINY]
+    assert command.main(arguments) == 0
+    assert "first stage only" in capsys.readouterr().out
+    before = (out / "two" / "result.json").read_bytes()
+    assert command.main([*arguments, "--fine-tune", str(graded[0])]) == 0
+    assert (out / "two" / "result.json").read_bytes() == before
+    one, two = (read_run(out / "fine_tuned" / name) for name in ("one", "two"))
+    assert [share for _, share in one.checkpoints] == [1.0]
+    assert [share for _, share in two.checkpoints] == [0.25, 0.75] and (out / "fine_tuned/two/saved_model/1").is_dir()
+    for path, _ in two.checkpoints:  # each checkpoint moved, from its own start
+        started = json.loads((out / "fine_tuned/two/stages" / path.split("/")[-1][:10] / "recipe.json").read_text())
+        assert json.dumps(started).count(path.split("/")[-1]) == 1
+    kept = {
+        path: path.read_bytes()
+        for path in (out / "fine_tuned").rglob("*")
+        if path.suffix in (".json", ".h5", ".parquet") and "saved_model" not in path.parts  # TensorFlow's bytes differ
+    }
+    (out / "fine_tuned" / "two" / "result.json").unlink()  # killed before the end
+    assert command.main([*arguments, "--fine-tune", str(graded[0])]) == 0
+    assert {path: path.read_bytes() for path in kept} == kept
+    writer = Writer(graded[0], 5, "ben", read_manifest(folder).fingerprint)
+    writer.append([Decision(1, "grade", "image-00000", 1, 5)])
+    writer.close()
+    assert command.main([*arguments, "--fine-tune", str(graded[0])]) == 2
+    assert "other grades" in capsys.readouterr().err
