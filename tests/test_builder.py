@@ -210,7 +210,6 @@ def test_changed_inputs_are_named_and_rebuilt_when_asked(folder, tmp_path, capsy
     [
         (["--margin", "3"], "option margin: was 0, is 3"),
         (["--seed", "1"], "option seed: was 0, is 1"),
-        (["--fields", "16"], "option fields: was None, is 16"),
         (["--um-per-px", "0.1"], "option um_per_px: was [0.08], is [0.1]"),
         (["--drop-unclean"], "option drop_unclean: was False, is True"),
     ],

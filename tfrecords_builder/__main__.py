@@ -1,4 +1,4 @@
-"""Command line: `python -m tfrecords_builder build|verify|repair|inspect|label|diff|grades`. Runs TensorFlow-free."""
+"""Command line: `python -m tfrecords_builder build|verify|repair|inspect|index|label|diff|grades`. No TensorFlow."""
 
 import os
 import sys
@@ -79,11 +79,20 @@ class Grades:
     """CSV or Parquet file to write."""
 
 
+@dataclass(frozen=True)
+class Index:
+    """Write images.parquet, the table of whole fields of view, for a folder whose shards an earlier version wrote."""
+
+    folder: tyro.conf.Positional[str]
+    """Data folder."""
+
+
 Command = (
     Annotated[BuildOptions, tyro.conf.subcommand("build")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Repair, tyro.conf.subcommand("repair")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Label, tyro.conf.subcommand("label")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Grades, tyro.conf.subcommand("grades")]
@@ -109,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(command: BuildOptions | Verify | Repair | Inspect | Label | Diff | Grades) -> int:
+def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Diff | Grades) -> int:
     if isinstance(command, BuildOptions):
         from tfrecords_builder.build import FAILURES_NAME, build
 
@@ -127,10 +136,16 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Label | Diff | Grad
         rebuilt = repair(command.folder, command.deep, command.workers)
         print(f"rebuilt: {', '.join(rebuilt) or 'nothing, no shard was bad'}")
         return 0
+    if isinstance(command, Index):
+        from tfrecords_builder.field_shards import index
+
+        print(f"{len(index(command.folder))} fields of view")
+        return 0
     if isinstance(command, Diff):
         return _diff(command)
     if isinstance(command, Grades):
         return _grades(command)
+
     from tfrecords_builder.inspect import describe, write_contact_sheet
 
     print(describe(command.folder))

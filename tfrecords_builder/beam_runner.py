@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from hpa_tf import beam
 from hpa_tf.errors import InputError
+from tfrecords_builder.field_shards import run_unit
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
 from tfrecords_builder.pool import Progress, use_one_thread
-from tfrecords_builder.unit import UnitResult, build_unit, read_sidecar
+from tfrecords_builder.unit import UnitResult, read_sidecar
 
 
 def run_units_on_beam(
@@ -48,5 +49,5 @@ def run_units_on_beam(
 
 def _build(index: int, units: tuple[Unit, ...], settings: Settings) -> str:
     use_one_thread()
-    build_unit(units[index], settings, lambda *_: None)
+    run_unit(units[index], settings, lambda *_: None)
     return units[index].name

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, records
+from hpa_tf import cell_table, files, image_table, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
@@ -18,6 +18,7 @@ from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
 from hpa_tf.reporting import write_csv
 from tfrecords_builder import state, summary
+from tfrecords_builder.field_shards import image_rows
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options, with_masks
 from tfrecords_builder.plan import Plan, Unit, make_plan
@@ -26,7 +27,7 @@ from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_
 
 FAILURES_NAME = "failures.csv"
 TFDS_NAMES = ("dataset_info.json", "features.json")
-_REWRITTEN = (records.CELL_TABLE_NAME, FAILURES_NAME, *TFDS_NAMES)
+_REWRITTEN = (records.CELL_TABLE_NAME, image_table.NAME, FAILURES_NAME, *TFDS_NAMES)
 _ROWS_A_PART = 20_000
 Results = dict[str, UnitResult]
 
@@ -45,8 +46,7 @@ def build(options: BuildOptions) -> Manifest:
         warm_up()
     plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))
     with state.locked(options.out):
-        results = _results_so_far(options, plan)
-        todo = [unit for unit in plan.units if unit.name not in results]
+        results, todo = _results_so_far(options, plan)
         if todo or not _is_finished(options, plan, results):
             _open_folder(options, plan)
             results |= _run(todo, options)
@@ -64,8 +64,12 @@ def failures_of(plan: Plan, results: Iterable[UnitResult]) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
 
 
-def _results_so_far(options: BuildOptions, plan: Plan) -> Results:
-    """Return the results of the units that are done, after a look at what changed since the folder was begun."""
+def _results_so_far(options: BuildOptions, plan: Plan) -> tuple[Results, list[Unit]]:
+    """Return the results of the units that are done, and the others, some of which lack only their fields of view.
+
+    Raises:
+        InputError: Something changed since the folder was begun (`on_change="fail"`), or it is not ours.
+    """
     saved = state.load_plan(options.out)
     stamps = files.list_stamps(options.out) if saved or not files.is_remote(options.out) else {}
     if saved is None:
@@ -73,7 +77,7 @@ def _results_so_far(options: BuildOptions, plan: Plan) -> Results:
         if foreign:
             fix = "choose another --out, or remove the folder"
             raise InputError(options.out, f"{foreign[0]}, but no record of a build", "a new folder", fix)
-        return {}
+        return {}, list(plan.units)
     found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
     failed = {failure[0] for result in found.values() if result for failure in result.failures}
     changed = state.changes(saved, plan, failed)
@@ -81,15 +85,26 @@ def _results_so_far(options: BuildOptions, plan: Plan) -> Results:
         fix = "undo the change, choose another --out, or give --on-change rebuild"
         raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
     # failed images are tried again: they are the reason why somebody runs the command again
-    return {
-        unit.name: result
-        for unit in plan.units
-        if (result := found[unit.name]) and not result.failures and state.is_done(options.out, unit, result, stamps)
-    }
+    results, todo = {}, []
+    for unit in plan.units:
+        result = found[unit.name]
+        if result is None or result.failures or not state.is_done(unit, result, stamps):
+            todo.append(unit)
+        elif options.fields is None or _has_fields(options, unit, result, stamps):
+            results[unit.name] = result
+        else:
+            todo.append(replace(unit, fields_only=True))
+    return results, todo
+
+
+def _has_fields(options: BuildOptions, unit: Unit, result: UnitResult, stamps: dict[str, tuple[int, str]]) -> bool:
+    is_whole = len(result.field_offsets) == len(result.images)  # an earlier version kept no offsets
+    return result.fields == options.fields and is_whole and state.is_done(unit, result, stamps, "fields")
 
 
 def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
     names = [records.MANIFEST_NAME, records.CELL_TABLE_NAME, *(TFDS_NAMES if options.tfds else ())]
+    names += [image_table.NAME] if options.fields is not None else []
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
     return records.read_manifest(options.out) == _manifest(options, plan, results)
@@ -120,7 +135,8 @@ def _is_temporary(name: str) -> bool:
 def _run(todo: list[Unit], options: BuildOptions) -> Results:
     results: Results = {}
     for unit in todo:
-        files.remove(sidecar_path(options.out, unit))
+        if not unit.fields_only:
+            files.remove(sidecar_path(options.out, unit))
     num_images = sum(len(unit.images) for unit in todo)
     cells, start = 0, time.monotonic()
     with progress(total=num_images, unit="image", desc="build", disable=not todo) as bar:
@@ -164,6 +180,8 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     cell_table.write_parts(
         _table_parts(options, plan, manifest), files.join(options.out, records.CELL_TABLE_NAME), "labels"
     )
+    if options.fields is not None:
+        image_table.write(image_rows(plan.units, ordered, options.out), options.out)
     failures = failures_of(plan, ordered)
     if len(failures):
         write_csv(failures, files.join(options.out, FAILURES_NAME))

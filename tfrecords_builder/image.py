@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from hpa_tf import records
@@ -13,6 +12,7 @@ from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Cell, cut_cells
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
+from hpa_tf.imaging.squares import to_square
 from tfrecords_builder import labels
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.sources import LabelledImage, Source
@@ -90,10 +90,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     Raises:
         InputError: The image or its masks cannot be used.
     """
-    source = settings.sources[image.source]
-    field_files = FieldFiles(image.image_id, image.paths)
-    field = read_field(field_files, source.um_per_px, settings.max_pixels, source.full_scale)
-    masks = settings.segmenters[image.source](field)
+    field, masks = _read(image, settings)
     values = labels.from_image_labels(image.class_ids, 1)[0]
     encoded, rows = [], []
     for cell in cut_cells(field, masks, settings.margin):
@@ -109,6 +106,29 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
     shares = tuple(None if np.isnan(share) else float(share) for share in brightness(field.pixels))
     return ImageResult(image, chosen, whole, rows, kept, field.bits, shares)
+
+
+def build_field(image: LabelledImage, fold: int, numbers: list[int], settings: Settings) -> bytes:
+    """Read, segment and encode one image as a whole field of view alone.
+
+    Args:
+        image: The image.
+        fold: Its fold.
+        numbers: Numbers of its cells in its mask, in the order of the cell table.
+        settings: See `Settings`.
+
+    Raises:
+        InputError: The image or its masks cannot be used.
+    """
+    field, masks = _read(image, settings)
+    return _encode_field(field, masks, numbers, labels.from_image_labels(image.class_ids, 1)[0], fold, settings)
+
+
+def _read(image: LabelledImage, settings: Settings) -> tuple[FieldOfView, Masks]:
+    source = settings.sources[image.source]
+    field_files = FieldFiles(image.image_id, image.paths)
+    field = read_field(field_files, source.um_per_px, settings.max_pixels, source.full_scale)
+    return field, settings.segmenters[image.source](field)
 
 
 def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
@@ -146,22 +166,13 @@ def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView, 
 def _encode_field(
     field: FieldOfView, masks: Masks, numbers: list[int], values: np.ndarray, fold: int, settings: Settings
 ) -> bytes:
-    """Encode a whole field of view in a square of `settings.fields` px: its longer side fills it, the rest is zero."""
-    size, (height, width) = settings.fields, field.pixels.shape[:2]
-    scale = size / max(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    order = np.zeros(max(numbers, default=0) + 1, np.uint16)
-    order[numbers] = np.arange(1, len(numbers) + 1)
-    compact = order[np.where(masks.cell < len(order), masks.cell, 0)]
-    pixels, mask = np.zeros((size, size, 4), field.pixels.dtype), np.zeros((size, size), np.uint16)
-    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    pixels[: target[1], : target[0]] = cv2.resize(field.pixels, target, interpolation=shrink)
-    mask[: target[1], : target[0]] = cv2.resize(compact, target, interpolation=cv2.INTER_NEAREST_EXACT)
+    """Encode a whole field of view in a square of `settings.fields` px; the k-th of `numbers` is k in its masks."""
+    pixels, mask, scale = to_square(field.pixels, masks.cell, numbers, settings.fields)
     return records.encode(
         {
             "image_id": field.image_id.encode(),
             "fold": fold,
-            "image_size": (height, width),
+            "image_size": field.pixels.shape[:2],
             "um_per_px": field.um_per_px / scale,
             "bits": field.bits,
             "image": encode_picture(pixels, settings.encoding),

@@ -66,7 +66,8 @@ class BuildOptions:
     margin: int = 0
     """Pixels kept around each cell's tight box, px; recipes with context need some (METHODS 3: 16)."""
     fields: int | None = None
-    """Also write whole fields of view with their cell masks, shrunk to this many px a side."""
+    """Also write whole fields of view with their cell masks, shrunk to this many px a side; a finished folder that has
+    none gets them added, its cells stay as they are."""
     encoding: Encoding = "png"
     """How pictures are stored, without loss: png = smallest; png-stored = PNG that is not compressed, about twice as
     large, read 5 times as fast; npy = NumPy's .npy, as large, read 15 times as fast, not with --tfds."""
@@ -196,7 +197,8 @@ CODE = "code"
 _PACKAGE, _BUILDER = Path(hpa_tf.__file__).parent, Path(__file__).parent
 _DECIDING = (
     *(_PACKAGE / name for name in ("cell_table.py", "classes.py", "encoding.py", "framing.py", "records.py")),
-    *(_PACKAGE / "imaging" / name for name in ("cells.py", "channel_files.py", "fields.py", "rules.py", "tiff.py")),
+    *(_PACKAGE / "imaging" / name for name in ("cells.py", "channel_files.py", "fields.py", "rules.py", "squares.py")),
+    _PACKAGE / "imaging" / "tiff.py",
     *sorted((_PACKAGE / "imaging" / "segmentation").glob("*.py")),
     *(_BUILDER / name for name in ("image.py", "labels.py", "table.py", "unit.py")),
 )

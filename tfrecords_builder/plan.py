@@ -24,6 +24,8 @@ from tfrecords_builder.table import OWN_COLUMNS
 
 DEFAULT_IMAGES_PER_SHARD = 16
 _LEAST_SHARDS_A_FOLD = 4
+FIELDS = "fields"
+"""The option that decides nothing about the cells: fields of view can be added to a folder that has its cells."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Unit:
         count: Number of units of the fold.
         images: Its images, in the order of their records.
         stamps: State of each image's files and of what is known about it; see `Plan.changes`.
-        fingerprint: Digest of the options and of everything above.
+        fingerprint: Digest of the options and of everything above; whole fields of view are not in it.
+        fields_only: Its cells are done: only its whole fields of view are to be written.
     """
 
     fold: int
@@ -45,6 +48,7 @@ class Unit:
     images: tuple[LabelledImage, ...]
     stamps: dict[str, "Stamp"] = field(hash=False)
     fingerprint: str = ""
+    fields_only: bool = False
 
     @property
     def name(self) -> str:
@@ -129,10 +133,11 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
     folds = _draw_folds(images, options, drawn)
     stamps = _stamps(images, options)
     content = content_options(options)
+    of_cells = {name: value for name, value in content.items() if name != FIELDS}
     units = []
     for fold in range(options.num_folds):
         members = [image for image, its_fold in zip(images, folds.folds, strict=True) if its_fold == fold]
-        units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(content))
+        units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(of_cells))
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
     return Plan(content, tuple(units), tuple(faults), digest([content, state]), folds, options.num_folds)
 

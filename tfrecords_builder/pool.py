@@ -17,9 +17,10 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
 from hpa_tf.errors import InputError
+from tfrecords_builder.field_shards import run_unit
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
-from tfrecords_builder.unit import UnitResult, build_unit
+from tfrecords_builder.unit import UnitResult
 
 Progress = Callable[[int], None]
 """Told the number of cells of each finished image."""
@@ -71,7 +72,9 @@ def warm_up() -> str:
     # what workers need once for all of them
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    multiprocessing.set_forkserver_preload(["tfrecords_builder.unit", "hpa_tf.imaging.segmentation.nuclei_of_cells"])
+    multiprocessing.set_forkserver_preload(
+        ["tfrecords_builder.field_shards", "hpa_tf.imaging.segmentation.nuclei_of_cells"]
+    )
     forkserver.ensure_running()
     return "forkserver"
 
@@ -151,7 +154,7 @@ def _work(pipe: Connection, settings: Settings) -> None:
         except EOFError:
             return
         try:
-            result = build_unit(unit, settings, lambda *news: pipe.send(("image", *news)), poisoned)
+            result = run_unit(unit, settings, lambda *news: pipe.send(("image", *news)), poisoned)
         except Exception as error:
             pipe.send(("error", error))
             return

@@ -9,8 +9,8 @@ from typing import Any
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from tfrecords_builder.options import CODE, BuildOptions, asked_options
-from tfrecords_builder.plan import DrawnFolds, Plan, Unit
-from tfrecords_builder.unit import STATE_FOLDER
+from tfrecords_builder.plan import FIELDS, DrawnFolds, Plan, Unit
+from tfrecords_builder.unit import STATE_FOLDER, UnitResult
 
 PLAN_NAME = "plan.json"
 _MAX_NAMED = 5
@@ -77,6 +77,8 @@ def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:
     """
     before, now = saved["options"], plan.options
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if before.get(FIELDS) is None:
+        differing = [name for name in differing if name != FIELDS]  # they are added
     named = [
         f"{_CODE_CHANGED if name == CODE else f'option {name}'}: was {before.get(name)!r}, is {now.get(name)!r}"
         for name in differing
@@ -99,15 +101,16 @@ def changes(saved: dict[str, Any], plan: Plan, failed: set[str]) -> list[str]:
     return named
 
 
-def is_done(out: str, unit: Unit, result, stamps: dict[str, tuple[int, str]]) -> bool:
-    """Tell whether a unit's sidecar belongs to this plan and its shards are there at their full size.
+def is_done(unit: Unit, result: UnitResult | None, stamps: dict[str, tuple[int, str]], kind: str = "cells") -> bool:
+    """Tell whether a unit's sidecar belongs to this plan and its shard of a kind is there at its full size.
 
     Args:
-        out: Data folder.
         unit: The unit.
         result: What its sidecar says, or None.
         stamps: Sizes of the files in the data folder, see `files.list_stamps`.
+        kind: cells or fields.
     """
     if result is None or result.fingerprint != unit.fingerprint:
         return False
-    return all(stamps.get(shard.name, (-1,))[0] == shard.num_bytes for shard in result.shards)
+    shards = [shard for shard in result.shards if shard.kind == kind]
+    return bool(shards) and all(stamps.get(shard.name, (-1,))[0] == shard.num_bytes for shard in shards)

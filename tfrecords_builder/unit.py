@@ -44,6 +44,8 @@ class UnitResult:
         counts: Sums of the images' counts.
         failures: Images left out: id, and where, found, expected, fix of the InputError.
         warnings: Texts of the warnings.
+        fields: Side of its whole fields of view, px; None = it has none.
+        field_offsets: Where the field of each of `images` begins in its shard, bytes.
     """
 
     fingerprint: str
@@ -54,13 +56,15 @@ class UnitResult:
     counts: Mapping[str, int]
     failures: tuple[tuple[str, str, str, str, str], ...]
     warnings: tuple[str, ...]
+    fields: int | None = None
+    field_offsets: tuple[int, ...] = ()
 
 
 Report = Callable[[str, int], None]
 """Told of each image before (-1) and after it (number of its cells)."""
 
 
-class _ShardWriter:
+class ShardWriter:
     """Frames records into a shard and remembers its size and digest."""
 
     def __init__(self, stream, kind: str, unit: Unit):
@@ -99,11 +103,11 @@ def build_unit(
     kinds = ("cells",) if settings.fields is None else ("cells", "fields")
     done: list[tuple[LabelledImage, list, np.ndarray]] = []
     failures, texts, bits, shares = [], [], set(), []
-    with _clear_write_errors(settings.out), contextlib.ExitStack() as stack:
+    with clear_write_errors(settings.out), contextlib.ExitStack() as stack:
         writers = {}
         for kind in kinds:
             stream = stack.enter_context(files.atomic_writer(files.join(settings.out, unit.shard(kind))))
-            writers[kind] = _ShardWriter(stream, kind, unit)
+            writers[kind] = ShardWriter(stream, kind, unit)
         for image in unit.images:
             report(image.image_id, -1)
             result = _try_image(image, unit.fold, settings, (poisoned or {}).get(image.image_id), failures, texts)
@@ -126,9 +130,11 @@ def build_unit(
         counts=count_cells(table),
         failures=tuple(failures),
         warnings=tuple(texts),
+        fields=settings.fields,
+        field_offsets=tuple(writers["fields"].offsets) if "fields" in writers else (),
     )
     kept = np.concatenate([np.zeros(0, bool), *(kept for *_, kept in done)])
-    with _clear_write_errors(settings.out):
+    with clear_write_errors(settings.out):
         write_sidecar(settings.out, unit, result, _place(table[kept], unit, writers["cells"].offsets))
     return result
 
@@ -168,7 +174,7 @@ def _try_image(image, fold, settings, poison, failures, texts) -> ImageResult | 
 
 
 @contextlib.contextmanager
-def _clear_write_errors(out: str) -> Iterator[None]:
+def clear_write_errors(out: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -201,8 +207,8 @@ def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
         return None
     found = json.loads(text)
     found["shards"] = tuple(records.Shard(**shard) for shard in found["shards"])
-    for name in ("images", "bits", "warnings"):
-        found[name] = tuple(found[name])
+    for name in ("images", "bits", "warnings", "field_offsets"):
+        found[name] = tuple(found.get(name, ()))
     for name in ("failures", "brightness"):
         found[name] = tuple(tuple(row) for row in found[name])
     return UnitResult(**found)
