@@ -10,7 +10,7 @@ from hpa_tf import cell_table, framing, records
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import (
     Augmentation,
-    Sampling,
+    SemiBalanced,
     augment,
     augment_batch,
     decode_and_prepare,
@@ -24,7 +24,7 @@ from hpa_tf.views import Crop
 
 VIEW = Crop(size=16)
 AUGMENTATION = Augmentation(flip=0.5, quarter_turns=True, resizer=0.4, pad=0.3)
-SAMPLING = Sampling(num_cells=50)
+SAMPLING = SemiBalanced(num_cells=50)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,16 @@ from shards import one_hot, write_dataset
 from hpa_tf import cell_table, records
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.pipeline import Examples, Sampling, describe_sampling, draw_epoch, read_examples, repeat_factors
+from hpa_tf.pipeline import (
+    EveryCell,
+    Examples,
+    InverseFrequency,
+    SemiBalanced,
+    describe_sampling,
+    draw_epoch,
+    read_examples,
+    repeat_factors,
+)
 from hpa_tf.pipeline.sampling import epoch_counts
 
 NAN = np.nan
@@ -35,12 +44,12 @@ def random_examples(count: int, seed: int = 0) -> Examples:
 def test_an_epoch_of_team_4_has_their_number_of_cells():
     found = examples(np.eye(NUM_CLASSES).repeat(3, axis=0))
     # 9 classes x 10,000 + 6 x 20,000 + 2 x 40,000 + 20,000 / 3 + 20,000 negatives
-    assert repeat_factors(found, Sampling()).sum() == 316_667
+    assert repeat_factors(found, SemiBalanced()).sum() == 316_667
 
 
 def test_hand_checked_repeat_factors():
     labels = np.stack([one_hot(2), one_hot(2, 5), one_hot(2) * 0.5, one_hot(5) * 0.05, one_hot(18)])
-    sampling = Sampling(cells_per_class=100, sure_repeats=(2.0,) * NUM_CLASSES)
+    sampling = SemiBalanced(cells_per_class=100, sure_repeats=(2.0,) * NUM_CLASSES)
     in_2 = np.array([2, 2 * 0.5**0.5, 1, 0, 0])  # sure cells twice, two labels (1 / 2)^0.5, soft label .5 once
     in_5 = np.array([0, 1, 0, 0, 0])
     negative = np.array([0, 0, 0, 1, 1]) / 2  # a label below `positive` is none
@@ -52,8 +61,8 @@ def test_hand_checked_repeat_factors():
 
 def test_class_multipliers_set_the_draws_of_each_class():
     found = examples(np.eye(NUM_CLASSES)[:18].repeat(4, axis=0))
-    multipliers = tuple(0 if c == 11 else m for c, m in enumerate(Sampling().class_multipliers))
-    drawn = repeat_factors(found, Sampling(class_multipliers=multipliers)).reshape(18, 4).sum(axis=1)
+    multipliers = tuple(0 if c == 11 else m for c, m in enumerate(SemiBalanced().class_multipliers))
+    drawn = repeat_factors(found, SemiBalanced(class_multipliers=multipliers)).reshape(18, 4).sum(axis=1)
     assert drawn[[0, 1, 2, 16]].tolist() == pytest.approx([40_000, 10_000, 20_000, 40_000])
     assert drawn[12] == pytest.approx(10_000)  # own repeats change who is drawn, not how much of a class
 
@@ -61,7 +70,7 @@ def test_class_multipliers_set_the_draws_of_each_class():
 def test_class_11_has_its_own_sampler():
     labels = np.stack([one_hot(11), one_hot(11) * 0.65, one_hot(0) * 0, one_hot(0) * 0, one_hot(0) * 0])
     others = [0.0] * 11 + [1.0] + [0.0] * 7
-    sampling = Sampling(cells_per_class=1000, class_multipliers=tuple(others))
+    sampling = SemiBalanced(cells_per_class=1000, class_multipliers=tuple(others))
     found = examples(labels, image_id=["a", "b", "a", "c", "d"])
     negatives, alike, positives = (
         np.array([0, 0, 1, 1, 1]) / 3,
@@ -80,14 +89,14 @@ def test_class_11_has_its_own_sampler():
 def test_unknown_labels_are_neither_positive_nor_negative():
     labels = np.stack([one_hot(3), np.full(NUM_CLASSES, NAN), one_hot(18) * 0])
     labels[1, 3] = 0.0
-    factors = repeat_factors(examples(labels), Sampling(cells_per_class=10))
+    factors = repeat_factors(examples(labels), SemiBalanced(cells_per_class=10))
     assert factors[1] == 0 and factors[0] > 0 and factors[2] > 0
 
 
 def test_without_balance_every_cell_comes_once_and_graded_ones_more():
     labels = np.stack([one_hot(3), one_hot(3, 5), one_hot(0), one_hot(5)])
     extra = tuple(float({3: 2, 5: 5}.get(c, 0)) for c in range(NUM_CLASSES))
-    sampling = Sampling(balanced=False, extra_repeats=extra)
+    sampling = EveryCell(extra_repeats=extra)
     graded = examples(labels, graded=[True, True, True, False])
     assert repeat_factors(graded, sampling).tolist() == [3, 8, 1, 1]
     assert sorted(draw_epoch(graded, sampling, 0, 0)) == [0] * 3 + [1] * 8 + [2, 3]
@@ -119,7 +128,7 @@ def test_counts_are_unbiased_over_seeds_and_even_over_epochs():
 
 def test_every_label_set_is_drawn_within_1_of_its_expectation():
     found = random_examples(3000)
-    sampling = Sampling(num_cells=2500)
+    sampling = SemiBalanced(num_cells=2500)
     factors = repeat_factors(found, sampling)
     counts = np.bincount(draw_epoch(found, sampling, 3, 5), minlength=len(found))
     sets = pd.Series((found.labels >= 0.1) @ (1 << np.arange(NUM_CLASSES)))
@@ -128,7 +137,7 @@ def test_every_label_set_is_drawn_within_1_of_its_expectation():
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch():
-    found, sampling = random_examples(300), Sampling(num_cells=256)
+    found, sampling = random_examples(300), SemiBalanced(num_cells=256)
     first = draw_epoch(found, sampling, 1, 0)
     np.testing.assert_array_equal(first, draw_epoch(found, sampling, 1, 0))
     for other in (draw_epoch(found, sampling, 1, 1), draw_epoch(found, sampling, 2, 0)):
@@ -137,7 +146,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch():
 
 def test_repeats_of_a_cell_are_spread_over_the_epoch():
     labels = np.concatenate([np.eye(NUM_CLASSES)[[12]], np.eye(NUM_CLASSES)[:10].repeat(50, axis=0)])
-    order = draw_epoch(examples(labels), Sampling(cells_per_class=400), 0, 0)
+    order = draw_epoch(examples(labels), SemiBalanced(cells_per_class=400), 0, 0)
     places = np.flatnonzero(order == 0) / len(order)
     assert len(places) == 200
     assert np.abs(np.histogram(places, bins=4, range=(0, 1))[0] - 50).max() < 25
@@ -145,7 +154,7 @@ def test_repeats_of_a_cell_are_spread_over_the_epoch():
 
 def test_show_sampling_names_expected_and_drawn():
     found = random_examples(2000)
-    table = describe_sampling(found, Sampling(num_cells=1000), seed=0)
+    table = describe_sampling(found, SemiBalanced(num_cells=1000), seed=0)
     assert table["class"].tolist() == [*CLASSES, "all"]
     assert table["drawn"].iloc[-1] == 1000 and table["expected"].iloc[-1] == pytest.approx(1000)
     np.testing.assert_array_less(np.abs(table["drawn"] - table["expected"]), 0.2 * table["expected"] + 12)
@@ -154,9 +163,20 @@ def test_show_sampling_names_expected_and_drawn():
 
 def test_refuses_what_cannot_be_drawn():
     with pytest.raises(InputError, match="none to draw"):
-        repeat_factors(examples(np.full((3, NUM_CLASSES), NAN)), Sampling())
-    with pytest.raises(ValueError, match="class_multipliers"):
-        Sampling(class_multipliers=(1.0,) * 18)
+        repeat_factors(examples(np.full((3, NUM_CLASSES), NAN)), SemiBalanced())
+    with pytest.raises(InputError, match="class_multipliers"):
+        SemiBalanced(class_multipliers=(1.0,) * 18)
+
+
+def test_inverse_frequency_by_hand():
+    """Class 0 in 4 examples, 5 in 2, 7 in 1: the mean of 1 / N_c, at most the second largest of 1, 1/2, 1/4."""
+    labels = np.stack([one_hot(0), one_hot(0), one_hot(0, 5), one_hot(0, 5, 7) * 0.6, one_hot(9) * 0.4])
+    expected = np.array([1 / 4, 1 / 4, 3 / 8, 1 / 2, 0])
+    factors = repeat_factors(examples(labels), InverseFrequency(cap=2))
+    np.testing.assert_allclose(factors, expected * 5 / expected.sum())
+    expected[3] = (1 + 1 / 2 + 1 / 4) / 3
+    factors = repeat_factors(examples(labels), InverseFrequency(cap=0, num_cells=10))
+    np.testing.assert_allclose(factors, expected * 10 / expected.sum())
 
 
 # -- which cells, which labels ----------------------------------------------------------------------------------------
@@ -245,8 +265,6 @@ def test_a_cell_table_without_places_is_refused(folder):
 def test_unfinished_and_foreign_folders_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"no dataset\.json"):
         read_examples(tmp_path)
-    manifest = folder / records.MANIFEST_NAME
-    text = manifest.read_text()
-    manifest.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+    records.write_manifest(folder, dataclasses.replace(records.read_manifest(folder), schema_version=99))
     with pytest.raises(InputError, match="schema version 99"):
         read_examples(folder)

@@ -10,10 +10,13 @@ from hpa_tf import files, recipes
 from hpa_tf.errors import InputError
 from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.objectives import Labels
+from hpa_tf.pipeline import EveryCell, SemiBalanced
 from hpa_tf.recipes import Optimization
-from hpa_tf.recipes.optimization import best_epoch, plateaus, waiting
-from hpa_tf.views import Crop
+from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
+from hpa_tf.views import Bag, Crop, Field
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
@@ -25,10 +28,12 @@ def test_json_round_trip(recipe, tmp_path):
 
 def test_numbers_keep_their_type(tmp_path):
     """3 in a field of floats is 3.0 after the round trip, so equal recipes give equal bytes."""
-    recipe = replace(recipes.recipe_named("cpu_small"), optimization=Optimization(learning_rate=1, cosine_epochs=15))
+    recipe = replace(recipes.recipe_named("cpu_small"), optimization=Optimization(learning_rate=1, schedule=Cosine(15)))
     recipes.save(recipe, tmp_path / "recipe.json")
     loaded = recipes.load(tmp_path / "recipe.json")
-    assert isinstance(loaded.optimization.learning_rate, float)
+    assert isinstance(loaded.optimization.learning_rate, float) and isinstance(
+        loaded.optimization.schedule.epochs, float
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 2"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 3"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
@@ -66,7 +71,7 @@ def test_team_4_as_published():
         assert recipe.view == Crop(size=512, surroundings="none", square="pad", margin=0)
         assert recipe.weights == "imagenet" and recipe.augmentation.rotation == 90
         assert (recipe.optimization.epochs, recipe.optimization.batch_size) == (16, 32)
-        assert recipe.sampling.balanced and recipe.sampling.cells_per_class == 20_000
+        assert recipe.sampling == SemiBalanced(cells_per_class=20_000)
     assert [r.network.backbone.variant for r in (flips, resizer, pad, b4)] == ["B0", "B0", "B0", "B4"]
     losses = [term.loss for r in (flips, resizer, pad, b4) for term in r.objective]
     assert losses == [Focal(2), Focal(2), CrossEntropy(), Focal(2)]
@@ -101,17 +106,29 @@ def test_cosine():
 
 
 def test_warmup_rises_to_the_schedule():
-    optimization = Optimization(schedule="constant", warmup_steps=4, learning_rate=1.0)
+    optimization = Optimization(schedule=Constant(), warmup_steps=4, learning_rate=1.0)
     np.testing.assert_allclose([optimization.rate(step, 10) for step in range(6)], [0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
 def test_plateau_falls_once_for_each_wait():
-    optimization = Optimization(schedule="plateau", plateau_patience=2, plateau_factor=0.1, learning_rate=1.0)
+    optimization = Optimization(schedule=Plateau(factor=0.1, patience=2), learning_rate=1.0)
     past = [0.5, 0.4, 0.5, 0.6, 0.6, 0.5, 0.4, 0.3]
     falls = [plateaus(past[:n], 2) for n in range(len(past) + 1)]
     assert falls == [0, 0, 0, 1, 1, 1, 2, 2, 3]
     assert optimization.rate(0, 1, past) == pytest.approx(1e-3)
-    assert optimization.rate(0, 1, past * 9) == pytest.approx(optimization.final_learning_rate)
+    assert optimization.rate(0, 1, past * 9) == pytest.approx(optimization.schedule.final)
+
+
+def test_steps_are_those_of_team_1():
+    """To epoch 25 3e-4, 35 1.5e-4, 45 7.5e-5, 50 3e-5, then 1e-5."""
+    optimization = Optimization(schedule=Steps())
+    rates = [optimization.rate(epoch * 10, 10) for epoch in (0, 24.9, 25, 34.9, 35, 45, 49.9, 50, 99)]
+    np.testing.assert_allclose(rates, [3e-4, 3e-4, 1.5e-4, 1.5e-4, 7.5e-5, 3e-5, 3e-5, 1e-5, 1e-5])
+    for options in ({"ends": (3, 2)}, {"factors": (1.0,)}):
+        with pytest.raises(InputError, match="rising ends"):
+            Steps(**options)
+    with pytest.raises(InputError, match="factor"):
+        Plateau(factor=1.0)
 
 
 def test_stopping_and_the_best_epoch():
@@ -131,7 +148,7 @@ def test_a_typo_suggests_the_name(name, hint):
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"plateau_factor": 1.0}],
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"weight_decay": -0.1}],
 )
 def test_impossible_optimization_is_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
@@ -148,8 +165,15 @@ def test_impossible_recipes_are_refused():
 def version_1(network: dict, objective: dict) -> dict:
     """Return a recipe.json as version 1 wrote it."""
     now = recipes.recipe_to_json(recipes.recipe_named("cpu_b0"))
-    kept = {name: now[name] for name in ("class", "name", "augmentation", "sampling", "optimization", "ensemble")}
-    kept |= {name: now[name] for name in ("seed", "validation_fold", "weights")}
+    kept = {
+        name: now[name] for name in ("class", "name", "augmentation", "ensemble", "seed", "validation_fold", "weights")
+    }
+    sampling = {**now["sampling"], "class": "Sampling", "balanced": True, "extra_repeats": [0.0] * 19}
+    kept["sampling"] = {**sampling, "ungraded_classes": [11, 15]}
+    names = ("epochs", "batch_size", "learning_rate", "warmup_steps", "clip_norm", "ema_decay", "early_stopping")
+    optimization = {name: now["optimization"][name] for name in names} | {"optimizer": "adam", "weight_decay": 0.0}
+    optimization |= {"schedule": "cosine", "cosine_epochs": 3, "final_learning_rate": 1e-5, "class": "Optimization"}
+    kept["optimization"] = {**optimization, "plateau_factor": 0.3, "plateau_patience": 8}
     preparation = {"class": "Preparation", "size": 64, "margin": 0, "square": "pad", "surroundings": "none"}
     return {**kept, "network": network, "objective": objective, "preparation": preparation}
 
@@ -164,5 +188,27 @@ def test_a_recipe_of_version_1_is_read(tmp_path):
         files.write_json(tmp_path / "recipe.json", value)
         found.append(recipes.load(tmp_path / "recipe.json"))
     assert found[0] == recipes.recipe_named("cpu_b0")
+    changes = {"schedule": "plateau", "optimizer": "adamw", "weight_decay": 0.1}
+    changed = recipes.recipe_from_json({**value, "optimization": {**value["optimization"], **changes}}, "here")
+    assert changed.optimization.schedule == Plateau() and changed.optimization.weight_decay == 0.1
+    graded = {**value["sampling"], "balanced": False, "extra_repeats": [1.0] * 19}
+    changed = recipes.recipe_from_json({**value, "sampling": graded}, "here")
+    assert changed.sampling == EveryCell(num_cells=3072, extra_repeats=(1.0,) * 19)
     assert found[1].network == Classifier(SmallCnn((8, 16), synchronized=True), dropout=0.25)
     assert [term.loss for term in found[1].objective] == [Focal(2.0)]
+
+
+def test_classes_of_fields_are_chosen_on_the_command_line():
+    recipe = recipes.recipe_named("cpu_small")
+    words = "--recipe.objective.0.loss CrossEntropy --other 3 --recipe.network.backbone=EfficientNet --recipe.view Bag"
+    words += " --recipe.network.backbone.variant Lite0 --recipe.optimization.schedule Plateau --recipe.asked Field"
+    chosen, rest = recipes.choose_classes(recipe, words.split())
+    assert rest == ["--other", "3", "--recipe.network.backbone.variant", "Lite0"]
+    assert chosen.network.backbone == EfficientNet() and chosen.network.dropout == recipe.network.dropout
+    assert (chosen.view, chosen.asked, chosen.optimization.schedule) == (Bag(), Field(), Plateau())
+    assert chosen.objective == (Labels(loss=CrossEntropy()),)
+    with pytest.raises(
+        InputError, match=r"--recipe\.view: found Plateau; expected one of Bag, CellInField, Crop, Field"
+    ):
+        recipes.choose_classes(recipe, ["--recipe.view", "Plateau"])
+    assert "--recipe.optimization.schedule {Constant,Cosine,Plateau,Steps}" in recipes.describe_choices(recipe)

@@ -14,6 +14,7 @@ from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.pipeline.sampling import draw_epoch
 from hpa_tf.recipes import Member, System, recipe_named
 from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
+from hpa_tf.recipes.optimization import Constant
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.records import read_manifest
@@ -56,7 +57,7 @@ def graded(data, tmp_path_factory):
 
 def test_fine_tuning_is_that_of_the_source():
     second = fine_tuning(MILIMED_B0_FLIPS).optimization
-    assert (second.epochs, second.batch_size, second.learning_rate, second.schedule) == (1, 16, 3e-5, "constant")
+    assert (second.epochs, second.batch_size, second.learning_rate, second.schedule) == (1, 16, 3e-5, Constant())
     cutter = recipe_named("milimed_b0_square").view
     assert (cutter.size, cutter.surroundings, cutter.square, cutter.margin) == (512, "background", "grow", 16)
 

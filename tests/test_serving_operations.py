@@ -7,6 +7,7 @@ from pathlib import Path
 import prediction_cases as cases
 import pytest
 import tensorflow as tf
+import toy_networks
 from tensorflow.core.protobuf import saved_model_pb2
 
 from hpa_tf import serving
@@ -32,7 +33,7 @@ def in_functions(graph) -> set[str]:
 
 def traced(recipe: Recipe, names=None) -> set[str]:
     """Return the operations of a recipe's signatures, without writing a SavedModel."""
-    found, network = set(), recipe.network.build(recipe.view.specs())
+    found, network = set(), recipe.network.build(recipe.asked_view.specs())
     for name, (function, inputs) in endpoints(network, recipe).items():
         if names is None or name in names:
             graph = tf.function(function, list(inputs), autograph=False).get_concrete_function().graph.as_graph_def()
@@ -56,6 +57,8 @@ def test_nothing_is_allowed_that_no_recipe_exports_and_the_other_way_round(expor
     for recipe in {str(recipe.network): recipe for recipe in RECIPES}.values():
         found |= traced(replace(recipe, view=replace(recipe.view, size=cases.SIZE)), ("prepared", "activation_maps"))
     found |= traced(cases.recipe(surroundings="background", square="grow", margin=3))
+    for recipe in toy_networks.TOYS:
+        found |= traced(recipe)
     assert found - operations.COMPUTE == set(), "a recipe's export would be refused"
     assert operations.COMPUTE - found == set(operations.EARLIER), "allowed for nothing"
 

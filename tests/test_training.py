@@ -82,7 +82,7 @@ def test_mirrored_without_gpu_warns():
 def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(data, tmp_path, capsys):
     out = tmp_path / "out"
     broken = words("--recipe.optimization.learning-rate 1e30 --checkpoint-steps 1 --recipe.optimization.warmup-steps 0")
-    broken += words("--recipe.optimization.schedule constant")
+    broken += words("--recipe.optimization.schedule Constant")
     assert call(data, out, *broken) == command.DIVERGED_EXIT_CODE
     message = capsys.readouterr().err
     assert re.search(r"at step \d+, learning rate 1e\+30; .*image-0000\d/\d, ", message)
@@ -94,8 +94,8 @@ def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(
 @pytest.mark.parametrize(
     "steps, schedule",  # epochs of 4 steps: all at once; 3 + 1
     [
-        ("25", "cosine --recipe.optimization.cosine-epochs 2 --recipe.optimization.warmup-steps 3"),
-        ("3", "plateau --recipe.optimization.plateau-patience 1 --recipe.optimization.ema-decay 0.99"),
+        ("25", "Cosine --recipe.optimization.schedule.epochs 2 --recipe.optimization.warmup-steps 3"),
+        ("3", "Plateau --recipe.optimization.schedule.patience 1 --recipe.optimization.ema-decay 0.99"),
     ],
 )
 def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, steps, schedule):
@@ -112,7 +112,7 @@ def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, steps, sched
 
 
 def test_a_loss_that_is_no_number_is_found_in_the_middle_of_an_execution(data, tmp_path, capsys):
-    broken = words("--recipe.optimization.schedule constant --recipe.optimization.warmup-steps 0")
+    broken = words("--recipe.optimization.schedule Constant --recipe.optimization.warmup-steps 0")
     broken += words("--recipe.optimization.learning-rate 1e30 --steps-per-execution 4")
     assert call(data, tmp_path / "out", *broken) == command.DIVERGED_EXIT_CODE
     message = capsys.readouterr().err.splitlines()[-1]
@@ -289,7 +289,7 @@ def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, t
 
 
 def test_second_stage_starts_from_a_run(data, plain, tmp_path):
-    still = words("--recipe.optimization.learning-rate 1e-12 --recipe.optimization.final-learning-rate 1e-12")
+    still = words("--recipe.optimization.learning-rate 1e-12 --recipe.optimization.schedule.final 1e-12")
     assert call(data, tmp_path / "second", "--weights", str(plain), *still) == 0
     first, second = (Classifier(SmallCnn(widths=(8, 16))).build(Crop(16).specs()) for _ in range(2))
     first.load_weights(read_run(plain).checkpoints[0][0])

@@ -11,8 +11,8 @@ from hpa_tf.training.command import main
 from hpa_tf.training.preemption import EXIT_CODE
 
 OPTIONS = TINY + words(
-    "--recipe.sampling.num-cells 80 --recipe.optimization.epochs 3 --recipe.optimization.schedule plateau "
-    "--recipe.optimization.plateau-patience 1 --recipe.ensemble 0.5 0.5 --checkpoint-steps 3"
+    "--recipe.sampling.num-cells 80 --recipe.optimization.epochs 3 --recipe.optimization.schedule Plateau "
+    "--recipe.optimization.schedule.patience 1 --recipe.ensemble 0.5 0.5 --checkpoint-steps 3"
 )
 STEPS = 30
 

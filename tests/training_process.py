@@ -122,6 +122,7 @@ def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tupl
     if tf_config:
         os.environ["TF_CONFIG"] = json.dumps(tf_config)
     import tensorflow as tf
+    import toy_networks  # noqa: F401  recipes may name them
 
     from hpa_tf import files
     from hpa_tf.training import run

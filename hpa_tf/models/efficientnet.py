@@ -59,7 +59,7 @@ class EfficientNet:
         """Name of the convolution that sees the pixels."""
         return "stem_conv"
 
-    def build(self, shape: tuple[int, int, int], policy: str = "float32") -> keras.Model:
+    def build(self, shape: tuple[int | None, int | None, int], policy: str = "float32") -> keras.Model:
         """Build the body with random weights: see `network.Backbone`."""
         pixels = keras.Input(shape, name="image")
         body = body_of(self.variant, shape, self.stride)
@@ -102,7 +102,7 @@ class EfficientNet:
             raise InputError("--weights imagenet", "no download (is there internet?)", name, fix) from error
 
 
-def body_of(variant: Variant, shape: tuple[int, int, int], stride: int = 32) -> keras.Model:
+def body_of(variant: Variant, shape: tuple[int | None, int | None, int], stride: int = 32) -> keras.Model:
     """Return the body of `keras.applications`: from 0..1 pixels to the last map of a stride, without front and head."""
     if variant == "Lite0":
         return _lite(body_of("B0", shape, stride))

@@ -70,6 +70,10 @@ class Network(Protocol):
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it with random weights.
 
+        Its layers have fixed names, and are the same whatever `specs` say: a network that is trained through one view
+        may be asked through another. One that is asked through a view with fewer inputs leaves the outputs out that it
+        cannot compute.
+
         A network that folds cells, tiles or parts into its batch must do so example by example (reshape [B, K, ...] to
         [B K, ...], never concatenate whole batches): dropout finds a row's example by its place.
 
@@ -105,14 +109,14 @@ class Backbone(Protocol):
     def stem_layer(self) -> str:
         """Name of the convolution that sees the pixels; kernel [h, w, C, F]."""
 
-    def build(self, shape: tuple[int, int, int], policy: str = "float32") -> keras.Model:
+    def build(self, shape: tuple[int | None, int | None, int], policy: str = "float32") -> keras.Model:
         """Build it with random weights: pixels [B, H, W, C] in 0..1 -> features [B, h, w, D].
 
         The model's input is named "image". A network with one branch goes on from `model.input` and `model.output`, so
         that all layers lie flat in it; one with several calls the model.
 
         Args:
-            shape: (H, W, C) of the pixels; any number of channels.
+            shape: (H, W, C) of the pixels; any number of channels; H and W None for any size, where it can.
             policy: Keras dtype policy.
         """
 

@@ -29,7 +29,7 @@ class SmallCnn:
         """Name of the convolution that sees the pixels."""
         return "stage0_conv"
 
-    def build(self, shape: tuple[int, int, int], policy: str = "float32") -> keras.Model:
+    def build(self, shape: tuple[int | None, int | None, int], policy: str = "float32") -> keras.Model:
         """Build it with random weights: see `network.Backbone`."""
         pixels = keras.Input(shape, name="image")
         features = pixels

@@ -5,25 +5,39 @@ Guarantees. One preparation for training, prediction and serving (`hpa_tf.views`
 at step k continues with batch k (`batches`). Everything that depends on labels (cleaning, a table of other labels, how
 often a cell is drawn) is computed from the cell table before the epoch (`examples`, `sampling`).
 
+Where a view draws images, an example is an image: several of its cells, or its field of view.
+
 Trade-off. Records are read by their byte offset, in the order of one permutation of the whole epoch: no shuffle
 buffer (memory: the records being decoded and the batches waiting), an exact shuffle, nothing to skip on resume, and
 each worker reads only its own part. The price is one small read a cell, which SSDs and object stores serve well and
 spinning disks do not.
 """
 
-from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, augment_batch
+from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, augment_batch, augment_record
 from hpa_tf.pipeline.batches import evaluation_batches, plan_everything, steps_per_epoch, training_batches
 from hpa_tf.pipeline.examples import Examples, read_examples
 from hpa_tf.pipeline.parsing import decode_and_prepare, parse_cell
-from hpa_tf.pipeline.sampling import Sampling, describe_sampling, draw_epoch, repeat_factors
+from hpa_tf.pipeline.sampling import (
+    EveryCell,
+    InverseFrequency,
+    Sampling,
+    SemiBalanced,
+    describe_sampling,
+    draw_epoch,
+    repeat_factors,
+)
 
 __all__ = [
     "NO_AUGMENTATION",
     "Augmentation",
+    "EveryCell",
     "Examples",
+    "InverseFrequency",
     "Sampling",
+    "SemiBalanced",
     "augment",
     "augment_batch",
+    "augment_record",
     "decode_and_prepare",
     "describe_sampling",
     "draw_epoch",

@@ -6,6 +6,7 @@ of the input's side, so that a recipe means the same at 128 px as at team 4's 51
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def augment(image: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf
     """Augment one prepared crop.
 
     Args:
-        image: float32 [S, S, 4].
+        image: float32 [S, S, C].
         seed: int32 [2]; the same image and seed give the same result everywhere.
         augmentation: Probabilities and ranges.
 
@@ -113,6 +114,33 @@ def augment(image: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf
     if augmentation.pad:
         image = pad_and_shrink(image, drawn.pads)
     return image
+
+
+def augment_record(
+    prepared: Mapping[str, tf.Tensor], seed: tf.Tensor, augmentation: Augmentation
+) -> dict[str, tf.Tensor]:
+    """Augment a prepared record: its image as `augment` does, and its masks, if it has any, moved with it.
+
+    Args:
+        prepared: image, float32 [S, S, C], and perhaps masks, int32 [S, S].
+        seed: int32 [2].
+        augmentation: Probabilities and ranges.
+    """
+    augmented = {**prepared, "image": augment(prepared["image"], seed, augmentation)}
+    if "masks" in prepared:
+        augmented["masks"] = move_masks(prepared["masks"], seed, augmentation)
+    return augmented
+
+
+def move_masks(masks: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Move masks, int32 [S, S], as `augment` moves an image with the same seed: to the nearest pixel."""
+    planes = masks[..., None]
+    drawn = draw(uniforms(seed), augmentation, masks.shape[0])
+    if augmentation.flip or augmentation.quarter_turns or augmentation.rotation:
+        planes = turn(planes, drawn)
+    if augmentation.pad:
+        planes = pad_and_shrink(planes, drawn.pads, "nearest")
+    return planes[..., 0]
 
 
 def turn(images: tf.Tensor, drawn: Draw) -> tf.Tensor:
@@ -175,18 +203,19 @@ def shrink_and_enlarge(image: tf.Tensor, shrunken: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(shrunken < size, resized, lambda: image), image.shape)
 
 
-def pad_and_shrink(image: tf.Tensor, pads: tf.Tensor) -> tf.Tensor:
-    """Add zeros around the image and resize it back, bilinear (RandomPad).
+def pad_and_shrink(image: tf.Tensor, pads: tf.Tensor, method: str = "bilinear") -> tf.Tensor:
+    """Add zeros around the image and resize it back (RandomPad).
 
     Args:
-        image: float32 [S, S, C].
+        image: float32 [S, S, C]; int32 for "nearest".
         pads: int32 [4]: top, left, bottom, right, px.
+        method: "bilinear" or "nearest".
     """
     size = image.shape[0]
 
     def resized() -> tf.Tensor:
         padded = tf.pad(image, tf.concat([tf.transpose(tf.reshape(pads, [2, 2])), [[0, 0]]], axis=0))
-        return tf.image.resize(padded, (size, size), "bilinear")
+        return tf.image.resize(padded, (size, size), method)
 
     return tf.ensure_shape(tf.cond(tf.reduce_any(pads > 0), resized, lambda: image), image.shape)
 

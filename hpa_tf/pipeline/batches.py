@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from hpa_tf import files, framing
 from hpa_tf.errors import InputError
-from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment
+from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment_record
 from hpa_tf.pipeline.examples import Examples
-from hpa_tf.pipeline.parsing import box_in_crop, parse_cell, prepare_cell
-from hpa_tf.pipeline.sampling import Sampling, draw_epoch, repeat_factors
+from hpa_tf.pipeline.parsing import box_in_crop, parse_cell, prepare_cell, prepare_field
+from hpa_tf.pipeline.sampling import Sampling, SemiBalanced, draw_epoch, repeat_factors
+from hpa_tf.records import IMAGE_FIELDS
 from hpa_tf.views import Batch, View
 
 PREFETCHED = 2
@@ -100,7 +101,7 @@ def training_batches(
         InputError: An epoch has fewer examples than a batch.
         ValueError: The workers do not divide the batch.
     """
-    plan = plan_epoch(examples, view, sampling or Sampling(), seed, epoch)
+    plan = plan_epoch(examples, view, sampling or SemiBalanced(), seed, epoch)
     steps = len(plan) // batch_size
     if not steps:
         found = f"an epoch of {len(plan)} {view.draws}s"
@@ -151,16 +152,16 @@ def _batches(
     own_size = batch_size // workers
     slots = slots.reshape(-1, workers, own_size)[:, worker].ravel()
     rows = plan.rows[slots].astype(np.int64)
-    load = _cell_loader(examples, view, augmentation)
+    load, elements = _loader(examples, view, augmentation, rows)
     specs = view.record_specs()
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch
-    def record(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def record(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         zeros = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
-        made = tf.cond(index >= 0, lambda: load(index, seed), lambda: zeros)
+        made = tf.cond(element["index"] >= 0, lambda: load(element), lambda: zeros)
         return {name: tf.ensure_shape(made[name], spec.shape) for name, spec in specs.items()}
 
-    elements = (rows.reshape(-1), plan.record_seeds[slots].reshape(-1, 2))
+    elements["seed"] = plan.record_seeds[slots].reshape(-1, 2)
     records = tf.data.Dataset.from_tensor_slices(elements).map(record, num_parallel_calls, deterministic=True)
     records = records.batch(own_size * view.num_records, drop_remainder=True)
     examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots]))
@@ -169,14 +170,42 @@ def _batches(
     return dataset.with_options(_options()).prefetch(PREFETCHED)
 
 
-def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Callable:
-    """Return a graph function (row of the examples, seed) -> the prepared and augmented record of a cell."""
+Element = dict[str, tf.Tensor]
+"""What names a record, and what of it is wanted: index (-1 = padding), seed [2], for a field also numbers [K]."""
+Loader = Callable[[Element], dict[str, tf.Tensor]]
+"""A graph function from an element to the prepared and augmented record."""
+
+
+def _loader(
+    examples: Examples, view: View, augmentation: Augmentation, rows: np.ndarray
+) -> tuple[Loader, dict[str, np.ndarray]]:
+    """Return the loader of a view's records, and the elements of the examples with these rows [E, K]."""
+    if view.reads == "cells":
+        return _cell_loader(examples, view, augmentation), {"index": rows.reshape(-1)}
+    there = np.maximum(rows, 0)
+    numbers = np.where(rows >= 0, examples.field_numbers[there], -1)
+    index = np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1)
+    return _field_loader(examples.fields, view, augmentation), {"index": index, "numbers": numbers}
+
+
+def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Loader:
     read = record_reader(examples)
 
-    def load(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(tf.maximum(index, 0)), ["crop", "region", "box", "crop_box"])
+    def load(element: Element) -> dict[str, tf.Tensor]:
+        record = parse_cell(read(tf.maximum(element["index"], 0)), ["crop", "region", "box", "crop_box"])
         prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
-        return {name: augment(image, seed, augmentation) for name, image in prepared.items()}
+        return augment_record(prepared, element["seed"], augmentation)
+
+    return load
+
+
+def _field_loader(fields: Examples, view: View, augmentation: Augmentation) -> Loader:
+    read = record_reader(fields)
+
+    def load(element: Element) -> dict[str, tf.Tensor]:
+        record = parse_cell(read(tf.maximum(element["index"], 0)), ["image", "masks"], IMAGE_FIELDS)
+        prepared = prepare_field(view, record["image"], record["masks"], element["numbers"])
+        return augment_record(prepared, element["seed"], augmentation)
 
     return load
 

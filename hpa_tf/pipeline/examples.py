@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, records
+from hpa_tf import cell_table, files, image_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
 from hpa_tf.errors import InputError
 from hpa_tf.views import View
@@ -21,6 +21,10 @@ MARKS = ("graded", "mitotic_lookalike")
 """True/false columns of a table of labels that the sampling plan uses: see `sampling.Sampling`."""
 
 
+FIELD_NUMBER = "field_number"
+"""Column of a cell's number in the masks of its field of view, where the folder has any."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """N cells of M images of a dataset folder in stored order, and their labels.
@@ -29,7 +33,8 @@ class Examples:
         folder: Dataset folder, local or remote.
         table: N rows of its cell table; the 19 values are the labels of training, NaN = not known.
         image_table: A row for each image (and perhaps others): image_id and the 19 values that are known of the whole
-            image; None = the largest of its cells'.
+            image; where the folder has fields of view also shard and offset of their records. None = the largest of
+            its cells'.
     """
 
     folder: str
@@ -78,6 +83,27 @@ class Examples:
             found = f"no row for image {ids[int(np.argmax(rows < 0))]}"
             raise InputError(self.folder, found, "a row for each image", "python -m tfrecords_builder index")
         return Examples(self.folder, table.iloc[rows].reset_index(drop=True))
+
+    @property
+    def field_numbers(self) -> np.ndarray:
+        """int64 [N]: each cell's number in the masks of its field of view, from 1."""
+        return self.table[FIELD_NUMBER].to_numpy(np.int64)
+
+    @property
+    def fields(self) -> "Examples":
+        """The M images with the places of their records.
+
+        Raises:
+            InputError: The folder has none.
+        """
+        if "offset" not in self.images.table or FIELD_NUMBER not in self.table:
+            found = "no fields of view with a table of their places"
+            fix = (
+                f"the command that built it with --fields SIZE adds them, its cells stay as they are; where shards of "
+                f"fields are there already: python -m tfrecords_builder index {self.folder}"
+            )
+            raise InputError(self.folder, found, f"{image_table.NAME} for a recipe that looks at whole fields", fix)
+        return self.images
 
     def drawn_by(self, view: View) -> "Examples":
         """Return what an epoch of a view is drawn from: these cells, or their images."""
@@ -134,7 +160,7 @@ def read_examples(
     if folds is not None:
         _check_folds(where, table, folds)
         keep &= table["fold"].isin(list(folds)).to_numpy()
-    images = image_labels(table)
+    images, table = _images_of(folder, table)
     if labels is not None:
         other = cell_table.read(labels)
         if cell_table.kind(labels) == "grades" and "graded" not in other.columns:
@@ -144,6 +170,18 @@ def read_examples(
     if not keep.any():
         raise InputError(where, f"0 of {len(table)} cells left", "at least one cell", "choose other folds or labels")
     return Examples(str(folder), table[keep].reset_index(drop=True), images)
+
+
+def _images_of(folder: str | os.PathLike, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the table of images, and that of the cells with their numbers in the fields' masks if there are any."""
+    if not files.exists(files.join(folder, image_table.NAME)):
+        return image_labels(table), table
+    image_of = pd.factorize(table["image_id"])[0]
+    order = np.argsort(image_of, kind="stable")
+    first = np.searchsorted(image_of[order], image_of[order])
+    numbers = np.empty(len(table), np.int32)
+    numbers[order] = np.arange(len(table)) - first + 1
+    return image_table.read(folder), table.assign(**{FIELD_NUMBER: numbers})
 
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:

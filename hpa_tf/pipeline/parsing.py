@@ -82,6 +82,19 @@ def prepare_cell(view: View, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor 
     return _of_either_depth(crop, lambda pixels: view.prepare({"crop": pixels, **stored}))
 
 
+def prepare_field(view: View, image: tf.Tensor, masks: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Decode the pictures of a field's record and let a view prepare them.
+
+    Args:
+        view: The recipe's choices.
+        image: string scalar, PNG or .npy [S, S, 4], 8 or 16 bit.
+        masks: string scalar, PNG or .npy [S, S], 16 bit.
+        numbers: int [K]: the example's cells as numbers in the masks, -1 = padding.
+    """
+    stored = {"masks": decode_picture(masks, 1, tf.uint16)[..., 0], "numbers": numbers}
+    return _of_either_depth(image, lambda pixels: view.prepare({"image": pixels, **stored}))
+
+
 def _of_either_depth(picture: tf.Tensor, function: Callable) -> dict[str, tf.Tensor]:
     """Return what a function makes of a picture of 4 channels, 8 or 16 bit as its own header says."""
 

@@ -1,9 +1,10 @@
-"""Semi-balanced sampling as a plan: how often each cell is expected in an epoch, and an epoch drawn from that.
+"""Sampling as a plan: how often each cell (or image) is expected in an epoch, and an epoch drawn from that.
 
-Team 4 draws cells class by class and accepts them at random. Here each cell gets the expected number of its draws (its
-repeat factor) from its labels, and systematic sampling turns factors into counts: a cell comes floor(factor) or
-ceil(factor) times, an epoch has a fixed number of cells, every set of labels is drawn within 1 of its expected number,
-and over epochs a cell with factor 0.1 comes every tenth. Source: METHODS 3 (sampler); W 6.
+Team 4 draws cells class by class and accepts them at random; team 3 draws images with replacement. Here each example
+gets the expected number of its draws (its repeat factor) from its labels, and systematic sampling turns factors into
+counts: it comes floor(factor) or ceil(factor) times, an epoch has a fixed number of them, every set of labels is drawn
+within 1 of its expected number, and over epochs one with factor 0.1 comes every tenth. Source: METHODS 3 (sampler);
+W 6.
 """
 
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How often each cell is drawn in an epoch. Source: METHODS 3 (sampler)."""
+class SemiBalanced:
+    """By class: team 4's shares of draws for each. Source: METHODS 3 (sampler)."""
 
-    balanced: bool = True
-    """Semi-balanced by class; off: every cell once, plus `extra_repeats`."""
     num_cells: int | None = None
-    """Cells of an epoch, all shares scaled alike; None = what the fields below add up to."""
+    """Cells (images, where the view draws images) of an epoch, all shares scaled alike; None = what the fields below
+    add up to."""
     cells_per_class: int = 20_000
     """Draws of a class with multiplier 1, and of negatives."""
     class_multipliers: tuple[float, ...] = tuple(_TEAM_4.get(c, 1.0) for c in range(NUM_CLASSES))
@@ -46,16 +46,93 @@ class Sampling:
     """Least soft label 11 of a sure mitotic cell."""
     mitotic_sure_repeats: float = 3.0
     """How many times a sure mitotic cell counts among the positives."""
-    extra_repeats: tuple[float, ...] = (0.0,) * NUM_CLASSES
-    """Not balanced: further draws of a cell that column `graded` names, for each class it has (fine-tuning stage)."""
-    ungraded_classes: tuple[int, ...] = (11, 15)
-    """Classes whose sure cells get `extra_repeats` although nobody graded them."""
 
     def __post_init__(self):
-        for name in ("class_multipliers", "sure_repeats", "extra_repeats"):
-            values = getattr(self, name)
-            if len(values) != NUM_CLASSES or min(values) < 0:
-                raise ValueError(f"sampling.{name}: found {values}; expected {NUM_CLASSES} numbers >= 0")
+        _check_classes(self, "class_multipliers", "sure_repeats")
+
+    def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
+        """Return the draws of each example, float64 [N], before they are scaled to `num_cells`.
+
+        Args:
+            examples: N cells or images.
+            positive: bool [N, 19]: which labels count.
+        """
+        located = positive[:, :NEGATIVE].sum(axis=1)
+        accepted = np.maximum(located, 1) ** -self.label_count_power
+        targets = self.cells_per_class * np.asarray(self.class_multipliers)
+        factors = np.zeros(len(examples))
+        for c in range(NEGATIVE):
+            if c != MITOTIC_SPINDLE:
+                repeats = np.where(examples.labels[:, c] >= self.sure, self.sure_repeats[c], 1.0)
+                factors += targets[c] * _shares(positive[:, c] * accepted * repeats)
+        negative = (located == 0) & (positive[:, NEGATIVE] | examples.known[:, :NEGATIVE].all(axis=1))
+        factors += targets[NEGATIVE] * _shares(negative)
+        return factors + targets[MITOTIC_SPINDLE] * self._mitotic(examples, positive[:, MITOTIC_SPINDLE])
+
+    def _mitotic(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
+        """Return class 11's own draws as shares [N] that add up to 1, or all 0 when no cell has the class."""
+        if not positive.any():
+            return np.zeros(len(examples))
+        table, labels = examples.table, examples.labels[:, MITOTIC_SPINDLE]
+        if "mitotic_lookalike" in table.columns:
+            alike = table["mitotic_lookalike"].to_numpy(bool) & ~positive
+        else:
+            alike = pd.Series(positive).groupby(table["image_id"].to_numpy()).transform("any").to_numpy() & ~positive
+        repeats = np.where(labels >= self.mitotic_sure, self.mitotic_sure_repeats, 1.0)
+        pools = (~positive & examples.known[:, MITOTIC_SPINDLE], alike, positive * repeats)
+        return _shares(sum(share * _shares(pool) for share, pool in zip(self.mitotic_shares, pools, strict=True)))
+
+
+@dataclass(frozen=True)
+class EveryCell:
+    """Every cell (or image) once, and further times where somebody graded it. Source: METHODS 3 (extra repeats)."""
+
+    num_cells: int | None = None
+    """Cells (images, where the view draws images) of an epoch, all scaled alike; None = what there are, and repeats."""
+    positive: float = 0.1
+    """Least soft label that counts as a label."""
+    extra_repeats: tuple[float, ...] = (0.0,) * NUM_CLASSES
+    """Further draws of a cell that column `graded` names, for each class it has (fine-tuning stage)."""
+    ungraded_classes: tuple[int, ...] = (11, 15)
+    """Classes whose sure cells get `extra_repeats` although nobody graded them."""
+    sure: float = 0.9
+    """Least soft label of a sure cell."""
+
+    def __post_init__(self):
+        _check_classes(self, "extra_repeats")
+
+    def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
+        """Return the draws of each example, float64 [N]; arguments as of `SemiBalanced.factors`."""
+        counts = np.isin(np.arange(NUM_CLASSES), self.ungraded_classes) & (examples.labels >= self.sure)
+        if "graded" in examples.table.columns:
+            counts |= examples.table["graded"].to_numpy(bool)[:, None]
+        return 1 + (positive & counts) @ np.asarray(self.extra_repeats)
+
+
+@dataclass(frozen=True)
+class InverseFrequency:
+    """By how rare an example's classes are: the mean of 1 / N_c over its labels, capped. Source: MPWARE's code."""
+
+    num_cells: int | None = None
+    """Cells (images, where the view draws images) of an epoch; None = as many as there are."""
+    positive: float = 0.5
+    """Least soft label that counts as a label."""
+    cap: int = 3
+    """No example counts more than the cap-th largest 1 / N_c: the rarest classes do not fill the epoch. 0 = no cap."""
+
+    def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
+        """Return the draws of each example, float64 [N]; arguments as of `SemiBalanced.factors`."""
+        counts = positive.sum(axis=0)
+        rarity = np.divide(1.0, counts, where=counts > 0, out=np.zeros(NUM_CLASSES))
+        weights = positive @ rarity / np.maximum(positive.sum(axis=1), 1)
+        there = np.sort(rarity[rarity > 0])[::-1]
+        if self.cap and len(there):
+            weights = np.minimum(weights, there[min(self.cap, len(there)) - 1])
+        return _shares(weights) * len(examples)
+
+
+Sampling = SemiBalanced | EveryCell | InverseFrequency
+"""The ways of drawing an epoch that a recipe may name."""
 
 
 def repeat_factors(examples: Examples, sampling: Sampling) -> np.ndarray:
@@ -64,55 +141,25 @@ def repeat_factors(examples: Examples, sampling: Sampling) -> np.ndarray:
     Raises:
         InputError: No cell can be drawn.
     """
-    positive = (examples.labels >= sampling.positive) & examples.known
-    factors = (
-        _balanced(examples, positive, sampling) if sampling.balanced else _every_cell(examples, positive, sampling)
-    )
+    factors = sampling.factors(examples, (examples.labels >= sampling.positive) & examples.known)
     if not factors.sum() > 0:
         raise InputError(examples.folder, f"{len(examples)} cells, none to draw", "a cell with a label", "check labels")
     total = sampling.num_cells or max(1, round(factors.sum()))
     return factors * (total / factors.sum())
 
 
-def _balanced(examples: Examples, positive: np.ndarray, sampling: Sampling) -> np.ndarray:
-    located = positive[:, :NEGATIVE].sum(axis=1)
-    accepted = np.maximum(located, 1) ** -sampling.label_count_power
-    targets = sampling.cells_per_class * np.asarray(sampling.class_multipliers)
-    factors = np.zeros(len(examples))
-    for c in range(NEGATIVE):
-        if c != MITOTIC_SPINDLE:
-            repeats = np.where(examples.labels[:, c] >= sampling.sure, sampling.sure_repeats[c], 1.0)
-            factors += targets[c] * _shares(positive[:, c] * accepted * repeats)
-    negative = (located == 0) & (positive[:, NEGATIVE] | examples.known[:, :NEGATIVE].all(axis=1))
-    factors += targets[NEGATIVE] * _shares(negative)
-    return factors + targets[MITOTIC_SPINDLE] * _mitotic(examples, positive[:, MITOTIC_SPINDLE], sampling)
+def _check_classes(sampling: Sampling, *names: str) -> None:
+    for name in names:
+        values = getattr(sampling, name)
+        if len(values) != NUM_CLASSES or min(values) < 0:
+            found = f"{len(values)} numbers, least {min(values, default=None)}"
+            raise InputError(f"recipe.sampling.{name}", found, f"{NUM_CLASSES} numbers >= 0", "change it")
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
     """Return weights that add up to 1, or all 0: a class without cells takes no part in the epoch."""
     total = weights.sum()
     return weights / total if total > 0 else np.zeros(len(weights))
-
-
-def _mitotic(examples: Examples, positive: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Return class 11's own draws as shares [N] that add up to 1, or all 0 when no cell has the class."""
-    if not positive.any():
-        return np.zeros(len(examples))
-    table, labels = examples.table, examples.labels[:, MITOTIC_SPINDLE]
-    if "mitotic_lookalike" in table.columns:
-        alike = table["mitotic_lookalike"].to_numpy(bool) & ~positive
-    else:
-        alike = pd.Series(positive).groupby(table["image_id"].to_numpy()).transform("any").to_numpy() & ~positive
-    repeats = np.where(labels >= sampling.mitotic_sure, sampling.mitotic_sure_repeats, 1.0)
-    pools = (~positive & examples.known[:, MITOTIC_SPINDLE], alike, positive * repeats)
-    return _shares(sum(share * _shares(pool) for share, pool in zip(sampling.mitotic_shares, pools, strict=True)))
-
-
-def _every_cell(examples: Examples, positive: np.ndarray, sampling: Sampling) -> np.ndarray:
-    counts = np.isin(np.arange(NUM_CLASSES), sampling.ungraded_classes) & (examples.labels >= sampling.sure)
-    if "graded" in examples.table.columns:
-        counts |= examples.table["graded"].to_numpy(bool)[:, None]
-    return 1 + (positive & counts) @ np.asarray(sampling.extra_repeats)
 
 
 def draw_epoch(examples: Examples, sampling: Sampling, seed: int, epoch: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def _networks_of(run: str, name: str, weight: float) -> list[Network]:
 def _checkpoint(run: str, name: str, path: str, weight: float) -> Network:
     """Build a run's network with the weights of one epoch."""
     trained = run_folder.read_run(run)
-    network = trained.recipe.network.build(trained.recipe.view.specs())
+    network = trained.recipe.network.build(trained.recipe.asked_view.specs())
     network.load_weights(path)
     served = serving.from_network(network, trained.recipe, trained.manifest, path)
     return Network(f"{name}@{Path(path).name.removesuffix('.weights.h5')}", weight, served, digest(path), run)

@@ -3,6 +3,8 @@
 recipe.py         Recipe, Member, System
 optimization.py   optimizer, schedules, stopping rule
 serialization.py  recipes as JSON, and back
+choices.py        fields that may be of several classes, on the command line
+upgrades.py       recipes of earlier versions
 milimed.py        team 4
 relabel.py        one single-output network a class, for pseudo-labels
 small.py          recipes that a CPU trains
@@ -13,6 +15,7 @@ import difflib
 
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import milimed, relabel, small, starter
+from hpa_tf.recipes.choices import choose_classes, describe_choices
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
 from hpa_tf.recipes.serialization import (
@@ -36,6 +39,8 @@ __all__ = [
     "Optimization",
     "Recipe",
     "System",
+    "choose_classes",
+    "describe_choices",
     "differences",
     "from_json",
     "load",

@@ -18,9 +18,9 @@ from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.objectives import Labels
-from hpa_tf.pipeline import Augmentation, Sampling
+from hpa_tf.pipeline import Augmentation, EveryCell, SemiBalanced
 from hpa_tf.postprocessing import FINAL_1, FINAL_2
-from hpa_tf.recipes.optimization import Optimization
+from hpa_tf.recipes.optimization import Constant, Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
 from hpa_tf.views import Crop
 
@@ -32,7 +32,7 @@ MILIMED_B0_FLIPS = Recipe(
     weights="imagenet",
     view=Crop(size=512),
     augmentation=Augmentation(flip=0.5, rotation=90),
-    sampling=Sampling(),
+    sampling=SemiBalanced(),
     objective=(Labels(loss=Focal(2)),),
     optimization=Optimization(),
 )
@@ -72,15 +72,13 @@ def fine_tuning(recipe: Recipe) -> Recipe:
         epochs=1,
         batch_size=max(1, first.batch_size // 2),
         learning_rate=float(f"{first.learning_rate / 10:.6g}"),
-        schedule="constant",
+        schedule=Constant(),
     )
     return replace(
         recipe,
         name=f"{recipe.name}_fine_tune",
         weights="",
-        sampling=Sampling(
-            balanced=False, extra_repeats=tuple(float(_EXTRA_REPEATS.get(c, 0)) for c in range(NUM_CLASSES))
-        ),
+        sampling=EveryCell(extra_repeats=tuple(float(_EXTRA_REPEATS.get(c, 0)) for c in range(NUM_CLASSES))),
         optimization=second,
         validation_fold=ALL_FOLDS,
         ensemble=(),

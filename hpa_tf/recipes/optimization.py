@@ -1,40 +1,97 @@
 """Optimizer, learning-rate schedule and stopping rule, each a pure function of step and past validations."""
 
+import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from hpa_tf.errors import InputError
 
 
 @dataclass(frozen=True)
+class Cosine:
+    """Fall along half a cosine, then stay. Source: METHODS 3 (model); W 6."""
+
+    epochs: float = 15
+    """Epochs over which it falls."""
+    final: float = 1e-5
+    """Where it ends, a learning rate."""
+
+    def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
+        """Return the learning rate of a step; arguments as of `Optimization.rate`, with the highest rate first."""
+        done = min(1.0, step / (steps_per_epoch * self.epochs))
+        return self.final + (highest - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Fall whenever validation mAP has not risen for some epochs."""
+
+    factor: float = 0.3
+    """Factor of each fall, 0..1."""
+    patience: int = 8
+    """Epochs without a higher validation mAP before the rate falls."""
+    final: float = 1e-5
+    """The lowest rate."""
+
+    def __post_init__(self):
+        if not 0 < self.factor < 1:
+            raise InputError("recipe.optimization.schedule.factor", str(self.factor), "a number in 0..1", "change it")
+
+    def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
+        """Return the learning rate of a step; see `Cosine.rate`."""
+        return max(min(highest, self.final), highest * self.factor ** plateaus(past, self.patience))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Stay for some epochs at each of a row of factors."""
+
+    ends: tuple[float, ...] = (25, 35, 45, 50)
+    """Epochs at which the next factor begins, rising."""
+    factors: tuple[float, ...] = (1, 0.5, 0.25, 0.1, 1 / 30)
+    """Times the highest rate: before the first of `ends`, ..., after the last: one more than those. The defaults are
+    team 1's."""
+
+    def __post_init__(self):
+        if len(self.factors) != len(self.ends) + 1 or list(self.ends) != sorted(self.ends):
+            found = f"{len(self.factors)} factors for the ends {self.ends}"
+            raise InputError("recipe.optimization.schedule", found, "rising ends, one factor more", "change them")
+
+    def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
+        """Return the learning rate of a step; see `Cosine.rate`."""
+        return highest * self.factors[bisect.bisect_right(self.ends, step / steps_per_epoch)]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Stay at the highest rate."""
+
+    def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
+        """Return the learning rate of a step; see `Cosine.rate`."""
+        return highest
+
+
+Schedule = Cosine | Plateau | Steps | Constant
+"""The courses of the learning rate that a recipe may name."""
+
+
+@dataclass(frozen=True)
 class Optimization:
-    """How the weights move. The defaults are team 4's. Source: METHODS 3 (model); W 6."""
+    """How the weights move: Adam. The defaults are team 4's. Source: METHODS 3 (model); W 6."""
 
     epochs: int = 16
     """Epochs; how many cells an epoch has is decided by the sampling."""
     batch_size: int = 32
-    """Cells of a step, over all devices and machines."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Adam, or Adam with decoupled weight decay."""
+    """Cells (images, where the view draws images) of a step, over all devices and machines."""
     learning_rate: float = 3e-4
     """Highest learning rate."""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """cosine = fall to final_learning_rate over cosine_epochs; plateau = fall by plateau_factor whenever validation
-    mAP has not risen for plateau_patience epochs."""
-    cosine_epochs: float = 15
-    """Epochs over which the cosine falls; the rate then stays at final_learning_rate."""
-    final_learning_rate: float = 1e-5
-    """Where the cosine ends, and the lowest rate of the plateau schedule."""
-    plateau_factor: float = 0.3
-    """Factor of each fall, 0..1."""
-    plateau_patience: int = 8
-    """Epochs without a higher validation mAP before the rate falls."""
+    schedule: Schedule = field(default_factory=Cosine)
+    """Course of the learning rate."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from 0; it multiplies the schedule."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of adamw."""
+    """Decoupled weight decay (AdamW); 0 = none."""
     clip_norm: float = 0.0
     """Longest allowed gradient (L2 norm over all weights); 0 = no limit."""
     ema_decay: float = 0.0
@@ -46,9 +103,9 @@ class Optimization:
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
             found = f"epochs {self.epochs}, batch_size {self.batch_size}, learning_rate {self.learning_rate}"
             raise InputError("recipe.optimization", found, "numbers > 0", "change them")
-        if not (0 <= self.ema_decay < 1 and 0 < self.plateau_factor < 1):
-            found = f"ema_decay {self.ema_decay}, plateau_factor {self.plateau_factor}"
-            raise InputError("recipe.optimization", found, "numbers in 0..1", "change them")
+        if not (0 <= self.ema_decay < 1 and self.weight_decay >= 0):
+            found = f"ema_decay {self.ema_decay}, weight_decay {self.weight_decay}"
+            raise InputError("recipe.optimization", found, "a decay in 0..1, a weight decay >= 0", "change them")
 
     def rate(self, step: int, steps_per_epoch: int, past: Sequence[float] = ()) -> float:
         """Return the learning rate of a step.
@@ -58,13 +115,7 @@ class Optimization:
             steps_per_epoch: Steps of an epoch.
             past: Validation mAP of each finished epoch (NaN where there was none).
         """
-        rate = self.learning_rate
-        if self.schedule == "cosine":
-            done = min(1.0, step / (steps_per_epoch * self.cosine_epochs))
-            rate = self.final_learning_rate + (rate - self.final_learning_rate) * (1 + math.cos(math.pi * done)) / 2
-        elif self.schedule == "plateau":
-            falls = plateaus(past, self.plateau_patience)
-            rate = max(min(rate, self.final_learning_rate), rate * self.plateau_factor**falls)
+        rate = self.schedule.rate(self.learning_rate, step, steps_per_epoch, past)
         return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
     def should_stop(self, past: Sequence[float]) -> bool:

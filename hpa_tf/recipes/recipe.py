@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hpa_tf.errors import InputError
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.objectives import AnyTerm, Labels
-from hpa_tf.pipeline import Augmentation, Sampling
+from hpa_tf.pipeline import Augmentation, Sampling, SemiBalanced
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.views import AnyView, Crop
@@ -27,13 +27,15 @@ class Recipe:
     """What the network sees at once, and for which cells."""
     network: AnyNetwork = field(default_factory=Classifier)
     """From what it sees to named outputs and probabilities."""
+    asked: AnyView | None = None
+    """What the network sees when it is asked (validation and prediction), where that is something else."""
     weights: str = "none"
     """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, or a run
     folder."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of each example."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """How often a cell is drawn in an epoch."""
+    sampling: Sampling = field(default_factory=SemiBalanced)
+    """How often a cell (or an image, where the view draws images) is drawn in an epoch."""
     objective: tuple[AnyTerm, ...] = (Labels(),)
     """The terms of the loss, which are added up."""
     optimization: Optimization = field(default_factory=Optimization)
@@ -46,12 +48,20 @@ class Recipe:
     seed: int = 0
     """Seed of everything random."""
 
+    @property
+    def asked_view(self) -> AnyView:
+        """What the network sees when it is asked."""
+        return self.asked or self.view
+
     def __post_init__(self):
         if any(weight <= 0 for weight in self.ensemble) or len(self.ensemble) > self.optimization.epochs:
             found = f"{self.ensemble} for {self.optimization.epochs} epochs"
             raise InputError(
                 "recipe.ensemble", found, "weights > 0, at most one an epoch", "change the weights or epochs"
             )
+        if tuple(self.asked_view.channels) != tuple(self.view.channels):
+            found = f"{self.asked_view.channels} for a network of {self.view.channels}"
+            raise InputError("recipe.asked.channels", found, "the channels of recipe.view", "change one of them")
         if self.validation_fold < ALL_FOLDS:
             fix = "choose another fold"
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
@@ -65,6 +75,8 @@ class Member:
     """How it is trained."""
     weight: float
     """Its weight in the mean of probabilities."""
+    asked: AnyView | None = None
+    """What the network sees here; None = as its recipe says. So one run can take part twice, asked in two ways."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from hpa_tf.losses import CrossEntropy
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Labels
-from hpa_tf.pipeline import Augmentation, Sampling
-from hpa_tf.recipes.optimization import Optimization
+from hpa_tf.pipeline import Augmentation, SemiBalanced
+from hpa_tf.recipes.optimization import Cosine, Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Recipe
 from hpa_tf.views import Crop
 
@@ -23,10 +23,10 @@ ASKED = 0
 """The class whose place the class in question takes."""
 
 
-def half_and_half(num_cells: int) -> Sampling:
+def half_and_half(num_cells: int) -> SemiBalanced:
     """Return a sampling of an epoch: half positive cells, half negative ones, each as often as another."""
     shares = tuple(1.0 if c in (ASKED, NEGATIVE) else 0.0 for c in range(NUM_CLASSES))
-    return Sampling(
+    return SemiBalanced(
         num_cells=num_cells, cells_per_class=num_cells // 2, class_multipliers=shares, sure_repeats=(1.0,) * NUM_CLASSES
     )
 
@@ -38,7 +38,7 @@ RELABEL_SMALL = Recipe(
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
     sampling=half_and_half(2_048),
     objective=(Labels(loss=CrossEntropy()),),
-    optimization=Optimization(epochs=2, batch_size=32, learning_rate=2e-3, cosine_epochs=2, warmup_steps=20),
+    optimization=Optimization(epochs=2, batch_size=32, learning_rate=2e-3, schedule=Cosine(2), warmup_steps=20),
     validation_fold=ALL_FOLDS,
 )
 RECIPES = (RELABEL_SMALL,)

@@ -7,8 +7,8 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Labels
-from hpa_tf.pipeline import Augmentation, Sampling
-from hpa_tf.recipes.optimization import Optimization
+from hpa_tf.pipeline import Augmentation, SemiBalanced
+from hpa_tf.recipes.optimization import Cosine, Optimization
 from hpa_tf.recipes.recipe import Member, Recipe, System
 from hpa_tf.views import Crop
 
@@ -18,8 +18,8 @@ CPU_B0 = Recipe(
     view=Crop(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
     objective=(Labels(loss=CrossEntropy()),),
-    sampling=Sampling(num_cells=3072),
-    optimization=Optimization(epochs=3, batch_size=16, learning_rate=2e-3, cosine_epochs=3, warmup_steps=50),
+    sampling=SemiBalanced(num_cells=3072),
+    optimization=Optimization(epochs=3, batch_size=16, learning_rate=2e-3, schedule=Cosine(3), warmup_steps=50),
 )
 """EfficientNetB0 with random initial weights at 64 px. In so few steps small batches, cross entropy and no dropout
 learn most: after 8,000 cells of synthetic images the area under the ROC curve of true labels was .65, with focal loss
@@ -30,7 +30,7 @@ CPU_LITE0 = replace(
     name="cpu_lite0",
     network=replace(CPU_B0.network, backbone=replace(CPU_B0.network.backbone, variant="Lite0")),
     weights="imagenet",
-    optimization=replace(CPU_B0.optimization, epochs=6, cosine_epochs=6),
+    optimization=replace(CPU_B0.optimization, epochs=6, schedule=Cosine(6)),
 )
 """EfficientNet-Lite0 from the ImageNet weights that come with an installed package: the demo's recipe. Chosen by the
 validation mAP of the demo's training images: .644, after half as many steps .601, at learning rate 1e-3 .607, in
@@ -41,8 +41,8 @@ CPU_SMALL = Recipe(
     network=Classifier(SmallCnn()),
     view=Crop(size=64),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
-    sampling=Sampling(num_cells=4096),
-    optimization=Optimization(epochs=8, batch_size=32, learning_rate=2e-3, cosine_epochs=8, warmup_steps=50),
+    sampling=SemiBalanced(num_cells=4096),
+    optimization=Optimization(epochs=8, batch_size=32, learning_rate=2e-3, schedule=Cosine(8), warmup_steps=50),
 )
 """Four strided convolutions at 64 px."""
 

@@ -6,7 +6,8 @@ true labels of their cells, ImageNet weights to start from. Source: ours; docs/r
 
 from dataclasses import replace
 
-from hpa_tf.pipeline import Augmentation, Sampling
+from hpa_tf.pipeline import Augmentation, SemiBalanced
+from hpa_tf.recipes.optimization import Cosine
 from hpa_tf.recipes.recipe import ALL_FOLDS
 from hpa_tf.recipes.small import CPU_LITE0
 from hpa_tf.views import Crop
@@ -18,9 +19,14 @@ STARTER = replace(
     weights="imagenet",
     view=Crop(size=72),
     augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0, resizer=0.3, pad=0.25),
-    sampling=Sampling(num_cells=8192),
+    sampling=SemiBalanced(num_cells=8192),
     optimization=replace(
-        CPU_LITE0.optimization, epochs=12, batch_size=32, learning_rate=2e-3, cosine_epochs=12, warmup_steps=100
+        CPU_LITE0.optimization,
+        epochs=12,
+        batch_size=32,
+        learning_rate=2e-3,
+        schedule=Cosine(12),
+        warmup_steps=100,
     ),
     validation_fold=ALL_FOLDS,
 )

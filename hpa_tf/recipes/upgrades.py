@@ -15,11 +15,37 @@ def upgrade_from_1(recipe: Json) -> Json:
     return recipe
 
 
+def upgrade_from_2(recipe: Json) -> Json:
+    """Return a recipe of version 2 as one of version 3: classes for ways of sampling and schedules, a view to ask."""
+    recipe = {**recipe, "asked": None}
+    recipe["sampling"] = _sampling(recipe["sampling"])
+    recipe["optimization"] = _optimization(recipe["optimization"])
+    return recipe
+
+
 def _network(network: Json) -> Json:
     network = dict(network)
     dropout = network.pop("dropout")
     backbone = {**network, "class": "SmallCnn"} if network["class"] == "SmallNetwork" else {**network, "stride": 32}
     return {"class": "Classifier", "backbone": backbone, "dropout": dropout, "classes": list(range(18))}
+
+
+def _sampling(sampling: Json) -> Json:
+    sampling = dict(sampling)
+    every = {name: sampling.pop(name) for name in ("extra_repeats", "ungraded_classes")}
+    if sampling.pop("balanced"):
+        return {**sampling, "class": "SemiBalanced"}
+    return {**every, **{name: sampling[name] for name in ("num_cells", "positive", "sure")}, "class": "EveryCell"}
+
+
+def _optimization(old: Json) -> Json:
+    old = dict(old)
+    final = old.pop("final_learning_rate")
+    cosine = {"class": "Cosine", "epochs": old.pop("cosine_epochs"), "final": final}
+    plateau = {"class": "Plateau", "factor": old.pop("plateau_factor"), "patience": old.pop("plateau_patience")}
+    schedules = {"cosine": cosine, "plateau": {**plateau, "final": final}, "constant": {"class": "Constant"}}
+    decay = old["weight_decay"] if old.pop("optimizer") == "adamw" else 0.0
+    return {**old, "schedule": schedules[old["schedule"]], "weight_decay": decay}
 
 
 def _term(objective: Json) -> Json:

@@ -1,10 +1,11 @@
 """Write a network as a SavedModel with its preparation, classes, recipe and manifest inside."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_to_json
 from hpa_tf.records import Manifest
 from hpa_tf.serving.png import checked_region, prepare_png
-from hpa_tf.views import Crop
+from hpa_tf.views import Crop, View
 from hpa_tf.views.crop import prepare
 
 FOLDER, VERSION = "saved_model", "1"
@@ -87,18 +88,64 @@ def _metadata(texts: dict[str, str]) -> Tensors:
     return {name: tf.constant(value, tf.string) for name, value in constants.items()}
 
 
-def endpoints(network: keras.Model, recipe: Recipe) -> dict[str, tuple[Callable[..., Tensors], tuple]]:
-    """Return each signature's function and inputs."""
-    view = recipe.view
-    images = tf.TensorSpec([None, *view.specs()["image"].shape], tf.float32, "image")
+Endpoints = dict[str, tuple[Callable[..., Tensors], tuple[tf.TensorSpec, ...]]]
+
+
+def endpoints(network: keras.Model, recipe: Recipe) -> Endpoints:
+    """Return each signature's function and inputs: those of every view, and those of crops."""
+    view = recipe.asked_view
+    inputs = {name: tf.TensorSpec([None, *s.shape], s.dtype, name) for name, s in view.specs().items()}
     # traced once, shared by the signatures
-    infer = tf.function(_inference(network, recipe.network), input_signature=[images], autograph=False)
+    infer = tf.function(_inference(network, recipe.network, tuple(inputs)), tuple(inputs.values()), autograph=False)
 
-    def probabilities(image: tf.Tensor) -> Tensors:
-        return {"probabilities": infer(image)["probabilities"]}  # embeddings would be most of a JSON answer
+    def prepared(**given: tf.Tensor) -> Tensors:
+        answer = infer(*(given[name] for name in inputs))
+        kept = {name: tensor for name, tensor in answer.items() if name in ("probabilities", "embedding")}
+        return kept | {"probabilities": kept["probabilities"][:, 0]} if isinstance(view, Crop) else kept
 
-    def prepared(image: tf.Tensor) -> Tensors:
-        return {name: tensor for name, tensor in infer(image).items() if name in ("probabilities", "embedding")}
+    def prepare_stored(**stored: tf.Tensor) -> Tensors:
+        return view.prepare(_checked(stored))
+
+    found: Endpoints = {"prepared": (_named(prepared, inputs), tuple(inputs.values()))}
+    for dtype in (tf.uint8, tf.uint16):
+        stored = _stored_specs(view, dtype)
+        found[f"prepare_{dtype.name}"] = (_named(prepare_stored, stored), tuple(stored.values()))
+    if isinstance(view, Crop):
+        found |= _of_crops(view, lambda image: {"probabilities": infer(image)["probabilities"][:, 0]})
+        if "cam" in network.output:
+            found["activation_maps"] = (_activation_maps(infer, recipe.network), tuple(inputs.values()))
+    return found
+
+
+def _named(function: Callable[..., Tensors], names: Iterable[str]) -> Callable[..., Tensors]:
+    """Return a function whose parameters have these names: TensorFlow asks for its signature."""
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    signature = inspect.Signature(parameters)
+
+    def call(*given: tf.Tensor, **named: tf.Tensor) -> Tensors:
+        return function(**signature.bind(*given, **named).arguments)
+
+    call.__signature__ = signature
+    return call
+
+
+def _checked(stored: Tensors) -> Tensors:
+    return {**stored, "region": checked_region(stored["region"])} if "region" in stored else stored
+
+
+def _stored_specs(view: View, dtype: tf.DType) -> dict[str, tf.TensorSpec]:
+    """Return what a view prepares, of one depth: a cell's crop and region map, or a field, its masks and cells."""
+    pixels = [None, None, len(CHANNELS)]
+    if view.reads == "cells":
+        specs = {"crop": (pixels, dtype), "region": (pixels[:2], tf.uint8)}
+    else:
+        numbers = ([view.num_cells], tf.int32)
+        specs = {"image": (pixels, dtype), "masks": (pixels[:2], tf.uint16), "numbers": numbers}
+    return {name: tf.TensorSpec(*spec, name) for name, spec in specs.items()}
+
+
+def _of_crops(view: Crop, probabilities: Callable[[tf.Tensor], Tensors]) -> Endpoints:
+    """Return the signatures that take crops as they are stored or sent; embeddings would be most of a JSON answer."""
 
     def from_png(crop: tf.Tensor) -> Tensors:
         return probabilities(_map(lambda one: prepare_png(one, None, view), crop, view))
@@ -107,27 +154,20 @@ def endpoints(network: keras.Model, recipe: Recipe) -> dict[str, tuple[Callable[
         return probabilities(_map(lambda both: prepare_png(*both, view), (crop, region), view))
 
     def from_pixels(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return probabilities(_map(lambda both: prepare_one(*both)["image"], (crop, region), view))
-
-    def prepare_one(crop: tf.Tensor, region: tf.Tensor) -> Tensors:
-        return {"image": prepare(crop, checked_region(region), view)}
+        return probabilities(_map(lambda both: prepare(both[0], checked_region(both[1]), view), (crop, region), view))
 
     def png(name: str) -> tf.TensorSpec:
         return tf.TensorSpec([None], tf.string, name)
 
-    endpoints = {
+    found: Endpoints = {
         "serving_default": (from_png, (png("crop"),)),
         "crop_and_region": (from_png_and_region, (png("crop"), png("region"))),
-        "prepared": (prepared, (images,)),
     }
     for dtype in (tf.uint8, tf.uint16):
-        crop, region = tf.TensorSpec([None, None, 4], dtype, "crop"), tf.TensorSpec([None, None], tf.uint8, "region")
-        batches = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype, spec.name) for spec in (crop, region))
-        endpoints[f"pixels_{dtype.name}"] = (from_pixels, batches)
-        endpoints[f"prepare_{dtype.name}"] = (prepare_one, (crop, region))
-    if "cam" in network.output:
-        endpoints["activation_maps"] = (_activation_maps(infer, recipe.network), (images,))
-    return endpoints
+        specs = _stored_specs(view, dtype).values()
+        batches = [tf.TensorSpec([None, *spec.shape], spec.dtype, spec.name) for spec in specs]
+        found[f"pixels_{dtype.name}"] = (from_pixels, tuple(batches))
+    return found
 
 
 def _map(function: Callable, elements: Any, view: Crop) -> tf.Tensor:
@@ -136,14 +176,14 @@ def _map(function: Callable, elements: Any, view: Crop) -> tf.Tensor:
     return tf.map_fn(function, elements, fn_output_signature=image)
 
 
-def _inference(network: keras.Model, spec: Network) -> Callable[[tf.Tensor], Tensors]:
-    """Return images [B, S, S, C] -> probabilities [B, 19], and those of embedding [B, D] and cam that there are."""
+def _inference(network: keras.Model, spec: Network, names: Sequence[str]) -> Callable[..., Tensors]:
+    """Return inputs of these names -> probabilities [B, K or 1, 19], and of embedding and cam those that there are."""
 
-    def infer(image: tf.Tensor) -> Tensors:
-        inputs = {"image": image}
-        outputs = network(inputs, training=False)
+    def infer(*given: tf.Tensor) -> Tensors:
+        inputs = dict(zip(names, given, strict=True))
+        outputs = network({name: inputs[name] for name in network.input}, training=False)
         floats = {name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "cam") if name in outputs}
-        return {"probabilities": all_classes(spec, outputs, inputs)[:, 0], **floats}
+        return {"probabilities": all_classes(spec, outputs, inputs), **floats}
 
     return infer
 
@@ -157,12 +197,13 @@ def _activation_maps(infer: Callable[[tf.Tensor], Tensors], spec: Network) -> Ca
 
     def activation_maps(image: tf.Tensor) -> Tensors:
         answer = infer(image)
+        probabilities = answer["probabilities"][:, 0]
         cam = tf.gather(answer["cam"], located, axis=-1)
-        chosen = tf.gather(answer["probabilities"], [spec.classes[i] for i in located], axis=1)
+        chosen = tf.gather(probabilities, [spec.classes[i] for i in located], axis=1)
         place = tf.argmax(chosen, axis=1, output_type=tf.int32)
         heat = tf.nn.relu(tf.gather(cam, place, axis=-1, batch_dims=1))
         heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
         class_id = tf.gather(tf.constant([spec.classes[i] for i in located], tf.int32), place)
-        return {"probabilities": answer["probabilities"], "class_id": class_id, "heat": heat}
+        return {"probabilities": probabilities, "class_id": class_id, "heat": heat}
 
     return activation_maps

@@ -95,14 +95,14 @@ def load(run_folder: str | os.PathLike) -> Served:
         metadata = {name: tensor.numpy() for name, tensor in signatures["metadata"]().items()}
         lists = {name: tuple(item.decode() for item in metadata[name].tolist()) for name in ("class_names", "channels")}
         recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
-        size = signatures["prepared"].structured_input_signature[1]["image"].shape[1]
     except _DAMAGE as error:
         found = f"no classes, recipe and dataset inside ({error})"
         raise InputError(folder, found, "a SavedModel of hpa_tf", FIX) from error
     for name, expected in (("class_names", CLASSES), ("channels", CHANNELS)):
         if lists[name] != expected:
             raise InputError(folder, f"{name} {lists[name]}", f"{expected}", "use a run of this version of hpa_tf")
-    return Served(folder, signatures, recipe_from_json(recipe, folder), dataset, size, loaded)
+    recipe = recipe_from_json(recipe, folder)
+    return Served(folder, signatures, recipe, dataset, recipe.asked_view.size, loaded)
 
 
 def check_files(folder: str) -> None:
@@ -158,4 +158,4 @@ def from_network(network: keras.Model, recipe: Recipe, manifest: Manifest, name:
         signature: tf.function(function, list(inputs), autograph=False)
         for signature, (function, inputs) in endpoints(network, recipe).items()
     }
-    return Served(name, signatures, recipe, dataclasses.asdict(manifest), recipe.view.size, network)
+    return Served(name, signatures, recipe, dataclasses.asdict(manifest), recipe.asked_view.size, network)

@@ -38,6 +38,8 @@ COMPUTE = frozenset(
             "ZerosLike",
         ),
         *("While", *EARLIER),
+        # views of whole fields, and networks that merge maps by masks
+        *("AvgPool", "OneHot", "Range", "RealDiv", "ResizeNearestNeighbor", "ScaleAndTranslate", "ScatterNd", "Sum"),
     )
 )
 """Operations in what computes. `tests/test_serving_operations.py` compares them with the exports of all recipes."""

@@ -12,7 +12,15 @@ import tyro
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
-from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, recipe_named, system_named
+from hpa_tf.recipes import (
+    RECIPES,
+    SYSTEMS,
+    Recipe,
+    choose_classes,
+    describe_choices,
+    recipe_named,
+    system_named,
+)
 from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.training.fine_tuning import fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
@@ -28,6 +36,7 @@ DIVERGED_EXIT_CODE = 3
 DESCRIPTION = f"""Train a network on a data folder; the same command goes on after a stop.
 
 --recipe NAME chooses the recipe that every --recipe.FIELD changes; the values below are those of the chosen one.
+Some fields may be of several classes, each with its own fields: --recipe.optimization.schedule Plateau.
 Recipes: {", ".join(recipe.name for recipe in RECIPES)} (default {DEFAULT_RECIPE}).
 --system NAME trains the members of a system, one after the other, into OUT/MEMBER.
 Systems: {", ".join(system.name for system in SYSTEMS)}.
@@ -67,8 +76,10 @@ class Options:
 def parse(arguments: Sequence[str], recipe: Recipe) -> Options:
     """Return the options; fields of `recipe` are the defaults of --recipe.FIELD."""
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
+    recipe, rest = choose_classes(recipe, arguments)
     default = Options(out=tyro.MISSING, data=Data(data=tyro.MISSING), recipe=recipe)
-    options = tyro.cli(kind, args=list(arguments), default=default, prog="train.py", description=DESCRIPTION)
+    description = f"{DESCRIPTION}\n\nFields of several classes:\n{describe_choices(recipe)}"
+    options = tyro.cli(kind, args=rest, default=default, prog="train.py", description=description)
     if options.weights is not None:
         options = replace(options, recipe=replace(options.recipe, weights=options.weights))
     return options

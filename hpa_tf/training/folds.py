@@ -56,6 +56,7 @@ def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path
         predictions, shares = [], []
         for weights_file, share in read_run(fold_folder(out, fold)).checkpoints:
             weights.load(trainee.network, weights_file)
+            trainee.hand_over()
             predictions.append(predict(site.strategy, predict_step, recipe, examples))
             shares.append(share)
         values = of_all_classes(weighted_mean(predictions, shares), recipe.network.classes)

@@ -47,7 +47,7 @@ def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Rec
     size = recipe.optimization.batch_size
 
     def make(shard: tuple[int, int]) -> tf.data.Dataset:
-        return evaluation_batches(examples, recipe.view, batch_size=size, shard=shard)
+        return evaluation_batches(examples, recipe.asked_view, batch_size=size, shard=shard)
 
     return iter(_distribute(strategy, make, size))
 

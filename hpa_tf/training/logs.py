@@ -9,7 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from hpa_tf import files, reporting
-from hpa_tf.classes import CLASSES
+from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.imaging.pictures import composite
 from hpa_tf.progress import progress
 from hpa_tf.recipes.run_folder import HISTORY, LOGS
@@ -58,10 +58,21 @@ class Logs:
                 if isinstance(value, (int, float)) and np.isfinite(value):
                     tf.summary.scalar(name, value)
 
-    def pictures(self, step: int, images: np.ndarray) -> None:
-        """Write the first augmented cells of a batch, float32 [B, S, S, 4] in 0..1, to TensorBoard."""
+    def pictures(self, step: int, images: np.ndarray, channels: Sequence[str]) -> None:
+        """Write the first augmented images of a batch to TensorBoard.
+
+        Args:
+            step: Steps taken so far.
+            images: float32 [B, S, S, C] in 0..1; of bags [B, K, S, S, C].
+            channels: Names of its channels; those that it has none of are black.
+        """
         if self.is_chief:
-            rgb = np.stack([composite((image * 255).astype(np.uint8)) for image in images[:NUM_PICTURES]])
+            images = images.reshape(-1, *images.shape[-3:])[:NUM_PICTURES]
+            shown = np.zeros((*images.shape[:3], len(CHANNELS)), np.uint8)
+            for i, name in enumerate(channels):
+                if name in CHANNELS:
+                    shown[..., CHANNELS.index(name)] = images[..., i] * 255
+            rgb = np.stack([composite(image) for image in shown])
             with self.board.as_default(step):
                 tf.summary.image("augmented cells", rgb, max_outputs=NUM_PICTURES)
 

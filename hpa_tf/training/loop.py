@@ -134,7 +134,8 @@ class Loop:
             return self.take_steps(batches, tf.constant(count), tf.constant(rates), tf.constant(decays))
         batch = watch.waiting_for(batches)
         if show:
-            self.logs.pictures(step, self.strategy.experimental_local_results(batch.inputs["image"])[0].numpy())
+            images = self.strategy.experimental_local_results(batch.inputs["image"])[0].numpy()
+            self.logs.pictures(step, images, self.recipe.view.channels)
         return self.take_step(batch, tf.constant(self.rate(step)), tf.constant(self.trainee.ema_decay(step)))
 
     def settle(self) -> None:
@@ -198,6 +199,7 @@ class Loop:
         """Return the validation columns of a history row; mAP NaN without a validation fold."""
         if self.validation is None:
             return {"mAP": math.nan}
+        self.trainee.hand_over()
         probabilities = predict(self.strategy, predict_step, self.recipe, self.validation)
         return measure(self.validation, probabilities, self.recipe.network.classes)
 

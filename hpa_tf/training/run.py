@@ -207,7 +207,7 @@ def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, 
 
 def export(recipe: Recipe, manifest: Manifest, out: str, weights_name: str) -> None:
     """Write the SavedModel of one weights file: float32, one device, whatever the training ran on."""
-    network = recipe.network.build(recipe.view.specs())
+    network = recipe.network.build(recipe.asked_view.specs())
     weights.load(network, files.join(out, weights_name))
     if not files.is_remote(out):
         serving.export(out, network, recipe, manifest)

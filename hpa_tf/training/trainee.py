@@ -29,6 +29,7 @@ class Trainee:
 
     Attributes:
         network: Named inputs -> named outputs.
+        asked: The same for the recipe's other view, where it is asked through one; `hand_over` gives it the weights.
         optimizer: Keras optimizer; a `LossScaleOptimizer` around it under mixed_float16.
         average: Moving averages of the trainable weights; empty when the recipe has none.
     """
@@ -43,6 +44,9 @@ class Trainee:
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.network = recipe.network.build(recipe.view.specs(), policy)
+            self.asked = self.network
+            if recipe.asked_view.specs() != recipe.view.specs():
+                self.asked = recipe.network.build(recipe.asked_view.specs(), policy)
             self.optimizer = _optimizer(recipe.optimization, policy, strategy.num_replicas_in_sync)
             self.optimizer.build(self.network.trainable_variables)
             averaged = self.network.trainable_variables if recipe.optimization.ema_decay else []
@@ -135,13 +139,20 @@ class Trainee:
         self._move_average(decay)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
+    def hand_over(self) -> None:
+        """Give the network that is asked the weights of the one that is trained, if they are two."""
+        if self.asked is not self.network:
+            trained = {variable.path: variable for variable in self.network.variables}
+            for variable in self.asked.variables:
+                variable.assign(trained[variable.path].numpy())
+
     def make_predict_step(self) -> Callable:
         """Return a graph function batch -> probabilities float32 [B, K or 1, classes] of the global batch."""
         if ("predict", False) in self._steps:
             return self._steps["predict", False]
 
         def predict(batch: Batch) -> tf.Tensor:
-            return self.spec.probabilities(self.network(self._inputs(batch), training=False), batch.inputs)
+            return self.spec.probabilities(self.asked(_inputs(self.asked, batch), training=False), batch.inputs)
 
         @tf.function
         def predict_step(batch: Batch) -> tf.Tensor:
@@ -150,16 +161,12 @@ class Trainee:
         self._steps["predict", False] = predict_step
         return predict_step
 
-    def _inputs(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Return those of the batch's inputs that the network takes."""
-        return {name: batch.inputs[name] for name in self.network.input}
-
     def _make_replica_step(self, xla: bool) -> Callable:
         variables, statistics = self.network.trainable_variables, moving_statistics(self.network)
 
         def gradients_of(batch: Batch, total_weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
             with tf.GradientTape() as tape, example_seeds(batch.seed):
-                outputs = self.network(self._inputs(batch), training=True)
+                outputs = self.network(_inputs(self.network, batch), training=True)
                 losses = total(self.objective, outputs, batch.of_classes(self.spec.classes))
                 loss = tf.reduce_sum(losses * batch.weight) / total_weight
                 scaled = self.optimizer.scale_loss(loss)
@@ -203,11 +210,16 @@ def _average_over_replicas(variables: list[keras.Variable], context: tf.distribu
         variable.value.assign(tf.reshape(part, variable.shape))
 
 
+def _inputs(network: keras.Model, batch: Batch) -> dict[str, tf.Tensor]:
+    """Return those of the batch's inputs that a network takes."""
+    return {name: batch.inputs[name] for name in network.input}
+
+
 def _optimizer(optimization: Optimization, policy: str, replicas: int) -> keras.optimizers.Optimizer:
     options = {"learning_rate": optimization.learning_rate}
     if optimization.clip_norm:
         options["global_clipnorm"] = optimization.clip_norm / replicas  # of a replica's equal share of the gradient
-    if optimization.optimizer == "adamw":
+    if optimization.weight_decay:
         optimizer = keras.optimizers.AdamW(**options, weight_decay=optimization.weight_decay)
     else:
         optimizer = keras.optimizers.Adam(**options)

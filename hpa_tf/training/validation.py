@@ -16,7 +16,7 @@ from hpa_tf.training.inputs import distributed_evaluation_batches
 
 def predict(strategy: tf.distribute.Strategy, predict_step: Callable, recipe: Recipe, examples: Examples) -> np.ndarray:
     """Return the probabilities of each cell, float32 [N, classes of the network], in stored order."""
-    rows = plan_everything(examples, recipe.view, recipe.optimization.batch_size).rows
+    rows = plan_everything(examples, recipe.asked_view, recipe.optimization.batch_size).rows
     batches = distributed_evaluation_batches(strategy, recipe, examples)
     steps = range(len(rows) // recipe.optimization.batch_size)
     found = np.concatenate([predict_step(next(batches)).numpy() for _ in steps])  # [E, K or 1, classes]

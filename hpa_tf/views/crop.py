@@ -62,6 +62,11 @@ class Crop:
         return "cell"
 
     @property
+    def num_cells(self) -> int:
+        """An example answers for one cell."""
+        return 1
+
+    @property
     def num_records(self) -> int:
         """An example is one record."""
         return 1

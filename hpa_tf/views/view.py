@@ -46,6 +46,14 @@ class View(Protocol):
         """What an epoch is drawn from: `order` below counts cells, or images."""
 
     @property
+    def size(self) -> int:
+        """Side of the network's image (of a bag: of each cell's), px."""
+
+    @property
+    def num_cells(self) -> int:
+        """K: the most cells that an example answers for."""
+
+    @property
     def num_records(self) -> int:
         """Records an example is made from: 1, or K where each cell of a bag has its own."""
 

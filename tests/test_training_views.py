@@ -1,0 +1,102 @@
+"""Networks of the other teams' kinds, as toys: they train, go on after a kill, and answer, through the one house."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_networks
+from builder_inputs import write_inputs
+from training_process import assert_identical, final_state, losses, start, train, words, workers_config
+
+from hpa_tf import serving
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.models.network import all_classes
+from hpa_tf.pipeline import evaluation_batches
+from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.training import command, run
+from tfrecords_builder.__main__ import main as builder
+
+NAMES = [recipe.name for recipe in toy_networks.TOYS]
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Return a folder of 16 images of 4 cells in 2 folds, with fields of 32 px."""
+    root = tmp_path_factory.mktemp("views")
+    inputs = write_inputs(root / "inputs", 16, size=64, grid=2)
+    arguments = [*inputs.arguments(root / "data"), "--num-folds", "2", "--workers", "1", "--fields", "32"]
+    assert builder(arguments) == 0
+    return root / "data"
+
+
+def arguments(data: Path, out: Path, name: str, *options: str) -> list[str]:
+    return ["--recipe", name, "--data", str(data), "--out", str(out), "--no-clean", "--log-steps", "1", *options]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_its_savedmodel_answers(data, tmp_path, name):
+    out = tmp_path / "out"
+    assert command.main(arguments(data, out, name, "--recipe.optimization.epochs", "1")) == 0
+    assert np.isfinite(losses(out)).all() and len(losses(out)) == 4
+    trained = read_run(out)
+    recipe, view = trained.recipe, trained.recipe.asked_view
+    network = recipe.network.build(view.specs())
+    network.load_weights(trained.checkpoints[0][0])
+    examples = run.Data(str(data), clean=False).examples({1})
+    batch = next(iter(evaluation_batches(examples, view, batch_size=4)))
+    outputs = network({key: batch.inputs[key] for key in network.input}, training=False)
+    expected = all_classes(recipe.network, outputs, batch.inputs).numpy()
+    served = serving.load(out)
+    found = served.signatures["prepared"](**batch.inputs)["probabilities"].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.shape[0] == 4 and found.shape[1] in (1, batch.rows.shape[1]) and found.shape[2] == NUM_CLASSES
+    assert served.recipe == recipe
+
+
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=slow) for name in NAMES[1:])])
+def test_killed_in_an_epoch_it_goes_on_with_the_same_bits(data, tmp_path, name):
+    often = ("--checkpoint-steps", "2")
+    assert train(arguments(data, tmp_path / "whole", name, *often)) == 0
+    killed = arguments(data, tmp_path / "killed", name, *often)
+    for step in (3, 6):
+        assert train(killed, die=("step", step)) == -signal.SIGKILL
+    assert train(killed) == 0
+    assert_identical(tmp_path / "killed", tmp_path / "whole")
+
+
+@slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_replicas_and_two_workers_train_like_one(data, tmp_path, name):
+    synchronized = words("--recipe.network.backbone.synchronized True")
+    assert train(arguments(data, tmp_path / "one", name, *synchronized)) == 0
+    mirrored = arguments(data, tmp_path / "two", name, *synchronized, "--strategy", "mirrored")
+    assert train(mirrored, devices=2) == 0
+    shared = arguments(data, tmp_path / "workers", name, *synchronized, "--strategy", "multiworker")
+    processes = [start(shared, tf_config=config) for config in workers_config(2)]
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    expected = final_state(tmp_path / "one")
+    for other in ("two", "workers"):
+        np.testing.assert_allclose(losses(tmp_path / other), losses(tmp_path / "one"), atol=1e-5)
+        for key, array in final_state(tmp_path / other).items():
+            np.testing.assert_allclose(array, expected[key], atol=2e-4, err_msg=f"{other} {key}")
+
+
+@slow
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_precision_trains_like_float32(data, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    for precision in ("float32", "mixed_float16", "mixed_bfloat16"):
+        assert command.main(arguments(data, tmp_path / precision, name, "--precision", precision)) == 0
+    for precision in ("mixed_float16", "mixed_bfloat16"):
+        np.testing.assert_allclose(losses(tmp_path / precision), losses(tmp_path / "float32"), atol=0.05)
+
+
+def test_a_field_recipe_on_a_folder_without_fields_says_what_to_do(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 4, size=64, grid=2)
+    assert builder([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--workers", "1"]) == 0
+    assert command.main(arguments(tmp_path / "data", tmp_path / "out", "toy_puzzle")) == 2
+    assert "--fields SIZE adds them" in capsys.readouterr().err
