@@ -1,6 +1,6 @@
 """Cells a second of every stage of the input pipeline, of the loader alone, and how long training waits for it.
 
-    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30]
+    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30] [--only-views]
 
 Without --data the crops are drawn: 512 px, 8 and 16 bit, with the size on disk of real cells (about 400 kB a cell, 8
 bit). Times are processor time, so that other work on the machine counts less; each stage runs alone on what the one
@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 import cv2
 import keras
+import loader_views
 import numpy as np
 import tensorflow as tf
 import tyro
@@ -35,8 +36,8 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.pipeline import (
     Augmentation,
+    EveryCell,
     Examples,
-    Sampling,
     augment,
     augment_batch,
     parse_cell,
@@ -66,6 +67,8 @@ class Options:
     """Side of the drawn crops, px."""
     steps: int = 30
     """Steps of training to measure the wait for data with; 0 = none."""
+    only_views: bool = False
+    """Only whole fields and bags."""
 
 
 # -- drawn data -------------------------------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ def loader_rate(examples: Examples, size: int) -> tuple[float, float]:
 
     The best of three passes after one that traces and warms up, as for the stages.
     """
-    plan = Sampling(balanced=False, num_cells=BATCH * 40)
+    plan = EveryCell(num_cells=BATCH * 40)
     dataset = training_batches(examples, Crop(size), FULL, plan, batch_size=BATCH, seed=0, epoch=0)
     passes = []
     for _ in range(4):
@@ -233,7 +236,7 @@ def waiting_share(examples: Examples, steps: int, size: int = 128, batch_size: i
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(loss, variables), variables)
 
-    plan = Sampling(balanced=False, num_cells=batch_size * (steps + 2))
+    plan = EveryCell(num_cells=batch_size * (steps + 2))
     dataset = training_batches(examples, Crop(size), FULL, plan, batch_size=batch_size, seed=0, epoch=0)
     batches, waited = iter(dataset), 0.0
     for number in range(steps + 2):
@@ -260,6 +263,12 @@ def main(options: Options) -> None:
     """Measure and print."""
     keep_freed_memory()  # as train.py does
     with tempfile.TemporaryDirectory() as temporary:
+        drawn = {bits: Path(temporary) / f"cells{bits}" for bits in (8, 16)}
+        loader_views.main(
+            Path(temporary), lambda bits: read_examples(write_data(drawn[bits], options, bits, "png"), clean=False)
+        )
+        if options.only_views:
+            return
         if options.data:
             folders = {options.data: options.data}
         else:
