@@ -1,6 +1,6 @@
 """Share of given cell masks that each way of segmenting finds, and its time.
 
-    python benchmarks/segmentation.py --images DIR [--masks DIR]
+    python benchmarks/segmentation.py --images DIR [--masks DIR] [--others DIR ...] [--pictures DIR]
 
 DIR holds fields of view ({ID}_red.png, ...) and cell masks ({ID}_cellmask.png, ...) to compare with. Beside the
 classical segmenter stand what one would write in a few lines of scikit-image, both on the same reduced field of
@@ -10,16 +10,20 @@ classical segmenter stand what one would write in a few lines of scikit-image, b
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 import tyro
+from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
 from hpa_tf.classes import BLUE, DEFAULT_UM_PER_PX, RED, YELLOW
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import pictures
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter, cell_signal
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -35,8 +39,13 @@ class Options:
     """Folder of fields of view."""
     masks: str | None = None
     """Folder of the cell masks to find; the images' folder if not given."""
+    others: tuple[str, ...] = ()
+    """Folders of masks that other segmenters made, such as `python -m hpa_tf.segmenting`'s, to compare as well."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
+    pictures: str | None = None
+    """Folder for a picture of each field: given outlines white, or yellow where the classical segmenter's, magenta,
+    overlap them by an IoU of at most 0.6."""
     repeats: int = 3
     """Timed runs of each segmenter on each field; the fastest counts."""
 
@@ -82,7 +91,13 @@ def full_size(cells: np.ndarray, field: FieldOfView) -> np.ndarray:
     return cv2.resize(cells.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(np.int32)
 
 
+def cells_on_disk(masks: MasksOnDisk, field: FieldOfView) -> np.ndarray:
+    """Read the cells that another segmenter found: int32 [H, W]."""
+    return masks(field).cell
+
+
 CLASSICAL = ClassicalSegmenter()
+PICTURE_SIZE = 1024
 METHODS: dict[str, Callable[[FieldOfView], np.ndarray]] = {
     "Otsu nuclei, Voronoi in Otsu red+yellow": lambda field: voronoi_in_otsu(field, otsu_nuclei),
     "Otsu nuclei, watershed of red+yellow": watershed_of_light,
@@ -125,10 +140,12 @@ def main(options: Options) -> None:
             fields.append((field, read_masks(field).cell))
         except InputError as error:
             print(f"left out: {error.found}")
-    for name, method in METHODS.items():
+    others = {folder: partial(cells_on_disk, MasksOnDisk(folder)) for folder in options.others}
+    for name, method in (METHODS | others).items():
         print(f"\n{name}")
         print(
-            "image".ljust(38), *(title.rjust(6) for title in ("px", "masks", "found", "> 0.5", "> 0.6", "IoU", "CPU s"))
+            "image".ljust(38),
+            *(title.rjust(6) for title in ("px", "masks", "found", "> .5", "> .6", "> .75", "IoU", "CPU s")),
         )
         every, num_found = [], 0
         for field, truth in fields:
@@ -137,12 +154,26 @@ def main(options: Options) -> None:
             every, num_found = [*every, *ious], num_found + count
             row(field.image_id, truth.shape[0], ious, count, seconds)
         row("all", "", np.array(every), num_found, float("nan"))
+    for field, truth in fields if options.pictures else ():
+        draw(field, truth, CLASSICAL(field).cell, Path(options.pictures))
+
+
+def draw(field: FieldOfView, truth: np.ndarray, found: np.ndarray, folder: Path) -> None:
+    """Write a field with given and found outlines, in 64 colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = np.unique(truth[truth > 0])
+    missed = numbers[best_ious(truth, found) <= 0.6]
+    picture = pictures.composite(pictures.shrink(field.pixels, PICTURE_SIZE))
+    given, others = pictures.shrink_mask(truth, PICTURE_SIZE), pictures.shrink_mask(found, PICTURE_SIZE)
+    colours = {number: (255, 255, 0) if number in missed else (255, 255, 255) for number in numbers.tolist()}
+    picture = pictures.draw_outlines(pictures.draw_outlines(picture, given, colours, 2), others, (255, 0, 255), 1)
+    Image.fromarray(picture).quantize(64).save(folder / f"{field.image_id}.png", optimize=True)
 
 
 def row(name: str, size: int | str, ious: np.ndarray, count: int, seconds: float) -> None:
     """Print one line of the table."""
-    half, sixty = int((ious > 0.5).sum()), int((ious > 0.6).sum())
-    print(f"{name:38} {size:>6} {len(ious):6} {count:6} {half:6} {sixty:6} {ious.mean():6.3f} {seconds:6.2f}")
+    hits = " ".join(f"{int((ious > least).sum()):6}" for least in (0.5, 0.6, 0.75))
+    print(f"{name:38} {size:>6} {len(ious):6} {count:6} {hits} {ious.mean():6.3f} {seconds:6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The program that writes masks: known cells, resumed, changed and broken inputs, weights of the wrong kind."""
 
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -21,9 +22,10 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from hpa_tf.segmenting import mask_folder, published
+from hpa_tf.segmenting import mask_folder, program, published
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
+from hpa_tf.segmenting.fields import Labeller
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 
@@ -41,6 +43,22 @@ def images(tmp_path_factory) -> Path:
     cases.write_field(folder, "b", cases.PLACES[:2], (160, 128), np.uint16)
     cases.write_field(folder, "c", ())
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def networks_are_loaded_once():
+    """Keep what `make_method` returned for the tests that ask for the same: loading takes seconds."""
+    made, make = {}, program.make_method
+
+    def kept(asked: Options):
+        key = dataclasses.replace(asked, images="", out="", on_error="fail", overlays=False, workers=0)
+        if key not in made:
+            made[key] = make(asked)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "make_method", kept)
+        yield
 
 
 def options(images: Path, weights: Path, out: Path, **more) -> Options:
@@ -77,15 +95,30 @@ def test_known_cells_are_found_and_read_back(images, done):
             assert 0.7 < cell.sum() / (np.pi * 16**2) < 1 and 0.6 < nucleus.sum() / (np.pi * 9**2) < 1.1
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_batch(images, weights, done, tmp_path):
     segment(options(images, weights, tmp_path / "out", batch_size=3, strategy="mirrored", overlays=True))
     assert digests(tmp_path / "out") == digests(done)
     assert {path.name for path in (tmp_path / "out/overlays").iterdir()} == {"a.png", "b.png", "c.png"}
 
 
-def test_labelled_at_the_networks_size(images, weights, tmp_path):
-    outcome = segment(options(images, weights, tmp_path / "out", labels_at="network"))
-    assert outcome.num_cells == 5
+def test_labelled_at_the_networks_size():
+    """A quarter of the field's size: the same cells, several nuclei of one cell among them, with smooth outlines."""
+    y, x = np.indices((128, 160))
+    nuclei, cells = (np.zeros((128, 160, 3), np.float32) for _ in range(2))
+    for row, column, radius in ((40, 40, 25), (40, 90, 22), (90, 100, 25)):
+        cells[..., 2] = np.maximum(cells[..., 2], np.hypot(y - row, x - column) < radius)
+    for row, column in ((40, 30), (40, 50), (40, 90), (90, 100)):
+        nuclei[..., 2] = np.maximum(nuclei[..., 2], np.hypot(y - row, x - column) < 8.5)
+    cells[..., 1] = (np.hypot(y - 40, x - 40) < 25) & (np.hypot(y - 40, x - 90) < 25)
+    small = Labeller(0.08, 0.25, at_full_size=False)((nuclei, cells), (512, 640))
+    full = Labeller(0.08, 0.25, at_full_size=True)((nuclei, cells), (512, 640))
+    for one, other in ((small.cell, full.cell), (small.nucleus, full.nucleus)):
+        assert one.shape == other.shape == (512, 640) and one.dtype == other.dtype == np.int32
+        for number in range(1, int(full.cell.max()) + 1):
+            shared = ((one == number) & (other == number)).sum()
+            assert shared / ((one == number) | (other == number)).sum() > 0.75
+    assert not ((small.nucleus > 0) & (small.nucleus != small.cell)).any()
 
 
 def test_a_finished_folder_is_left_alone_and_a_changed_image_is_not(images, weights, done, tmp_path):

@@ -102,9 +102,16 @@ def done_images(out: str) -> dict[str, str]:
     return found
 
 
+def drawn_images(out: str) -> set[str]:
+    """Return the images that have an overlay."""
+    folder = files.join(out, OVERLAYS)
+    return {name.removesuffix(".png") for name in files.list_names(folder)} if files.exists(folder) else set()
+
+
 def forget(out: str, image_id: str) -> None:
     """Take an image's masks away, the record first."""
-    for name in (files.join(STATE, f"{image_id}.json"), _name(CELL, image_id), _name(NUCLEUS, image_id)):
+    masks = (_name(CELL, image_id), _name(NUCLEUS, image_id))
+    for name in (files.join(STATE, f"{image_id}.json"), *masks, files.join(OVERLAYS, f"{image_id}.png")):
         files.remove(files.join(out, name))
 
 

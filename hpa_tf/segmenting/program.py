@@ -84,7 +84,8 @@ def segment(options: Options) -> Outcome:
             if done[image_id] != stamps[image_id]:
                 mask_folder.forget(options.out, image_id)
                 outcome.num_changed += 1
-        todo = [one for one in fields if done.get(one.image_id) != stamps[one.image_id]]
+        drawn = mask_folder.drawn_images(options.out) if options.overlays else stamps.keys()
+        todo = [one for one in fields if done.get(one.image_id) != stamps[one.image_id] or one.image_id not in drawn]
         start = time.perf_counter()
         _Run(options, method, workers, outcome).run(todo, stamps)
         outcome.seconds = time.perf_counter() - start

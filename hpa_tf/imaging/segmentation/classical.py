@@ -41,7 +41,7 @@ _NEAR_UM = 1.0  # two nuclei of one cell, or two lobes of one nucleus, lie close
 _OWN_SEAM = -0.3  # log of the light on the line between them / beside it: a membrane is darker
 _OWN_STEP = 0.5  # the same between the two sides of that line
 _MOST_OF_MEDIAN = 1.3  # their area together / the median nucleus: two whole nuclei are two cells
-_FLOOR = 0.05  # of the bright pixels of the field
+_FLOOR = 0.03  # of the bright pixels of the field
 _EDGE_BRIGHTNESS = 0.1  # of the cell's own ring
 _HOLE_UM2 = 50.0
 
