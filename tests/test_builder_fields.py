@@ -1,5 +1,6 @@
 """Whole fields of view: the table of where they are, adding them to a finished folder, and what of them is changed."""
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -118,6 +119,30 @@ def test_index_writes_the_table_that_the_build_writes(whole, tmp_path, capsys, i
     assert main([*inputs.arguments(tmp_path / "cells"), *TWO_FOLDS]) == 0
     assert main(["index", str(tmp_path / "cells")]) == 2
     assert "no shards of whole fields of view" in capsys.readouterr().err
+
+
+def test_verify_and_repair_look_after_the_table(whole, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(whole, folder)
+    assert main(["verify", str(folder), "--workers", "1"]) == 0
+    table = image_table.read(folder)
+    changes = {
+        "places in": table[1:],
+        "numbers of cells": table.assign(cells=table["cells"] + 1),
+        "checksum": table.assign(Aggresome=np.float32(0.5)),
+    }
+    for problem, changed in changes.items():
+        image_table.write(changed, folder)
+        capsys.readouterr()
+        assert main(["verify", str(folder), "--workers", "1"]) == 1
+        assert problem in capsys.readouterr().out
+    assert main(["repair", str(folder), "--workers", "1"]) == 0
+    assert digests(folder) == digests(whole)
+    manifest = records.read_manifest(folder)
+    records.write_manifest(folder, dataclasses.replace(manifest, checksums=None, brightness=None, manifest_version=1))
+    (folder / image_table.NAME).unlink()
+    assert main(["index", str(folder)]) == 0  # a manifest of the version before
+    assert records.read_manifest(folder).checksums is None and len(image_table.read(folder)) == 6
 
 
 def test_damaged_and_foreign_tables_are_refused(tmp_path):

@@ -86,6 +86,38 @@ def image_rows(units: Iterable[Unit], results: Iterable[UnitResult], out: str) -
     return pd.concat(parts, ignore_index=True)
 
 
+def table_problem(folder: str | os.PathLike, manifest: records.Manifest, cells: pd.DataFrame) -> str | None:
+    """Return what is wrong with the table of a folder's fields of view, if anything is.
+
+    Args:
+        folder: Data folder.
+        manifest: Its manifest.
+        cells: Its cell table.
+    """
+    shards = manifest.shards_of("fields")
+    if not shards:
+        return None
+    try:
+        table = image_table.read(folder)
+    except InputError as error:
+        return f"{error.found}; {error.fix}"
+    counts = cells["image_id"].value_counts()
+    if [counts.get(image_id, 0) for image_id in table["image_id"]] != table["cells"].tolist():
+        return "other numbers of cells than in the cell table"
+    by_shard = dict(iter(table.groupby("shard", sort=False)))
+    for shard in shards:
+        offsets = by_shard[shard.name]["offset"].to_numpy() if shard.name in by_shard else np.zeros(0, np.int64)
+        inside = len(offsets) == 0 or (
+            offsets[0] == 0 and (np.diff(offsets) > 0).all() and offsets[-1] < shard.num_bytes
+        )
+        if len(offsets) != shard.num_records or not inside:
+            return f"{len(offsets)} places in {shard.name}, which holds {shard.num_records} records"
+    expected = (manifest.checksums or {}).get(image_table.NAME)
+    if expected is not None and files.sha256(files.join(folder, image_table.NAME)) != expected:
+        return "another file than the manifest's (its checksum differs)"
+    return None
+
+
 def index(folder: str | os.PathLike) -> pd.DataFrame:
     """Write the table of the fields of view of a finished folder, from their shards.
 
@@ -112,6 +144,7 @@ def index(folder: str | os.PathLike) -> pd.DataFrame:
                 offset += len(data) + _FRAME_BYTES
     table = image_table.make(ids, folds, names, offsets, np.array(values), [cells.get(i, 0) for i in ids])
     image_table.write(table, folder)
-    checksums = {**manifest.checksums, image_table.NAME: files.sha256(files.join(folder, image_table.NAME))}
-    records.write_manifest(folder, replace(manifest, checksums=checksums))
+    if manifest.checksums is not None:  # earlier manifests have none
+        checksums = {**manifest.checksums, image_table.NAME: files.sha256(files.join(folder, image_table.NAME))}
+        records.write_manifest(folder, replace(manifest, checksums=checksums))
     return table

@@ -12,12 +12,13 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, records
+from hpa_tf import cell_table, files, framing, image_table, records
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, find_boxes, measure
 from hpa_tf.progress import progress
 from hpa_tf.records import Shard
+from tfrecords_builder.field_shards import table_problem
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def verify(folder: str | os.PathLike, deep: bool = False, workers: int = 1) -> l
     try:
         table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
         faults = list(_check_table(table, manifest))
+        if problem := table_problem(folder, manifest, table):
+            faults.append(Fault("table of the fields of view", image_table.NAME, None, problem))
         parts = dict(iter(table.groupby("shard", sort=False)))
         jobs = [(shard, parts.get(_cell_shard(shard), table.iloc[:0])) for shard in manifest.shards]
     except InputError as error:
