@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy_networks
 from builder_inputs import write_inputs
@@ -35,6 +36,15 @@ def arguments(data: Path, out: Path, name: str, *options: str) -> list[str]:
     return ["--recipe", name, "--data", str(data), "--out", str(out), "--no-clean", "--log-steps", "1", *options]
 
 
+def test_whole_fields_are_trained_on_and_asked_about_each_cell(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    assert command.main(arguments(data, tmp_path / "out", "toy_fcan", "--recipe.optimization.epochs", "1")) == 0
+    assert np.isfinite(losses(tmp_path / "out")).all() and len(losses(tmp_path / "out")) == 4
+    history = pd.read_csv(tmp_path / "out" / "history.csv")
+    assert np.isfinite(history["mAP"]).all() and (tmp_path / "out" / "result.json").exists()
+
+
+@slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_its_savedmodel_answers(data, tmp_path, name):
     out = tmp_path / "out"
@@ -55,7 +65,8 @@ def test_it_trains_and_its_savedmodel_answers(data, tmp_path, name):
     assert served.recipe == recipe
 
 
-@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=slow) for name in NAMES[1:])])
+@slow
+@pytest.mark.parametrize("name", NAMES)
 def test_killed_in_an_epoch_it_goes_on_with_the_same_bits(data, tmp_path, name):
     often = ("--checkpoint-steps", "2")
     assert train(arguments(data, tmp_path / "whole", name, *often)) == 0

@@ -195,6 +195,7 @@ def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
     last, network = history.iloc[-1], recipe["network"].get("backbone", recipe["network"])
     kind = f"{network['class']}{network.get('variant', '')}"
     view = recipe.get("view") or recipe["preparation"]  # as version 1 called it
+    view = view.get("cell", view)  # of a bag
     batch_size, size = recipe["optimization"]["batch_size"], view["size"]
     steps = int(last["step"])
     return [
