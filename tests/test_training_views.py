@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import toy_networks
 from builder_inputs import write_inputs
-from training_process import assert_identical, final_state, losses, start, train, words, workers_config
+from training_process import assert_identical, dynamic_shapes, final_state, losses, start, train, words, workers_config
 
 from hpa_tf import serving
 from hpa_tf.classes import NUM_CLASSES
@@ -42,6 +42,13 @@ def test_whole_fields_are_trained_on_and_asked_about_each_cell(data, tmp_path, m
     assert np.isfinite(losses(tmp_path / "out")).all() and len(losses(tmp_path / "out")) == 4
     history = pd.read_csv(tmp_path / "out" / "history.csv")
     assert np.isfinite(history["mAP"]).all() and (tmp_path / "out" / "result.json").exists()
+
+
+@slow
+@pytest.mark.parametrize("recipe", toy_networks.TOYS, ids=NAMES)
+def test_steps_of_every_view_have_static_shapes(data, recipe):
+    """What TPUs need."""
+    assert dynamic_shapes(recipe, run.Data(str(data), clean=False).examples(None)) == []
 
 
 @slow

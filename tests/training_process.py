@@ -118,6 +118,37 @@ def assert_identical(out: Path, reference: Path) -> None:
     )
 
 
+def dynamic_shapes(recipe, examples) -> list[tuple]:
+    """Return (name, shape) of what has no static shape in a training step of a recipe, traced in bfloat16."""
+    import tensorflow as tf
+
+    from hpa_tf.pipeline import training_batches
+    from hpa_tf.training.strategy import make_strategy
+    from hpa_tf.training.trainee import Trainee
+
+    trainee = Trainee(recipe, make_strategy("one"), "mixed_bfloat16")
+    options = {"batch_size": 8, "seed": 0, "epoch": 0, "sampling": recipe.sampling}
+    batch = training_batches(examples, recipe.view, **options).element_spec
+    traced = trainee.make_train_step().get_concrete_function(batch, *[tf.TensorSpec((), tf.float32)] * 2)
+    graphs = [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]
+    assert len(traced.graph.get_operations()) > 100
+    outputs = [(op, output) for graph in graphs for op in graph.get_operations() for output in op.outputs]
+    return [
+        (op.name, output.shape)
+        for op, output in outputs
+        if output.dtype not in (tf.resource, tf.variant)
+        and not output.shape.is_fully_defined()
+        and not _is_scratch(output)
+    ]
+
+
+def _is_scratch(tensor) -> bool:
+    """Tell whether a tensor is the fused batch norm's own scratch space (or zeros in its place): TPUs have none."""
+    if tensor.op.type == "ZerosLike":
+        return _is_scratch(tensor.op.inputs[0])
+    return tensor.value_index in {"FusedBatchNormV3": (5,), "FusedBatchNormGradV3": (3, 4)}.get(tensor.op.type, ())
+
+
 def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tuple[str, int] | None) -> None:
     if tf_config:
         os.environ["TF_CONFIG"] = json.dumps(tf_config)
