@@ -3,10 +3,16 @@
 import numpy as np
 import pytest
 
+from hpa_tf import Predictor, recipes, starter
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.models import packed
+from hpa_tf.models import packed, weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.records import read_manifest
+from hpa_tf.serving import starter as serving_starter
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.generator import make
 from hpa_tf.views import Crop
 
 
@@ -57,3 +63,51 @@ def test_bad_files_are_refused(networks, tmp_path, damage):
     with pytest.raises(InputError, match=r"weights\.npz"):
         packed.unpack(networks[0], path)
     assert all(np.array_equal(a, b) for a, b in zip(before, networks[0].get_weights(), strict=True))
+
+
+def test_the_package_holds_the_starters_recipe_manifest_and_weights():
+    assert recipes.load(starter.FOLDER / "recipe.json") == recipes.recipe_named("starter")
+    manifest = read_manifest(starter.FOLDER)
+    assert manifest.num_cells > 10_000
+    assert starter.WEIGHTS.stat().st_size < 15e6
+    with np.load(starter.WEIGHTS, allow_pickle=False) as stored:
+        assert stored["head_logits/0"].shape == (1280, 18)
+        assert stored["stem_conv/0"].shape[:3] == (3, 3, 4)
+        assert all(np.isfinite(stored[name]).all() for name in stored.files)
+    assert {"MODEL_CARD.md", "NOTICE"} <= {path.name for path in starter.FOLDER.iterdir()}
+
+
+def test_a_run_folder_of_that_name_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert serving_starter.resolve("other") == "other"
+    (tmp_path / "starter").mkdir()
+    (tmp_path / "starter" / "recipe.json").write_text("{}")
+    assert serving_starter.resolve("starter") == "starter"
+
+
+@pytest.mark.slow
+def test_the_starter_knows_generated_images_it_has_not_seen(tmp_path, monkeypatch):
+    """At first use the run folder appears in the cache; the second use takes it; what it answers is mostly right."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    predictor = Predictor("starter")
+    folder = serving_starter.prepare()
+    assert folder.startswith(str(tmp_path)) and (tmp_path / "hpa_tf").is_dir()
+    config = SyntheticConfig(seed=4711, difficulty="real", penetrance=(0.95,) * 18, extra_label=0.0)
+    right = []
+    for class_id in (0, 2, 4, 6, 10, 13, 14, 16, 17):
+        made = make(config, class_id, np.arange(19) == class_id)
+        table = predictor.predict(made.field, made.masks)
+        probabilities = table[[f"raw: {name}" for name in CLASSES]].to_numpy()
+        own = np.delete(probabilities[:, :18], class_id, axis=1).mean()
+        right.append(probabilities[:, class_id].mean() > 2 * own)
+    assert np.mean(right) > 0.7
+
+
+@pytest.mark.slow
+def test_training_starts_from_it():
+    spec = recipes.recipe_named("starter")
+    network = spec.network.build(spec.view.specs())
+    weights.initialize(network, spec.network, "starter")
+    with np.load(starter.WEIGHTS, allow_pickle=False) as stored:
+        kernel = network.get_layer("head_logits").get_weights()[0]
+        assert kernel == pytest.approx(stored["head_logits/0"].astype(np.float32))

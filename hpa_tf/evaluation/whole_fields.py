@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.classes import NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 
@@ -31,7 +31,7 @@ class Agreement:
         auc: Area under the ROC curve, mean over the classes that count.
         ap: Average precision, mean over the same classes.
         chance_ap: What random scores reach in `ap`: the mean share of positive fields.
-        first: Share of the fields whose highest class is one of its labels.
+        first: Share of the fields whose highest class is one of its labels. Negative, which is derived, takes no part.
         num_classes: Classes that count.
     """
 
@@ -68,7 +68,7 @@ def agreement(truth: np.ndarray, scores: np.ndarray) -> Agreement:
 
 
 def _first(truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(truth[np.arange(len(truth)), scores.argmax(1)].mean())
+    return float(truth[np.arange(len(truth)), scores[:, :NEGATIVE].argmax(1)].mean())
 
 
 def resampled(truth: np.ndarray, scores: np.ndarray, num_samples: int = 1000, seed: int = 0) -> np.ndarray:

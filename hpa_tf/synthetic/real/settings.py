@@ -74,7 +74,7 @@ class Reality:
     """
 
     strength: tuple[float, float] = (0.75, 0.60)
-    failed: float = 0.08
+    failed: float = 0.06
     failed_strength: Range = (0.06, 0.25)
     class_spread: float = 0.35
     cell_spread: float = 0.28
@@ -82,8 +82,8 @@ class Reality:
     dark_light: Range = (0.03, 0.4)
     faint: float = 0.15
     faint_strength: Range = (0.08, 0.4)
-    haze: tuple[float, float] = (0.09, 0.9)
-    haze_nuclear: Range = (0.2, 1.3)
+    haze: tuple[float, float] = (0.035, 0.8)
+    haze_nuclear: Range = (0.2, 1.0)
     clumps: Range = (0.25, 0.9)
     speck: Range = (0.0, 1.5)
     cross_talk: tuple[float, float, float] = (0.08, 0.06, 0.08)
