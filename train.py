@@ -1,15 +1,13 @@
 """Train a network, or a system of networks: python train.py --help."""
 
-import os
 import sys
 
-from hpa_tf import interrupts
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors; before TensorFlow is imported
+from hpa_tf import interrupts, quiet
 
 
 def main() -> int:
-    """Import the command, which takes seconds, and run it."""
+    """Import TensorFlow and the command, which takes seconds, and run it."""
+    quiet.import_tensorflow()
     from hpa_tf.training import command
 
     return command.main()

@@ -62,6 +62,16 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
     missing = [name for name in KEYS + VALUES if name not in table.columns]
     if missing:
         raise InputError(where, f"no column {missing}", f"the columns {KEYS} and the 19 class names", "add them")
+    for name in VALUES:
+        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
+            found = f"{table[name].dropna().iloc[0]!r} in column {name!r}"
+            raise InputError(where, found, "numbers in 0..1 or missing", "change the column's type to a number")
+    if not pd.api.types.is_integer_dtype(table["cell"]) and not _whole(table["cell"]).all():
+        found = f"the cell number {table['cell'][~_whole(table['cell'])].iloc[0]}"
+        raise InputError(where, found, "whole numbers > 0", "mend the table")
+    if len(table) and pd.api.types.is_numeric_dtype(table["image_id"]):
+        found = f"the number {table['image_id'].iloc[0]} in column 'image_id'"
+        raise InputError(where, found, "ids as text", "change the column's type to text")
     numbers = values(table)
     outside = (numbers < 0) | (numbers > 1)
     if outside.any():
@@ -80,6 +90,10 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
             "remove the repeated rows",
         )
     return table
+
+
+def _whole(numbers: pd.Series) -> pd.Series:
+    return pd.to_numeric(numbers, errors="coerce").mod(1) == 0
 
 
 def write(table: pd.DataFrame, path: str | os.PathLike, kind: Kind, steps: Sequence[Mapping] | None = None) -> None:
@@ -160,7 +174,9 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
             arrow = pq.read_table(stream)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a cell table (.parquet)", "check the path") from error
-    except pa.ArrowInvalid as error:
+    except IsADirectoryError as error:
+        raise InputError(path, "a folder", "a cell table (.parquet)", "check the path") from error
+    except (pa.ArrowException, OSError) as error:
         raise InputError(path, f"no Parquet file ({error})", "a cell table (.parquet)", "make it again") from error
     version = (arrow.schema.metadata or {}).get(_METADATA_VERSION)
     if version is not None and int(version) != VERSION:

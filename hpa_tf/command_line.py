@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpa_tf import interrupts
+
 
 @dataclass(frozen=True)
 class Command:
@@ -112,5 +114,10 @@ def help_text() -> str:
     )
 
 
+def program() -> int:
+    """Run `main` as this process's program: Ctrl-C and SIGTERM end it with one line."""
+    return interrupts.run(" ".join(["hpa-tf", *sys.argv[1:2]]), main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

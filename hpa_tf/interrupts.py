@@ -81,6 +81,7 @@ class _Guard:
 
     def __init__(self, program: str):
         self.program, self.stopped_by, self.said = program, None, False
+        self.errors = os.dup(2)  # where the line goes even while a part has put standard error elsewhere
         self.wakeup, end = os.pipe()
         os.set_blocking(end, False)
         threading.Thread(target=self.watch, daemon=True).start()
@@ -119,7 +120,7 @@ class _Guard:
         if not self.said:
             line = f"{self.program}: stopped by {SIGNALS[signal.Signals(number)]}; {_kept}\n"
             with contextlib.suppress(OSError):
-                os.write(2, line.encode())
+                os.write(self.errors, line.encode())
             self.said = True
         for child in multiprocessing.active_children():
             child.kill()

@@ -137,6 +137,28 @@ def test_no_group_is_in_two_folds(groups, num_folds, seed):
         assert len(set(folds[[group == name for group in groups]])) == 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_grouped_folds_share_each_class_where_that_can_be_done(seed):
+    """Groups of one class and one size: 4 folds can hold the same, and sizes alone would not tell classes apart."""
+    classes = np.random.default_rng(seed).permutation(np.repeat(np.arange(5), 8))
+    labels = np.eye(19)[np.repeat(classes, 3)]
+    folds = grouped_folds(labels, [f"g{i}" for i in np.repeat(np.arange(40), 3)], 4, seed)
+    counts = np.stack([labels[folds == fold].sum(axis=0) for fold in range(4)])
+    np.testing.assert_array_equal(counts[:, :5], np.full((4, 5), 6))
+
+
+def test_grouped_folds_share_a_rare_class_of_unequal_groups():
+    """The largest group of a class that few images have takes one fold; the others share the rest of that class."""
+    sizes = [12, 4, 4, 4, *[3] * 60]
+    labels = np.zeros((sum(sizes), 19))
+    labels[: sum(sizes[:4]), 11] = 1
+    labels[sum(sizes[:4]) :, 0] = 1
+    groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
+    folds = grouped_folds(labels, list(groups), 4, seed=0)
+    assert sorted(labels[folds == fold, 11].sum() for fold in range(4)) == [4, 4, 4, 12]
+    assert np.bincount(folds, minlength=4).max() - np.bincount(folds, minlength=4).min() <= 12
+
+
 def test_grouped_folds_stay_even():
     rng = np.random.default_rng(1)
     groups = [f"line {n}" for n in rng.integers(0, 60, 1200)]

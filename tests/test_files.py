@@ -24,6 +24,28 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_call_returns(tmp_path, monkeypatch):
+    """What a power cut leaves: never a name without its content, never less than what was said to be written."""
+    order, fsync, replace = [], os.fsync, os.replace
+
+    def seen_fsync(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        order.append(("sync", path, None if os.path.isdir(path) else files.read_bytes(path)))
+        fsync(descriptor)
+
+    def seen_replace(source, target):
+        order.append(("rename", str(source), str(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", seen_fsync)
+    monkeypatch.setattr(files.os, "replace", seen_replace)
+    files.write_bytes(tmp_path / "a.bin", b"all of it")
+    (first, temporary, content), (second, source, target), (third, folder, _) = order
+    assert (first, second, third) == ("sync", "rename", "sync")
+    assert content == b"all of it" and temporary == source != target == str(tmp_path / "a.bin")
+    assert folder == str(tmp_path)
+
+
 def test_remote_files_go_through_the_same_functions():
     path = "memory://bucket/folder/x.json"
     files.make_folder("memory://bucket/folder")

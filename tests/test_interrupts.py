@@ -1,5 +1,6 @@
 """Signals at any moment end a command with one line and the right code, and leave no process behind."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from training_process import TINY, write_tiny_dataset
 
 ROOT = Path(__file__).parent.parent
 STOPS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
@@ -81,6 +83,19 @@ def test_own_handlers_of_a_part_come_first():
  while not asked: time.sleep(.1)
  time.sleep(6); signal.signal(signal.SIGTERM, old); print('a checkpoint'); raise SystemExit(75)"""
     assert stopped(body, signal.SIGTERM) == (75, "a checkpoint\n", "")
+
+
+def test_train_says_what_it_keeps(tmp_path):
+    """The real program; its data is being read, or its network built or traced, when the signal comes."""
+    data = write_tiny_dataset(tmp_path / "data")
+    command = [sys.executable, "train.py", "--data", data, "--out", tmp_path / "out", *TINY]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    assert "OneDeviceStrategy" in process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert re.search(r"^train.py: stopped by Ctrl-C; .*(nothing was written|holds no step)", errors, re.MULTILINE)
 
 
 def test_a_command_that_ends_by_itself_keeps_its_code():

@@ -93,7 +93,8 @@ def test_team_4_as_published():
     assert final_1.postprocessing.cell_weights[13] == 0.6 and final_2.postprocessing.cell_weights[13] == 0.7
     tuned = recipes.recipe_named("milimed_b0_flips_fine_tune")
     assert (tuned.optimization.epochs, tuned.optimization.batch_size, tuned.optimization.rate(5, 10)) == (1, 16, 3e-5)
-    assert tuned.sampling.extra_repeats[:4] == (0, 2, 3, 2) and tuned.sampling.extra_repeats[11] == 4
+    assert tuned.sampling.extra_repeats == (0, 2, 3, 2, 5, 5, 4, 7, 2, 2, 3, 4, 5, 0, 0, 4, 0, 7, 0)
+    assert tuned.sampling.ungraded_classes == (11, 15) and tuned.sampling.sure == 0.9 and not tuned.sampling.balanced
 
 
 def test_cosine():

@@ -19,6 +19,8 @@ from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.training import command, run
+from hpa_tf.training.logs import Profiler
+from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.views import Batch, Crop
@@ -159,13 +161,13 @@ def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
 def test_training_step_has_static_shapes_everywhere(tmp_path):
     """What TPUs need, by tracing: bfloat16, many steps an execution, batches as the pipeline shapes them."""
     recipe = recipes.recipe_named("cpu_small")
-    assert dynamic_shapes(recipe, run.Data(str(write_tiny_dataset(tmp_path / "data"))).examples(None)) == []
+    assert dynamic_shapes(recipe, Data(str(write_tiny_dataset(tmp_path / "data"))).examples(None)) == []
 
 
 def test_batches_of_the_pipeline_have_static_shapes(data):
     recipe = recipes.recipe_named("cpu_small")
     options = {"batch_size": 4, "seed": 0, "epoch": 0}
-    examples = run.Data(str(data)).examples(None)
+    examples = Data(str(data)).examples(None)
     spec = training_batches(examples, recipe.view, recipe.augmentation, recipe.sampling, **options).element_spec
     assert all(one.shape.is_fully_defined() for one in tf.nest.flatten(spec))
 
@@ -227,6 +229,26 @@ def test_profile_and_pictures_are_written_for_tensorboard(data, tmp_path):
     assert any(tag.startswith("validation/AP: ") for tag in tags)
 
 
+@pytest.mark.parametrize("executions", [[1] * 25, [25, 25], [25], [3] * 5])
+def test_a_profile_is_written_however_many_steps_an_execution_has(tmp_path, monkeypatch, executions):
+    calls = []
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda folder: calls.append(profiler.steps))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: calls.append(profiler.steps))
+    profiler = Profiler(str(tmp_path), enabled=True)
+    for steps in executions:
+        profiler.count(steps)
+    profiler.close()
+    start, stop = calls
+    assert start >= 10 and stop >= start
+
+
+def test_a_profile_that_never_began_is_said(tmp_path):
+    profiler = Profiler(str(tmp_path), enabled=True)
+    profiler.count(5)
+    with pytest.warns(UserWarning, match="5 steps"):
+        profiler.close()
+
+
 def test_show_sampling_trains_nothing(data, tmp_path, capsys):
     assert call(data, tmp_path / "out", "--show-sampling") == 0
     printed = capsys.readouterr().out
@@ -237,9 +259,9 @@ def test_show_sampling_trains_nothing(data, tmp_path, capsys):
 def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsys):
     tiny = command.parse(["--data", str(data), "--out", "x", *OPTIONS[2:]], recipes.recipe_named("cpu_small")).recipe
     system = System("pair", tuple(Member(replace(tiny, name=name, seed=i), 0.5) for i, name in enumerate("ab")))
-    site = run.Site(make_strategy("one"), "float32")
+    site = Site(make_strategy("one"), "float32")
     for _ in range(2):
-        command.train_system(system, lambda recipe: recipe, run.Data(str(data)), str(tmp_path / "out"), site)
+        command.train_system(system, lambda recipe: recipe, Data(str(data)), str(tmp_path / "out"), site)
     assert capsys.readouterr().out.count("is finished") == 2
     first, second = (final_state(tmp_path / "out" / name) for name in "ab")
     assert any((first[name] != second[name]).any() for name in first)
@@ -255,7 +277,7 @@ def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, t
     for fold in range(2):
         trained = read_run(tmp_path / "out" / f"fold{fold}")
         assert trained.recipe.validation_fold == fold
-        examples = run.Data(str(data)).examples({fold})
+        examples = Data(str(data)).examples({fold})
         network = trained.recipe.network.build(trained.recipe.view.specs())
         network.load_weights(trained.checkpoints[0][0])
         inputs = next(iter(evaluation_batches(examples, trained.recipe.view, batch_size=len(examples)))).inputs

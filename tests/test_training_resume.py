@@ -33,13 +33,14 @@ def run_through(data, out, deaths) -> None:
     """Start the same command again and again; it dies each time as `deaths` says, then runs to its end."""
     arguments = ["--data", str(data), "--out", str(out), *OPTIONS]
     for death in deaths:
-        assert train(arguments, die=death) == (EXIT_CODE if death[0] == "term" else -signal.SIGKILL)
+        codes = {"term": EXIT_CODE, "validate": EXIT_CODE, "trace": 128 + signal.SIGTERM}
+        assert train(arguments, die=death) == codes.get(death[0], -signal.SIGKILL)
         assert not (out / "result.json").exists()
     assert train(arguments) == 0
 
 
-def test_killed_in_a_step_in_a_write_and_asked_to_stop(data, undisturbed, tmp_path):
-    run_through(data, tmp_path / "out", [("write", 2), ("step", 11), ("term", 17)])
+def test_killed_in_a_step_and_a_write_and_asked_to_stop_while_it_traces_and_validates(data, undisturbed, tmp_path):
+    run_through(data, tmp_path / "out", [("write", 2), ("step", 11), ("trace", 9), ("validate", 1)])
     assert_identical(tmp_path / "out", undisturbed)
     assert not [p for p in (tmp_path / "out" / "checkpoints").iterdir() if p.name.endswith(".tmp")]
 

@@ -54,7 +54,8 @@ def start(
         devices: Logical CPU devices.
         tf_config: TF_CONFIG of a worker.
         die: ("step", n): SIGKILL before step n; ("write", n): SIGKILL when the temporary file of the n-th checkpoint
-            that this process writes is there and not yet renamed; ("term", n): SIGTERM before step n.
+            that this process writes is there and not yet renamed; ("term", n): SIGTERM before step n; ("validate", n):
+            SIGTERM when epoch n (from 0) is to be measured; ("trace", n): SIGTERM while step n, the first, is traced.
     """
     process = _CONTEXT.Process(target=_child, args=(list(arguments), devices, tf_config, die))
     process.start()
@@ -155,10 +156,11 @@ def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tupl
     import tensorflow as tf
     import toy_networks  # noqa: F401  recipes may name them
 
-    from hpa_tf import files
-    from hpa_tf.training import run
+    from hpa_tf import files, interrupts
+    from hpa_tf.training import loop, run
     from hpa_tf.training.command import main
     from hpa_tf.training.loop import Loop
+    from hpa_tf.training.trainee import Trainee
 
     run.export = lambda *arguments: None  # tested with the SavedModel; it takes longer than these trainings
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -172,6 +174,21 @@ def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tupl
             return execute(self, *arguments, **options)
 
         Loop.execute = deadly
+    if die is not None and die[0] == "validate":
+        predict = loop.predict
+
+        def deadly_predict(strategy, predict_step, recipe, examples, between):
+            def between_batches():
+                if len(between.__self__.progress.rows) == die[1]:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                between()
+
+            return predict(strategy, predict_step, recipe, examples, between_batches)
+
+        loop.predict = deadly_predict
+    if die is not None and die[0] == "trace":
+        move = Trainee._move_average
+        Trainee._move_average = lambda *arguments: (os.kill(os.getpid(), signal.SIGTERM), move(*arguments))
     if die is not None and die[0] == "write":
         replace, seen = files.os.replace, []
 
@@ -183,4 +200,4 @@ def _child(arguments: list[str], devices: int, tf_config: dict | None, die: tupl
             replace(source, target)
 
         files.os.replace = deadly_replace
-    raise SystemExit(main(arguments))
+    raise SystemExit(interrupts.run("train.py", lambda: main(arguments)))

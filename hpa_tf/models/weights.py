@@ -17,6 +17,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
+from hpa_tf.models.weights_file import check_weights_file
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
@@ -48,6 +49,8 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
     if source != IMAGENET and not files.exists(source):
         expected = f"{NONE!r}, {IMAGENET!r}, {starter.NAME!r}, a weights file or a run folder"
         raise InputError("--weights", f"{source!r}, which does not exist", expected, "check the path")
+    if source != IMAGENET:
+        check_weights_file(source)
     if source != IMAGENET and not source.endswith(IMAGENET_SUFFIXES):
         load(network, files.join(source, BEST_WEIGHTS))
     elif source.endswith(OWN_SUFFIX):
@@ -78,8 +81,8 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
         Path(local).write_bytes(files.read_bytes(path))
         try:
             network.load_weights(local)
-        except (OSError, ValueError, KeyError) as error:
-            found = f"weights that do not fit: {str(error).splitlines()[0]}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # by h5py and Keras
+            found = f"weights that do not fit: {(str(error).splitlines() or [type(error).__name__])[0]}"
             raise InputError(path, found, f"weights of {network.name}", "use the recipe they were made with") from error
 
 

@@ -17,6 +17,10 @@ class Cosine:
     final: float = 1e-5
     """Where it ends, a learning rate."""
 
+    def __post_init__(self):
+        if not self.epochs > 0:
+            raise InputError("recipe.optimization.schedule.epochs", str(self.epochs), "a number > 0", "change it")
+
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; arguments as of `Optimization.rate`, with the highest rate first."""
         done = min(1.0, step / (steps_per_epoch * self.epochs))
@@ -37,6 +41,8 @@ class Plateau:
     def __post_init__(self):
         if not 0 < self.factor < 1:
             raise InputError("recipe.optimization.schedule.factor", str(self.factor), "a number in 0..1", "change it")
+        if self.patience < 1:
+            raise InputError("recipe.optimization.schedule.patience", str(self.patience), "a number >= 1", "change it")
 
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; see `Cosine.rate`."""
@@ -103,9 +109,11 @@ class Optimization:
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
             found = f"epochs {self.epochs}, batch_size {self.batch_size}, learning_rate {self.learning_rate}"
             raise InputError("recipe.optimization", found, "numbers > 0", "change them")
-        if not (0 <= self.ema_decay < 1 and self.weight_decay >= 0):
-            found = f"ema_decay {self.ema_decay}, weight_decay {self.weight_decay}"
-            raise InputError("recipe.optimization", found, "a decay in 0..1, a weight decay >= 0", "change them")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError("recipe.optimization", f"ema_decay {self.ema_decay}", "a decay in 0..1", "change it")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "early_stopping"):
+            if (value := getattr(self, name)) < 0:
+                raise InputError("recipe.optimization", f"{name} {value}", "a number >= 0", "change it")
 
     def rate(self, step: int, steps_per_epoch: int, past: Sequence[float] = ()) -> float:
         """Return the learning rate of a step.

@@ -2,15 +2,16 @@
 
 command.py      the options of train.py
 run.py          one run folder: check, train or go on, export
+claim.py        makes the folder this run's own; site.py: the data and the devices of a training
 systems.py      all members of a system; folds.py: cross-validation and out-of-fold predictions
 fine_tuning.py  the second stage of a system, on hand grades
 relabelling.py  one small network a class, for pseudo-labels
 loop.py         the loop: epochs, checkpoints, validation
 trainee.py      network, optimizer, moving average, and one pure step of them
-strategy.py     devices and precision
+strategy.py     devices and precision; cluster.py: TF_CONFIG
 inputs.py       batches, distributed over the replicas
 checkpoint.py   the state in one file, atomically
 validation.py   metrics over the validation cells
 logs.py         progress bar, TensorBoard, history.csv, final table
-preemption.py   SIGTERM
+preemption.py   SIGTERM and Ctrl-C while steps are taken: a checkpoint first
 """

@@ -1,8 +1,9 @@
 """The command line of `train.py`: options, what each asks for, exit codes."""
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -27,7 +28,8 @@ from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
-from hpa_tf.training.run import Data, Site, show_sampling, train
+from hpa_tf.training.run import show_sampling, train
+from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
 from hpa_tf.training.systems import train_system
 
@@ -74,20 +76,77 @@ class Options:
 
 
 def parse(arguments: Sequence[str], recipe: Recipe) -> Options:
-    """Return the options; fields of `recipe` are the defaults of --recipe.FIELD."""
+    """Return the options; fields of `recipe` are the defaults of --recipe.FIELD.
+
+    Raises:
+        InputError: Options exclude each other, or one has no effect beside another.
+    """
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
     recipe, rest = choose_classes(recipe, arguments)
     default = Options(out=tyro.MISSING, data=Data(data=tyro.MISSING), recipe=recipe)
     description = f"{DESCRIPTION}\n\nFields of several classes:\n{describe_choices(recipe)}"
     options = tyro.cli(kind, args=rest, default=default, prog="train.py", description=description)
+    check_together(options, recipe)
     if options.weights is not None:
         options = replace(options, recipe=replace(options.recipe, weights=options.weights))
     return options
 
 
+def check_together(options: Options, recipe: Recipe) -> None:
+    """Check that no option is without effect beside the others; `recipe` is the chosen one before its changes.
+
+    Raises:
+        InputError: One is.
+    """
+    own, data = options.recipe, options.data
+    several = options.folds != 0
+    excluded = (
+        (
+            "--out-of-fold",
+            options.out_of_fold and not several and not is_relabelling(own),
+            "no --folds",
+            "say with --folds K how many to train",
+        ),
+        ("--xla", options.pace.xla and options.strategy != "one", f"--strategy {options.strategy}", "leave --xla out"),
+        (
+            "--recipe.weights",
+            options.weights is not None and own.weights not in (recipe.weights, options.weights),
+            f"--weights {options.weights} and --recipe.weights {own.weights}",
+            "give one of them",
+        ),
+        (
+            "--recipe.validation-fold",
+            several and own.validation_fold != recipe.validation_fold,
+            f"--folds {options.folds}, where each network keeps its own fold out",
+            "leave one of them out",
+        ),
+        (
+            "--unknown-cells",
+            data.labels is None and data.unknown_cells != "error",
+            "no --labels, whose unknown cells it is about",
+            "give --labels TABLE, or leave it out",
+        ),
+        (
+            "--show-sampling",
+            options.show_sampling and several,
+            f"--folds {options.folds}",
+            "look at one fold: --recipe.validation-fold K without --folds",
+        ),
+        (
+            "--out",
+            not files.is_remote(options.out) and os.path.realpath(options.out) == os.path.realpath(data.data),
+            f"the data folder {data.data}",
+            "choose another --out",
+        ),
+    )
+    for option, is_so, found, fix in excluded:
+        if is_so:
+            raise InputError(option, found, "options that go together", fix)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    names, rest = _names(sys.argv[1:] if arguments is None else arguments)
+    names, rest = _names(files.expand_home(sys.argv[1:] if arguments is None else arguments))
     try:
         with files.full_disk_explained("--out"):
             _run(names, rest)
@@ -100,55 +159,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         reason = str(error).splitlines()[0][:300]
         return _fail(f"a peer was lost ({reason}); start the same command on all machines again", EXIT_CODE)
+    except tf.errors.ResourceExhaustedError as error:
+        found = f"not enough memory ({str(error).splitlines()[0][:200]})"
+        fix = "--recipe.optimization.batch-size with a smaller number, or a device with more memory"
+        return _fail(InputError("device", found, "memory for a batch", fix), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fix = "check the path, its permissions and its disk; the same command goes on"
+        return _fail(InputError(error.filename, str(error.strerror), "a file that can be read or written", fix), 2)
     return 0
 
 
 def _names(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Take --recipe NAME and --system NAME out of the arguments: they decide the defaults of the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
+    parser.add_argument("--recipe")
     parser.add_argument("--system")
     return parser.parse_known_args(arguments)
 
 
 def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
-    system = system_named(names.system) if names.system else None
-    options = parse(rest, system.members[0].recipe if system else recipe_named(names.recipe))
+    if names.system:
+        _run_system(names, rest)
+        return
+    options = parse(rest, recipe_named(names.recipe or DEFAULT_RECIPE))
+    if options.fine_tune:
+        fix = "one recipe: --recipe NAME_fine_tune --weights RUN"
+        raise InputError("--fine-tune", "no --system", "--system NAME", fix)
+    if options.out_of_fold:
+        check_can_be_written(options.out_of_fold)
     if options.show_sampling:
         print(show_sampling(options.recipe, options.data))
         return
-    site = start(options, names.system)
-    if system:
-        of_member: Callable[[Recipe], Recipe] = lambda recipe: parse(rest, recipe).recipe  # noqa: E731
-        train_system(system, of_member, options.data, options.out, site)
-        if options.fine_tune:
-            fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)
-        elif site.is_chief:
-            print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
-    elif is_relabelling(options.recipe):
+    site = start(options)
+    if is_relabelling(options.recipe):
         train_relabelling(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     elif options.folds:
         train_folds(options.recipe, options.folds, options.data, options.out, site)
-        if options.out_of_fold and site.is_chief:
+        if options.out_of_fold:
             out_of_fold_table(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     else:
         train(options.recipe, options.data, options.out, site)
 
 
-def start(options: Options, system: str | None = None) -> Site:
+def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
+    system = system_named(names.system)
+    options = parse(rest, system.members[0].recipe)
+    beside = {f"--recipe {names.recipe}": names.recipe, f"--folds {options.folds}": options.folds}
+    for option, is_given in beside.items():
+        if is_given:
+            fix = f"leave {option} out, or train one recipe with it"
+            raise InputError(f"--system {names.system}", option, "the recipes of its members, without folds", fix)
+
+    def of_member(recipe: Recipe) -> Recipe:
+        return parse(rest, recipe).recipe
+
+    if options.show_sampling:
+        for member in system.members:
+            print(f"{member.recipe.name}\n{show_sampling(of_member(member.recipe), options.data)}\n")
+        return
+    site = start(options)
+    train_system(system, of_member, options.data, options.out, site)
+    if options.fine_tune:
+        fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)
+    elif site.is_chief:
+        print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
+
+
+def check_can_be_written(path: str) -> None:
+    """Check, before days of training, that a file can be written at their end.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if files.is_remote(path):
+        return
+    if os.path.isdir(path):
+        raise InputError("--out-of-fold", f"the folder {path}", "the name of a file", f"{path}/out_of_fold.parquet")
+    files.make_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def start(options: Options) -> Site:
     """Set TensorFlow up, find the devices, say what was found.
 
     Raises:
-        InputError: The devices that the strategy needs are not there, or options exclude each other.
+        InputError: The devices that the strategy needs are not there.
     """
-    if options.fine_tune and not system:
-        raise InputError(
-            "--fine-tune", "no --system", "--system NAME", "one recipe: --recipe NAME_fine_tune --weights RUN"
-        )
-    if options.out_of_fold and not options.folds and not is_relabelling(options.recipe):
-        raise InputError("--out-of-fold", "no --folds", "--folds K", "say how many folds to train")
-    if options.pace.xla and options.strategy != "one":
-        raise InputError("--xla", f"--strategy {options.strategy}", "--strategy one", "leave --xla out")
     keep_freed_memory()
     gpus = tf.config.list_physical_devices("GPU")
     if options.deterministic == "on" or (options.deterministic == "auto" and not gpus and options.strategy != "tpu"):

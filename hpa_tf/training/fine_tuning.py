@@ -25,7 +25,9 @@ from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.milimed import fine_tuning
 from hpa_tf.recipes.run_folder import BEST_WEIGHTS, RESULT, WEIGHTS, Run, is_finished, read_run
 from hpa_tf.records import CELL_TABLE_NAME, read_manifest
-from hpa_tf.training.run import Data, Site, claim_folder, conclude, train
+from hpa_tf.training.claim import claimed
+from hpa_tf.training.run import conclude, train
+from hpa_tf.training.site import Data, Site
 from hpa_tf.training.systems import announce, claim_system
 
 FINE_TUNED, LABELS, STAGES = "fine_tuned", "labels.parquet", "stages"
@@ -119,15 +121,15 @@ def fine_tune(recipe: Recipe, data: Data, first: str, out: str, site: Site) -> N
         keras.backend.clear_session()
         return
     whole, manifest = replace(second, weights=first), read_manifest(data.data)
-    claim_folder(whole, data, manifest, out, site)
     if is_finished(out):
         train(whole, data, out, site)  # says so
         return
-    for path, _ in run.checkpoints:
-        train(replace(second, weights=path), data, _stage(out, path), site)
-        keras.backend.clear_session()
-    if site.is_chief:
-        _gather(whole, run, out)
+    with claimed(whole, data, manifest, out, site):
+        for path, _ in run.checkpoints:
+            train(replace(second, weights=path), data, _stage(out, path), site)
+            keras.backend.clear_session()
+        if site.is_chief:
+            _gather(whole, run, out)
 
 
 def _stage(out: str, checkpoint: str) -> str:

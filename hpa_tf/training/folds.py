@@ -13,7 +13,9 @@ from hpa_tf.postprocessing import weighted_mean
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.records import read_manifest
-from hpa_tf.training.run import Data, Site, train
+from hpa_tf.training.run import train
+from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import wait_for_all
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import of_all_classes, predict
 
@@ -46,8 +48,9 @@ def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path
         data: What was trained on; unclean cells are predicted too.
         out: Folder of the run folders.
         path: The table to write.
-        site: Where it runs.
+        site: Where it runs; every worker predicts, the first one writes.
     """
+    wait_for_all(site.strategy)  # the first worker still exports the last network when the others come here
     trainee = Trainee(recipe, site.strategy, site.policy)
     predict_step = trainee.make_predict_step()
     tables = []
@@ -62,4 +65,5 @@ def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path
         values = of_all_classes(weighted_mean(predictions, shares), recipe.network.classes)
         columns = {"fold": np.full(len(examples), fold)}
         tables.append(cell_table.from_values(examples.table["image_id"], examples.table["cell"], values, columns))
-    cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")
+    if site.is_chief:
+        cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")

@@ -1,6 +1,7 @@
 """What a training tells people: progress bar, TensorBoard, history.csv, final table. Only the chief tells."""
 
 import time
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import tqdm
 
 from hpa_tf import files, reporting
 from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.pictures import composite
 from hpa_tf.progress import progress
 from hpa_tf.recipes.run_folder import HISTORY, LOGS
@@ -97,15 +99,25 @@ class Profiler:
     FIRST, LAST = 10, 20
 
     def __init__(self, folder: str, enabled: bool):
-        self.folder, self.steps, self.enabled = files.join(folder, LOGS), 0, enabled
+        self.folder, self.steps, self.enabled, self.runs = files.join(folder, LOGS), 0, enabled, False
 
     def count(self, steps: int) -> None:
         """Start or stop the profile, `steps` steps after the last call."""
-        before, self.steps = self.steps, self.steps + steps
-        if self.enabled and before < self.FIRST <= self.steps:
+        self.steps += steps
+        if self.runs and self.steps >= self.LAST:
+            self.close()
+        elif self.enabled and self.steps >= self.FIRST:
             tf.profiler.experimental.start(self.folder)
-        if self.enabled and before < self.LAST <= self.steps:
+            self.enabled, self.runs = False, True
+
+    def close(self) -> None:
+        """Write the profile if one runs; warn if none began."""
+        if self.runs:
             tf.profiler.experimental.stop()
+            self.runs = False
+        elif self.enabled:
+            text = f"--profile: found {self.steps} steps; it begins after step {self.FIRST}: no profile was written"
+            warnings.warn(text, HpaWarning, stacklevel=2)
 
 
 def final_table(row: dict, cells: np.ndarray) -> str:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf import files
+from hpa_tf import files, interrupts
+from hpa_tf.errors import InputError
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples, steps_per_epoch
 from hpa_tf.pipeline.batches import plan_epoch
@@ -45,6 +46,14 @@ class Pace:
     profile: bool = False
     """Write a profile of steps 10 to 20 for TensorBoard."""
 
+    def __post_init__(self):
+        for name in ("checkpoint_steps", "keep_checkpoints", "log_steps", "steps_per_execution"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"--{name.replace('_', '-')}", str(value), "a number >= 1", "leave it out")
+        if self.xla and self.steps_per_execution > 1:
+            fix = "leave one of them out"
+            raise InputError("--xla", f"--steps-per-execution {self.steps_per_execution}", "one step at a time", fix)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -61,6 +70,13 @@ class Progress:
     def past(self) -> list[float]:
         """Validation mAP of each finished epoch; NaN where there was none."""
         return [math.nan if row["mAP"] is None else row["mAP"] for row in self.rows]
+
+
+def kept(folder: str, step: int) -> str:
+    """Say what a run folder with a checkpoint after `step` steps keeps when the training is stopped."""
+    if not step:
+        return f"{folder} holds no step yet; the same command starts again"
+    return f"{folder} keeps the checkpoint after step {step}; the same command goes on from there"
 
 
 class Diverged(RuntimeError):
@@ -96,9 +112,14 @@ class Loop:
         self.take_steps = self.trainee.make_train_steps() if pace.steps_per_execution > 1 else None
         predict_step = self.trainee.make_predict_step()
         optimization = self.recipe.optimization
-        while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.progress.past):
-            times = self.train_epoch()
-            self.end_epoch(predict_step, times)
+        try:
+            while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.progress.past):
+                times = self.train_epoch()
+                self.end_epoch(predict_step, times)
+        except Interrupted:
+            self.save()
+            raise
+        self.profiler.close()
         return self.progress
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
@@ -115,6 +136,7 @@ class Loop:
             while self.progress.step < end:
                 step, count = self.progress.step, min(self.pace.steps_per_execution, end - self.progress.step)
                 losses = self.execute(batches, count, watch, show=first == 0 and step == end - self.steps_per_epoch)
+                self.preemption.watch()
                 self.settle()  # the step before: the device works on the new one meanwhile
                 self.running = (losses, step)
                 self.progress = replace(self.progress, step=step + count)
@@ -166,9 +188,8 @@ class Loop:
             self.save()
 
     def stop_if_requested(self) -> None:
-        """Write a checkpoint and leave, if a signal asked for it."""
+        """Leave, if a signal asked for it."""
         if self.preemption.requested:
-            self.save()
             raise Interrupted(
                 f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
             )
@@ -200,7 +221,7 @@ class Loop:
         if self.validation is None:
             return {"mAP": math.nan}
         self.trainee.hand_over()
-        probabilities = predict(self.strategy, predict_step, self.recipe, self.validation)
+        probabilities = predict(self.strategy, predict_step, self.recipe, self.validation, self.stop_if_requested)
         return measure(self.validation, probabilities, self.recipe.network.classes)
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -218,6 +239,7 @@ class Loop:
             self.progress = Progress(**log)
             self.logs.history(self.progress.rows)
             self.logs.say(f"resumed after step {self.progress.step}")
+        interrupts.keeps(kept(self.logs.folder, self.progress.step))
 
     def save(self) -> None:
         """Write a checkpoint; only the chief does."""
@@ -228,6 +250,7 @@ class Loop:
         if self.logs.is_chief:
             folder = files.join(self.logs.folder, CHECKPOINTS)
             checkpoint.write(folder, self.progress.step, arrays, asdict(self.progress), self.pace.keep_checkpoints)
+        interrupts.keeps(kept(self.logs.folder, self.progress.step))
 
     def keep_weights(self, epoch: int) -> None:
         """Write the weights of an epoch if prediction may need them."""

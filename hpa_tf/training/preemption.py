@@ -4,6 +4,8 @@ import signal
 import threading
 from types import FrameType
 
+from hpa_tf import interrupts
+
 EXIT_CODE = 75
 """Exit code after a stop on request (EX_TEMPFAIL: try again); 0 = finished, 2 = bad input."""
 
@@ -13,16 +15,22 @@ class Interrupted(Exception):
 
 
 class Preemption:
-    """Remembers, inside its `with` block, whether a signal asked for a stop; a second signal stops at once."""
+    """Remembers, inside its `with` block, whether a signal asked for a stop; a second signal stops at once.
+
+    It begins with `watch`: before the first step there is nothing to save, and a signal ends the command as any other.
+    """
 
     def __init__(self):
         self.requested = False
 
     def __enter__(self) -> "Preemption":
         self._previous = {}
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            self._previous = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
+
+    def watch(self) -> None:
+        """Let the running step end and a checkpoint be written, from here on, when a signal comes."""
+        if not self._previous and threading.current_thread() is threading.main_thread():  # Python allows no other
+            self._previous = {number: signal.signal(number, self._request) for number in interrupts.SIGNALS}
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
@@ -30,5 +38,5 @@ class Preemption:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            raise interrupts.Stopped(number)
         self.requested = True

@@ -9,6 +9,7 @@ single class, 0, whose place the class in question takes in the labels. Stopped 
 """
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,17 +20,19 @@ from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
+from hpa_tf.pipeline.damage import damage_explained
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.relabel import ASKED
 from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
-from hpa_tf.records import read_manifest
+from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.training import checkpoint
+from hpa_tf.training.claim import claimed
 from hpa_tf.training.folds import fold_folder
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.preemption import Preemption
-from hpa_tf.training.run import Data, Site, claim_folder
+from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import predict
 
@@ -61,13 +64,23 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
         fix = "leave it out; give grades of the training cells as --labels"
         raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)
     check_batch_size(recipe, site.strategy)
-    claim_folder(recipe, data, manifest, out, site)
+    with claimed(recipe, data, manifest, out, site):
+        table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
+        if site.is_chief:
+            path = path or files.join(out, OUT_OF_FOLD)
+            cell_table.write(table, path, "out_of_fold")
+            print(f"{path}: {len(table)} cells", flush=True)
+
+
+def _tables(
+    recipe: Recipe, folds: Iterable[int], data: Data, manifest: Manifest, out: str, site: Site
+) -> Iterator[pd.DataFrame]:
+    """Train the networks of each fold; yield what they say of its cells."""
     trainee = Trainee(recipe, site.strategy, site.policy)
     weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
     trainee.start_average()
     first = trainee.arrays()
-    tables = []
-    for fold in range(folds):
+    for fold in folds:
         others = data.examples(set(range(manifest.num_folds)) - {fold})
         own = replace(data, clean=False).examples({fold})
         values = np.full((len(own), len(CLASSES)), np.nan, np.float32)
@@ -77,11 +90,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
             if found is not None:
                 values[:, class_id] = found
         columns = {"fold": np.full(len(own), fold, np.int32)}
-        tables.append(cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns))
-    if site.is_chief:
-        path = path or files.join(out, OUT_OF_FOLD)
-        cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")
-        print(f"{path}: {sum(map(len, tables))} cells", flush=True)
+        yield cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns)
 
 
 def of_one_class(examples: Examples, class_id: int) -> Examples:
@@ -117,7 +126,7 @@ def _train_class(
             files.make_folder(name)
     logs = Logs(folder, site.is_chief)
     trainee.restore(first)
-    with Preemption() as preemption:
+    with damage_explained(examples), Preemption() as preemption:
         Loop(recipe, trainee, examples, None, logs).run(site.pace, preemption)
     logs.close()
     weights.load(trainee.network, files.join(folder, BEST_WEIGHTS))

@@ -1,125 +1,89 @@
 """From a recipe and a data folder to a finished run folder: check, train (or go on), choose weights, export."""
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import tensorflow as tf
-
-from hpa_tf import files, serving
+from hpa_tf import files, interrupts, serving
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
-from hpa_tf.pipeline import Examples, describe_sampling, read_examples
-from hpa_tf.pipeline.examples import UnknownCells
-from hpa_tf.recipes import ALL_FOLDS, Recipe, differences, load, recipe_to_json, save
-from hpa_tf.recipes.optimization import best_epoch
+from hpa_tf.pipeline import Examples, describe_sampling
+from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
+from hpa_tf.recipes import ALL_FOLDS, Recipe
+from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.recipes.run_folder import (
     BEST_WEIGHTS,
     CHECKPOINTS,
-    DATASET,
-    INPUTS,
-    RECIPE,
     RESULT,
-    WEIGHTS,
     epoch_weights,
     is_finished,
 )
-from hpa_tf.records import Manifest, manifest_json, read_manifest
+from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.training import checkpoint
+from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.logs import Logs, final_table
-from hpa_tf.training.loop import Loop, Pace, Progress
+from hpa_tf.training.loop import Loop, Progress, kept
 from hpa_tf.training.preemption import Preemption
-from hpa_tf.training.strategy import worker
+from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained on."""
-
-    data: str
-    """Data folder that tfrecords_builder wrote, local or remote."""
-    labels: str | None = None
-    """Cell table whose labels replace those of the data folder, by image_id and cell."""
-    unknown_cells: UnknownCells = "error"
-    """Cells that the labels table lacks: error, keep (the data folder's labels) or drop."""
-    clean: bool = True
-    """Leave out cells cut by the frame and outliers, unless their image has mitotic spindles."""
-    validation_labels: str | None = None
-    """Cell table, such as hand grades: validation measures, and chooses the epoch, by its known labels of cells of the
-    validation fold alone."""
-
-    def validation_examples(self, fold: int) -> Examples:
-        """Return the cells that validation measures: those of a fold.
-
-        Raises:
-            InputError: The table of validation labels knows none of them.
-        """
-        if self.validation_labels is None:
-            return self.examples({fold})
-        found = read_examples(
-            self.data, folds={fold}, clean=self.clean, labels=self.validation_labels, unknown_cells="drop"
-        )
-        if not found.known.any():
-            what = f"no known label of a cell of fold {fold}"
-            fix = (
-                "grade cells of that fold (python -m hpa_tf.grading --fold), or choose another --recipe.validation-fold"
-            )
-            raise InputError(self.validation_labels, what, "labels of validation cells", fix)
-        return found.select(found.known.any(axis=1))
-
-    def examples(self, folds: set[int] | None) -> Examples:
-        """Return the cells of some folds; None = all."""
-        return read_examples(
-            self.data, folds=folds, clean=self.clean, labels=self.labels, unknown_cells=self.unknown_cells
-        )
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a training runs."""
-
-    strategy: tf.distribute.Strategy
-    policy: str
-    pace: Pace = field(default_factory=Pace)
-
-    @property
-    def is_chief(self) -> bool:
-        """Tell whether this process is the one that writes."""
-        return worker(self.strategy)[0] == 0
 
 
 def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     """Train one network into the run folder `out`; goes on where a stopped run left, does nothing if it is finished.
 
     Raises:
-        InputError: `out` holds another run, or data, recipe and devices do not fit.
+        InputError: `out` holds another run, another training writes to it, or data, recipe and devices do not fit.
         Interrupted: Stopped on request.
         Diverged: The loss is no longer a number.
     """
+    check_fields_together(recipe)
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
     training, validation = split(recipe, data, manifest)
-    claim_folder(recipe, data, manifest, out, site)
-    logs = Logs(out, site.is_chief)
-    if is_finished(out):
-        logs.say(f"{out} is finished: nothing to do")
-        return
+    check_shard_sizes(manifest, [training] if validation is None else [training, validation])
+    with claimed(recipe, data, manifest, out, site):
+        logs = Logs(out, site.is_chief)
+        if is_finished(out):
+            logs.say(f"{out} is finished: nothing to do")
+            return
+        progress = _train(recipe, training, validation, logs, site)
+        interrupts.keeps(f"{out} keeps every epoch; the same command makes the SavedModel")
+        if site.is_chief:
+            finish(recipe, manifest, out, progress)
+            if validation is not None:
+                row = progress.rows[best_epoch(progress.past)]
+                logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
+    interrupts.keeps(f"{out} is finished; the same command goes on with what is not")
+
+
+def _train(recipe: Recipe, training: Examples, validation: Examples | None, logs: Logs, site: Site) -> Progress:
+    steps = checkpoint.steps_in(files.join(logs.folder, CHECKPOINTS))
+    interrupts.keeps(kept(logs.folder, steps[-1] if steps else 0))
     trainee = Trainee(recipe, site.strategy, site.policy)
-    if not checkpoint.steps_in(files.join(out, CHECKPOINTS)):
+    if not steps:
         weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
         trainee.start_average()
-    with Preemption() as preemption:
+    with damage_explained(training, validation), Preemption() as preemption:
         progress = Loop(recipe, trainee, training, validation, logs).run(site.pace, preemption)
     logs.close()
-    if site.is_chief:
-        finish(recipe, manifest, out, progress)
-        if validation is not None:
-            row = progress.rows[best_epoch(progress.past)]
-            logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
+    return progress
+
+
+def check_fields_together(recipe: Recipe) -> None:
+    """Check that no field of a recipe is without effect beside the others.
+
+    Raises:
+        InputError: One is.
+    """
+    optimization = recipe.optimization
+    measured = {
+        "schedule Plateau": isinstance(optimization.schedule, Plateau),
+        "early_stopping": optimization.early_stopping > 0,
+    }
+    if recipe.validation_fold == ALL_FOLDS and (needs := [name for name, is_set in measured.items() if is_set]):
+        found = f"{' and '.join(needs)} without a validation fold, whose mAP decides"
+        raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or another schedule")
 
 
 def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Examples | None]:
@@ -139,45 +103,6 @@ def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Exa
         fix = "--recipe.validation-fold -1 trains without validation"
         raise InputError("recipe.validation_fold", found, "one of two folds or more", fix)
     return data.examples(folds - {recipe.validation_fold}), data.validation_examples(recipe.validation_fold)
-
-
-def claim_folder(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site) -> None:
-    """Write what identifies a run into its folder, or check that the folder holds the same run.
-
-    Raises:
-        InputError: It holds another one; names the fields that differ.
-    """
-    identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
-    for name in identity:
-        if files.exists(files.join(out, name)):
-            path = files.join(out, name)
-            before = recipe_to_json(load(path)) if name == RECIPE else files.read_json(path)
-            lines = differences(before, identity[name])
-            if lines:
-                shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
-                raise InputError(
-                    files.join(out, name), f"another run ({shown})", "the same run", "choose another --out"
-                )
-    if not site.is_chief:
-        return
-    for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
-        files.make_folder(folder)
-    for name in (DATASET, INPUTS):
-        files.write_json(files.join(out, name), identity[name])
-    save(recipe, files.join(out, RECIPE))
-
-
-def _inputs(data: Data, site: Site) -> dict:
-    tables = {"labels_sha256": data.labels}
-    if data.validation_labels:
-        tables["validation_labels_sha256"] = data.validation_labels
-    sums = {name: path and hashlib.sha256(files.read_bytes(path)).hexdigest() for name, path in tables.items()}
-    return {
-        **sums,
-        "unknown_cells": data.unknown_cells if data.labels else None,
-        "clean": data.clean,
-        "precision": site.policy,
-    }
 
 
 def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> None:

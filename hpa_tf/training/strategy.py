@@ -9,11 +9,13 @@ tpu          one TPU slice; TPU_NAME names it, none = the machine's own
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import tensorflow as tf
 
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.training.cluster import read_cluster
 
 StrategyName = Literal["one", "mirrored", "multiworker", "tpu"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
@@ -35,15 +37,21 @@ def make_strategy(name: StrategyName) -> tf.distribute.Strategy:
             warnings.warn(message, HpaWarning, stacklevel=2)
         return tf.distribute.MirroredStrategy(None if gpus else tf.config.list_logical_devices("CPU"))
     if name == "multiworker":
-        if not os.environ.get("TF_CONFIG"):
-            expected = (
-                'TF_CONFIG, e.g. {"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
-            )
-            raise InputError(
-                "--strategy multiworker", "no TF_CONFIG", expected, "set it on each machine, index by index"
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker_strategy()
     return _tpu_strategy()
+
+
+def _multi_worker_strategy() -> tf.distribute.Strategy:
+    addresses, index = read_cluster()
+    others = ", ".join(address for i, address in enumerate(addresses) if i != index)
+    if others:
+        print(f"process {index + 1} of {len(addresses)}: waiting for {others}", flush=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        found = f"no cluster with {others or addresses[0]} ({str(error).splitlines()[0][:200]})"
+        fix = "check that the addresses are reachable and free, and that every process has an index of its own"
+        raise InputError("TF_CONFIG", found, f"a cluster in which this is {addresses[index]}", fix) from error
 
 
 def _tpu_strategy() -> tf.distribute.Strategy:
@@ -65,10 +73,27 @@ def is_tpu(strategy: tf.distribute.Strategy) -> bool:
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Return (index of this process, number of processes); (0, 1) but for multiworker."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
-    return resolver.task_id, len(resolver.cluster_spec().as_dict()["worker"])
+    addresses, index = read_cluster()
+    return index, len(addresses)
+
+
+def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[list[int]]:
+    """Return the numbers that each worker called this with, worker by worker; all workers have to call it."""
+
+    @tf.function
+    def gather() -> tf.Tensor:
+        return strategy.gather(strategy.run(lambda: tf.constant([list(values)], tf.int32)), axis=0)
+
+    rows = gather().numpy().tolist()
+    return rows[:: len(rows) // worker(strategy)[1]]
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Wait until every worker has come here."""
+    if worker(strategy)[1] > 1:
+        gathered(strategy, [1])
 
 
 def resolve_precision(precision: Precision, strategy: tf.distribute.Strategy) -> str:

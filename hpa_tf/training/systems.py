@@ -7,7 +7,8 @@ import keras
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import Recipe, System, differences, to_json
-from hpa_tf.training.run import Data, Site, train
+from hpa_tf.training.run import train
+from hpa_tf.training.site import Data, Site
 
 SYSTEM = "system.json"
 

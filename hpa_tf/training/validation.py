@@ -14,12 +14,24 @@ from hpa_tf.recipes import Recipe
 from hpa_tf.training.inputs import distributed_evaluation_batches
 
 
-def predict(strategy: tf.distribute.Strategy, predict_step: Callable, recipe: Recipe, examples: Examples) -> np.ndarray:
-    """Return the probabilities of each cell, float32 [N, classes of the network], in stored order."""
+def predict(
+    strategy: tf.distribute.Strategy,
+    predict_step: Callable,
+    recipe: Recipe,
+    examples: Examples,
+    between: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Return the probabilities of each cell, float32 [N, classes of the network], in stored order.
+
+    `between` is called before each batch.
+    """
     rows = plan_everything(examples, recipe.asked_view, recipe.optimization.batch_size).rows
     batches = distributed_evaluation_batches(strategy, recipe, examples)
-    steps = range(len(rows) // recipe.optimization.batch_size)
-    found = np.concatenate([predict_step(next(batches)).numpy() for _ in steps])  # [E, K or 1, classes]
+    parts = []
+    for _ in range(len(rows) // recipe.optimization.batch_size):
+        between()
+        parts.append(predict_step(next(batches)).numpy())
+    found = np.concatenate(parts)  # [E, K or 1, classes]
     probabilities = np.full((len(examples), found.shape[-1]), np.nan, np.float32)
     is_real = rows >= 0
     probabilities[rows[is_real]] = np.broadcast_to(found, (*rows.shape, found.shape[-1]))[is_real]

@@ -1,0 +1,82 @@
+"""Shards that are not what the build wrote: found by size before a training, by their records after it failed.
+
+TensorFlow says that a record is corrupt, not in which file. The checksums of whole shards are left to `verify`: reading
+100 GB before every start would cost minutes.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from hpa_tf import files, framing
+from hpa_tf.errors import InputError
+from hpa_tf.pipeline.examples import Examples
+from hpa_tf.records import Manifest
+
+_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
+"""What TensorFlow says of a record that it cannot read, by what is wrong with it and where it lies."""
+
+
+def check_shard_sizes(manifest: Manifest, some: Sequence[Examples]) -> None:
+    """Check that every shard of some examples has the size that the manifest says.
+
+    Raises:
+        InputError: One has not, or is not there, or the manifest does not know it.
+    """
+    sizes = {shard.name: shard.num_bytes for shard in manifest.shards}
+    for examples in some:
+        there = files.list_stamps(examples.folder)
+        for name in sorted(examples.table["shard"].unique()):
+            if name not in sizes:
+                raise _bad_shard(examples.folder, name, "a shard that dataset.json does not name")
+            if name not in there:
+                raise _bad_shard(examples.folder, name, "no such file")
+            if there[name][0] != sizes[name]:
+                raise _bad_shard(examples.folder, name, f"{there[name][0]} bytes where dataset.json says {sizes[name]}")
+
+
+@contextlib.contextmanager
+def damage_explained(*some: Examples | None) -> Iterator[None]:
+    """Turn TensorFlow's word for a record that cannot be read inside the block into an error that names its shard.
+
+    Raises:
+        InputError: A record of the examples is damaged, or its shard cannot be read.
+    """
+    try:
+        yield
+    except _ERRORS as error:
+        for examples in some:
+            if examples is not None and (found := find_damage(examples)):
+                raise found from error
+        raise
+
+
+def find_damage(examples: Examples) -> InputError | None:
+    """Read every record of the examples; return what is wrong with the first bad one."""
+    for name, offsets in examples.table.groupby("shard")["offset"]:
+        path = files.join(examples.folder, name)
+        try:
+            with files.open_file(path) as stream:
+                for offset in sorted(offsets):
+                    stream.seek(offset)
+                    if next(framing.read_frames(stream, path), None) is None:
+                        return _bad_shard(examples.folder, name, f"its end at byte {offset}, where a record begins")
+        except InputError as error:
+            return _bad_shard(examples.folder, name, f"a damaged record ({error.found})")
+        except OSError as error:
+            return _bad_shard(examples.folder, name, error.strerror or str(error))
+    return None
+
+
+def _bad_shard(folder: str, name: str, found: str) -> InputError:
+    builder = "python -m tfrecords_builder"
+    fix = f"{builder} verify {folder} names all bad shards, {builder} repair {folder} builds them again"
+    return InputError(files.join(folder, name), found, "the shard that the build wrote", fix)

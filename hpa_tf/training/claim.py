@@ -1,0 +1,110 @@
+"""Make a folder this run's own: it holds no other run, no other training writes to it, all workers see it."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+
+from hpa_tf import files, folder_lock
+from hpa_tf.errors import InputError
+from hpa_tf.recipes import Recipe, differences, load, recipe_to_json, save
+from hpa_tf.recipes.run_folder import CHECKPOINTS, DATASET, INPUTS, RECIPE, WEIGHTS
+from hpa_tf.records import Manifest, manifest_json
+from hpa_tf.training import checkpoint
+from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import gathered, worker
+
+SEEN_WITHIN = 40.0
+"""Seconds until a network disk shows to other machines what was written: clients keep what they saw for 30 s."""
+
+
+@contextlib.contextmanager
+def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site) -> Iterator[None]:
+    """Own the run folder `out` inside the block; what identifies the run is written into it.
+
+    Raises:
+        InputError: It holds another run (names the fields that differ), another training writes to it, or a worker
+            does not see it.
+    """
+    identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
+    if not site.is_chief:
+        check_shared(site, out, 0)
+        check_same_run(out, identity)
+        yield
+        return
+    check_same_run(out, identity)
+    for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
+        files.make_folder(folder)
+    with folder_lock.locked(out) as owner:
+        for name in (DATASET, INPUTS):
+            files.write_json(files.join(out, name), identity[name])
+        save(recipe, files.join(out, RECIPE))
+        check_shared(site, out, owner.token)
+        yield
+
+
+def check_same_run(out: str, identity: dict[str, object]) -> None:
+    """Check that a folder holds no run, or the same.
+
+    Args:
+        out: Run folder.
+        identity: JSON values by the name of their file.
+
+    Raises:
+        InputError: It holds another one.
+    """
+    for name, expected in identity.items():
+        path = files.join(out, name)
+        if not files.exists(path):
+            continue
+        before = recipe_to_json(load(path)) if name == RECIPE else files.read_json(path)
+        if lines := differences(before, expected):
+            shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
+            raise InputError(path, f"another run ({shown})", "the same run", "choose another --out")
+
+
+def check_shared(site: Site, out: str, token: int) -> None:
+    """Check that every worker sees what the first one wrote: its lock, and the checkpoint to go on from.
+
+    Args:
+        site: Where the training runs; every worker calls this.
+        out: Run folder.
+        token: Of the first worker's lock; 0 on the others.
+
+    Raises:
+        InputError: A worker does not; every worker raises it.
+    """
+    index, count = worker(site.strategy)
+    if count == 1:
+        return
+    expected = gathered(site.strategy, [token, _newest(out) if index == 0 else 0])[0]
+    end = time.monotonic() + SEEN_WITHIN
+    while not (seen := _sees(out, *expected)) and time.monotonic() < end:
+        time.sleep(0.5)
+    blind = [i for i, (sees,) in enumerate(gathered(site.strategy, [int(seen)])) if not sees]
+    if blind:
+        found = f"worker {', '.join(map(str, blind))} does not see what worker 0 wrote there"
+        fix = "give all workers the same --out on a disk that they share, or on an object store (gs://, s3://)"
+        raise InputError(f"--out {out}", found, "one folder for all workers", fix)
+
+
+def _sees(out: str, token: int, step: int) -> bool:
+    owner = folder_lock.read(out)
+    return owner is not None and owner.token == token and _newest(out) == step
+
+
+def _newest(out: str) -> int:
+    return max(checkpoint.steps_in(files.join(out, CHECKPOINTS)), default=0)
+
+
+def _inputs(data: Data, site: Site) -> dict:
+    tables = {"labels_sha256": data.labels}
+    if data.validation_labels:
+        tables["validation_labels_sha256"] = data.validation_labels
+    sums = {name: path and hashlib.sha256(files.read_bytes(path)).hexdigest() for name, path in tables.items()}
+    return {
+        **sums,
+        "unknown_cells": data.unknown_cells if data.labels else None,
+        "clean": data.clean,
+        "precision": site.policy,
+    }

@@ -1,0 +1,67 @@
+"""What a training is given: the data, and the devices it runs on."""
+
+from dataclasses import dataclass, field
+
+import tensorflow as tf
+
+from hpa_tf.errors import InputError
+from hpa_tf.pipeline import Examples, read_examples
+from hpa_tf.pipeline.examples import UnknownCells
+from hpa_tf.training.loop import Pace
+from hpa_tf.training.strategy import worker
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on."""
+
+    data: str
+    """Data folder that tfrecords_builder wrote, local or remote."""
+    labels: str | None = None
+    """Cell table whose labels replace those of the data folder, by image_id and cell."""
+    unknown_cells: UnknownCells = "error"
+    """Cells that the labels table lacks: error, keep (the data folder's labels) or drop."""
+    clean: bool = True
+    """Leave out cells cut by the frame and outliers, unless their image has mitotic spindles."""
+    validation_labels: str | None = None
+    """Cell table, such as hand grades: validation measures, and chooses the epoch, by its known labels of cells of the
+    validation fold alone."""
+
+    def validation_examples(self, fold: int) -> Examples:
+        """Return the cells that validation measures: those of a fold.
+
+        Raises:
+            InputError: The table of validation labels knows none of them.
+        """
+        if self.validation_labels is None:
+            return self.examples({fold})
+        found = read_examples(
+            self.data, folds={fold}, clean=self.clean, labels=self.validation_labels, unknown_cells="drop"
+        )
+        if not found.known.any():
+            what = f"no known label of a cell of fold {fold}"
+            fix = (
+                "grade cells of that fold (python -m hpa_tf.grading --fold), or choose another --recipe.validation-fold"
+            )
+            raise InputError(self.validation_labels, what, "labels of validation cells", fix)
+        return found.select(found.known.any(axis=1))
+
+    def examples(self, folds: set[int] | None) -> Examples:
+        """Return the cells of some folds; None = all."""
+        return read_examples(
+            self.data, folds=folds, clean=self.clean, labels=self.labels, unknown_cells=self.unknown_cells
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a training runs."""
+
+    strategy: tf.distribute.Strategy
+    policy: str
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def is_chief(self) -> bool:
+        """Tell whether this process is the one that writes."""
+        return worker(self.strategy)[0] == 0

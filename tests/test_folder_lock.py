@@ -1,0 +1,175 @@
+"""One owner a folder: the living are respected, on this machine and on others; the dead are not waited for."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from hpa_tf import files, folder_lock
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.folder_lock import locked
+
+ROOT = Path(__file__).parent.parent
+HOLD = (
+    "import sys, time; from hpa_tf.folder_lock import locked\nwith locked(sys.argv[1]): print(1, flush=True); input()"
+)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(folder_lock, "DEAD_AFTER", 1.0)
+    monkeypatch.setattr(folder_lock, "BEAT", 0.1)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Return another process that owns `tmp_path`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(params=["with the system's lock", "without", "object store"])
+def folder(request, tmp_path, monkeypatch):
+    """Return a folder on a disk, on one whose file system has no locks, or on an object store."""
+    if request.param == "without":
+
+        def no_locks(*arguments):
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+        monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    return f"memory://lock/{uuid.uuid4().hex}" if request.param == "object store" else str(tmp_path)
+
+
+def leave_lock(folder: str, **changes) -> folder_lock.Owner:
+    """Write the lock of an owner that is gone, or is elsewhere."""
+    owner = replace(folder_lock._myself(), **changes)
+    files.write_json(files.join(folder, folder_lock.NAME), asdict(owner))
+    return owner
+
+
+def test_a_second_owner_is_refused_at_once_and_told_who_the_first_is(tmp_path, holder):
+    start = time.monotonic()
+    message = rf"process {holder.pid} on {socket.gethostname()}.*since .* UTC"
+    with pytest.raises(InputError, match=message), locked(tmp_path):
+        pass
+    assert time.monotonic() - start < 0.5
+    holder.communicate("\n")
+    with locked(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_that_was_killed_is_no_owner(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    start = time.monotonic()
+    assert folder_lock.read(tmp_path).pid == holder.pid
+    with locked(tmp_path) as owner:
+        assert owner.pid == os.getpid() == folder_lock.read(tmp_path).pid
+    assert time.monotonic() - start < 0.5
+
+
+def test_a_second_owner_in_the_same_process_is_refused(folder):
+    with locked(folder), pytest.raises(InputError, match=f"process {os.getpid()} "), locked(folder):
+        pass
+    assert folder_lock.read(folder) is None
+    with locked(folder):
+        pass
+
+
+def test_a_number_that_another_process_has_by_now_is_no_owner(folder):
+    leave_lock(folder, born="1")
+    with locked(folder):
+        pass
+
+
+@pytest.mark.parametrize("namespace", ["pid:[1]", None])
+def test_an_owner_on_another_machine_that_lives_is_respected(folder, namespace):
+    """Its process number says nothing here: what counts is that its file goes on changing."""
+    owner = leave_lock(folder, host="far", machine="other", pid=1, **({"namespace": namespace} if namespace else {}))
+    ended = threading.Event()
+
+    def live():
+        beat = 0
+        while not ended.wait(0.2):
+            beat += 1
+            leave_lock(folder, **asdict(replace(owner, beat=beat)))
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.warns(HpaWarning), pytest.raises(InputError, match="process 1 on far"), locked(folder):
+            pass
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_an_owner_on_another_machine_that_died_is_waited_out(folder):
+    leave_lock(folder, host="far", machine="other")
+    with pytest.warns(HpaWarning, match="waiting up to 1 s"), locked(folder) as owner:
+        assert folder_lock.read(folder).token == owner.token
+
+
+def test_an_owner_on_another_machine_that_died_long_ago_is_not_waited_for(tmp_path, recwarn):
+    leave_lock(str(tmp_path), host="far", machine="other")
+    os.utime(tmp_path / folder_lock.NAME, (1e9, 1e9))
+    with locked(tmp_path):
+        pass
+    assert not recwarn.list
+
+
+def test_the_owner_shows_others_that_it_lives(folder):
+    with locked(folder):
+        first = folder_lock.read(folder).beat
+        time.sleep(0.35)
+        assert folder_lock.read(folder).beat > first
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"host": 1}', b"\xff\xfe", json.dumps({"a": 1}).encode()])
+def test_a_file_that_says_nothing_is_no_owner(tmp_path, content):
+    (tmp_path / folder_lock.NAME).write_bytes(content)
+    with locked(tmp_path):
+        pass
+
+
+def test_many_at_once_are_one_after_the_other(tmp_path):
+    """Also while others remove the file: a lock on a removed file is none."""
+    inside, most, turns = [], [], []
+
+    def work():
+        while len(turns) < 200:
+            try:
+                with locked(tmp_path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    turns.append(1)
+                    inside.pop()
+            except InputError:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / folder_lock.NAME).mkdir()
+    with pytest.raises(InputError, match=r"lock\.json: found Is a directory"), locked(tmp_path):
+        pass

@@ -1,0 +1,112 @@
+"""What a training leaves is what its recipe says: the moving average, the checkpoints that predict, the measures."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from training_process import TINY, words, write_tiny_dataset
+
+from hpa_tf import cell_table
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.metrics import soft_average_precision
+from hpa_tf.pipeline import Examples
+from hpa_tf.recipes import recipe_named
+from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.training import command, run
+from hpa_tf.training.loop import Progress
+from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.trainee import Trainee
+from hpa_tf.training.validation import measure
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def every_step(tmp_path_factory):
+    """Return the run folder of a training with a checkpoint after each step."""
+    folder = tmp_path_factory.mktemp("results")
+    data, out = write_tiny_dataset(folder / "data"), folder / "out"
+    options = words(
+        f"--recipe.sampling.num-cells {8 * STEPS // 2} --recipe.optimization.epochs 2 --deterministic off "
+        "--recipe.optimization.ema-decay 0.25 --checkpoint-steps 1 --keep-checkpoints 99"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "export", lambda *arguments: None)
+        assert command.main(["--data", str(data), "--out", str(out), *TINY, *options]) == 0
+    return out
+
+
+def test_the_average_is_that_of_every_steps_weights(every_step):
+    """d = min(decay, (1 + t) / (10 + t)); average <- d average + (1 - d) weights, from the first weights on."""
+    recipe = read_run(every_step).recipe
+    trainee = Trainee(recipe, make_strategy("one"), "float32")
+    weights = {id(variable): i for i, variable in enumerate(trainee.network.variables)}
+    moving = [f"network/{weights[id(variable)]:04d}" for variable in trainee.network.trainable_variables]
+    expected = [variable.numpy() for variable in trainee.network.trainable_variables]
+    assert len(expected) > 4
+    for step in range(STEPS):
+        with np.load(every_step / "checkpoints" / f"step-{step + 1:08d}.npz") as stored:
+            state = {name.removeprefix("array/"): stored[name] for name in stored.files}
+        decay = min(0.25, (1 + step) / (10 + step))  # 1/10, 2/11, 3/12 and from then on .25
+        expected = [decay * e + (1 - decay) * state[name] for e, name in zip(expected, moving, strict=True)]
+        for i, average in enumerate(expected):
+            np.testing.assert_allclose(state[f"average/{i:04d}"], average, atol=1e-6)
+
+
+def test_the_average_is_what_is_kept_and_the_weights_go_on(every_step):
+    recipe = read_run(every_step).recipe
+    network = recipe.network.build(recipe.view.specs())
+    best = json.loads((every_step / "result.json").read_text())["best"]
+    network.load_weights(read_run(every_step).checkpoints[0][0])
+    with np.load(every_step / "checkpoints" / f"step-{best['step']:08d}.npz") as stored:
+        for i, variable in enumerate(network.trainable_variables):
+            np.testing.assert_array_equal(variable.numpy(), stored[f"array/average/{i:04d}"])
+
+
+@pytest.mark.parametrize(
+    "epochs, expected",
+    [(6, {3: 0.2, 4: 0.3, 5: 0.35, 6: 0.15}), (4, {1: 0.2, 2: 0.3, 3: 0.35, 4: 0.15}), (3, {1: 0.3, 2: 0.35, 3: 0.15})],
+)
+def test_the_last_checkpoints_predict_with_their_own_shares(tmp_path, monkeypatch, epochs, expected):
+    """After an early stop there are fewer: the newest keep their shares, oldest first."""
+    exported = []
+    monkeypatch.setattr(run, "export", lambda recipe, manifest, out, name: exported.append(name))
+    recipe = replace(recipe_named("cpu_small"), ensemble=(0.2, 0.3, 0.35, 0.15))
+    rows = [{"epoch": i + 1, "mAP": value} for i, value in enumerate([0.1, 0.4, 0.2, 0.3, 0.3, 0.2][:epochs])]
+    run.finish(recipe, None, str(tmp_path), Progress(rows=rows))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["checkpoints"] == {f"weights/epoch-{e:04d}.weights.h5": share for e, share in expected.items()}
+    assert exported == [f"weights/epoch-{max(expected, key=expected.get):04d}.weights.h5"]
+    assert result["epochs"] == epochs and result["best"]["epoch"] == 2
+
+
+def test_without_an_ensemble_the_best_epoch_predicts(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    rows = [{"epoch": 1, "mAP": 0.4}, {"epoch": 2, "mAP": 0.3}]
+    run.finish(recipe_named("cpu_small"), None, str(tmp_path), Progress(rows=rows))
+    assert json.loads((tmp_path / "result.json").read_text())["checkpoints"] == {"weights/best.weights.h5": 1.0}
+
+
+def test_negative_is_measured_by_the_likeliest_other_class():
+    """A cell is as probably negative as its likeliest label is not there, 1 - max: AUC against scikit-learn's."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((400, NUM_CLASSES))
+    labels[np.arange(400), np.where(rng.random(400) < 0.3, 18, rng.integers(0, 18, 400))] = 1
+    probabilities = rng.random((400, NUM_CLASSES - 1)) * 0.5 + 0.3 * labels[:, :-1]
+    examples = Examples("folder", cell_table.from_values([f"i{i}" for i in range(400)], np.ones(400, int), labels))
+    measured = measure(examples, probabilities)
+    scores = np.column_stack([probabilities, 1 - probabilities.max(axis=1)])
+    expected = [roc_auc_score(labels[:, c], scores[:, c]) for c in range(NUM_CLASSES)]
+    assert expected[18] > 0.7 and measured["AUC"] == pytest.approx(np.mean(expected), abs=1e-6)
+    precision = soft_average_precision(labels, scores, np.ones_like(labels, bool))
+    assert measured["AP: Negative"] == precision[18] and measured["mAP"] == pytest.approx(precision.mean(), abs=1e-6)
+
+
+def test_what_a_network_does_not_answer_is_not_measured():
+    labels = np.eye(NUM_CLASSES)[[0, 1, 2, 2]]
+    examples = Examples("folder", cell_table.from_values(list("abcd"), np.ones(4, int), labels))
+    measured = measure(examples, np.array([[0.1], [0.2], [0.9], [0.3]]), classes=(2,))
+    assert measured[f"AP: {CLASSES[2]}"] == measured["mAP"] == 1
+    assert np.isnan(measured[f"AP: {CLASSES[18]}"]) and np.isnan(measured[f"AP: {CLASSES[0]}"])
