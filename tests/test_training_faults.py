@@ -234,10 +234,10 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
         ("--checkpoint-steps 0", "--checkpoint-steps"),
         ("--keep-checkpoints 0", "--keep-checkpoints"),
         ("--log-steps -1", "--log-steps"),
-        ("--recipe.optimization.weight-decay 0.1", "adamw"),
-        ("--recipe.optimization.schedule plateau --recipe.validation-fold -1", "validation fold"),
+        ("--recipe.optimization.weight-decay -0.1", "weight_decay"),
+        ("--recipe.optimization.schedule Plateau --recipe.validation-fold -1", "validation fold"),
         ("--recipe.optimization.early-stopping 2 --recipe.validation-fold -1", "validation fold"),
-        ("--recipe.optimization.cosine-epochs 0", "cosine_epochs"),
+        ("--recipe.optimization.schedule.epochs 0", "schedule.epochs"),
         ("--recipe.optimization.clip-norm -1", "clip_norm"),
     ],
 )
