@@ -182,10 +182,11 @@ def _loader(
     """Return the loader of a view's records, and the elements of the examples with these rows [E, K]."""
     if view.reads == "cells":
         return _cell_loader(examples, view, augmentation), {"index": rows.reshape(-1)}
+    fields = examples.fields  # says so where the folder has none
     there = np.maximum(rows, 0)
     numbers = np.where(rows >= 0, examples.field_numbers[there], -1)
     index = np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1)
-    return _field_loader(examples.fields, view, augmentation), {"index": index, "numbers": numbers}
+    return _field_loader(fields, view, augmentation), {"index": index, "numbers": numbers}
 
 
 def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Loader:

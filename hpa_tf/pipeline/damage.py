@@ -44,7 +44,7 @@ def check_shard_sizes(manifest: Manifest, some: Sequence[Examples]) -> None:
 
 
 @contextlib.contextmanager
-def damage_explained(*some: Examples | None) -> Iterator[None]:
+def damage_explained(some: Sequence[Examples]) -> Iterator[None]:
     """Turn TensorFlow's word for a record that cannot be read inside the block into an error that names its shard.
 
     Raises:
@@ -54,7 +54,7 @@ def damage_explained(*some: Examples | None) -> Iterator[None]:
         yield
     except _ERRORS as error:
         for examples in some:
-            if examples is not None and (found := find_damage(examples)):
+            if found := find_damage(examples):
                 raise found from error
         raise
 

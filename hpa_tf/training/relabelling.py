@@ -126,7 +126,7 @@ def _train_class(
             files.make_folder(name)
     logs = Logs(folder, site.is_chief)
     trainee.restore(first)
-    with damage_explained(examples), Preemption() as preemption:
+    with damage_explained([examples]), Preemption() as preemption:
         Loop(recipe, trainee, examples, None, logs).run(site.pace, preemption)
     logs.close()
     weights.load(trainee.network, files.join(folder, BEST_WEIGHTS))

@@ -41,7 +41,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
     training, validation = split(recipe, data, manifest)
-    check_shard_sizes(manifest, [training] if validation is None else [training, validation])
+    check_shard_sizes(manifest, records_of(recipe, training, validation))
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
@@ -64,7 +64,7 @@ def _train(recipe: Recipe, training: Examples, validation: Examples | None, logs
     if not steps:
         weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
         trainee.start_average()
-    with damage_explained(training, validation), Preemption() as preemption:
+    with damage_explained(records_of(recipe, training, validation)), Preemption() as preemption:
         progress = Loop(recipe, trainee, training, validation, logs).run(site.pace, preemption)
     logs.close()
     return progress
@@ -84,6 +84,12 @@ def check_fields_together(recipe: Recipe) -> None:
     if recipe.validation_fold == ALL_FOLDS and (needs := [name for name, is_set in measured.items() if is_set]):
         found = f"{' and '.join(needs)} without a validation fold, whose mAP decides"
         raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or another schedule")
+
+
+def records_of(recipe: Recipe, *some: Examples | None) -> list[Examples]:
+    """Return the examples whose records are read: cells, or their fields of view, as the recipe's views see them."""
+    kinds = {view.reads for view in (recipe.view, recipe.asked_view)}
+    return [one.fields if kind == "fields" else one for one in some if one is not None for kind in sorted(kinds)]
 
 
 def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Examples | None]:
