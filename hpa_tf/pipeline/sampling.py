@@ -111,7 +111,7 @@ class EveryCell:
 
 @dataclass(frozen=True)
 class InverseFrequency:
-    """By how rare an example's classes are: the mean of 1 / N_c over its labels, capped. Source: MPWARE's code."""
+    """By how rare an example's classes are: mean of 1 / N_c over its labels, capped. Source: team 3, public code."""
 
     num_cells: int | None = None
     """Cells (images, where the view draws images) of an epoch; None = as many as there are."""
