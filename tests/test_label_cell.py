@@ -165,6 +165,22 @@ def test_floods_are_scikit_images_to_the_last_pixel():
         np.testing.assert_array_equal(flood_with_lines(seeds, region), expected)
 
 
+def test_floods_from_seeds_of_few_heights_are_scikit_images():
+    """Discs of equal height whose surroundings fall off in steps: what the order of equal seeds decides, and where."""
+    rng = np.random.default_rng(1)
+    y, x = np.indices((70, 90))
+    for _ in range(60):
+        seeds, distance = np.zeros(y.shape, np.int32), np.full(y.shape, np.inf)
+        for number in range(1, rng.integers(3, 9)):
+            away = np.hypot(y - rng.integers(0, 70), x - rng.integers(0, 90))
+            seeds[away < rng.integers(3, 8)] = number
+            distance = np.minimum(distance, away)
+        height = np.minimum(distance // rng.integers(1, 12) * rng.integers(1, 20), 255).astype(np.uint8)
+        height[seeds > 0] = rng.integers(0, rng.choice([1, 3, 20]), (seeds > 0).sum())
+        region = distance < rng.integers(15, 60)
+        np.testing.assert_array_equal(flood(height, seeds, region), watershed(height, seeds, mask=region))
+
+
 def test_components_are_scipys(code):
     for i, (_, seeds, region) in enumerate(drawn_floods(60)):
         for connectivity, structure in ((4, None), (8, np.ones((3, 3)))):

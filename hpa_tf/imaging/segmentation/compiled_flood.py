@@ -8,7 +8,8 @@ some pixels between two cells depend on that order. So the heap is kept here too
   become free are those of its postorder; so an entry that fills a place sinks from there, not from the root.
 - Seeds without a free pixel beside them change nothing when they leave.
 - Once the last seed that matters has left, no two entries are equal: queues, one a height, do the rest.
-- Before all that the queues are tried with the seeds in any order; often it decides nothing, and that shows.
+- Before all that the queues are tried with the seeds in any order; often it decides nothing, and that shows. Where it
+  does, it shows of which seeds, and the heap is used until those have left.
 
 `flooding.flood` is the function to call; it says what the arrays are.
 """
@@ -20,6 +21,7 @@ from hpa_tf.imaging.segmentation.compiling import compiled
 # an entry: 8 bits of height, 28 of the time of entry, 28 of the pixel's place in the raveled picture
 _HEIGHT, _TIME = np.uint64(56), np.uint64(28)
 _PIXEL = np.uint64((1 << 28) - 1)
+_CHEAP = 8  # below this height most seeds are of one height: it pays to leave the heap as soon as they have left
 
 
 @compiled
@@ -66,16 +68,17 @@ def _matters(labels, region, pixel, width):
 
 
 @compiled
-def _seeds(height, labels, region, width, heap):
-    """Fill the heap with all seeds, in the order of their pixels; return their number, and that of those that matter.
+def _seeds(height, labels, region, width, heap, up_to):
+    """Fill the heap with all seeds, in the order of their pixels.
 
-    Seeds that do not matter have pixel 0.
+    Returns:
+        Their number, and the number of those that matter up to a height. Seeds that do not matter have pixel 0.
     """
     count, mattering = 0, 0
     for pixel in range(width, labels.size - width):
         if labels[pixel]:
             matters = _matters(labels, region, pixel, width)
-            mattering += matters
+            mattering += matters and height[pixel] <= up_to
             _rise(heap, count, (np.uint64(height[pixel]) << _HEIGHT) | np.uint64(pixel if matters else 0))
             count += 1
     return count, mattering
@@ -135,13 +138,20 @@ def flood(height, labels, region, width, num_free):
         width: Pixels in a row, with the frame.
         num_free: Pixels of the region that are no seeds.
     """
-    seeds = labels.copy()
-    if flood_from_queues(height, labels, region, width, np.empty(0, np.uint64), True):
-        return
-    labels[:] = seeds
-    num_seeds = np.count_nonzero(seeds)
-    heap = np.empty(num_seeds + num_free + 1, np.uint64)
-    count, mattering = _seeds(height, labels, region, width, heap)
+    seeds, none = labels.copy(), np.empty(0, np.uint64)
+    undecided = flood_from_queues(height, labels, region, width, seeds, none, -1)
+    while undecided >= 0:
+        up_to = undecided if undecided < _CHEAP else 255
+        labels[:] = seeds
+        entries = _flood_from_heap(height, labels, region, width, num_free, up_to)
+        undecided = flood_from_queues(height, labels, region, width, seeds, entries, up_to)
+
+
+@compiled
+def _flood_from_heap(height, labels, region, width, num_free, up_to):
+    """Flood until no seed that matters is left up to a height; return the entries that wait then, in order."""
+    heap = np.empty(np.count_nonzero(labels) + num_free + 1, np.uint64)
+    count, mattering = _seeds(height, labels, region, width, heap, up_to)
     path, places = np.empty(64, np.uint64), np.empty(64, np.int64)
     depth, first, time = 0, 1 << 40, np.uint64(0)
     while count > 0 and mattering > 0:
@@ -157,7 +167,7 @@ def flood(height, labels, region, width, num_free):
                 entered = max(level, np.uint64(height[neighbour]))
                 _rise(heap, count, (entered << _HEIGHT) | (time << _TIME) | np.uint64(neighbour))
                 count += 1
-    flood_from_queues(height, labels, region, width, _in_order(heap, count), False)
+    return _in_order(heap, count)
 
 
 @compiled
@@ -172,30 +182,34 @@ def _in_order(heap, count):
 
 
 @compiled
-def flood_from_queues(height, labels, region, width, entries, from_seeds):
+def flood_from_queues(height, labels, region, width, seeds, entries, decided):
     """Flood with one queue a height, linked from pixel to pixel; arguments as for `flood`.
 
     Seeds of one height enter as a group whose order is not known; so do the pixels that a group's members let enter
     one queue. The order decides nothing unless two members of a group have different labels and one free neighbour.
 
     Args:
-        entries: Entries to begin with, in order; empty where the seeds are.
-        from_seeds: Begin with the seeds that matter.
+        seeds: The labels that were there at first.
+        entries: Entries that wait, in order.
+        decided: Seeds up to this height have left.
 
     Returns:
-        Whether the labels do not depend on the order within groups. False = stopped where they do.
+        -1, or the height of the seeds whose order decides something.
     """
     head, tail = np.zeros(256, np.int32), np.zeros(256, np.int32)
-    following = np.empty(labels.size, np.int32)
-    group = np.zeros(labels.size if from_seeds else 0, np.int32)  # of a pixel; 1 to 256: seeds of height 0 to 255
-    parent = np.zeros(labels.size + 257 if from_seeds else 0, np.int32)  # the group that let a group enter
+    following, group = np.empty(labels.size, np.int32), np.zeros(labels.size, np.int32)
+    # by group, of which 1 to 256 are the seeds of height 0 to 255: the group that let it enter, and its seeds' height
+    parent, origin = np.zeros(labels.size + 257, np.int32), np.full(labels.size + 257, -1, np.int16)
+    origin[1:257] = np.arange(256)
     newest, num_groups = np.zeros(256, np.int32), 256
-    if from_seeds:
+    if decided < 255:
         for pixel in range(width, labels.size - width):
-            if labels[pixel] and _matters(labels, region, pixel, width):
+            if seeds[pixel] and height[pixel] > decided and _matters(labels, region, pixel, width):
                 group[pixel] = height[pixel] + 1
                 _enter(head, tail, following, height[pixel], pixel)
     for entry in entries:
+        num_groups += 1
+        group[np.int64(entry & _PIXEL)] = num_groups
         _enter(head, tail, following, np.int64(entry >> _HEIGHT), np.int64(entry & _PIXEL))
     for level in range(256):
         pixel = head[level]
@@ -207,15 +221,15 @@ def flood_from_queues(height, labels, region, width, entries, from_seeds):
                     labels[neighbour] = labels[pixel]
                     entered = max(level, np.int64(height[neighbour]))
                     _enter(head, tail, following, entered, neighbour)
-                    if from_seeds:
-                        if parent[newest[entered]] != group[pixel]:
-                            num_groups += 1
-                            newest[entered], parent[num_groups] = num_groups, group[pixel]
-                        group[neighbour] = newest[entered]
-                elif from_seeds and labels[neighbour] != labels[pixel] and parent[group[neighbour]] == group[pixel]:
-                    return False
+                    if parent[newest[entered]] != group[pixel]:
+                        num_groups += 1
+                        newest[entered], parent[num_groups] = num_groups, group[pixel]
+                        origin[num_groups] = origin[group[pixel]]
+                    group[neighbour] = newest[entered]
+                elif labels[neighbour] != labels[pixel] and parent[group[neighbour]] == group[pixel]:
+                    return origin[group[pixel]]
             pixel = following[pixel]
-    return True
+    return -1
 
 
 @compiled
@@ -238,7 +252,7 @@ def flood_with_lines(labels, region, width, num_free):
     num_seeds = np.count_nonzero(labels)
     heap = np.empty(num_seeds + 4 * num_free + 1, np.uint64)
     flat = np.zeros(labels.size, np.uint8)
-    count, mattering = _seeds(flat, labels, region, width, heap)
+    count, mattering = _seeds(flat, labels, region, width, heap, 255)
     pixels, sources = np.empty(4 * num_free + 1, np.int32), np.empty(4 * num_free + 1, np.int32)
     path, places = np.empty(64, np.uint64), np.empty(64, np.int64)
     depth, first, entered = 0, 1 << 40, 0
