@@ -17,7 +17,7 @@ STOPS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 
 def stopped(code: str, number: int, signals: int = 1) -> tuple[int, str, str]:
     """Run Python code that prints "ready" in a command; signal it then; return its exit code, output and errors."""
-    program = f"from hpa_tf import interrupts\ndef main():\n{code}\ninterrupts.run('tool', main)"
+    program = f"from hpa_tf import interrupts\ninterrupts.GRACE = 1\ndef main():\n{code}\ninterrupts.run('tool', main)"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     assert process.stdout.readline() == "ready\n"
     children = psutil.Process(process.pid).children(recursive=True)
@@ -73,7 +73,7 @@ def test_what_does_not_stop_is_ended(body, signals):
     start = time.monotonic()
     result = stopped(body, signal.SIGTERM, signals)
     assert result == (143, "", "tool: stopped by SIGTERM; nothing was written yet\n")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30
 
 
 def test_own_handlers_of_a_part_come_first():
@@ -81,7 +81,7 @@ def test_own_handlers_of_a_part_come_first():
  import signal, time; asked = []
  old = signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); print('ready', flush=True)
  while not asked: time.sleep(.1)
- time.sleep(6); signal.signal(signal.SIGTERM, old); print('a checkpoint'); raise SystemExit(75)"""
+ time.sleep(2); signal.signal(signal.SIGTERM, old); print('a checkpoint'); raise SystemExit(75)"""
     assert stopped(body, signal.SIGTERM) == (75, "a checkpoint\n", "")
 
 
