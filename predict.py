@@ -2,7 +2,15 @@
 
 import sys
 
-from hpa_tf.prediction.command import main
+from hpa_tf import interrupts
+
+
+def main() -> int:
+    """Import the command, which takes a second, and run it."""
+    from hpa_tf.prediction import command
+
+    return command.main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run("predict.py", main))

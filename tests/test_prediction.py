@@ -15,17 +15,19 @@ import cv2
 import numpy as np
 import pandas as pd
 import prediction_cases as cases
+import psutil
 import pytest
 import tensorflow as tf
 
-from hpa_tf import cell_table, submission
+from hpa_tf import cell_table, serving, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import run_length
+from hpa_tf.imaging.brightness import brightness, brightness_range
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import inference, members, merge
+from hpa_tf.prediction import inference, members, merging, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
@@ -217,14 +219,14 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
     folders = [str(tmp_path / f"part{i}") for i in range(3)]
     for i, folder in enumerate(folders):
         predict(replace(options, out=folder, shard=f"{i}/3"), pool)
-    merge.merge(merge.MergeOptions(tuple(folders), str(tmp_path / "whole")))
+    merging.merge(merging.MergeOptions(tuple(folders), str(tmp_path / "whole")))
     first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "whole"))
     pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)  # not the same bytes: the batches differ
     rows = [list(submission.read(folder / "submission.csv")) for folder in (root / "out", tmp_path / "whole")]
     assert [(row.image_id, row.mask_texts) for row in rows[0]] == [(row.image_id, row.mask_texts) for row in rows[1]]
     assert (tmp_path / "whole/report.html").exists()
     with pytest.raises(InputError, match=r"predict the missing: \[1\]"):
-        merge.merge(merge.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
+        merging.merge(merging.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,7 @@ def brighten(path: Path) -> None:
 
 def shave(path: Path) -> None:
     mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    mask[:, ::2] = 0
+    mask[:20] = 0
     cv2.imwrite(str(path), mask)
 
 
@@ -419,7 +421,23 @@ def test_a_folder_without_cells_at_all(world, pool, tmp_path):
         (["--images", "x"], "--run"),
         (["--run", "r"], "--images"),
         (["--run", "r", "--images", "x", "--data", "y"], "--images"),
-        (["--run", "r", "--data", "y", "--masks", "m"], "--data"),
+        (["--run", "r", "--data", "y", "--masks", "m"], "--masks"),
+        (["--run", "r", "--data", "y", "--segmenter", "classical"], "--segmenter"),
+        (["--run", "r", "--data", "y", "--um-per-px", "0.32"], "--um-per-px"),
+        (["--run", "r", "--data", "y", "--full-scale", "4095"], "--full-scale"),
+        (["--run", "r", "--data", "y", "--max-pixels", "9"], "--max-pixels"),
+        (["--run", "r", "--images", "x", "--cell-pattern", "{ID}_c"], "--cell-pattern"),
+        (["--run", "r", "--images", "x", "--nucleus-pattern", "{ID}_n"], "--nucleus-pattern"),
+        (["--run", "r", "--images", "x", "--runs", "y"], "--runs"),
+        (["--run", "r", "--images", "x", "--allow-failures"], "--allow-failures"),
+        (["--run", "r", "--images", "x", "--no-overlays", "--report-images", "0", "--top-k", "3"], "--top-k"),
+        (["--run", "r", "--images", "x", "--um-per-px", "0"], "--um-per-px"),
+        (["--run", "r", "--images", "x", "--um-per-px", "-0.08"], "--um-per-px"),
+        (["--run", "r", "--images", "x", "--um-per-px", "nan"], "--um-per-px"),
+        (["--run", "r", "--images", "x", "--um-per-px", "320"], "--um-per-px"),
+        (["--run", "r", "--images", "x", "--um-per-px", "80"], "--um-per-px"),
+        (["--run", "r", "--images", "x", "--full-scale", "0"], "--full-scale"),
+        (["--run", "r", "--images", "x", "--full-scale", "65536"], "--full-scale"),
         (["--run", "r", "--images", "x", "--fold", "0"], "--fold"),
         (["--run", "r", "--images", "x", "--shard", "3/3"], "--shard"),
         (["--run", "r", "--images", "x", "--shard", "-1/3"], "--shard"),
@@ -434,6 +452,176 @@ def test_wrong_options_end_with_one_line(tmp_path, capsys, arguments, named):
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"predict.py: {named}") and "Fix:" in error
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"options": {}}}'])
+def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, damage):
+    shutil.copytree(small[0], tmp_path / "small")
+    (tmp_path / "small/out/parts").mkdir(parents=True)
+    (tmp_path / "small/out/predictions.json").write_text(damage)
+    with pytest.raises(InputError, match=r"predictions\.json.*same prediction again"):
+        predict(replace(small[1], out=str(tmp_path / "small/out")), pool)
+    with pytest.raises(InputError, match=r"predictions\.json"):
+        merging.merge(merging.MergeOptions((str(tmp_path / "small/out"),), str(tmp_path / "whole")))
+
+
+def test_damaged_results_are_named(world, tmp_path):
+    """Cut short, empty, a bit flipped anywhere in the pages, or of another program."""
+    root, _, _ = world
+    (tmp_path / "parts").mkdir()
+    path = tmp_path / "parts/c3.parquet"
+    data = (root / "out/parts/c3.parquet").read_bytes()
+    flipped = [bytearray(data) for _ in range(12)]
+    for i, copy in enumerate(flipped):
+        copy[40 + i * (len(data) // 3) // 12] ^= 1 << i % 8
+    other = pd.DataFrame({"a": [1]})
+    other.to_parquet(tmp_path / "other.parquet")
+    damaged = [b"", data[:-9], data[: len(data) // 2], (tmp_path / "other.parquet").read_bytes()]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"c3\.parquet.*remove it"):
+            results.read_part(str(tmp_path), "c3")
+    whole, num_found = results.read_part(str(root / "out"), "c3"), 0
+    for content in flipped:
+        path.write_bytes(content)
+        try:  # a bit of a page's statistics changes nothing
+            found = results.read_part(str(tmp_path), "c3")
+        except InputError as error:
+            assert "remove it" in str(error)
+            num_found += 1
+        else:
+            pd.testing.assert_frame_equal(found.table, whole.table)
+            np.testing.assert_array_equal(found.probabilities, whole.probabilities)
+            assert found.mask_texts == whole.mask_texts
+    assert num_found >= 6
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_image_without_permission_is_skipped_where_errors_are(small, pool, tmp_path):
+    shutil.copytree(small[0], tmp_path / "small")
+    (tmp_path / "small/images/a_red.png").chmod(0)
+    options = replace(small[1], **{name: str(tmp_path / "small" / name) for name in ("images", "masks", "out")})
+    with pytest.raises(InputError, match="a_red"):
+        predict(options, pool)
+    outcome = predict(replace(options, on_error="skip"), pool)
+    assert [image_id for image_id, _ in outcome.failures] == ["a"]
+
+
+def broken(task):
+    raise PermissionError(13, "Permission denied", "x_red.png") if task == 0 else RecursionError("deep")
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_any_error_of_an_image_is_its_own(pool, task):
+    failed = pool.submit(stages.load, (broken, task, "x")).result()
+    assert failed.image_id == "x" and isinstance(failed.error, InputError)
+    assert ("Permission denied" in str(failed.error)) == (task == 0)
+
+
+# -- brightness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lit(tmp_path_factory, pool):
+    """Images in 8 bit, a run that knows how bright its training data were, and what it says of them."""
+    root = tmp_path_factory.mktemp("lit")
+    shares = []
+    for seed in range(4):
+        cases.write_field(root / "images", f"i{seed}", 2, seed, size=(48, 64))
+    for found in find_fields(root / "images"):
+        shares.append(brightness(read_field(found).pixels))
+    manifest = replace(cases.MANIFEST, brightness=brightness_range(np.array(shares)))
+    serving.export(root / "run", cases.network(), cases.recipe(), manifest)
+    return root, Options(
+        str(root / "out"), run=(str(root / "run"),), images=str(root / "images"), masks=str(root / "images"),
+        report_images=0, overlays=False,
+    )  # fmt: skip
+
+
+def rescaled(source: Path, target: Path, change) -> str:
+    """Copy images with their counts changed; masks as they are."""
+    target.mkdir()
+    for path in source.iterdir():
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(target / path.name), pixels if "mask" in path.name else change(pixels, path.name))
+    return str(target)
+
+
+def to_12_bit(pixels, name):
+    return np.round(pixels / 255 * 4095).astype(np.uint16)
+
+
+CHANGES = {
+    "as it was": (lambda pixels, name: pixels, None),
+    "16 bit": (lambda pixels, name: pixels.astype(np.uint16) * 257, None),
+    "12 bits in 16": (to_12_bit, "darker"),
+    "a third": (lambda pixels, name: pixels // 3, "darker"),
+    "one channel": (lambda pixels, name: pixels // 4 if "green" in name else pixels, "green darker"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_images_much_darker_than_the_training_data_are_a_warning(lit, pool, tmp_path, change):
+    function, word = CHANGES[change]
+    images = rescaled(lit[0] / "images", tmp_path / "images", function)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predict(replace(lit[1], images=images, out=str(tmp_path / "out")), pool)
+    told = [str(w.message) for w in caught if "brightness range" in str(w.message)]
+    assert len(told) == (word is not None), told
+    if word:
+        assert word in told[0] and "--full-scale 4095" in told[0]
+        assert ("red" in told[0]) == (change != "one channel")
+
+
+def test_full_scale_makes_12_bits_what_8_bits_are(lit, pool, tmp_path):
+    images = rescaled(lit[0] / "images", tmp_path / "images", to_12_bit)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predict(replace(lit[1], images=images, out=str(tmp_path / "out"), full_scale=4095), pool)
+        predict(replace(lit[1], out=str(tmp_path / "eight")), pool)
+    assert not [w for w in caught if "brightness" in str(w.message)]
+    first, second = (cell_table.read(tmp_path / out / "raw/run.parquet") for out in ("out", "eight"))
+    np.testing.assert_allclose(cell_table.values(first)[:, :18], cell_table.values(second)[:, :18], atol=2e-3)
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["at once", "imports", "predicting", "writing"])
+def test_a_stop_at_any_moment_is_one_line(small, tmp_path, number, code, moment):
+    for seed in range(24):
+        cases.write_field(tmp_path / "images", f"i{seed:02d}", 60, seed, size=(400, 500))
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, str(ROOT / "predict.py"), "--run", small[1].run[0], "--images", str(tmp_path / "images")),
+        *("--masks", str(tmp_path / "images"), "--out", str(out), "--workers", "2", "--report-images", "24"),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    signs = {
+        "at once": lambda: True,
+        "imports": lambda: True,
+        "predicting": lambda: len(list(out.glob("parts/*.parquet"))) > 2,
+    }
+    signs["writing"] = lambda: list(out.glob(".submission.csv*")) or list(out.glob(".cells.parquet*"))
+    time.sleep({"at once": 0.3, "imports": 2}.get(moment, 0))
+    deadline = time.monotonic() + 180
+    while not signs[moment]() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert process.poll() is None, "it ended before the signal"
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.replace("\r", "\n").splitlines() if "image" not in line or "stopped" in line]
+    assert process.returncode == code and "Traceback" not in errors, errors
+    assert [line for line in lines if line.strip()][-1].startswith("predict.py: stopped by"), errors
+    assert ("the same command continues" in errors) == (moment in ("predicting", "writing"))
+    assert not psutil.wait_procs(children, timeout=10)[1], "a child is left"
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_missing_members_are_named_with_the_command_that_trains_them(tmp_path):

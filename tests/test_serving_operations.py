@@ -14,7 +14,7 @@ from hpa_tf import serving
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import RECIPES, Recipe
 from hpa_tf.serving import operations
-from hpa_tf.serving.export import endpoints
+from hpa_tf.serving.exporting import endpoints
 from hpa_tf.serving.operations import check_operations
 
 

@@ -1,42 +1,17 @@
 """Command line: `python -m hpa_tf.evaluation score ...`; `--help` lists every option."""
 
 import sys
-from typing import Annotated
 
-import tyro
-
-from hpa_tf import files
-from hpa_tf.errors import InputError
-from hpa_tf.evaluation import ablation, cells, check, diagnose, page, score
-
-_RUNNERS = {
-    score.Score: score.run,
-    ablation.Ablation: ablation.run,
-    cells.Cells: cells.run,
-    diagnose.Diagnose: diagnose.run,
-    check.Check: check.run,
-    page.Page: page.run,
-}
-Command = (
-    Annotated[score.Score, tyro.conf.subcommand("score")]
-    | Annotated[ablation.Ablation, tyro.conf.subcommand("ablation")]
-    | Annotated[cells.Cells, tyro.conf.subcommand("cells")]
-    | Annotated[diagnose.Diagnose, tyro.conf.subcommand("diagnose")]
-    | Annotated[check.Check, tyro.conf.subcommand("check")]
-    | Annotated[page.Page, tyro.conf.subcommand("page")]
-)
+from hpa_tf import interrupts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 2 for bad input, 1 for a submission with errors."""
-    options = tyro.cli(Command, args=arguments, prog="python -m hpa_tf.evaluation")
-    try:
-        with files.full_disk_explained("--out"):
-            return _RUNNERS[type(options)](options) or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Import the command, which takes a second, and run it; return its exit code."""
+    from hpa_tf.evaluation import command
+
+    return command.main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.keeps("what was written is whole; the same command writes the rest")
+    sys.exit(interrupts.run("evaluation", main))

@@ -6,6 +6,7 @@ the results under the paths that the command names.
 """
 
 import functools
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence, Set
@@ -18,6 +19,7 @@ from hpa_tf import beam, files
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction import results, runtimes
 from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import Source
 from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
@@ -43,7 +45,7 @@ class Group:
     num_cards: int
 
 
-def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Finisher) -> Outcome:
+def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Finisher, light: LightCheck) -> Outcome:
     """Predict the images of a source that have no result yet.
 
     Args:
@@ -51,6 +53,7 @@ def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Fini
         source: The images.
         done: Those that have a result.
         finisher: Writes each image's results.
+        light: Told of each image's brightness.
 
     Raises:
         InputError: Beam is missing or its options cannot be used, a worker failed, or an image was lost.
@@ -62,7 +65,11 @@ def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Fini
         num_workers = options.workers or len(os.sched_getaffinity(0))
         shared = (options, source.load, finisher)
         beam.run_each(predict_group, groups, shared, options.runner, options.beam_options, num_workers)
-    return _gather(options, groups)
+    outcome = _gather(options, groups)
+    for one in outcome.brightness:
+        light.add(one)
+    light.check()
+    return outcome
 
 
 def _group(indices: range, options: Options, source: Source, done: Set[str]) -> Group:
@@ -84,11 +91,12 @@ def predict_group(group: Group, options: Options, load: Callable, finisher: Fini
     own = replace(options, report_images=group.num_cards)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
-        outcome = Stages(own, source, group.done, Inline(), finisher, show=False).run(networks, device)
+        outcome = Stages(own, source, group.done, Inline(), finisher, LightCheck([]), show=False).run(networks, device)
     note = {
         "num_cells": outcome.num_cells,
         "num_lowered": outcome.num_lowered,
         "failures": outcome.failures,
+        "brightness": [one and [None if math.isnan(share) else share for share in one] for one in outcome.brightness],
         "warnings": [str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning)],
     }
     files.write_json(_note(options.out, group), note)
@@ -120,6 +128,8 @@ def _gather(options: Options, groups: Sequence[Group]) -> Outcome:
         outcome.num_cells += note.get("num_cells", 0)
         outcome.num_lowered += note.get("num_lowered", 0)
         outcome.failures += failures
+        shares = note.get("brightness", ())
+        outcome.brightness += [one and tuple(math.nan if share is None else share for share in one) for one in shares]
     for group in groups:
         files.remove(_note(options.out, group))
     return outcome

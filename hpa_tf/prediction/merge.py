@@ -1,108 +1,17 @@
-"""Join predictions of parts: `python -m hpa_tf.prediction.merge --out DIR PART [PART ...]`.
+"""Join predictions of parts: `python -m hpa_tf.prediction.merge --out DIR PART [PART ...]`; see `merging`."""
 
-Each part was made by `predict.py --shard i/n` with otherwise equal options; all n must be there.
-"""
-
-import dataclasses
-import shutil
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
-
-from hpa_tf import files
-from hpa_tf.errors import InputError
-from hpa_tf.prediction import results
-from hpa_tf.prediction.command import fail
-from hpa_tf.prediction.options import parse_part
-from hpa_tf.prediction.predict import write_final
+from hpa_tf import interrupts
 
 
-@dataclasses.dataclass(frozen=True)
-class MergeOptions:
-    """Join the predictions of all parts of a folder into one."""
+def main(arguments: list[str] | None = None) -> int:
+    """Import the command, which takes a second, and run it; return its exit code."""
+    from hpa_tf.prediction import merging
 
-    parts: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders that `predict.py --shard i/n` wrote."""
-    out: str
-    """Folder for the whole."""
-
-
-def merge(options: MergeOptions) -> int:
-    """Copy the parts' results together and write the final files; return the number of images.
-
-    Raises:
-        InputError: Parts are missing, double, unfinished or differ in more than --shard; or two hold one image.
-    """
-    requests = [_finished_request(folder) for folder in options.parts]
-    whole = _common_request(options.parts, requests)
-    results.start(options.out, whole)
-    origin: dict[str, str] = {}
-    for folder in options.parts:
-        for image_id in results.done_images(folder):
-            if origin.setdefault(image_id, folder) != folder:
-                found = f"image {image_id} in {origin[image_id]} too"
-                raise InputError(folder, found, "each image in one part", "predict the parts again")
-    stamps = {image_id: stamp for folder in options.parts for image_id, stamp in results.read_stamps(folder).items()}
-    results.drop_changed(options.out, stamps)
-    for image_id, folder in sorted(origin.items()):
-        _copy(folder, options.out, image_id)
-    num_failures = sum(results.summary_of(folder)["num_failures"] for folder in options.parts)
-    write_final(options.out, sorted(origin), num_failures)
-    return len(origin)
-
-
-def _finished_request(folder: str) -> dict[str, Any]:
-    request = results.request_of(folder)
-    if results.summary_of(folder) is None:
-        raise InputError(folder, "an unfinished prediction", "a finished one", "run its command again: it continues")
-    return request
-
-
-def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the request of the whole."""
-    shards = [request["options"].pop("shard") for request in requests]
-    for folder, request in zip(folders, requests, strict=True):
-        if request != requests[0]:
-            from hpa_tf.recipes.serialization import differences
-
-            lines = differences(requests[0], request)
-            raise InputError(folder, f"other options than {folders[0]}: {'; '.join(lines)}", "equal ones", "predict it")
-    places = [parse_part(shard) for shard in shards]
-    counts = {count for _, count in places}
-    missing = sorted(set(range(max(counts))) - {index for index, _ in places})
-    if len(counts) > 1 or missing or len(places) != max(counts):
-        found = f"the parts {', '.join(str(shard) for shard in shards)}"
-        expected = f"each of 0/{max(counts)} to {max(counts) - 1}/{max(counts)} once"
-        raise InputError("parts", found, expected, f"predict the missing: {missing}" if missing else "leave some out")
-    return {**requests[0], "options": {**requests[0]["options"], "shard": None}}
-
-
-def _copy(source: str, target: str, image_id: str) -> None:
-    """Copy an image's files; the result file, which marks it as done, last."""
-    for folder, name in (
-        (results.OVERLAYS, f"{image_id}.png"),
-        (results.PARTS, f"{image_id}.cards.npz"),
-        (results.PARTS, f"{image_id}.parquet"),
-    ):
-        path = Path(source, folder, name)
-        if path.exists():
-            with open(path, "rb") as reading, files.atomic_writer(Path(target, folder, name)) as writing:
-                shutil.copyfileobj(reading, writing)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    try:
-        options = tyro.cli(MergeOptions, args=arguments, prog="python -m hpa_tf.prediction.merge")
-        with files.full_disk_explained(options.out):
-            print(f"{merge(options)} images in {options.out}")
-    except InputError as error:
-        return fail("merge", error)
-    return 0
+    return merging.main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.keeps("nothing was written yet")
+    sys.exit(interrupts.run("merge", main))

@@ -8,7 +8,7 @@ import tyro
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.postprocessing import PostProcessing
 
@@ -48,6 +48,9 @@ class Options:
     """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
+    full_scale: int | None = None
+    """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits: counts are
+    stretched so that it becomes 65535. Default: counts stay as they are."""
     max_pixels: int = MAX_PIXELS
     """Images of more pixels (height x width) are refused before they are decoded."""
     tta: Literal["none", "2", "8", "16"] = "none"
@@ -97,8 +100,12 @@ class Options:
             raise InputError("--run", "neither or both of --run and --system", "one of them", "name a run or a system")
         if (self.images is None) == (self.data is None):
             raise InputError("--images", "neither or both of --images and --data", "one of them", "name a folder")
-        if self.data is not None and (self.masks or self.segmenter):
-            raise InputError("--data", "--masks or --segmenter beside it", "neither", "shards hold their own cells")
+        if not 0.005 <= self.um_per_px <= 20:
+            fix = "give micrometres (0.08 for 63 x), not nanometres"
+            raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)
+        if self.full_scale is not None:
+            check_full_scale(self.full_scale)
+        self._check_effects()
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
         if self.segmenter_weights and self.segmenter not in BY_NETWORK:
@@ -116,6 +123,30 @@ class Options:
                 option = "--" + name.replace("_", "-")
                 raise InputError(option, str(getattr(self, name)), f"a number >= {least}", "correct the option")
         parse_part(self.shard)
+
+    def _check_effects(self) -> None:
+        """Refuse options that would have no effect beside the others.
+
+        Raises:
+            InputError: Names the option and what it needs.
+        """
+        pictures = self.overlays or self.report_images > 0
+        needs = {
+            "images": (  # shards hold their own cells
+                self.images is not None,
+                *(("masks", None), ("segmenter", None), ("cell_pattern", None), ("nucleus_pattern", None)),
+                *(("um_per_px", DEFAULT_UM_PER_PX), ("max_pixels", MAX_PIXELS), ("full_scale", None)),
+            ),
+            "masks": (self.masks is not None, ("cell_pattern", None), ("nucleus_pattern", None)),
+            "system": (self.system is not None, ("runs", "runs")),
+            "overlays or --report-images": (pictures, ("top_k", 2)),
+            "on-error skip": (self.on_error == "skip", ("allow_failures", False)),
+        }
+        for what, (given, *fields) in needs.items():
+            for name, default in fields:
+                if not given and getattr(self, name) != default:
+                    option = "--" + name.replace("_", "-")
+                    raise InputError(option, f"no --{what}", f"--{what}, else it has no effect", f"leave {option} out")
 
 
 def parse_part(text: str | None) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from hpa_tf import files
+from hpa_tf import files, interrupts
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.segmentation import Segmenter
@@ -17,11 +17,13 @@ from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.sources import ImageReader, Source, image_source, shard_source
 from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.quiet import import_tensorflow
+from hpa_tf.records import read_manifest
 
 _PICTURE_SIZE = 1024
 _SCALE_TOLERANCE = 0.1
@@ -53,20 +55,25 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         source = make_source(options, networks)
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
+        light = LightCheck(networks)
+        if options.data is not None:
+            light.check_range(read_manifest(options.data).brightness, options.data)
         finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
+        interrupts.keeps(f"finished images are kept in {options.out}; the same command continues")
         num_changed = results.drop_changed(options.out, source.stamps)
         done = results.done_images(options.out)
         if options.runner == LOCAL:
-            outcome = stages.Stages(options, source, done, workers, finisher).run(networks, device)
+            outcome = stages.Stages(options, source, done, workers, finisher, light).run(networks, device)
         else:
             from hpa_tf.prediction.beam_runner import run_on_beam  # TensorFlow
 
-            outcome = run_on_beam(options, source, done, finisher)
+            outcome = run_on_beam(options, source, done, finisher, light)
     stages.report(outcome, options)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
     outcome.num_images, outcome.num_changed = len(image_ids), num_changed
     write_final(options.out, image_ids, len(failed))
+    interrupts.keeps(f"everything is written to {options.out}")
     return outcome
 
 
@@ -113,7 +120,12 @@ def make_source(options: Options, networks: list) -> Source:
         return shard_source(options.data, options.fold, part, picture_size)
     check_scale(options.um_per_px, networks)
     reader = ImageReader(
-        segmenter_of(options), options.um_per_px, options.max_pixels, margin_of(networks), picture_size
+        segmenter_of(options),
+        options.um_per_px,
+        options.max_pixels,
+        margin_of(networks),
+        picture_size,
+        options.full_scale,
     )
     patterns = (options.cell_pattern, options.nucleus_pattern)
     return image_source(options.images, part, reader, options.masks, patterns)

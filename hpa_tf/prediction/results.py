@@ -69,7 +69,8 @@ def write_part(out: str, part: Part) -> None:
     facts = {"height": part.height, "width": part.width, "networks": len(part.probabilities)}
     metadata = {**(arrow.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
     with files.atomic_writer(part_path(out, part.image_id)) as stream:
-        pq.write_table(arrow.replace_schema_metadata(metadata), stream, compression="zstd")
+        table = arrow.replace_schema_metadata(metadata)
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
 def read_part(out: str, image_id: str) -> Part:
@@ -81,11 +82,14 @@ def read_part(out: str, image_id: str) -> Part:
     path = part_path(out, image_id)
     try:
         with files.open_file(path) as stream:
-            arrow = pq.read_table(stream)
-        facts = json.loads(arrow.schema.metadata[_METADATA])
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            return _part(image_id, pq.read_table(stream, page_checksum_verification=True))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         fix = "remove it and run the same prediction again"
         raise InputError(path, f"a result that cannot be read ({error})", "a result file", fix) from error
+
+
+def _part(image_id: str, arrow: pa.Table) -> Part:
+    facts = json.loads(arrow.schema.metadata[_METADATA])
     names = [[_column(i, c) for c in range(NEGATIVE)] for i in range(facts["networks"])]
     probabilities = np.array([[arrow[name].to_numpy() for name in own] for own in names], np.float32).swapaxes(1, 2)
     has_embedding = EMBEDDING in arrow.column_names
@@ -166,7 +170,7 @@ def start(out: str, request: dict[str, Any]) -> None:
     if not files.exists(path):
         files.write_json(path, {"request": request, "state": "running"})
         return
-    found = files.read_json(path)
+    found = _manifest(out)
     if lines := differences(found.get("request"), request):
         fix = "give the same options, or another --out"
         raise InputError(path, f"a prediction that differs in {'; '.join(lines[:10])}", "the same prediction", fix)
@@ -175,7 +179,7 @@ def start(out: str, request: dict[str, Any]) -> None:
 def end(out: str, summary: dict[str, Any]) -> None:
     """Write down in the manifest that the final files are there."""
     path = files.join(out, MANIFEST)
-    files.write_json(path, {**files.read_json(path), "state": "done", "summary": summary})
+    files.write_json(path, {**_manifest(out), "state": "done", "summary": summary})
 
 
 def request_of(out: str | os.PathLike) -> dict[str, Any]:
@@ -185,7 +189,7 @@ def request_of(out: str | os.PathLike) -> dict[str, Any]:
         InputError: There is no prediction, or another version wrote it.
     """
     path = files.join(out, MANIFEST)
-    request = files.read_json(path).get("request", {})
+    request = _manifest(out)["request"]
     if request.get("version") != VERSION:
         fix = "predict again into another --out"
         raise InputError(path, f"version {request.get('version')}", f"a prediction of version {VERSION}", fix)
@@ -194,4 +198,23 @@ def request_of(out: str | os.PathLike) -> dict[str, Any]:
 
 def summary_of(out: str | os.PathLike) -> dict[str, int] | None:
     """Return the counts of a finished prediction, or None for one that has not come to its end."""
-    return files.read_json(files.join(out, MANIFEST)).get("summary")
+    return _manifest(out).get("summary")
+
+
+def _manifest(out: str | os.PathLike) -> dict[str, Any]:
+    """Read the manifest of a prediction.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    path = files.join(out, MANIFEST)
+    if not files.exists(path):
+        raise InputError(out, f"no {MANIFEST}", "a folder that predict.py wrote", "check the path, or predict first")
+    try:
+        found = json.loads(files.read_bytes(path))
+        if not isinstance(found["request"]["options"], dict) or not isinstance(found["request"]["networks"], list):
+            raise TypeError("another kind of request")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "remove it and run the same prediction again: images that have a result are not predicted again"
+        raise InputError(path, f"a damaged file ({error})", "what the prediction was asked", fix) from error

@@ -16,6 +16,7 @@ from hpa_tf import cell_table, files, framing, records, submission
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import pictures, run_length
+from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, Measurements, cut_cells
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
@@ -41,6 +42,7 @@ class FieldCells:
         outline_mask: int32 [h, w] cell mask of the picture's size; None without picture.
         seconds: Time that each stage took, s.
         warnings: What is unusual about the field.
+        brightness: 99.9th percentile of each channel as a share of full scale, NaN = blank; None where not measured.
     """
 
     image_id: str
@@ -54,6 +56,7 @@ class FieldCells:
     outline_mask: np.ndarray | None
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
+    brightness: tuple[float, ...] | None = None
 
 
 def is_in_part(image_id: str, index: int, count: int) -> bool:
@@ -124,6 +127,7 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
         if not 0 <= fold < manifest.num_folds:
             raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")
         table = table[table["fold"] == fold]
+    _check_sizes(folder, manifest.shards_of("cells", None if fold is None else [fold]))
     columns = ["image_id", "cell", *MEASURED, "shard", "offset"]
     if missing := set(columns) - set(table.columns):
         where = files.join(folder, records.CELL_TABLE_NAME)
@@ -137,6 +141,21 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
     return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
 
 
+def _check_sizes(folder: str, shards: Sequence[records.Shard]) -> None:
+    """Refuse shards whose size is not the manifest's, before hours of prediction; one listing.
+
+    Raises:
+        InputError: Names the first.
+    """
+    found = files.list_stamps(folder)
+    for shard in shards:
+        size = found[shard.name][0] if shard.name in found else None
+        if size != shard.num_bytes:
+            fix = f"python -m tfrecords_builder verify {folder}, then repair"
+            what = "no such file" if size is None else f"{size} bytes"
+            raise InputError(files.join(folder, shard.name), what, f"a shard of {shard.num_bytes} bytes", fix)
+
+
 @dataclass(frozen=True)
 class ImageReader:
     """Reads, segments and cuts one field of view.
@@ -147,6 +166,7 @@ class ImageReader:
         max_pixels: Larger images are refused.
         margin: Pixels kept around each cell's tight box.
         picture_size: Larger side of the picture, px; 0 = no picture.
+        full_scale: Largest count of the camera; None = that of the files.
     """
 
     segmenter: Segmenter
@@ -154,6 +174,7 @@ class ImageReader:
     max_pixels: int = MAX_PIXELS
     margin: int = 0
     picture_size: int = 0
+    full_scale: int | None = None
 
     def __call__(self, field_files: FieldFiles) -> FieldCells:
         """Return the cells of one field of view.
@@ -164,14 +185,15 @@ class ImageReader:
         times = [time.perf_counter()]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
-            field = read_field(field_files, self.um_per_px, self.max_pixels)
+            field = read_field(field_files, self.um_per_px, self.max_pixels, self.full_scale)
             times.append(time.perf_counter())
             masks = self.segmenter(field)
             times.append(time.perf_counter())
         cells = field_cells(field, masks, self.margin, self.picture_size)
         times.append(time.perf_counter())
         seconds = dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True))
-        return replace(cells, seconds=seconds, warnings=tuple(str(warning.message) for warning in caught))
+        texts, light = tuple(str(warning.message) for warning in caught), tuple(brightness(field.pixels).tolist())
+        return replace(cells, seconds=seconds, warnings=texts, brightness=light)
 
 
 def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size: int = 0) -> FieldCells:

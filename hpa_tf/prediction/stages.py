@@ -15,6 +15,7 @@ import pandas as pd
 from hpa_tf import files, reporting
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
 from hpa_tf.prediction.workers import Inline, Workers, result
@@ -38,6 +39,7 @@ class Outcome:
         num_lowered: Their cells with a value below 1.
         failures: (image id, error) of the skipped images.
         seconds: CPU time of reading, segmenting and cutting, s.
+        brightness: Of each image that was read, see `sources.FieldCells`.
     """
 
     num_images: int = 0
@@ -47,6 +49,7 @@ class Outcome:
     num_lowered: int = 0
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    brightness: list[tuple[float, ...] | None] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Stages:
         done: Those that have a result.
         workers: What reads and finishes.
         finisher: Writes each image's results.
+        light: Told of each image's brightness.
         show: Show progress.
     """
 
@@ -76,10 +80,11 @@ class Stages:
         done: Set[str],
         workers: Workers | Inline,
         finisher: Finisher,
+        light: LightCheck,
         show: bool = True,
     ):
         self._options, self._source, self._workers, self._finisher = options, source, workers, finisher
-        self._done, self._show = done, show
+        self._done, self._light, self._show = done, light, show
         self._finishing: collections.deque = collections.deque()
         self.outcome = Outcome()
 
@@ -128,9 +133,12 @@ class Stages:
                 for text in field.warnings:
                     warnings.warn(text, HpaWarning, stacklevel=2)
                 self.outcome.seconds.update(field.seconds)
+                self.outcome.brightness.append(field.brightness)
+                self._light.add(field.brightness)
                 yield field
             if i == groups[0][-1]:
                 groups.popleft()
+                self._light.check()
                 yield None
 
     @property
@@ -180,9 +188,13 @@ def report(outcome: Outcome, options: Options) -> None:
 
 
 def load(task: tuple) -> FieldCells | Failed:
-    """Read one image in a worker; one that cannot be used comes back as `Failed`."""
+    """Read one image in a worker; one that cannot be used, for whatever reason, comes back as `Failed`."""
     read, what, image_id = task
     try:
         return read(what)
     except InputError as error:
         return Failed(image_id, error)
+    except Exception as error:  # one image of 100,000 must not end the prediction
+        found = f"{type(error).__name__}: {error}"
+        fix = "look at its files and their permissions, or leave it out with --on-error skip"
+        return Failed(image_id, InputError(f"image {image_id}", found, "an image that can be read", fix))

@@ -8,13 +8,16 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any
 
 import cv2
 
+from hpa_tf import interrupts
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 
@@ -40,6 +43,7 @@ class Workers:
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
+            _start_fork_server()
         self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
         self.submit(int)  # starts the workers: their imports run beside TensorFlow's
 
@@ -98,7 +102,17 @@ def result(future: Future) -> Any:
         raise _killed() from error
 
 
+def _start_fork_server() -> None:
+    """Start the process that workers are forked from, with Ctrl-C blocked: that is the main process's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, even before Python starts there
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start() -> None:
+    interrupts.leave_to_parent()
     keep_freed_memory()
     cv2.setNumThreads(1)  # one core a worker: threads within workers would only compete
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -17,8 +17,25 @@ class order, Negative = 1 - max of the others):
 A PNG's size is read from its header, in the graph, before anything is decoded.
 """
 
-from hpa_tf.serving.export import FOLDER, VERSION, export
-from hpa_tf.serving.loading import Served, find, from_network, load
-from hpa_tf.serving.png import MAX_CROP_PIXELS
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpa_tf.serving.exporting import FOLDER, VERSION, export
+    from hpa_tf.serving.loading import Served, find, from_network, load
+    from hpa_tf.serving.png import MAX_CROP_PIXELS
 
 __all__ = ["FOLDER", "MAX_CROP_PIXELS", "VERSION", "Served", "export", "find", "from_network", "load"]
+
+_MODULES = {
+    **dict.fromkeys(("FOLDER", "VERSION", "export"), "exporting"),
+    **dict.fromkeys(("Served", "find", "from_network", "load"), "loading"),
+    "MAX_CROP_PIXELS": "png",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: TensorFlow takes seconds, in which Ctrl-C must end the command."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

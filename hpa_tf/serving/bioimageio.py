@@ -26,7 +26,7 @@ from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, cut_cells
-from hpa_tf.serving.export import WITHOUT_GRADIENTS
+from hpa_tf.serving.exporting import WITHOUT_GRADIENTS
 from hpa_tf.serving.loading import Served, load
 from hpa_tf.serving.onnx import OPSET, check, to_onnx
 from hpa_tf.synthetic.config import SyntheticConfig

@@ -18,7 +18,7 @@ from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
 from hpa_tf.serving import starter
-from hpa_tf.serving.export import CHECKSUMS, FOLDER, VERSION, endpoints
+from hpa_tf.serving.exporting import CHECKSUMS, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import FIX, check_operations
 
 _COPY_AGAIN = "copy the run again, or export it again from its weights"

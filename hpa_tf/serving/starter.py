@@ -16,7 +16,7 @@ from hpa_tf.models import packed, weights
 from hpa_tf.recipes import run_folder
 from hpa_tf.recipes.serialization import load
 from hpa_tf.records import read_manifest
-from hpa_tf.serving.export import export
+from hpa_tf.serving.exporting import export
 
 
 def resolve(run: str) -> str:
