@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import prediction_cases as cases
 import pytest
+import tensorflow as tf
 
 from hpa_tf import cell_table, files, records, serving, submission
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
 from hpa_tf.prediction.options import Options
@@ -173,3 +175,36 @@ def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):
     found, expected = (cell_table.read(tmp_path / out / "cells.parquet") for out in ("out", "fresh"))
     pd.testing.assert_frame_equal(found, expected)
     assert (found["image_id"] == "c").sum() == 4
+
+
+def test_a_savedmodel_of_several_checkpoints_answers_their_mean_and_each(pool, tmp_path):
+    """What predict.py averages, the SavedModel and what is made of it answer; each checkpoint is there, too."""
+    recipe, networks, shares = cases.recipe(), [cases.network(3), cases.network(4)], (0.6, 1.8)
+    parts = [serving.Checkpoint(f"epoch-000{i}", *pair) for i, pair in enumerate(zip(networks, shares, strict=True))]
+    serving.export(tmp_path / "run", parts, recipe, cases.MANIFEST)
+    served = serving.load(tmp_path / "run")
+    assert served.checkpoints == (("epoch-0000", 0.6), ("epoch-0001", 1.8))
+    image = tf.constant(np.random.default_rng(0).random((3, cases.SIZE, cases.SIZE, 4), np.float32))
+    each = [
+        1 / (1 + np.exp(-one({"image": image}, training=False)["logits"].numpy().astype(float))) for one in networks
+    ]
+    mean = 0.25 * each[0] + 0.75 * each[1]
+    for signature in ("prepared", "activation_maps"):
+        found = served.signatures[signature](image=image)["probabilities"].numpy()
+        np.testing.assert_allclose(found[:, :18], mean, atol=1e-5)
+        np.testing.assert_allclose(found[:, 18], 1 - mean.max(axis=1), atol=1e-5)
+    assert np.abs(each[0] - each[1]).max() > 0.1
+    for number, expected in enumerate(each):
+        alone = served.only(number).signatures["prepared"](image=image)["probabilities"].numpy()
+        np.testing.assert_allclose(alone[:, :18], expected, atol=1e-5)
+    cases.write_field(tmp_path / "images", "x", 4, 1)
+    images = str(tmp_path / "images")
+    predict(
+        Options(str(tmp_path / "out"), run=(str(tmp_path / "run"),), images=images, masks=images, report_images=1), pool
+    )
+    tables = [
+        cell_table.values(cell_table.read(tmp_path / f"out/raw/run@epoch-000{i}.parquet"))[:, :18] for i in (0, 1)
+    ]
+    raw = cell_table.read(tmp_path / "out/cells.parquet")[[f"raw: {name}" for name in CLASSES[:18]]].to_numpy()
+    np.testing.assert_allclose(raw, 0.25 * tables[0] + 0.75 * tables[1], atol=1e-9)
+    assert np.abs(tables[0] - tables[1]).max() > 0.05

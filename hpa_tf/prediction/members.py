@@ -53,12 +53,26 @@ def load_networks(runs: Sequence[str], weights: Sequence[float] | None = None) -
 
 
 def _networks_of(run: str, name: str, weight: float) -> list[Network]:
-    if files.exists(files.join(run, run_folder.RECIPE)):
-        checkpoints = run_folder.read_run(run).checkpoints
-        if len(checkpoints) > 1:
-            return [_checkpoint(run, name, path, weight * share) for path, share in checkpoints]
+    earlier = _weights_beside(run)
+    if earlier and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
+        return [_checkpoint(run, name, path, weight * share) for path, share in earlier]
     served = serving.load(run)
-    return [Network(name, weight, served, digest(served.folder), run)]
+    sha256 = digest(served.folder)
+    if not served.checkpoints:
+        return [Network(name, weight, served, sha256, run)]
+    total = sum(share for _, share in served.checkpoints)
+    return [
+        Network(f"{name}@{epoch}", weight * (share / total), served.only(number), f"{sha256}, {epoch}", run)
+        for number, (epoch, share) in enumerate(served.checkpoints)
+    ]
+
+
+def _weights_beside(run: str) -> tuple[tuple[str, float], ...]:
+    """Return the weights files of a run that predicts with several, and their shares; else nothing."""
+    if not files.exists(files.join(run, run_folder.RECIPE)):
+        return ()
+    checkpoints = run_folder.read_run(run).checkpoints
+    return checkpoints if len(checkpoints) > 1 else ()
 
 
 def _checkpoint(run: str, name: str, path: str, weight: float) -> Network:

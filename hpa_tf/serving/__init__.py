@@ -12,6 +12,7 @@ class order, Negative = 1 - max of the others):
     activation_maps   image as above; adds `class_id` [B], the most probable class, and `heat` [B, h, w] in 0..1
     prepare_uint8     crop: uint8 [H, W, 4], region: uint8 [H, W] -> image: float32 [S, S, 4]
     prepare_uint16    the same for 16 bit
+    prepared_0, ...   of a run whose recipe averages several checkpoints: each by itself; all others answer their mean
     metadata          -> class_names [19], channels [4], recipe and dataset as JSON
 
 A PNG's size is read from its header, in the graph, before anything is decoded.
@@ -21,15 +22,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpa_tf.serving.exporting import FOLDER, VERSION, export
-    from hpa_tf.serving.loading import Served, find, from_network, load
+    from hpa_tf.serving.exporting import FOLDER, VERSION, Checkpoint, export
+    from hpa_tf.serving.loading import Served, find, from_network, has_checkpoints, load
     from hpa_tf.serving.png import MAX_CROP_PIXELS
 
-__all__ = ["FOLDER", "MAX_CROP_PIXELS", "VERSION", "Served", "export", "find", "from_network", "load"]
+__all__ = [
+    "FOLDER",
+    "MAX_CROP_PIXELS",
+    "VERSION",
+    "Checkpoint",
+    "Served",
+    "export",
+    "find",
+    "from_network",
+    "has_checkpoints",
+    "load",
+]
 
 _MODULES = {
-    **dict.fromkeys(("FOLDER", "VERSION", "export"), "exporting"),
-    **dict.fromkeys(("Served", "find", "from_network", "load"), "loading"),
+    **dict.fromkeys(("FOLDER", "VERSION", "Checkpoint", "export"), "exporting"),
+    **dict.fromkeys(("Served", "find", "from_network", "has_checkpoints", "load"), "loading"),
     "MAX_CROP_PIXELS": "png",
 }
 

@@ -1,8 +1,10 @@
 """Write a network as a SavedModel with its preparation, classes, recipe and manifest inside."""
 
 import dataclasses
+import functools
 import inspect
 import json
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +16,7 @@ import tensorflow as tf
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES, NEGATIVE
-from hpa_tf.models.network import Network, all_classes
+from hpa_tf.models.network import LOCATED, Network, all_classes
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_to_json
 from hpa_tf.records import Manifest
@@ -23,7 +25,9 @@ from hpa_tf.views import Crop, View
 from hpa_tf.views.crop import prepare
 
 FOLDER, VERSION = "saved_model", "1"
-CHECKSUMS = "assets.extra/sha256.json"
+EXTRA = "assets.extra"
+"""TensorFlow's place for files that the graph does not read."""
+CHECKSUMS = f"{EXTRA}/sha256.json"
 """Below the SavedModel: SHA-256 of its other files, by name; a flipped bit of a weight would not be noticed else."""
 
 WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -32,12 +36,35 @@ WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=Fal
 Tensors = dict[str, tf.Tensor]
 
 
-def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, manifest: Manifest) -> str:
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One of the networks whose weighted mean answers.
+
+    Attributes:
+        name: Of its epoch.
+        network: What the recipe's network built, with its weights.
+        share: Its weight in the mean.
+    """
+
+    name: str
+    network: keras.Model
+    share: float
+
+
+Networks = keras.Model | Sequence[Checkpoint]
+"""One network, or a run's checkpoints."""
+
+
+def _checkpoints(networks: Networks) -> Sequence[Checkpoint]:
+    return [Checkpoint("", networks, 1.0)] if isinstance(networks, keras.Model) else networks
+
+
+def export(run_folder: str | os.PathLike, networks: Networks, recipe: Recipe, manifest: Manifest) -> str:
     """Write a run's SavedModel; the folder appears whole.
 
     Args:
         run_folder: `saved_model/1` is made in it; one that is there is replaced.
-        network: What the recipe's network built, with its weights.
+        networks: What the recipe's network built, with its weights; or the checkpoints whose mean predicts.
         recipe: How it was trained; kept inside as JSON.
         manifest: What it was trained on; kept inside as JSON.
 
@@ -48,13 +75,14 @@ def export(run_folder: str | os.PathLike, network: keras.Model, recipe: Recipe, 
     temporary = final.with_name(f".{VERSION}.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     files.make_folder(final.parent)
     archive = keras.export.ExportArchive()
-    for name, (function, inputs) in endpoints(network, recipe).items():
+    for name, (function, inputs) in endpoints(networks, recipe).items():
         archive.add_endpoint(name, function, list(inputs))
     texts = {"recipe": _as_text(recipe_to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
+    texts["checkpoints"] = _as_text([[one.name, one.share] for one in _checkpoints(networks)])
     archive.add_endpoint("metadata", lambda: _metadata(texts), [])
     try:
         archive.write_out(str(temporary), options=WITHOUT_GRADIENTS, verbose=False)
-        extra = temporary / "assets.extra"  # TensorFlow's place for files that the graph does not read
+        extra = temporary / EXTRA
         extra.mkdir(exist_ok=True)
         for name, text in texts.items():
             (extra / f"{name}.json").write_text(text)
@@ -91,14 +119,25 @@ def _metadata(texts: dict[str, str]) -> Tensors:
 Endpoints = dict[str, tuple[Callable[..., Tensors], tuple[tf.TensorSpec, ...]]]
 
 
-def endpoints(network: keras.Model, recipe: Recipe) -> Endpoints:
-    """Return each signature's function and inputs: those of every view, and those of crops."""
+def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
+    """Return each signature's function and inputs: those of every view, and those of crops.
+
+    Several checkpoints answer with their weighted mean, and each by itself as `prepared_0`, `prepared_1`, ...
+    """
     view = recipe.asked_view
     inputs = {name: tf.TensorSpec([None, *s.shape], s.dtype, name) for name, s in view.specs().items()}
     # traced once, shared by the signatures
-    infer = tf.function(_inference(network, recipe.network, tuple(inputs)), tuple(inputs.values()), autograph=False)
+    checkpoints, specs = _checkpoints(networks), tuple(inputs.values())
+    each = [
+        tf.function(_inference(one.network, recipe.network, tuple(inputs)), specs, autograph=False)
+        for one in checkpoints
+    ]
+    infer = each[0]
+    if len(each) > 1:
+        shares = [one.share for one in checkpoints]
+        infer = tf.function(_mean_of(each, shares, recipe.network), specs, autograph=False)
 
-    def prepared(**given: tf.Tensor) -> Tensors:
+    def prepared(infer: Callable[..., Tensors], **given: tf.Tensor) -> Tensors:
         answer = infer(*(given[name] for name in inputs))
         kept = {name: tensor for name, tensor in answer.items() if name in ("probabilities", "embedding")}
         return kept | {"probabilities": kept["probabilities"][:, 0]} if isinstance(view, Crop) else kept
@@ -106,13 +145,15 @@ def endpoints(network: keras.Model, recipe: Recipe) -> Endpoints:
     def prepare_stored(**stored: tf.Tensor) -> Tensors:
         return view.prepare(_checked(stored))
 
-    found: Endpoints = {"prepared": (_named(prepared, inputs), tuple(inputs.values()))}
+    found: Endpoints = {"prepared": (_named(functools.partial(prepared, infer), inputs), specs)}
+    for number, one in enumerate(each if len(each) > 1 else ()):
+        found[f"prepared_{number}"] = (_named(functools.partial(prepared, one), inputs), specs)
     for dtype in (tf.uint8, tf.uint16):
         stored = _stored_specs(view, dtype)
         found[f"prepare_{dtype.name}"] = (_named(prepare_stored, stored), tuple(stored.values()))
     if isinstance(view, Crop):
         found |= _of_crops(view, lambda image: {"probabilities": infer(image)["probabilities"][:, 0]})
-        if "cam" in network.output:
+        if "cam" in checkpoints[0].network.output:
             found["activation_maps"] = (_activation_maps(infer, recipe.network), tuple(inputs.values()))
     return found
 
@@ -184,6 +225,32 @@ def _inference(network: keras.Model, spec: Network, names: Sequence[str]) -> Cal
         outputs = network({name: inputs[name] for name in network.input}, training=False)
         floats = {name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "cam") if name in outputs}
         return {"probabilities": all_classes(spec, outputs, inputs), **floats}
+
+    return infer
+
+
+def _mean_of(each: Sequence[Callable[..., Tensors]], shares: Sequence[float], spec: Network) -> Callable[..., Tensors]:
+    """Return the weighted mean of what several networks answer; the embedding is the first one's.
+
+    Negative, where the network has none, is 1 - the largest mean of the others: as `predict.py` derives it.
+    """
+    total = sum(shares)
+
+    def infer(*given: tf.Tensor) -> Tensors:
+        answers = [one(*given) for one in each]
+
+        def mean(name: str) -> tf.Tensor:
+            weighted = [answer[name] * (share / total) for answer, share in zip(answers, shares, strict=True)]
+            return functools.reduce(operator.add, weighted)
+
+        found = {name: mean(name) for name in answers[0] if name != "embedding"}
+        if "embedding" in answers[0]:
+            found["embedding"] = answers[0]["embedding"]
+        if spec.classes == LOCATED:
+            located = found["probabilities"][..., :NEGATIVE]
+            negative = 1 - tf.reduce_max(located, axis=-1, keepdims=True)
+            found["probabilities"] = tf.concat([located, negative], axis=-1)
+        return found
 
     return infer
 

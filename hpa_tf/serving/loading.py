@@ -18,7 +18,7 @@ from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
 from hpa_tf.serving import starter
-from hpa_tf.serving.exporting import CHECKSUMS, FOLDER, VERSION, endpoints
+from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import FIX, check_operations
 
 _COPY_AGAIN = "copy the run again, or export it again from its weights"
@@ -38,6 +38,7 @@ class Served:
         dataset: The manifest of its training data, from JSON.
         size: Side of the network's input, px.
         keep: The object that owns the variables: the signatures only borrow them.
+        checkpoints: (name, share) of each network in it whose weighted mean it answers; empty = one network.
     """
 
     folder: str
@@ -46,6 +47,12 @@ class Served:
     dataset: dict[str, Any]
     size: int
     keep: Any
+    checkpoints: tuple[tuple[str, float], ...] = ()
+
+    def only(self, number: int) -> "Served":
+        """Return what answers with one of the checkpoints."""
+        signatures = {**self.signatures, "prepared": self.signatures[f"prepared_{number}"]}
+        return dataclasses.replace(self, signatures=signatures, checkpoints=())
 
     @property
     def has_maps(self) -> bool:
@@ -69,6 +76,11 @@ def find(run_folder: str | os.PathLike) -> str:
         fix = "let the training end (python train.py with the same --out continues it)"
         raise InputError(run_folder, f"no {FOLDER}/{VERSION}/saved_model.pb", "a run folder with a SavedModel", fix)
     return folder
+
+
+def has_checkpoints(run_folder: str | os.PathLike) -> bool:
+    """Tell whether a run's SavedModel says which checkpoints it holds; those of earlier versions held one, unsaid."""
+    return os.path.exists(os.path.join(run_folder, FOLDER, VERSION, EXTRA, "checkpoints.json"))
 
 
 def load(run_folder: str | os.PathLike) -> Served:
@@ -95,6 +107,7 @@ def load(run_folder: str | os.PathLike) -> Served:
         metadata = {name: tensor.numpy() for name, tensor in signatures["metadata"]().items()}
         lists = {name: tuple(item.decode() for item in metadata[name].tolist()) for name in ("class_names", "channels")}
         recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
+        each = [(str(name), float(share)) for name, share in json.loads(metadata.get("checkpoints", "[]"))]
     except _DAMAGE as error:
         found = f"no classes, recipe and dataset inside ({error})"
         raise InputError(folder, found, "a SavedModel of hpa_tf", FIX) from error
@@ -102,7 +115,8 @@ def load(run_folder: str | os.PathLike) -> Served:
         if lists[name] != expected:
             raise InputError(folder, f"{name} {lists[name]}", f"{expected}", "use a run of this version of hpa_tf")
     recipe = recipe_from_json(recipe, folder)
-    return Served(folder, signatures, recipe, dataset, recipe.asked_view.size, loaded)
+    checkpoints = tuple(each) if len(each) > 1 else ()
+    return Served(folder, signatures, recipe, dataset, recipe.asked_view.size, loaded, checkpoints)
 
 
 def check_files(folder: str) -> None:

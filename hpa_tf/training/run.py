@@ -132,14 +132,17 @@ def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, 
         shares: Weights files, below it, that predict, and their shares in the mean.
         facts: JSON values for the result.
     """
-    export(recipe, manifest, out, max(shares, key=shares.get))
+    export(recipe, manifest, out, shares)
     files.write_json(files.join(out, RESULT), {"checkpoints": dict(shares), **facts})
 
 
-def export(recipe: Recipe, manifest: Manifest, out: str, weights_name: str) -> None:
-    """Write the SavedModel of one weights file: float32, one device, whatever the training ran on."""
-    network = recipe.network.build(recipe.asked_view.specs())
-    weights.load(network, files.join(out, weights_name))
+def export(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float]) -> None:
+    """Write the SavedModel of the weights files that predict: float32, one device, whatever the training ran on."""
+    network = []
+    for name, share in shares.items():
+        one = recipe.network.build(recipe.asked_view.specs())
+        weights.load(one, files.join(out, name))
+        network.append(serving.Checkpoint(Path(name).name.removesuffix(".weights.h5"), one, share))
     if not files.is_remote(out):
         serving.export(out, network, recipe, manifest)
         return
