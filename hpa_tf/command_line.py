@@ -99,12 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return importlib.import_module(command.module).main([*command.first, *rest])
 
 
-def program() -> int:
-    """Run `hpa-tf`: `main`, and one line where a signal stops it."""
-    interrupts.keeps("what was written is whole; the same command goes on")
-    return interrupts.run("hpa-tf", main)
-
-
 def help_text() -> str:
     """Return the text of `hpa-tf --help`."""
     width = max(map(len, COMMANDS))

@@ -16,7 +16,7 @@ from PIL import Image
 from hpa_tf import cell_table, framing, records
 from hpa_tf.encoding import NPY_HEADER_SIZE, Encoding, decode_picture, encode_picture, picture_shape
 from hpa_tf.pipeline import evaluation_batches, parsing, read_examples
-from hpa_tf.prediction.sources import ShardReader
+from hpa_tf.prediction.shards import ShardReader
 from hpa_tf.views import Crop
 from tfrecords_builder.__main__ import main
 

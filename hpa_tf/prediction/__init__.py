@@ -1,7 +1,8 @@
 """From images or shards to scores: cut, infer, post-process, write; image by image, restartable.
 
 options.py    what a prediction is asked for
-sources.py    fields of view with a segmenter, or shards -> the cells of one image (worker processes)
+sources.py    fields of view with a segmenter -> the cells of one image (worker processes)
+shards.py     shards -> the same
 workers.py    the process pool that reads, cuts and finishes images while the network runs
 members.py    runs and systems -> networks with their weights in the mean
 inference.py  cells of many images -> batches -> probabilities, each image returned when it is whole

@@ -19,7 +19,8 @@ from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.options import Options, parse_part
-from hpa_tf.prediction.sources import ImageReader, Source, image_source, shard_source
+from hpa_tf.prediction.shards import shard_source
+from hpa_tf.prediction.sources import ImageReader, Source, image_source
 from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.quiet import import_tensorflow

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, records, submission
-from hpa_tf.encoding import decode_picture
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf import files, submission
+from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, Measurements, cut_cells
+from hpa_tf.imaging.cells import Measurements, cut_cells
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 
@@ -107,53 +106,13 @@ def image_source(
     for one in fields:
         names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in one.paths.values())
         own = [(name, *images.get(name, (0, "gone"))) for name in names]
-        stamps[one.image_id] = _digest([own, of_masks.get(one.image_id, [])])
+        stamps[one.image_id] = digest([own, of_masks.get(one.image_id, [])])
     return Source(ids, fields.__getitem__, reader, stamps)
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Return a digest of a JSON value."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
-
-
-def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_size: int) -> Source:
-    """List the images in the shards of a data folder, of all folds or of one; those without cells do not occur.
-
-    Raises:
-        InputError: The folder is no finished data folder, or has no such fold.
-    """
-    manifest = records.read_manifest(folder)
-    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
-    if fold is not None:
-        if not 0 <= fold < manifest.num_folds:
-            raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")
-        table = table[table["fold"] == fold]
-    _check_sizes(folder, manifest.shards_of("cells", None if fold is None else [fold]))
-    columns = ["image_id", "cell", *MEASURED, "shard", "offset"]
-    if missing := set(columns) - set(table.columns):
-        where = files.join(folder, records.CELL_TABLE_NAME)
-        raise InputError(where, f"no columns {sorted(missing)}", "the builder's columns", "build the data again")
-    images = {image_id: rows.index for image_id, rows in table[columns].groupby("image_id", sort=True)}
-    ids = tuple(image_id for image_id in images if is_in_part(image_id, *part))
-    shards = {shard.name: shard.sha256 for shard in manifest.shards}
-    names = table.groupby("image_id")["shard"].unique()
-    stamps = {image_id: _digest([shards.get(name) for name in names[image_id]]) for image_id in ids}
-    reader = ShardReader(str(folder), picture_size)
-    return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
-
-
-def _check_sizes(folder: str, shards: Sequence[records.Shard]) -> None:
-    """Refuse shards whose size is not the manifest's, before hours of prediction; one listing.
-
-    Raises:
-        InputError: Names the first.
-    """
-    found = files.list_stamps(folder)
-    for shard in shards:
-        size = found[shard.name][0] if shard.name in found else None
-        if size != shard.num_bytes:
-            fix = f"python -m tfrecords_builder verify {folder}, then repair"
-            what = "no such file" if size is None else f"{size} bytes"
-            raise InputError(files.join(folder, shard.name), what, f"a shard of {shard.num_bytes} bytes", fix)
 
 
 @dataclass(frozen=True)
@@ -206,8 +165,8 @@ def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size:
         picture_size: Larger side of the picture, px; 0 = no picture.
     """
     cells = list(cut_cells(field, masks, margin))
-    texts = _mask_texts(masks.cell)
-    picture, outline_mask = _picture(field.pixels, masks.cell, picture_size)
+    texts = mask_texts(masks.cell)
+    picture, outline_mask = small_picture(field.pixels, masks.cell, picture_size)
     height, width = masks.cell.shape
     image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
     rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
@@ -215,7 +174,7 @@ def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size:
         field.image_id,
         height,
         width,
-        _table(field.image_id, [cell.number for cell in cells], rows),
+        measured_table(field.image_id, [cell.number for cell in cells], rows),
         tuple(cell.crop for cell in cells),
         tuple(cell.region for cell in cells),
         tuple(texts[cell.number] for cell in cells),
@@ -225,61 +184,12 @@ def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size:
     )
 
 
-@dataclass(frozen=True)
-class ShardReader:
-    """Reads the cells of one image from TFRecord shards.
-
-    Attributes:
-        folder: Data folder.
-        picture_size: Larger side of the picture, px; 0 = no picture. Pixels beside the stored crops are black.
-    """
-
-    folder: str
-    picture_size: int = 0
-
-    def __call__(self, rows: pd.DataFrame) -> FieldCells:
-        """Return the cells of one image.
-
-        Args:
-            rows: Its rows of the data folder's cell table.
-
-        Raises:
-            InputError: A shard is missing or damaged.
-        """
-        start = time.perf_counter()
-        rows = rows.sort_values("cell")
-        image_id, height, width = rows["image_id"].iloc[0], int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
-        found = [
-            _read_record(files.join(self.folder, shard), offset)
-            for shard, offset in zip(rows["shard"], rows["offset"].tolist(), strict=True)
-        ]
-        numbers = rows["cell"].tolist()
-        if [(record["image_id"].decode(), record["cell"]) for record in found] != [(image_id, n) for n in numbers]:
-            expected = "the records that cells.parquet names"
-            raise InputError(self.folder, f"other cells of image {image_id}", expected, "build the data again")
-        decoded = [_decode_pictures(record, image_id) for record in found]
-        pixels, mask = _paste(found, decoded, height, width, with_pixels=self.picture_size > 0)
-        texts = _mask_texts(mask)
-        picture, outline_mask = _picture(pixels, mask, self.picture_size)
-        return FieldCells(
-            image_id,
-            height,
-            width,
-            _table(image_id, numbers, rows[list(MEASURED)].to_dict("records")),
-            tuple(crop for crop, _ in decoded),
-            tuple(region for _, region in decoded),
-            tuple(texts[number] for number in numbers),
-            picture,
-            outline_mask,
-            {"read": time.perf_counter() - start},
-        )
-
-
-def _mask_texts(mask: np.ndarray) -> dict[int, str]:
+def mask_texts(mask: np.ndarray) -> dict[int, str]:
+    """Return each cell's mask, by its number, as the submission writes it."""
     return {number: submission.encode_text(rle) for number, rle in run_length.encode_cells(mask).items()}
 
 
-def _table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> pd.DataFrame:
+def measured_table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> pd.DataFrame:
     """Return one row a cell with fixed column types, so that images without cells give the same schema."""
     floats = {"um_per_px", "border_ud", "border_lr"}
     columns = {
@@ -289,7 +199,8 @@ def _table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> pd.DataFr
     return pd.DataFrame({**keys, **columns})
 
 
-def _picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def small_picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the picture and the cell mask of the overlay, `size` px on the larger side; None for size 0."""
     if size == 0:
         return None, None
     picture, outline_mask = pictures.composite(pictures.shrink(pixels, size)), pictures.shrink_mask(mask, size)
@@ -299,46 +210,3 @@ def _picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarra
         picture = cv2.resize(picture, wide, interpolation=cv2.INTER_LINEAR)
         outline_mask = np.repeat(np.repeat(outline_mask, factor, axis=0), factor, axis=1)
     return picture, outline_mask
-
-
-# -- records ----------------------------------------------------------------------------------------------------------
-
-
-def _read_record(path: str, offset: int) -> dict:
-    """Read the record that begins at byte `offset`, its checksums verified."""
-    try:
-        with files.open_file(path) as stream:
-            stream.seek(offset)
-            return records.decode(next(framing.read_frames(stream, path)))
-    except (FileNotFoundError, StopIteration, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        found = f"no cell record at byte {offset} ({error or 'end of file'})"
-        raise InputError(path, found, "the record that cells.parquet names", "build the data again") from error
-
-
-def _decode_pictures(record: dict, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (crop [H, W, 4], region [H, W]) of a record."""
-    try:
-        crop, region = (decode_picture(record[name]) for name in ("crop", "region"))
-        if crop.ndim != 3 or region.shape != crop.shape[:2]:
-            raise ValueError(f"a crop of {crop.shape} and a region map of {region.shape}")
-        return crop, region
-    except ValueError as error:
-        where = f"image {image_id}, cell {record['cell']}"
-        found = f"damaged pictures in its record ({error})"
-        raise InputError(where, found, "two pictures", "python -m tfrecords_builder verify") from error
-
-
-def _paste(
-    found: list[dict], decoded: list[tuple[np.ndarray, np.ndarray]], height: int, width: int, with_pixels: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Put an image together again from its cells: pixels (black where no crop reaches) and cell mask."""
-    mask = np.zeros((height, width), np.int32)
-    pixels = np.zeros((height, width, 4) if with_pixels else (0, 0, 4), decoded[0][0].dtype)
-    for record, (crop, region) in zip(found, decoded, strict=True):
-        top, left, bottom, right = (int(side) for side in record["crop_box"])
-        mask[top:bottom, left:right][(region == THIS_CELL) | (region == THIS_NUCLEUS)] = record["cell"]
-        if with_pixels:
-            pixels[top:bottom, left:right] = crop
-    return pixels, mask

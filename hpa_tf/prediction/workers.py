@@ -23,7 +23,7 @@ from hpa_tf.memory import keep_freed_memory
 
 Future = concurrent.futures.Future
 _READERS = (
-    "hpa_tf.prediction.sources",
+    "hpa_tf.prediction.shards",
     "hpa_tf.imaging.segmentation.classical",
     "hpa_tf.imaging.segmentation.masks_on_disk",
 )

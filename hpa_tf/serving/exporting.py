@@ -78,7 +78,8 @@ def export(run_folder: str | os.PathLike, networks: Networks, recipe: Recipe, ma
     for name, (function, inputs) in endpoints(networks, recipe).items():
         archive.add_endpoint(name, function, list(inputs))
     texts = {"recipe": _as_text(recipe_to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
-    texts["checkpoints"] = _as_text([[one.name, one.share] for one in _checkpoints(networks)])
+    if len(_checkpoints(networks)) > 1:
+        texts["checkpoints"] = _as_text([[one.name, one.share] for one in _checkpoints(networks)])
     archive.add_endpoint("metadata", lambda: _metadata(texts), [])
     try:
         archive.write_out(str(temporary), options=WITHOUT_GRADIENTS, verbose=False)

@@ -79,7 +79,7 @@ def find(run_folder: str | os.PathLike) -> str:
 
 
 def has_checkpoints(run_folder: str | os.PathLike) -> bool:
-    """Tell whether a run's SavedModel says which checkpoints it holds; those of earlier versions held one, unsaid."""
+    """Tell whether a run's SavedModel holds several checkpoints; those of earlier versions held one of them."""
     return os.path.exists(os.path.join(run_folder, FOLDER, VERSION, EXTRA, "checkpoints.json"))
 
 
