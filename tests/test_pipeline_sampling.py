@@ -59,6 +59,13 @@ def test_hand_checked_repeat_factors():
     np.testing.assert_allclose(halved, expected / 2)
 
 
+def test_a_label_of_just_the_least_counts():
+    """.9 is sure and .1 is a label, also as float32."""
+    labels = np.stack([one_hot(2) * 0.9, one_hot(2) * 0.89, one_hot(2) * 0.1, one_hot(2) * 0.09])
+    factors = repeat_factors(examples(labels), SemiBalanced(cells_per_class=60, class_multipliers=(1.0,) * 18 + (0.0,)))
+    np.testing.assert_allclose(factors, np.array([2, 1, 1, 0]) * 15)
+
+
 def test_class_multipliers_set_the_draws_of_each_class():
     found = examples(np.eye(NUM_CLASSES)[:18].repeat(4, axis=0))
     multipliers = tuple(0 if c == 11 else m for c, m in enumerate(SemiBalanced().class_multipliers))

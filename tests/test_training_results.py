@@ -1,6 +1,9 @@
 """What a training leaves is what its recipe says: the moving average, the checkpoints that predict, the measures."""
 
 import json
+import re
+import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +18,17 @@ from hpa_tf.pipeline import Examples
 from hpa_tf.recipes import recipe_named
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.training import command, run
+from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure
 
 STEPS = 6
+OPTIONS = words(
+    f"--recipe.sampling.num-cells {8 * STEPS // 2} --recipe.optimization.epochs 2 --deterministic off "
+    "--recipe.optimization.ema-decay 0.25 --checkpoint-steps 1 --keep-checkpoints 99"
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +36,9 @@ def every_step(tmp_path_factory):
     """Return the run folder of a training with a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("results")
     data, out = write_tiny_dataset(folder / "data"), folder / "out"
-    options = words(
-        f"--recipe.sampling.num-cells {8 * STEPS // 2} --recipe.optimization.epochs 2 --deterministic off "
-        "--recipe.optimization.ema-decay 0.25 --checkpoint-steps 1 --keep-checkpoints 99"
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "export", lambda *arguments: None)
-        assert command.main(["--data", str(data), "--out", str(out), *TINY, *options]) == 0
+        assert command.main(["--data", str(data), "--out", str(out), *TINY, *OPTIONS]) == 0
     return out
 
 
@@ -63,6 +67,37 @@ def test_the_average_is_what_is_kept_and_the_weights_go_on(every_step):
     with np.load(every_step / "checkpoints" / f"step-{best['step']:08d}.npz") as stored:
         for i, variable in enumerate(network.trainable_variables):
             np.testing.assert_array_equal(variable.numpy(), stored[f"array/average/{i:04d}"])
+
+
+def test_a_training_goes_on_from_its_newest_checkpoint(every_step, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    out = shutil.copytree(every_step, tmp_path / "out")
+    (out / "result.json").unlink()
+    options = ["--data", str(every_step.parent / "data"), "--out", str(out), *TINY, *OPTIONS]
+    assert command.main(options) == 0
+    assert f"resumed after step {STEPS}" in capsys.readouterr().out
+
+
+def test_the_share_of_waiting_is_that_of_the_time():
+    """A loader that takes a fifth of a second for each of two batches, then a step that takes as long as both."""
+
+    def load():
+        for _ in range(2):
+            time.sleep(0.2)
+            yield 0
+
+    watch, batches = Watch(), load()
+    watch.waiting_for(batches)
+    watch.waiting_for(batches)
+    time.sleep(0.4)
+    assert 0.2 < watch.times()["waiting"] < 0.8
+
+
+def test_the_final_table_has_the_mean():
+    row = {"epoch": 3, "mAP": 0.25, "AUC": 0.5, "calibration_error": None, **{f"AP: {name}": None for name in CLASSES}}
+    lines = final_table(row, np.arange(19)).splitlines()
+    assert len(lines) == 22 and re.fullmatch(r"mean over the classes.* 0\.2500", lines[20])
+    assert lines[21] == "AUC 0.5000, calibration error -"
 
 
 @pytest.mark.parametrize(
