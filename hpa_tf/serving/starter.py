@@ -2,7 +2,8 @@
 
     ~/.cache/hpa_tf/DIGEST/starter/{recipe.json, dataset.json, weights/best.weights.h5, saved_model/1/, result.json}
 
-`XDG_CACHE_HOME` moves it. The digest is over the data and the versions, so a new version never meets an old folder.
+`XDG_CACHE_HOME` moves it. The digest is over the data, the versions and the code of the export, so a
+new version never meets an old folder.
 """
 
 import hashlib
@@ -66,6 +67,7 @@ def _cache_folder() -> Path:
 
 def _digest() -> str:
     total = hashlib.sha256(f"{__version__} {importlib.metadata.version('tensorflow')}".encode())
+    total.update(Path(__file__).with_name("export.py").read_bytes())  # what a SavedModel of ours holds
     for name in (run_folder.RECIPE, run_folder.DATASET, starter.WEIGHTS.name):
         total.update(hashlib.sha256((starter.FOLDER / name).read_bytes()).digest())
     return total.hexdigest()[:16]
