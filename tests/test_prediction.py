@@ -336,6 +336,30 @@ def test_views_are_the_eight_of_the_square_and_their_shrunk_versions():
     assert not shrunk[:, 0].any() and not shrunk[:, -1].any() and shrunk[:, 1:15, 1:15].all()
 
 
+@pytest.mark.parametrize(("tta", "num_views"), [("none", 1), ("2", 2), ("8", 8), ("16", 16)])
+def test_probabilities_are_the_mean_over_all_views(tta, num_views):
+    """A network that answers with one corner's pixel: the mean over flips and turns is that over the four corners."""
+    images = np.random.default_rng(1).random((3, 16, 16, 4), np.float32)
+    asked = []
+
+    def corner(view: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(view.copy())
+        return {"probabilities": np.repeat(view[:, 0, 0, :1], 19, axis=1), "embedding": view[:, 0, 0]}
+
+    batch = inference.Batch({0: images}, 3, ())
+    found = inference._answer(batch, [corner, lambda view: {"probabilities": np.ones((3, 19))}], [0, 0], tta)
+    assert len(asked) == num_views and found["probabilities"].shape == (2, 3, 18)
+    expected = {
+        "none": images[:, 0, 0, 0],
+        "2": images[:, 0, [0, -1], 0].mean(axis=1),
+        "8": images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].mean(axis=1),
+        "16": images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].mean(axis=1) / 2,  # black corners of the shrunk views
+    }[tta]
+    np.testing.assert_allclose(found["probabilities"][0], np.repeat(expected[:, None], 18, axis=1), atol=1e-6)
+    np.testing.assert_allclose(found["probabilities"][1], 1)
+    np.testing.assert_array_equal(found["embedding"], images[:, 0, 0])
+
+
 @pytest.mark.slow
 def test_views_make_probabilities_independent_of_orientation(world, pool, tmp_path):
     """The mean over 8 views of an image and of its mirror image must agree; without views they do not."""
