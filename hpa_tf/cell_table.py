@@ -26,6 +26,8 @@ KEYS = ["image_id", "cell"]
 VALUES = list(CLASSES)
 
 Kind = Literal["labels", "truth", "grades", "predictions", "out_of_fold"]
+_DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
+"""What reading a damaged Parquet file raises; also a file that the system does not let be read."""
 _METADATA_VERSION, _METADATA_KIND = b"hpa_tf.cell_table.version", b"hpa_tf.cell_table.kind"
 _METADATA_STEPS = b"hpa_tf.cell_table.steps"
 
@@ -176,12 +178,19 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
         raise InputError(path, "no such file", "a cell table (.parquet)", "check the path") from error
     except IsADirectoryError as error:
         raise InputError(path, "a folder", "a cell table (.parquet)", "check the path") from error
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise InputError(path, f"no Parquet file ({error})", "a cell table (.parquet)", "make it again") from error
     version = (arrow.schema.metadata or {}).get(_METADATA_VERSION)
-    if version is not None and int(version) != VERSION:
-        raise InputError(path, f"cell table version {version.decode()}", f"version {VERSION}", "make the table again")
-    return check(arrow.to_pandas(), path)
+    if version not in (None, str(VERSION).encode()):
+        found = f"cell table version {version.decode(errors='replace')}"
+        raise InputError(path, found, f"version {VERSION}", "make the table again")
+    try:
+        return check(arrow.to_pandas(), path)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        found = f"values of another kind ({error})"
+        raise InputError(path, found, "numbers in the 19 classes and in cell", "make the table again") from error
 
 
 def read_parts(path: str | os.PathLike, columns: Sequence[str], num_rows: int = 65_536) -> Iterator[pd.DataFrame]:
@@ -194,7 +203,7 @@ def read_parts(path: str | os.PathLike, columns: Sequence[str], num_rows: int = 
         with files.open_file(path) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(num_rows, columns=list(columns)):
                 yield batch.to_pandas()[list(columns)]
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+    except _DAMAGE as error:
         expected = f"a cell table (.parquet) with {list(columns)[:3]} ..."
         raise InputError(path, f"no such table ({error})", expected, "make it again") from error
 

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from isal import igzip_lib, isal_zlib
 
+from hpa_tf.imaging.channel_files import MAX_PIXELS
+
 Encoding = Literal["png", "png-stored", "npy"]
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -95,7 +97,10 @@ def decode_picture(data: bytes) -> np.ndarray:
         height, width, bits, channels = picture_shape(data)
         pixels = np.frombuffer(data, f"<u{bits // 8}", offset=NPY_HEADER_SIZE)
         return pixels.reshape((height, width) if channels == 1 else (height, width, channels))
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    height, width, *_ = picture_shape(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} px; at most {MAX_PIXELS} px are decoded")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("no intact PNG")
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA) if pixels.ndim == 3 else pixels

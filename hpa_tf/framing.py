@@ -11,6 +11,8 @@ from hpa_tf.errors import InputError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+_PIECE = 1 << 24
+_LONGEST = (1 << 31) - 1  # bytes: protobuf reads no longer message
 OVERHEAD = _HEADER.size + _FOOTER.size
 """Bytes of framing around the data of a record."""
 
@@ -39,7 +41,9 @@ def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
         length, length_crc = _HEADER.unpack(header)
         if _masked_crc(header[:8]) != length_crc:
             raise _bad_record(path, record, "a wrong checksum of its length")
-        body = stream.read(length + _FOOTER.size)
+        if length > _LONGEST:
+            raise _bad_record(path, record, f"a length of {length} bytes")
+        body = _read(stream, length + _FOOTER.size)
         if len(body) < length + _FOOTER.size:
             raise _bad_record(path, record, f"{len(body)} of {length + _FOOTER.size} bytes")
         data = body[:-4]
@@ -47,6 +51,15 @@ def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
             raise _bad_record(path, record, "a wrong checksum of its data")
         yield data
         record += 1
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    """Read up to `size` bytes, in pieces: a length that a file makes up must not become memory."""
+    pieces = []
+    while size > 0 and (piece := stream.read(min(size, _PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -61,7 +74,10 @@ def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) ->
             header = stream.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 raise _bad_record(path, record, "the end of the file")
-            stream.seek(_HEADER.unpack(header)[0] + _FOOTER.size, os.SEEK_CUR)
+            length, length_crc = _HEADER.unpack(header)
+            if _masked_crc(header[:8]) != length_crc or length > _LONGEST:
+                raise _bad_record(path, record, f"a damaged length ({length} bytes)")
+            stream.seek(length + _FOOTER.size, os.SEEK_CUR)
             record += 1
         data = next(read_frames(stream, path), None)
         if data is None:

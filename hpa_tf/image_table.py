@@ -58,7 +58,7 @@ def read(folder: str | os.PathLike) -> pd.DataFrame:
         raise InputError(path, "no such file", "the table of a folder's fields of view", _INDEX)
     try:
         table = pq.read_table(io.BytesIO(files.read_bytes(path))).to_pandas()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(path, f"a damaged file ({error})", "a Parquet table", _INDEX) from error
     if missing := sorted(set(COLUMNS) - set(table.columns)):
         raise InputError(path, f"no column {missing}", f"the columns {list(COLUMNS)}", _INDEX)

@@ -19,7 +19,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
 
@@ -53,6 +54,20 @@ def leave_to_parent() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Let processes that are started inside the block be deaf to Ctrl-C from their first moment; ours waits till then.
+
+    A terminal sends it to all processes: a worker that is still importing would end with a traceback.
+    """
+    resource_tracker.ensure_running()  # would unblock the signal when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run(program: str, command: Callable[[], int]) -> int:

@@ -25,6 +25,7 @@ import numpy as np
 
 from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.csv_tables import describe_separator, find_separator
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import MAX_PIXELS
@@ -224,6 +225,10 @@ def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
             rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
             header = tuple(next(rows, ()))
             if header != HEADER:
+                separator = find_separator(",".join(header), HEADER)
+                if separator != ",":
+                    found = f"columns separated by {describe_separator(separator)}"
+                    raise InputError(path, found, "commas", "save it as CSV separated by commas")
                 raise InputError(path, f"header {','.join(header)[:100]!r}", ",".join(HEADER), _WRONG_FILE)
             for fields in rows:
                 yield f"{path}, line {rows.line_num}", fields

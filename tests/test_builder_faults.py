@@ -61,7 +61,7 @@ def kill_at_random_moments(inputs: Inputs, out: Path, kills: int, seed: int) -> 
         process.communicate()
         if (out / records.MANIFEST_NAME).exists():
             assert main(["verify", "--deep", str(out)]) == 0
-            for path in [out / records.MANIFEST_NAME, *list((out / ".build").glob("*.parquet"))[::2], writing]:
+            for path in [out / records.MANIFEST_NAME, *list((out / ".build").glob("*.sidecar"))[::2], writing]:
                 path.unlink()  # so that there is something left to do
             for path in out.glob("*.tfrecord*"):
                 path.unlink()

@@ -475,3 +475,62 @@ def test_ablation_of_an_unfinished_prediction_is_refused(world, capsys):
     arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
     assert main(["ablation", *arguments, "--prediction", str(world / "prediction"), "--out", str(world / "o")]) == 2
     assert "state 'running'" in capsys.readouterr().err
+
+
+# -- what other tools write -------------------------------------------------------------------------------------------
+
+
+def score_of(folder: Path, prediction: str, labels: str = "ID,Cell_index,Cell_Label\nx,1,0\nx,3,0;16\n") -> dict:
+    """Score one image of two cells; `prediction` may hold {a} and {b}, the masks of the cells."""
+    mask = grid_mask(2)
+    write_mask(folder / "masks" / "x_cellmask.png", mask)
+    texts = {name: submission.encode_mask(mask == number) for name, number in (("a", 1), ("b", 3))}
+    (folder / "cells.csv").write_text(labels)
+    row = f"x,{SIDE},{SIDE},{prediction.format(**texts)}"
+    (folder / "sub.csv").write_text(",".join(submission.HEADER) + f"\n{row}\n")
+    argv = [
+        "--truth-masks",
+        folder / "masks",
+        "--truth-labels",
+        folder / "cells.csv",
+        "--submission",
+        folder / "sub.csv",
+    ]
+    assert main(["score", *map(str, argv), "--out", str(folder / "out"), "--bootstrap", "20"]) == 0
+    return json.loads((folder / "out" / "scores.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("", 0.0),
+        (f"0 1 {submission.EMPTY_MASK}", 0.0),
+        ("16 0.9 {b}", 0.5),
+        ("3 0.9 {a}", 0.0),
+        ("0 0.9 {a} 0 0.8 {b} 16 0.7 {b}", 1.0),
+    ],
+    ids=["nothing", "empty mask", "one class", "another class", "all"],
+)
+def test_classes_without_a_detection_score_zero_with_an_empty_curve(tmp_path, prediction, expected):
+    scores = score_of(tmp_path, prediction)
+    assert scores["mAP"] == pytest.approx(expected)
+    assert {name for name, ap in scores["AP"].items() if ap is not None} == {CLASSES[0], CLASSES[16]}
+    curves = (tmp_path / "out" / "pr_curves.csv").read_text().splitlines()
+    assert curves[0].replace('"', "") == "class_id,confidence,precision,recall"
+    assert (tmp_path / "out" / "pr_curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_truth_tables_of_spreadsheets_are_read_and_submissions_named(tmp_path, separator, capsys):
+    labels = "ID,Cell_index,Cell_Label,\nx,1,0,\n\nx,3,0|16,\n,,,\n".replace(",", separator)
+    assert score_of(tmp_path, "0 0.9 {a} 0 0.8 {b} 16 0.7 {b}", labels)["mAP"] == 1
+    path = tmp_path / "sub.csv"
+    path.write_text(path.read_text().replace(",", separator))
+    with pytest.raises(InputError, match=r"sub\.csv: found columns separated by (semicolons|tabs)"):
+        list(submission.read(path))
+
+
+def test_truth_masks_of_one_number_are_refused(tmp_path):
+    write_mask(tmp_path / "masks" / "x_cellmask.png", (grid_mask(6) > 0) * np.uint8(255))
+    with pytest.raises(InputError, match="label the pieces"):
+        MaskFolder(str(tmp_path / "masks")).read("x")

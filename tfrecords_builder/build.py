@@ -5,11 +5,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, image_table, records
+from hpa_tf import cell_table, files, image_table, interrupts, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
@@ -23,7 +24,7 @@ from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options, with_masks
 from tfrecords_builder.plan import Plan, Unit, make_plan
 from tfrecords_builder.pool import run_units, warm_up
-from tfrecords_builder.unit import STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
+from tfrecords_builder.unit import SIDECAR, STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
 FAILURES_NAME = "failures.csv"
 TFDS_NAMES = ("dataset_info.json", "features.json")
@@ -44,9 +45,11 @@ def build(options: BuildOptions) -> Manifest:
     options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
-    plan = make_plan(options, state.drawn_folds(state.load_plan(options.out)))
+    saved = _saved_plan(options)
+    plan = make_plan(options, state.drawn_folds(saved))
+    interrupts.keeps("finished shards are kept; the same command continues")
     with state.locked(options.out):
-        results, todo = _results_so_far(options, plan)
+        results, todo = _results_so_far(options, plan, saved)
         if todo or not _is_finished(options, plan, results):
             _open_folder(options, plan)
             results |= _run(todo, options)
@@ -64,14 +67,23 @@ def failures_of(plan: Plan, results: Iterable[UnitResult]) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
 
 
-def _results_so_far(options: BuildOptions, plan: Plan) -> tuple[Results, list[Unit]]:
+def _saved_plan(options: BuildOptions) -> dict[str, Any] | None:
+    """Return the plan that the folder was begun with; an empty one where it is damaged and a rebuild is asked for."""
+    try:
+        return state.load_plan(options.out)
+    except InputError:
+        if options.on_change != "rebuild":
+            raise
+        return {}
+
+
+def _results_so_far(options: BuildOptions, plan: Plan, saved: dict[str, Any] | None) -> tuple[Results, list[Unit]]:
     """Return the results of the units that are done, and the others, some of which lack only their fields of view.
 
     Raises:
         InputError: Something changed since the folder was begun (`on_change="fail"`), or it is not ours.
     """
-    saved = state.load_plan(options.out)
-    stamps = files.list_stamps(options.out) if saved or not files.is_remote(options.out) else {}
+    stamps = files.list_stamps(options.out) if saved is not None or not files.is_remote(options.out) else {}
     if saved is None:
         foreign = [name for name in stamps if name == records.MANIFEST_NAME or ".tfrecord" in name]
         if foreign:
@@ -80,7 +92,7 @@ def _results_so_far(options: BuildOptions, plan: Plan) -> tuple[Results, list[Un
         return {}, list(plan.units)
     found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
     failed = {failure[0] for result in found.values() if result for failure in result.failures}
-    changed = state.changes(saved, plan, failed)
+    changed = state.changes(saved, plan, failed) if saved else []
     if changed and options.on_change == "fail":
         fix = "undo the change, choose another --out, or give --on-change rebuild"
         raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
@@ -107,13 +119,16 @@ def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
     names += [image_table.NAME] if options.fields is not None else []
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
-    return records.read_manifest(options.out) == _manifest(options, plan, results)
+    try:
+        return records.read_manifest(options.out) == _manifest(options, plan, results)
+    except InputError:  # damaged: it is written anew
+        return False
 
 
 def _open_folder(options: BuildOptions, plan: Plan) -> None:
     """Take away what must not be taken for the result, then write down the plan."""
     mine = {shard for unit in plan.units for shard in (unit.shard("cells"), unit.shard("fields"))}
-    sidecars = {f"{unit.name}.parquet" for unit in plan.units}
+    sidecars = {unit.name + SIDECAR for unit in plan.units}
     if options.fields is None:
         mine -= {unit.shard("fields") for unit in plan.units}
     files.remove(files.join(options.out, records.MANIFEST_NAME))
@@ -123,7 +138,7 @@ def _open_folder(options: BuildOptions, plan: Plan) -> None:
             files.remove(files.join(options.out, name))
     folder = files.join(options.out, STATE_FOLDER)
     for name in files.list_names(folder) if files.exists(folder) else []:
-        if (name.endswith(".parquet") and name not in sidecars) or _is_temporary(name):
+        if (name.endswith((SIDECAR, ".parquet")) and name not in sidecars) or _is_temporary(name):
             files.remove(files.join(folder, name))
     state.save_plan(options.out, plan, options)
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, image_table, records
+from hpa_tf import files, framing, image_table, records
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from tfrecords_builder import labels
 from tfrecords_builder.image import Settings, build_field
@@ -129,7 +130,7 @@ def index(folder: str | os.PathLike) -> pd.DataFrame:
     if not shards:
         fix = "the command that built it with --fields SIZE adds them; its cells stay as they are"
         raise InputError(folder, "no shards of whole fields of view", "some", fix)
-    cells = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))["image_id"].value_counts()
+    cells = read_cells(folder, manifest)["image_id"].value_counts()
     ids, folds, names, offsets, values = [], [], [], [], []
     for shard in shards:
         path, offset = files.join(folder, shard.name), 0

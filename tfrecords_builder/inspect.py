@@ -8,6 +8,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import BLUE, CLASSES, GREEN, RED
+from hpa_tf.data_folder import read_cells
 from hpa_tf.encoding import decode_picture
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
@@ -21,7 +22,7 @@ _EMPTY = 68  # px, height of the row of a class without cells
 def describe(folder: str | os.PathLike) -> str:
     """Return counts per class and fold, labels per cell, crop sizes and the shares that the rules reject."""
     manifest = records.read_manifest(folder)
-    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+    table = read_cells(folder, manifest)
     lines = [
         f"{folder}: {manifest.num_images} images, {manifest.num_cells} cells, {len(manifest.shards)} shards, "
         f"{sum(shard.num_bytes for shard in manifest.shards) / 1e6:.1f} MB; bits {list(manifest.bits)}, "
@@ -72,7 +73,7 @@ def contact_sheet(folder: str | os.PathLike, columns: int = 10) -> np.ndarray:
     Returns:
         uint8 [H, W, 3], R, G, B: microtubules, protein, nucleus, each stretched within its cell; surroundings dimmed.
     """
-    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+    table = read_cells(folder)
     labels = cell_table.values(table)
     wanted = {}
     for class_id in range(len(CLASSES)):

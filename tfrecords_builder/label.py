@@ -12,8 +12,9 @@ from typing import ClassVar
 import numpy as np
 import tyro
 
-from hpa_tf import cell_table, files, label_rules, records
+from hpa_tf import cell_table, label_rules, records
 from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 
@@ -43,7 +44,7 @@ class _Rule:
 def from_data(folder: str) -> LabelTable:
     """Return the labels of a data folder: those of the images, copied to their cells."""
     manifest = records.read_manifest(folder)
-    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+    table = read_cells(folder, manifest)
     return label_rules.from_image(table, {"data": manifest.fingerprint})
 
 
@@ -61,7 +62,7 @@ class FromImage(_Rule):
         if self.data is None or self.labels is not None:
             raise InputError("--rule from_image", "no --data, or --labels", "--data DIR alone", "leave --labels out")
         manifest = records.read_manifest(self.data)
-        table = cell_table.read(files.join(self.data, records.CELL_TABLE_NAME))
+        table = read_cells(self.data, manifest)
         inputs, of_image = {"data": manifest.fingerprint}, None
         if self.image_labels:
             rows, faults = read_label_table(self.image_labels)

@@ -6,8 +6,9 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from hpa_tf import cell_table, files, label_rules, records, reporting
+from hpa_tf import files, label_rules, reporting
 from hpa_tf.classes import CLASSES
+from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.pictures import contact_sheet
 from hpa_tf.label_rules import LabelTable
@@ -43,7 +44,7 @@ def write_pictures(
         InputError: The data folder lacks the cells.
     """
     chosen = most_changed(label_rules.changes(before, after), count)
-    table = cell_table.read(files.join(data, records.CELL_TABLE_NAME))
+    table = read_cells(data)
     rows = after.rows_of(table)
     wanted = np.unique(np.concatenate([np.zeros(0, int), *chosen.values()]))
     if (rows[wanted] < 0).any():

@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
 from hpa_tf.errors import InputError
+from hpa_tf.interrupts import leave_to_parent, starting_workers
 from tfrecords_builder.field_shards import run_unit
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
@@ -75,7 +76,8 @@ def warm_up() -> str:
     multiprocessing.set_forkserver_preload(
         ["tfrecords_builder.field_shards", "hpa_tf.imaging.segmentation.nuclei_of_cells"]
     )
-    forkserver.ensure_running()
+    with starting_workers():
+        forkserver.ensure_running()
     return "forkserver"
 
 
@@ -146,7 +148,7 @@ def _describe_exit(code: int | None) -> str:
 def _work(pipe: Connection, settings: Settings) -> None:
     """Build units until the parent closes the pipe."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    leave_to_parent()
     use_one_thread()
     while True:
         try:

@@ -1,13 +1,15 @@
 """Rebuild exactly the shards that `verify` finds bad, from the inputs that the folder was built from."""
 
+import contextlib
 import os
+from typing import Any
 
 from hpa_tf import files, records
 from hpa_tf.errors import InputError
 from tfrecords_builder import state
 from tfrecords_builder.build import build
 from tfrecords_builder.options import BuildOptions
-from tfrecords_builder.unit import STATE_FOLDER
+from tfrecords_builder.unit import SIDECAR, STATE_FOLDER
 from tfrecords_builder.verify import Fault, verify
 
 
@@ -26,29 +28,64 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
         InputError: The folder was not made by `build`, its inputs changed, or a rebuilt shard differs from the
             manifest's.
     """
-    saved = state.load_plan(folder)
-    if saved is None:
-        found = f"no {STATE_FOLDER}/{state.PLAN_NAME}"
-        raise InputError(
-            folder, found, "a folder that was built here", "build it again: python -m tfrecords_builder build"
-        )
+    folder = folder if files.is_remote(folder) else os.path.abspath(folder)
     workers = workers or os.cpu_count() or 1
+    asked, where = _asked(folder)
     before, faults = _state(folder, deep, workers)
-    bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard})
-    with state.locked(folder):
-        if faults:
-            files.remove(files.join(folder, records.MANIFEST_NAME))  # so that the build writes table and manifest again
-        for name in bad:
-            files.remove(files.join(folder, name))
-            files.remove(files.join(folder, STATE_FOLDER, f"{name.replace('fields-', 'cells-', 1)}.parquet"))
-    asked = {name: tuple(v) if isinstance(v, list) else v for name, v in saved["asked"].items()}
-    manifest = build(BuildOptions(**asked, out=folder, workers=workers))
+    bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard and not fault.shard.endswith(SIDECAR)})
+    with contextlib.chdir(where):  # relative paths are relative to where the build ran
+        options = _options(asked, folder, workers)
+        with state.locked(folder):
+            if faults:
+                files.remove(files.join(folder, records.MANIFEST_NAME))  # so that the build writes all of it again
+            for name in (files.check_name(name, folder) for name in bad):
+                files.remove(files.join(folder, name))
+                files.remove(files.join(folder, STATE_FOLDER, name.replace("fields-", "cells-", 1) + SIDECAR))
+        manifest = build(options)
+    if faults and not before:  # no shard could be checked without the manifest: now they can
+        return repair(folder, deep, workers)
     other = [shard.name for shard in manifest.shards if shard.name in before and before[shard.name] != shard]
     if other:
         found = f"{len(other)} rebuilt shards that differ from the first ones, first {other[0]}"
         fix = "they are intact; copies made of the folder before should be made again"
         raise InputError(folder, found, "the same bytes", fix)
     return bad
+
+
+def _asked(folder: str) -> tuple[dict[str, Any], str]:
+    """Return the options that a folder was built with, and the folder that its paths are relative to.
+
+    They are in the plan and, but for that folder, in the manifest too: where one is damaged the other says it.
+    """
+    try:
+        saved = state.load_plan(folder)
+    except InputError:
+        return dict(records.read_manifest(folder).options), os.curdir
+    if saved is None:
+        found = f"no {STATE_FOLDER}/{state.PLAN_NAME}"
+        raise InputError(
+            folder, found, "a folder that was built here", "build it again: python -m tfrecords_builder build"
+        )
+    where = saved.get("folder", os.curdir)
+    return saved["asked"], where if os.path.isdir(where) else os.curdir
+
+
+def _options(asked: dict[str, Any], folder: str, workers: int) -> BuildOptions:
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
+    try:
+        # a damaged plan is no change; where it is intact, what changed is named
+        damaged = not _has_plan(folder)
+        return BuildOptions(**values, out=folder, workers=workers, on_change="rebuild" if damaged else "fail")
+    except TypeError as error:
+        fix = "build it again: python -m tfrecords_builder build"
+        raise InputError(folder, f"options of another version ({error})", "options of this version", fix) from error
+
+
+def _has_plan(folder: str) -> bool:
+    try:
+        return state.load_plan(folder) is not None
+    except InputError:
+        return False
 
 
 def _state(folder: str, deep: bool, workers: int) -> tuple[dict[str, records.Shard], list[Fault]]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from tfrecords_builder.options import CODE, BuildOptions, asked_options
+from tfrecords_builder.options import CODE, BuildOptions, asked_options, digest
 from tfrecords_builder.plan import FIELDS, DrawnFolds, Plan, Unit
 from tfrecords_builder.unit import STATE_FOLDER, UnitResult
 
 PLAN_NAME = "plan.json"
+_CHECKSUM = "sha256"
 _MAX_NAMED = 5
 _CODE_CHANGED = "the program's code that reads, segments, cuts or encodes"
 
@@ -53,13 +54,28 @@ def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:
     }
     folds = {"key": plan.folds.key, "folds": plan.folds.folds}
     value = {"options": plan.options, "asked": asked_options(options), "images": images, "folds": folds}
-    files.write_json(files.join(out, STATE_FOLDER, PLAN_NAME), value)
+    value["folder"] = os.getcwd()  # what relative paths are relative to
+    files.write_json(files.join(out, STATE_FOLDER, PLAN_NAME), {**value, _CHECKSUM: digest(value)})
 
 
 def load_plan(out: str) -> dict[str, Any] | None:
-    """Return what `save_plan` wrote, or None."""
+    """Return what `save_plan` wrote, or None.
+
+    Raises:
+        InputError: It is damaged.
+    """
     path = files.join(out, STATE_FOLDER, PLAN_NAME)
-    return files.read_json(path) if files.exists(path) else None
+    if not files.exists(path):
+        return None
+    fix = f"python -m tfrecords_builder repair {out}, or the build's own command with --on-change rebuild"
+    try:
+        value = files.read_json(path)
+    except InputError as error:
+        raise InputError(path, error.found, "the plan of a build", fix) from error
+    rest = {name: item for name, item in value.items() if name != _CHECKSUM} if isinstance(value, dict) else {}
+    if not {"options", "asked", "images", "folds"} <= rest.keys() or value.get(_CHECKSUM, digest(rest)) != digest(rest):
+        raise InputError(path, "another content than was written", "the plan of a build", fix)
+    return rest
 
 
 def drawn_folds(saved: dict[str, Any] | None) -> DrawnFolds | None:

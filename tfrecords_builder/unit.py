@@ -28,7 +28,10 @@ from tfrecords_builder.table import cells_table, count_cells
 
 STATE_FOLDER = ".build"
 """Folder in the data folder that holds the plan, the lock and the sidecars."""
+SIDECAR = ".sidecar"
+"""Ending of a sidecar: the SHA-256 of a Parquet file, then that file."""
 _SIDECAR_KEY = b"hpa_tf.unit"
+_DIGEST_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def clear_write_errors(out: str) -> Iterator[None]:
 
 def sidecar_path(out: str | os.PathLike, unit: Unit) -> str:
     """Return the path of a unit's sidecar."""
-    return files.join(out, STATE_FOLDER, f"{unit.name}.parquet")
+    return files.join(out, STATE_FOLDER, unit.name + SIDECAR)
 
 
 def write_sidecar(out: str, unit: Unit, result: UnitResult, table: pd.DataFrame) -> None:
@@ -194,18 +197,34 @@ def write_sidecar(out: str, unit: Unit, result: UnitResult, table: pd.DataFrame)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _SIDECAR_KEY: text})
     stream = io.BytesIO()
     pq.write_table(arrow, stream, compression="zstd")
-    files.write_bytes(sidecar_path(out, unit), stream.getvalue())
+    data = stream.getvalue()
+    files.write_bytes(sidecar_path(out, unit), hashlib.sha256(data).digest() + data)
+
+
+def is_intact(path: str | os.PathLike) -> bool:
+    """Tell whether the sidecar at `path` is as it was written.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return _checked(files.read_bytes(path)) is not None
+
+
+def _checked(data: bytes) -> io.BytesIO | None:
+    """Return the Parquet file after its digest in a sidecar; None where they do not belong together."""
+    digest, content = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
+    return io.BytesIO(content) if hashlib.sha256(content).digest() == digest else None
 
 
 def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
-    """Return the result of a unit, or None if it has none that can be read."""
-    path = sidecar_path(out, unit)
+    """Return the result of a unit, or None if it has none that can be read and is intact."""
     try:
-        with files.open_file(path) as stream:
-            text = (pq.read_schema(stream).metadata or {})[_SIDECAR_KEY]
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        stream = _checked(files.read_bytes(sidecar_path(out, unit)))
+    except OSError:
         return None
-    found = json.loads(text)
+    if stream is None:
+        return None
+    found = json.loads((pq.read_schema(stream).metadata or {})[_SIDECAR_KEY])
     found["shards"] = tuple(records.Shard(**shard) for shard in found["shards"])
     for name in ("images", "bits", "warnings", "field_offsets"):
         found[name] = tuple(found.get(name, ()))
@@ -220,9 +239,11 @@ def read_sidecar_table(out: str | os.PathLike, unit: Unit) -> pd.DataFrame:
     Raises:
         InputError: The file is damaged.
     """
-    path = sidecar_path(out, unit)
+    path, expected = sidecar_path(out, unit), "a unit's part of the cell table"
     try:
-        with files.open_file(path) as stream:
-            return pq.read_table(stream).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(path, f"{error}", "a unit's part of the cell table", "remove it and build again") from error
+        stream = _checked(files.read_bytes(path))
+    except OSError as error:
+        raise InputError(path, str(error.strerror or error), expected, "remove it and build again") from error
+    if stream is None:
+        raise InputError(path, "another content than was written", expected, "remove it and build again")
+    return pq.read_table(stream).to_pandas()

@@ -12,13 +12,17 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, image_table, records
+from hpa_tf import cell_table, files, framing, image_table, interrupts, records
+from hpa_tf.data_folder import check_file, read_cells
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, find_boxes, measure
 from hpa_tf.progress import progress
 from hpa_tf.records import Shard
+from tfrecords_builder import state
 from tfrecords_builder.field_shards import table_problem
+from tfrecords_builder.table import OWN_COLUMNS
+from tfrecords_builder.unit import SIDECAR, STATE_FOLDER, is_intact
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,16 @@ def verify(folder: str | os.PathLike, deep: bool = False, workers: int = 1) -> l
         InputError: There is no manifest, or another program version wrote it.
     """
     manifest = records.read_manifest(folder)
+    faults = [*_check_files(folder, manifest), *_check_state(folder)]
     try:
-        table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
-        faults = list(_check_table(table, manifest))
+        table = read_cells(folder, manifest)
+        faults += _check_table(table, manifest)
         if problem := table_problem(folder, manifest, table):
             faults.append(Fault("table of the fields of view", image_table.NAME, None, problem))
         parts = dict(iter(table.groupby("shard", sort=False)))
         jobs = [(shard, parts.get(_cell_shard(shard), table.iloc[:0])) for shard in manifest.shards]
     except InputError as error:
-        faults = [Fault("unreadable cell table", records.CELL_TABLE_NAME, None, error.found)]
+        faults.append(Fault("unreadable cell table", records.CELL_TABLE_NAME, None, error.found))
         jobs = [(shard, None) for shard in manifest.shards]
     check = partial(_check_shard, str(folder), deep)
     with progress(total=sum(s.num_bytes for s in manifest.shards), unit="B", unit_scale=True, desc="verify") as bar:
@@ -73,8 +78,38 @@ def _map(check, jobs: list, workers: int) -> Iterator[list[Fault]]:
     if workers <= 1:
         yield from map(check, jobs)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(check, jobs, chunksize=max(1, len(jobs) // (workers * 8)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), interrupts.leave_to_parent) as pool:
+        with interrupts.starting_workers():
+            found = pool.map(check, jobs, chunksize=max(1, len(jobs) // (workers * 8)))
+        yield from found
+
+
+def _check_files(folder: str | os.PathLike, manifest: records.Manifest) -> Iterator[Fault]:
+    """Check the files beside shards and cell table by their checksums."""
+    for name in sorted((manifest.checksums or {}).keys() - {records.CELL_TABLE_NAME, image_table.NAME}):
+        try:
+            check_file(folder, name, manifest)
+        except InputError as error:
+            yield Fault("checksum of a file", name, None, error.found)
+
+
+def _check_state(folder: str | os.PathLike) -> Iterator[Fault]:
+    """Check what a later build or repair of this folder reads, if it is there: the plan and the sidecars."""
+    inner = files.join(folder, STATE_FOLDER)
+    try:
+        names = files.list_names(inner)
+        state.load_plan(str(folder))
+    except InputError as error:
+        if files.exists(inner):
+            yield Fault("plan of the build", f"{STATE_FOLDER}/{state.PLAN_NAME}", None, error.found)
+        return
+    for name in (name for name in names if name.endswith(SIDECAR)):
+        try:
+            found = None if is_intact(files.join(inner, name)) else "another content than was written"
+        except OSError as error:
+            found = str(error.strerror or error)
+        if found is not None:
+            yield Fault("sidecar of a shard", f"{STATE_FOLDER}/{name}", None, found)
 
 
 def _cell_shard(shard: Shard) -> str:
@@ -85,6 +120,9 @@ def _cell_shard(shard: Shard) -> str:
 def _check_table(table: pd.DataFrame, manifest: records.Manifest) -> Iterator[Fault]:
     """Check what spans the shards: counts, and that no image is in two folds or shards."""
     name = records.CELL_TABLE_NAME
+    missing = sorted(set(OWN_COLUMNS) - set(table.columns))
+    if missing:
+        raise InputError(name, f"no column {missing}", "the columns of a build", "repair it")
     cells = sum(shard.num_records for shard in manifest.shards_of("cells"))
     if not manifest.num_cells == len(table) == cells:
         yield Fault("counts", name, None, f"{len(table)} rows, {cells} records, {manifest.num_cells} cells in manifest")

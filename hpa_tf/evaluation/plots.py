@@ -48,10 +48,12 @@ def precision_recall_curves(evaluation: Evaluation) -> bytes:
             axis.text(0.5, 0.5, "no true cell", ha="center", color=_GREY, fontsize=9)
             continue
         _, precision, recall = evaluation.curve(class_id)
+        axis.text(0.03, 0.06, f"AP {ap[class_id]:.3f}", fontsize=9)
+        if not len(precision):  # no detection: an empty curve
+            continue
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         axis.plot(recall, precision, color=_GREY, linewidth=0.6)
         axis.step(np.concatenate([[0], recall]), np.concatenate([envelope[:1], envelope]), color=_BLUE, linewidth=1.4)
-        axis.text(0.03, 0.06, f"AP {ap[class_id]:.3f}", fontsize=9)
     return to_png(figure)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.csv_tables import read_csv
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
@@ -88,20 +89,15 @@ def _read_header(path: str | os.PathLike) -> str:
 
 
 def _read_table(path: str | os.PathLike, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        with files.open_file(path) as stream:
-            table = pd.read_csv(stream, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", f"a CSV with {', '.join(columns)}", "check the path") from error
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(
-            path, f"no CSV table ({error})", f"the columns {', '.join(columns)}", "mend the file"
-        ) from error
+    table = read_csv(path, columns, f"a CSV with the columns {', '.join(columns)}")
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        found = f"the columns {', '.join(map(str, table.columns))[:200]}"
+        found = f"the columns {', '.join(table.columns)[:200]}"
         raise InputError(path, found, f"also {', '.join(missing)}", "add or rename the columns")
-    return table
+    for row in table.rows:
+        if row.error is not None:
+            raise row.error
+    return pd.DataFrame([row.cells for row in table.rows], columns=list(table.columns), dtype=str)
 
 
 def _label_row(text: str, where: str | os.PathLike) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from hpa_tf.classes import BLUE, CHANNELS
+from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 
@@ -112,6 +113,26 @@ def region_map(cell_mask: np.ndarray, nucleus_mask: np.ndarray, number: int) -> 
     region = np.where(cell_mask > 0, np.uint8(OTHER_CELL), np.uint8(BACKGROUND))
     region[inside] = THIS_CELL
     region[inside & (nucleus_mask == number)] = THIS_NUCLEUS
+    return region
+
+
+def check_region(region: np.ndarray, where: str) -> np.ndarray:
+    """Return a region map, integer [H, W], if its values can be those of one.
+
+    Args:
+        region: From outside, such as a request.
+        where: Named in the error.
+
+    Raises:
+        InputError: A value is not in 0..3 (a mask of 0 and 255 has no pixel of this cell), or none is 1 or 2.
+    """
+    outside = region[(region < BACKGROUND) | (region > OTHER_CELL)]
+    expected = f"{BACKGROUND} background, {THIS_CELL} this cell, {THIS_NUCLEUS} its nucleus, {OTHER_CELL} another cell"
+    if outside.size:
+        fix = "write these numbers: a mask of 0 and 255 divided by 255 is one"
+        raise InputError(where, f"the value {outside.flat[0]} in a region map", expected, fix)
+    if not ((region == THIS_CELL) | (region == THIS_NUCLEUS)).any():
+        raise InputError(where, "a region map without a pixel of this cell", expected, "mark the cell with 1")
     return region
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, image_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
+from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.errors import InputError
 from hpa_tf.views import View
 
@@ -148,9 +149,8 @@ def read_examples(
     Raises:
         InputError: The folder is no dataset, a fold does not exist, nothing is left, or `labels` does not fit.
     """
-    records.read_manifest(folder)  # refuses an unfinished folder and another schema version
+    table = read_cells(folder)  # refuses an unfinished folder, another schema version and damage
     where = files.join(folder, records.CELL_TABLE_NAME)
-    table = cell_table.read(where)
     missing = sorted({"fold", "shard", "offset", "cleaning_value"} - set(table.columns))
     if missing:
         raise InputError(where, f"no column {missing}", "the cell table of a build", "build the data again")
@@ -181,7 +181,7 @@ def _images_of(folder: str | os.PathLike, table: pd.DataFrame) -> tuple[pd.DataF
     first = np.searchsorted(image_of[order], image_of[order])
     numbers = np.empty(len(table), np.int32)
     numbers[order] = np.arange(len(table)) - first + 1
-    return image_table.read(folder), table.assign(**{FIELD_NUMBER: numbers})
+    return read_images(folder), table.assign(**{FIELD_NUMBER: numbers})
 
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:

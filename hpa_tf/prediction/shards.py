@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, records
+from hpa_tf import files, framing, records
+from hpa_tf.data_folder import read_cells
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
@@ -30,7 +31,7 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
         InputError: The folder is no finished data folder, or has no such fold.
     """
     manifest = records.read_manifest(folder)
-    table = cell_table.read(files.join(folder, records.CELL_TABLE_NAME))
+    table = read_cells(folder, manifest)
     if fold is not None:
         if not 0 <= fold < manifest.num_folds:
             raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files
+from hpa_tf import cell_table, files, interrupts
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
@@ -64,6 +64,7 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     for folder in (out, files.join(out, IMAGES), files.join(out, MASKS)):
         files.make_folder(folder)
     _claim(config, out, num_images)
+    interrupts.keeps("the images so far are kept; the same command makes the data set whole")
     truths, rows = [], []
     with progress(total=num_images, desc="synthetic images", unit="image") as bar:
         for index, (truth, labels) in enumerate(_run(config, out, num_images, workers)):
@@ -120,10 +121,13 @@ def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> It
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start) as pool:
-        yield from pool.map(job, range(num_images))
+        with interrupts.starting_workers():
+            made = pool.map(job, range(num_images))
+        yield from made
 
 
 def _start() -> None:
+    interrupts.leave_to_parent()
     keep_freed_memory()
     cv2.setNumThreads(1)
 
