@@ -402,7 +402,7 @@ def draw(results: dict[str, np.ndarray], options: Options) -> None:
     axes.set(ylabel="mean AP over that of cleaned image labels")
     axes.set_xticks(options.graded, [str(count) for count in options.graded])
     axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.01, 0.93))
     figure.savefig(options.figure, dpi=150)
 
 
