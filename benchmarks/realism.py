@@ -94,11 +94,10 @@ def network():
     """Return EfficientNet-Lite0 with ImageNet weights: [B, S, S, 3] in 0..1 -> [B, 1280]."""
     import keras
 
-    from hpa_tf.models import lite0
-    from hpa_tf.models.efficientnet import body_of
+    from hpa_tf.models.efficientnet import EfficientNet
 
-    body = body_of("Lite0", SIZE, 3)
-    donors = lite0.read_layers(lite0.installed_file())
+    backbone = EfficientNet("Lite0")
+    body, donors = backbone.build((SIZE, SIZE, 3)), backbone.imagenet("imagenet")
     for layer in body.layers:
         if layer.weights:
             layer.set_weights(donors[layer.name])

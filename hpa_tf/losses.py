@@ -50,6 +50,28 @@ class CrossEntropy:
         return ops.mean((self.positive_weight * labels * positive + (1 - labels) * negative) * weights, axis=-1)
 
 
+@dataclass(frozen=True)
+class FocalSum:
+    """Team 1's focal loss: the sum over the classes of BCE x sigmoid(-z (2 y - 1))^2.
+
+    On labels of 0 and 1 it is `Focal(2)` but for the sum instead of the mean. Source: SYSTEMS 1d.
+    """
+
+    def __call__(self, labels, logits, weights):
+        """Return the sum over the classes, [B, K]."""
+        share = ops.square(ops.sigmoid(-logits * (2 * labels - 1)))
+        return ops.sum(focal(labels, logits, 0) * share * weights, axis=-1)
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Mean square of sigmoid(z) - y: for students of an ensemble's probabilities. Source: SYSTEMS 3 (Z, h)."""
+
+    def __call__(self, labels, logits, weights):
+        """Return the mean over the classes, [B, K]."""
+        return ops.mean(ops.square(ops.sigmoid(logits) - labels) * weights, axis=-1)
+
+
 def focal(labels, logits, gamma: float):
     """Return the focal loss on soft labels, elementwise: (1 - pt)^gamma * BCE with pt = exp(-BCE).
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from keras import ops
 
-from hpa_tf.losses import CrossEntropy, Focal
+from hpa_tf.losses import CrossEntropy, Focal, FocalSum, SquaredError
+from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
 
 if TYPE_CHECKING:
     from hpa_tf.models.network import Tensors
     from hpa_tf.views import Batch
 
-AnyLoss = Focal | CrossEntropy
+AnyLoss = Focal | CrossEntropy | FocalSum | SquaredError | SymmetricLovasz | HardNegatives
 
 
 @dataclass(frozen=True)

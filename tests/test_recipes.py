@@ -45,7 +45,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 3"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 4"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):

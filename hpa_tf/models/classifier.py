@@ -9,15 +9,20 @@ import keras
 from keras import ops
 
 from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.network import LOCATED, Specs, Tensors
+from hpa_tf.models.nfnet import NFNet
 from hpa_tf.models.noise import ExampleDropout
+from hpa_tf.models.resnet import ResNet
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.models.swin import Swin
+from hpa_tf.models.vit import VisionTransformer
 
 PRIOR = 0.1
 """Probability that a new network gives to each class: about the 1.4 labels of a cell in 18 classes, so that the first
 steps are not spent on learning that most classes are absent. Source: Lin et al. 2017 (focal loss), section 4.1."""
 
-AnyBackbone = EfficientNet | SmallCnn
+AnyBackbone = EfficientNet | SmallCnn | ResNet | NFNet | InceptionV3 | Swin | VisionTransformer
 """The backbones that a recipe may name."""
 
 

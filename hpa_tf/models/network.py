@@ -136,6 +136,11 @@ def make_inputs(specs: Specs) -> dict[str, keras.KerasTensor]:
     return {name: keras.Input(spec.shape, name=name, dtype=spec.dtype) for name, spec in specs.items()}
 
 
+def inputs_beside(specs: Specs, image: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+    """Return all inputs by name, where a backbone has made that of the image: every view's model takes all it gives."""
+    return {**make_inputs({name: spec for name, spec in specs.items() if name != "image"}), "image": image}
+
+
 def all_classes(network: Network, outputs: Tensors, inputs: Tensors) -> Any:
     """Return a network's answer for all 19 classes, float32 [B, K or 1, 19]: what everybody is handed.
 

@@ -3,14 +3,18 @@
 from dataclasses import dataclass, field
 
 from hpa_tf.errors import InputError
+from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.fcan import CbamClassifier, Fcan
+from hpa_tf.models.mask_pooled import MaskPooled
+from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.objectives import AnyTerm, Labels
 from hpa_tf.pipeline import Augmentation, Sampling, SemiBalanced
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.views import AnyView, Crop
 
-AnyNetwork = Classifier
+AnyNetwork = Classifier | CbamClassifier | Fcan | PuzzleCam | DuoBranch | AttentionBag | MaskPooled
 """The networks that a recipe may name."""
 
 ALL_FOLDS = -1

@@ -23,6 +23,15 @@ def upgrade_from_2(recipe: Json) -> Json:
     return recipe
 
 
+def upgrade_from_3(recipe: Json) -> Json:
+    """Return a recipe of version 3 as one of version 4: backbones that scale their pixels and pad in two ways."""
+    network = recipe["network"]
+    if network["backbone"]["class"] != "EfficientNet":
+        return recipe
+    backbone = {**network["backbone"], "pixels": {"class": "UnitRange"}, "padding": "same"}
+    return {**recipe, "network": {**network, "backbone": backbone}}
+
+
 def _network(network: Json) -> Json:
     network = dict(network)
     dropout = network.pop("dropout")
