@@ -12,10 +12,14 @@ Source: METHODS 3 (ensemble, post-processing); W 8.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from hpa_tf.classes import NEGATIVE, NUM_CLASSES
+from hpa_tf.imaging import rules
+from hpa_tf.imaging.rules import Factor, SmallNucleusRule
 
 NUM_PREDICTED = NUM_CLASSES - 1
 """Classes that a network predicts; Negative is derived from them."""
@@ -41,6 +45,12 @@ class PostProcessing:
     """Mix each score with the mean over the image's valid cells."""
     cell_weights: tuple[float, ...] = FINAL_2_CELL_WEIGHTS
     """Share of a cell's own score in the mix, 0..1, one number a class; 1 = not mixed."""
+    small_nucleus: SmallNucleusRule | None = None
+    """Remove cells at the frame with a small nucleus, and cells without one (team 2)."""
+    factors: tuple[Factor, ...] = ()
+    """Multiply the scores of cells whose number in a column of the cell table is low (team 1)."""
+    negative: Literal["derived", "predicted"] = "derived"
+    """Negative is 1 - the largest of the other probabilities, or what the networks say of it."""
 
     def __post_init__(self):
         weights = np.asarray(self.cell_weights, float)
@@ -48,6 +58,10 @@ class PostProcessing:
             raise ValueError(f"cell_weights: found {self.cell_weights}; expected {NUM_CLASSES} numbers in 0..1")
 
 
+PREDICTED_NEGATIVE = PostProcessing(
+    border_rule=False, outlier_rule=False, image_mixing=False, cell_weights=(1.0,) * NUM_CLASSES, negative="predicted"
+)
+"""The mean of networks of 19 classes as it is: where teams 1 to 3 start from. Source: SYSTEMS 1g, 2, 3."""
 FINAL_1 = PostProcessing(cell_weights=FINAL_1_CELL_WEIGHTS)
 FINAL_2 = PostProcessing()
 
@@ -62,7 +76,8 @@ def postprocess(
     """Turn the members' probabilities into scores, float64 [N, 19] in 0..1.
 
     Args:
-        members: One array a member, [N, 18] or [N, 19] probabilities; Negative is derived, a 19th column is not read.
+        members: One array a member, [N, 18] or [N, 19] probabilities; a 19th column is read only where Negative is
+            predicted.
         weights: One weight a member, any positive scale; None = equal.
         value: [N] cell values in 0..1 (`cell_values`); a cell is valid where it is 1.
         image_ids: [N] the image of each cell.
@@ -71,13 +86,16 @@ def postprocess(
     Raises:
         ValueError: Shapes differ, or a probability or value is not a number in 0..1.
     """
-    probabilities = weighted_mean([np.asarray(member)[:, :NUM_PREDICTED] for member in members], weights)
+    if options.negative == "predicted" and any(np.shape(member)[1] != NUM_CLASSES for member in members):
+        raise ValueError("negative: found 'predicted' for members of 18 classes; expected members of 19")
+    count = NUM_CLASSES if options.negative == "predicted" else NUM_PREDICTED
+    probabilities = weighted_mean([np.asarray(member)[:, :count] for member in members], weights)
     value = np.asarray(value, float)
     if value.shape != (len(probabilities),) or len(image_ids) != len(value):
         found = f"{value.shape} values and {len(image_ids)} image ids for {len(probabilities)} cells"
         raise ValueError(f"{found}; expected one of each a cell")
     _check_range("value", value)
-    scores = with_negative(probabilities) * value[:, None]
+    scores = (probabilities if options.negative == "predicted" else with_negative(probabilities)) * value[:, None]
     if options.image_mixing:
         scores = mix_with_image_mean(scores, value == 1, image_ids, options.cell_weights)
     return scores
@@ -96,6 +114,24 @@ def cell_values(border_value: np.ndarray, outlier_value: np.ndarray, options: Po
         value = value * border_value
     if options.outlier_rule:
         value = value * outlier_value
+    return value
+
+
+def further_factors(table: pd.DataFrame, options: PostProcessing) -> np.ndarray:
+    """Return the product of the other teams' rules for each cell, [N]; 1 where none is switched on.
+
+    Args:
+        table: Measurements and other columns of all cells of one or more images.
+        options: Which rules are on.
+
+    Raises:
+        InputError: A factor's column is missing.
+    """
+    value = np.ones(len(table))
+    if options.small_nucleus is not None:
+        value = value * rules.small_nucleus_factors(table, options.small_nucleus)
+    for factor in options.factors:
+        value = value * rules.factors_of(table, factor)
     return value
 
 

@@ -3,16 +3,20 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.imaging.rules import Factor, SmallNucleusRule
 from hpa_tf.postprocessing import (
     FINAL_1,
     FINAL_2,
+    PREDICTED_NEGATIVE,
     PostProcessing,
     cell_values,
+    further_factors,
     mix_with_image_mean,
     postprocess,
     weighted_mean,
@@ -177,3 +181,20 @@ def test_wrong_arrays_are_refused(change):
 def test_wrong_cell_weights_are_refused(weights):
     with pytest.raises(ValueError, match="cell_weights"):
         dataclasses.replace(FINAL_2, cell_weights=weights)
+
+
+def test_negative_as_the_networks_predict_it():
+    rng = np.random.default_rng(5)
+    members = rng.random((2, 3, 19))
+    found = postprocess(members, [1, 3], np.ones(3), ["a", "a", "b"], PREDICTED_NEGATIVE)
+    np.testing.assert_allclose(found, (members[0] + 3 * members[1]) / 4, rtol=1e-12)
+    with pytest.raises(ValueError, match="19"):
+        postprocess(members[..., :18], [1, 3], np.ones(3), ["a", "a", "b"], PREDICTED_NEGATIVE)
+
+
+def test_further_rules_multiply_the_value():
+    box = {"top": [0, 5], "left": [5, 5], "bottom": [9, 9], "right": [9, 9], "height": 20, "width": 20}
+    table = pd.DataFrame({"image_id": "a", "nucleus_area": [10, 100], **box, "completeness": [0.1, 0.1]})
+    np.testing.assert_array_equal(further_factors(table, FINAL_2), [1, 1])
+    options = PostProcessing(small_nucleus=SmallNucleusRule(removed_value=0.5), factors=(Factor(),))
+    np.testing.assert_allclose(further_factors(table, options), [0.15, 0.3])

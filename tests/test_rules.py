@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpa_tf.errors import InputError
+from hpa_tf.imaging import rules
 from hpa_tf.imaging.rules import CLEANING_BORDER, PREDICTION_BORDER, border_values, cell_values, outlier_factors
 
 
@@ -104,3 +106,46 @@ def test_values_agree_with_the_formulas(seed, size):
         for _, rows in table.groupby("image_id"):
             expected = reference(rows.to_dict("records"), *numbers)
             np.testing.assert_allclose(found[rows.index], expected, rtol=1e-12)
+
+
+# -- the other teams' rules -------------------------------------------------------------------------------------------
+
+
+def cells_of_an_image(**columns) -> pd.DataFrame:
+    """Return 5 cells in an image of 100x100 px; the last two touch the frame."""
+    box = {"top": [10, 10, 50, 0, 40], "left": [10, 60, 10, 40, 70], "bottom": [40, 40, 90, 20, 80]}
+    box |= {"right": [40, 90, 40, 60, 100], "height": 100, "width": 100}
+    return pd.DataFrame({"image_id": "a", "nucleus_area": [100, 120, 80, 49, 60], **box} | columns)
+
+
+def test_small_nuclei_at_the_frame_are_removed():
+    """The medians of the others are 90 (60, 80, 100, 120) and 90 (49, 80, 100, 120): half of it is 45."""
+    table = cells_of_an_image(nucleus_area=[100, 120, 80, 44, 60])
+    np.testing.assert_array_equal(rules.small_nucleus_factors(table, rules.SmallNucleusRule()), [1, 1, 1, 0, 1])
+    table = cells_of_an_image(nucleus_area=[100, 120, 10, 46, 60])  # small, but inside
+    np.testing.assert_array_equal(rules.small_nucleus_factors(table, rules.SmallNucleusRule()), [1] * 5)
+    for name, value in (("top", 1), ("left", 1), ("bottom", 99), ("right", 99)):
+        inside = cells_of_an_image(nucleus_area=[100, 120, 80, 44, 60])
+        inside[name] = inside[name].clip(lower=value) if name in ("top", "left") else inside[name].clip(upper=value)
+        expected = 0 if name != "top" else 1
+        assert rules.small_nucleus_factors(inside, rules.SmallNucleusRule())[3] == expected
+
+
+def test_cells_without_a_nucleus_are_removed_and_count_in_no_median():
+    table = cells_of_an_image(nucleus_area=[0, 120, 0, 50, 0])
+    rule = rules.SmallNucleusRule()
+    np.testing.assert_array_equal(rules.small_nucleus_factors(table, rule), [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(
+        rules.small_nucleus_factors(table, rules.SmallNucleusRule(no_nucleus=False)), [1, 1, 1, 0, 1]
+    )
+    alone = cells_of_an_image(nucleus_area=[0, 0, 0, 50, 0])
+    assert rules.small_nucleus_factors(alone, rule)[3] == 1  # there is nothing to compare it with
+    two = pd.concat([table, alone.assign(image_id="b")], ignore_index=True)
+    np.testing.assert_array_equal(rules.small_nucleus_factors(two, rule), [0, 1, 0, 0, 0] + [0, 0, 0, 1, 0])
+
+
+def test_a_factor_for_cells_that_are_not_whole():
+    table = cells_of_an_image(completeness=[0.9, 0.2, 0.19, np.nan, 0.0])
+    np.testing.assert_allclose(rules.factors_of(table, rules.Factor()), [1, 1, 0.3, 1, 0.3])
+    with pytest.raises(InputError, match=r"no column 'mitosis'"):
+        rules.factors_of(table, rules.Factor("mitosis"))

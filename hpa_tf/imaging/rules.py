@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hpa_tf.errors import InputError
+
 
 @dataclass(frozen=True)
 class BorderRule:
@@ -24,6 +26,33 @@ class BorderRule:
     """Value of a cut side."""
     no_nucleus_value: float = 0.01
     """Value of a cell without a nucleus, or without blue in it."""
+
+
+@dataclass(frozen=True)
+class SmallNucleusRule:
+    """Team 2's removal: cells at the frame whose nucleus is small, and cells without one. Source: SYSTEMS 2."""
+
+    share: float = 0.5
+    """Least nucleus of a cell that touches the frame, as a share of the median nucleus of the image's other cells."""
+    no_nucleus: bool = True
+    """Remove cells without a nucleus, too."""
+    removed_value: float = 0.0
+    """Factor on the value of a removed cell."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Scores of cells whose number in some column is low are multiplied: team 1's for cells that are not whole.
+
+    Source: SYSTEMS 1g.
+    """
+
+    column: str = "completeness"
+    """Column of the cell table, such as a network's probability that the cell is whole, 0..1."""
+    below: float = 0.2
+    """Numbers below this one are low; a number that is not known is not."""
+    to: float = 0.3
+    """The factor."""
 
 
 PREDICTION_BORDER = BorderRule()
@@ -90,3 +119,34 @@ def cell_values(
     """Return border value x outlier factor of each cell, float64 [N] in 0..1; 1 = a valid cell."""
     value = border_values(table, border)
     return value * outlier_factors(table, value, outlier)
+
+
+def small_nucleus_factors(table: pd.DataFrame, rule: SmallNucleusRule) -> np.ndarray:
+    """Return the factor of each cell, float64 [N]: 1, or `rule.removed_value` for a removed one.
+
+    Args:
+        table: Columns image_id, nucleus_area, and box and size of the image (top, left, bottom, right, height, width),
+            px; the medians are taken over each image's cells with a nucleus, so it must hold all cells of an image.
+        rule: Thresholds.
+    """
+    area = table["nucleus_area"].to_numpy(float)
+    edges = (table["top"] <= 0) | (table["left"] <= 0)
+    edges |= (table["bottom"] >= table["height"]) | (table["right"] >= table["width"])
+    removed = rule.no_nucleus & (area == 0)
+    for rows in pd.Series(np.arange(len(table))).groupby(table["image_id"].to_numpy()).indices.values():
+        for row in rows[edges.to_numpy()[rows] & (area[rows] > 0)]:
+            others = area[rows[(rows != row) & (area[rows] > 0)]]
+            removed[row] |= len(others) > 0 and area[row] < rule.share * np.median(others)
+    return np.where(removed, rule.removed_value, 1.0)
+
+
+def factors_of(table: pd.DataFrame, factor: Factor) -> np.ndarray:
+    """Return 1, or `factor.to` where the column's number is low, float64 [N].
+
+    Raises:
+        InputError: There is no such column.
+    """
+    if factor.column not in table:
+        fix = f"predict {factor.column!r} first, or leave the factor out of the system"
+        raise InputError("postprocessing.factors", f"no column {factor.column!r}", "it in the cell table", fix)
+    return np.where(table[factor.column].to_numpy(float) < factor.below, factor.to, 1.0)

@@ -10,7 +10,7 @@ from keras import ops
 
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.inception import InceptionV3
-from hpa_tf.models.network import LOCATED, Specs, Tensors
+from hpa_tf.models.network import LOCATED, Specs, Tensors, inputs_beside
 from hpa_tf.models.nfnet import NFNet
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.resnet import ResNet
@@ -48,7 +48,7 @@ class Classifier:
         # the dense layer of each place, less its bias, is the class-activation map (Zhou et al. 2016)
         cam = dense(features) - ops.expand_dims(dense(ops.zeros_like(pooled)), (1, 2))
         outputs = {"logits": logits, "embedding": embedding, "features": features, "cam": cam}
-        return keras.Model({"image": body.input}, outputs, name=body.name)
+        return keras.Model(inputs_beside(specs, body.input), outputs, name=body.name)
 
     def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
         """Return the sigmoid of the logits, [B, 1, classes]."""
