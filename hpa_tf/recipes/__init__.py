@@ -5,7 +5,7 @@ optimization.py   optimizer, schedules, stopping rule
 serialization.py  recipes as JSON, and back
 choices.py        fields that may be of several classes, on the command line
 upgrades.py       recipes of earlier versions
-milimed.py        team 4
+bestfitting.py, red_ai.py, mpware_zfturbo_dieter.py, milimed.py    teams 1 to 4
 relabel.py        one single-output network a class, for pseudo-labels
 small.py          recipes that a CPU trains
 run_folder.py     what a trained run leaves behind, for those who read it
@@ -14,7 +14,7 @@ run_folder.py     what a trained run leaves behind, for those who read it
 import difflib
 
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import milimed, relabel, small, starter
+from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, red_ai, relabel, small, starter
 from hpa_tf.recipes.choices import choose_classes, describe_choices
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
@@ -28,8 +28,12 @@ from hpa_tf.recipes.serialization import (
     to_json,
 )
 
-RECIPES: tuple[Recipe, ...] = (*small.RECIPES, *starter.RECIPES, *relabel.RECIPES, *milimed.RECIPES)
-SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *milimed.SYSTEMS)
+_TEAMS = (bestfitting, red_ai, mpware_zfturbo_dieter, milimed)
+RECIPES: tuple[Recipe, ...] = (
+    *(*small.RECIPES, *starter.RECIPES, *relabel.RECIPES),
+    *(recipe for team in _TEAMS for recipe in team.RECIPES),
+)
+SYSTEMS: tuple[System, ...] = (*small.SYSTEMS, *(system for team in _TEAMS for system in team.SYSTEMS))
 
 __all__ = [
     "ALL_FOLDS",

@@ -1,0 +1,127 @@
+"""Team 1, bestfitting (private mAP .56667): FCAN on fields of view, cell networks, and a rule for incomplete cells.
+
+Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 1. Reported (public / private): plain B0 on fields
+.479 / .492, FCAN .529 / .557, one InceptionV3 cell network .565 / .547, the system .590 / .567; the hardware is not
+known here. The labels of the cell networks are those in five levels that FCAN gives out of fold:
+
+    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out-of-fold FCAN.parquet --out runs/fcan
+    train.py --data DIR --system bestfitting --labels LEVELS --out runs/bestfitting
+
+Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
+were in the system, and the weights of the members. Other than theirs: crops keep their aspect; scaling by 3/4 to 4/3,
+pasting mitotic cells, the completeness network and the antibody head's labels are left out. Not run at full size.
+Source: SYSTEMS 1.
+"""
+
+from dataclasses import replace
+
+from hpa_tf.imaging.rules import Factor
+from hpa_tf.losses import FocalSum
+from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.fcan import ALL_CLASSES, CbamClassifier, Fcan
+from hpa_tf.models.inception import InceptionV3
+from hpa_tf.models.swin import Swin
+from hpa_tf.models.vit import VisionTransformer
+from hpa_tf.objectives import Alike, Labels
+from hpa_tf.pipeline import Augmentation, EveryCell
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE
+from hpa_tf.recipes.optimization import Optimization, Steps
+from hpa_tf.recipes.recipe import Member, Recipe, System
+from hpa_tf.views import Crop, Field
+
+TERMS = (FocalSum(), SymmetricLovasz(), HardNegatives())
+DIHEDRAL = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
+
+
+def fcan_objective(weight: float = 1.0) -> tuple:
+    """Return the labels of both branches, each half of every loss, and how far their maps are apart.
+
+    Args:
+        weight: Of the distance between the maps; 0 = without it.
+    """
+    labels = tuple(Labels(output, "image", loss, 0.5) for output in ("logits", "merged_logits") for loss in TERMS)
+    return labels + ((Alike("features", "merged_features", 2, weight),) if weight else ())
+
+
+BESTFITTING_FCAN = Recipe(
+    name="bestfitting_fcan",
+    view=Field(512, num_cells=3),
+    asked=Field(512, num_cells=16),
+    network=Fcan(EfficientNet("B0", stem="red", padding="fixed")),
+    weights="imagenet",
+    augmentation=DIHEDRAL,
+    sampling=EveryCell(),
+    objective=fcan_objective(),
+    optimization=Optimization(
+        epochs=55, batch_size=16, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999, clip_norm=1.0
+    ),
+)
+BESTFITTING_FCAN_2 = replace(BESTFITTING_FCAN, name="bestfitting_fcan_2", seed=1)
+
+BESTFITTING_INCEPTION = Recipe(
+    name="bestfitting_inception",
+    view=Crop(128, margin=80),
+    network=CbamClassifier(InceptionV3(pools=False, stem="red"), hidden=2048),
+    augmentation=DIHEDRAL,
+    sampling=EveryCell(),
+    objective=tuple(Labels("logits", "cell", loss, 0.5) for loss in TERMS),
+    optimization=Optimization(epochs=13, batch_size=32, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999),
+)
+"""The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. `weights` may name a state dict
+of timm's `inception_v3`; the published weights are read by `hpa_tf.models.published`."""
+BESTFITTING_SWIN = replace(
+    BESTFITTING_INCEPTION,
+    name="bestfitting_swin",
+    network=Classifier(Swin(stem="red", drop_connect=0.2), dropout=0, classes=ALL_CLASSES),
+)
+BESTFITTING_SWIN_224 = replace(BESTFITTING_SWIN, name="bestfitting_swin_224", view=Crop(224, margin=80))
+BESTFITTING_DEIT = replace(
+    BESTFITTING_SWIN_224,
+    name="bestfitting_deit",
+    network=Classifier(VisionTransformer(stem="red", drop_connect=0.1), dropout=0, classes=ALL_CLASSES),
+)
+RECIPES = (
+    *(BESTFITTING_FCAN, BESTFITTING_FCAN_2),
+    *(BESTFITTING_INCEPTION, BESTFITTING_SWIN, BESTFITTING_SWIN_224, BESTFITTING_DEIT),
+)
+
+INCOMPLETE = Factor("completeness", below=0.2, to=0.3)
+BESTFITTING = System(
+    "bestfitting",
+    (
+        *(Member(recipe, 0.25) for recipe in RECIPES[:2]),
+        *(Member(recipe, 0.125) for recipe in RECIPES[2:]),
+    ),
+    PREDICTED_NEGATIVE,
+)
+"""Without `INCOMPLETE`, which needs a column "completeness" in the cell table:
+`replace(BESTFITTING.postprocessing, factors=(INCOMPLETE,))`."""
+
+# -- what two cores train ---------------------------------------------------------------------------------------------
+
+_LITE = EfficientNet("Lite0", stride=16, drop_connect=0, norm_momentum=0.9)
+CPU_FCAN = replace(
+    BESTFITTING_FCAN,
+    name="cpu_fcan",
+    view=Field(192, num_cells=3),
+    asked=Field(192, num_cells=16),
+    network=Fcan(_LITE, hidden=256, neck=256, dropout=0.2),
+    optimization=Optimization(
+        epochs=6, batch_size=4, learning_rate=1e-3, schedule=Steps((4, 5), (1, 0.3, 0.1)), warmup_steps=50
+    ),
+)
+CPU_FCAN_NO_PIECES = replace(CPU_FCAN, name="cpu_fcan_no_reconstruction", objective=fcan_objective(0))
+CPU_CELLS_OF_FCAN = replace(
+    CPU_FCAN,
+    name="cpu_bestfitting_cells",
+    view=Crop(64),
+    asked=None,
+    network=CbamClassifier(replace(_LITE, stride=32), hidden=256, dropout=0.2),
+    objective=BESTFITTING_INCEPTION.objective,
+    optimization=replace(CPU_FCAN.optimization, batch_size=16, epochs=3, schedule=Steps((2,), (1, 0.3))),
+)
+RECIPES += (CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_CELLS_OF_FCAN)
+CPU_BESTFITTING = System("cpu_bestfitting", (Member(CPU_FCAN, 0.5), Member(CPU_CELLS_OF_FCAN, 0.5)), PREDICTED_NEGATIVE)
+SYSTEMS = (BESTFITTING, CPU_BESTFITTING)

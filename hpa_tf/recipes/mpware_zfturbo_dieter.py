@@ -1,0 +1,177 @@
+"""Team 3, MPWARE & ZFTurbo & Dieter (private mAP .54995): Puzzle-CAM, attention, mask pooling, students.
+
+Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 3. Reported (public / private): Puzzle-CAM .52 to .53,
+one student .528 / .528, all .59768 / .54995; the hardware is not known here.
+
+    train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT --out runs/team_3
+
+The table STUDENT has what the other members say out of fold, mixed as for a submission: the students' targets. The
+spindle network (`zfturbo_spindle`: one class, trained on hand labels of cells of positive images) is asked by itself;
+its answer replaces class 11. Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
+and half, the spindle network's part. Other than theirs: Puzzle-CAM trains on whole fields of 512 px, not on random 384
+px of them; of the augmentations flips, turns and rotation; plateau by validation mAP instead of loss. Not run at full
+size. Source: SYSTEMS 3.
+"""
+
+from dataclasses import replace
+
+from hpa_tf.classes import CHANNELS, MITOTIC_SPINDLE
+from hpa_tf.losses import CrossEntropy, SquaredError
+from hpa_tf.models.bags import AttentionBag
+from hpa_tf.models.classifier import AnyBackbone, Classifier
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.fcan import ALL_CLASSES
+from hpa_tf.models.mask_pooled import MaskPooled
+from hpa_tf.models.pixels import PerImage, Standardized
+from hpa_tf.models.puzzle_cam import PuzzleCam
+from hpa_tf.models.resnet import RESNETS
+from hpa_tf.objectives import Alike, Labels
+from hpa_tf.pipeline import Augmentation, EveryCell, InverseFrequency
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE
+from hpa_tf.recipes.optimization import Cosine, Optimization, Plateau
+from hpa_tf.recipes.recipe import Member, Recipe, System
+from hpa_tf.views import Bag, Crop, Field
+
+_TURNS = Augmentation(flip=0.5, quarter_turns=True, rotation=30)
+
+# -- MPWARE -----------------------------------------------------------------------------------------------------------
+
+
+def puzzle_objective(weight: float) -> tuple:
+    """Return the labels of field and tiles, and `weight` times how far their maps are apart."""
+    labels = tuple(Labels(output, "image", CrossEntropy()) for output in ("logits", "merged_logits"))
+    return (*labels, Alike("cam", "merged_cam", 1, weight))
+
+
+MPWARE_PUZZLE_CAM = Recipe(
+    name="mpware_puzzle_cam",
+    view=Field(512, num_cells=64),
+    network=PuzzleCam(replace(RESNETS["seresnext50_32x4d"], pixels=Standardized())),
+    augmentation=_TURNS,
+    sampling=InverseFrequency(),
+    objective=puzzle_objective(0.5),
+    optimization=Optimization(epochs=48, batch_size=36, learning_rate=3e-4, schedule=Plateau(final=1e-6)),
+)
+MPWARE_CROPS = Crop(384)
+"""Stage 2: the same run, asked with a cell's masked crop."""
+
+# -- Dieter -----------------------------------------------------------------------------------------------------------
+
+
+def _with_pixels_by_image(name: str) -> AnyBackbone:
+    return replace(RESNETS[name], pixels=PerImage())
+
+
+_DIETER = Optimization(epochs=10, batch_size=16, learning_rate=1e-4, schedule=Cosine(10, final=0.0))
+DIETER_BAG_26 = Recipe(
+    name="dieter_bag_26",
+    view=Bag(16, Crop(256)),
+    network=AttentionBag(_with_pixels_by_image("seresnext26t_32x4d")),
+    augmentation=replace(_TURNS, rotation=45),
+    sampling=EveryCell(),
+    objective=(Labels("image_logits", "image", CrossEntropy()),),
+    optimization=_DIETER,
+)
+DIETER_BAG_101 = replace(
+    DIETER_BAG_26,
+    name="dieter_bag_101",
+    network=AttentionBag(_with_pixels_by_image("seresnext101_32x4d")),
+    optimization=replace(_DIETER, batch_size=8),
+)
+DIETER_MASKS = replace(
+    DIETER_BAG_101,
+    name="dieter_masks",
+    view=Field(1024, num_cells=16),
+    network=MaskPooled(_with_pixels_by_image("seresnext101_32x4d")),
+    optimization=replace(_DIETER, batch_size=8, learning_rate=5e-5),
+)
+DIETER_FIELD = replace(
+    DIETER_BAG_26,
+    name="dieter_field",
+    view=Field(512, num_cells=64),
+    network=Classifier(EfficientNet("B7", pixels=PerImage()), dropout=0.5),
+    objective=(Labels("logits", "image", CrossEntropy()),),
+    optimization=replace(_DIETER, learning_rate=1e-3),
+)
+"""18 classes, the only network without its own Negative; `--weights` takes a noisy student file of timm."""
+
+# -- ZFTurbo ----------------------------------------------------------------------------------------------------------
+
+ZFTURBO_6_CHANNELS = Recipe(
+    name="zfturbo_6_channels",
+    view=Crop(224, channels=(*CHANNELS, "cell", "nucleus")),
+    network=Classifier(EfficientNet("B5"), dropout=0.5, classes=ALL_CLASSES),
+    weights="imagenet",
+    augmentation=_TURNS,
+    sampling=EveryCell(),
+    objective=(Labels(loss=SquaredError()),),
+    optimization=Optimization(epochs=20, batch_size=32, learning_rate=1e-4, schedule=Plateau(), early_stopping=10),
+)
+ZFTURBO_GREEN = replace(ZFTURBO_6_CHANNELS, name="zfturbo_green", view=Crop(224, channels=("green",)))
+ZFTURBO_SPINDLE = replace(
+    ZFTURBO_6_CHANNELS,
+    name="zfturbo_spindle",
+    network=Classifier(EfficientNet("B0"), dropout=0.5, classes=(MITOTIC_SPINDLE,)),
+    objective=(Labels(loss=CrossEntropy()),),
+)
+RECIPES = (
+    *(MPWARE_PUZZLE_CAM, DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD),
+    *(ZFTURBO_6_CHANNELS, ZFTURBO_GREEN, ZFTURBO_SPINDLE),
+)
+
+MPWARE_ZFTURBO_DIETER = System(
+    "mpware_zfturbo_dieter",
+    (
+        Member(MPWARE_PUZZLE_CAM, 0.2),
+        Member(MPWARE_PUZZLE_CAM, 0.2, asked=MPWARE_CROPS),
+        *(Member(recipe, 0.05) for recipe in (DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD)),
+        *(Member(recipe, 0.2) for recipe in (ZFTURBO_6_CHANNELS, ZFTURBO_GREEN)),
+    ),
+    PREDICTED_NEGATIVE,
+)
+
+# -- what two cores train ---------------------------------------------------------------------------------------------
+
+_LITE = EfficientNet("Lite0", drop_connect=0, norm_momentum=0.9)
+_SHORT = Optimization(epochs=6, batch_size=8, learning_rate=1e-3, schedule=Cosine(6), warmup_steps=50)
+_QUARTERS = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
+CPU_PUZZLE_CAM = replace(
+    MPWARE_PUZZLE_CAM,
+    name="cpu_puzzle_cam",
+    view=Field(192, num_cells=64),
+    network=PuzzleCam(replace(_LITE, stride=16), neck=256),
+    weights="imagenet",
+    augmentation=_QUARTERS,
+    optimization=_SHORT,
+)
+CPU_MASK_POOLED = replace(
+    DIETER_MASKS,
+    name="cpu_mask_pooled",
+    view=Field(192, num_cells=16),
+    network=MaskPooled(replace(_LITE, stride=16), neck=256, mask_missing=True),
+    weights="imagenet",
+    augmentation=_QUARTERS,
+    optimization=_SHORT,
+)
+CPU_STUDENT = replace(
+    ZFTURBO_6_CHANNELS,
+    name="cpu_student",
+    view=Crop(64, channels=(*CHANNELS, "cell", "nucleus")),
+    network=Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES),
+    augmentation=_QUARTERS,
+    optimization=replace(_SHORT, batch_size=16, epochs=3, schedule=Cosine(3)),
+)
+CPU_STUDENT_GREEN = replace(CPU_STUDENT, name="cpu_student_green", view=Crop(64, channels=("green",)))
+RECIPES += (CPU_PUZZLE_CAM, CPU_MASK_POOLED, CPU_STUDENT, CPU_STUDENT_GREEN)
+CPU_MPWARE_ZFTURBO_DIETER = System(
+    "cpu_mpware_zfturbo_dieter",
+    (
+        Member(CPU_PUZZLE_CAM, 0.2),
+        Member(CPU_PUZZLE_CAM, 0.2, asked=Crop(64)),
+        Member(CPU_MASK_POOLED, 0.2),
+        Member(CPU_STUDENT, 0.2),
+        Member(CPU_STUDENT_GREEN, 0.2),
+    ),
+    PREDICTED_NEGATIVE,
+)
+SYSTEMS = (MPWARE_ZFTURBO_DIETER, CPU_MPWARE_ZFTURBO_DIETER)
