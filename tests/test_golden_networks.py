@@ -33,8 +33,8 @@ def formula():
     return weights_by_formula
 
 
-def build(network, folder: str, size: tuple[int, int], formula) -> keras.Model:
-    made = network.build({"image": Spec((*size, 4))})
+def build(network, folder: str, size: tuple[int, int], formula, policy: str = "float32") -> keras.Model:
+    made = network.build({"image": Spec((*size, 4))}, policy)
     load_state(made, formula.state_dict(GOLDEN / folder))
     return made
 
@@ -118,19 +118,26 @@ def test_efficientnet_b0_of_team_1(formula, run, shape, block, padding):
     assert len(worst) >= 18 and max(worst.values()) < 5e-5, worst
 
 
-@pytest.mark.parametrize("run, size, block", [("noise_128", 128, 0), ("blocks_192", 192, 40)])
-def test_puzzle_cam_of_team_3(formula, run, size, block):
+@pytest.mark.parametrize(
+    "run, size, block, policy, logits, maps",
+    [
+        ("noise_128", 128, 0, "float64", 2e-5, 1e-4),
+        ("blocks_192", 192, 40, "float64", 2e-5, 1e-4),
+        ("noise_128", 128, 0, "float32", 2e-4, 3e-4),
+    ],
+)
+def test_puzzle_cam_of_team_3(formula, run, size, block, policy, logits, maps):
+    """Features reach 268: in float32 TensorFlow rounds its 1x1 convolutions over 2,048 channels more than PyTorch."""
     folder, shape = "team3_puzzlecam_seresnext50", (2, 4, size, size)
     golden = read(folder)
     pixels = channels_last(formula.block_array(shape, block) if block else formula.input_array(shape))
     spec = PuzzleCam(replace(RESNETS["seresnext50_32x4d"], pixels=Standardized()))
-    network = build(spec, folder, (size, size), formula)
+    network = build(spec, folder, (size, size), formula, policy)
     outputs = network({"image": pixels})
-    expected = {"logits": "single_logits", "merged_logits": "tiled_logits"}
-    for ours, theirs in expected.items():
-        np.testing.assert_allclose(outputs[ours], golden[f"{run}_{theirs}"], atol=2e-5)
+    for ours, theirs in (("logits", "single_logits"), ("merged_logits", "tiled_logits")):
+        np.testing.assert_allclose(outputs[ours], golden[f"{run}_{theirs}"], atol=logits)
     for ours, theirs in (("cam", "single_features"), ("merged_cam", "tiled_features")):
-        np.testing.assert_allclose(outputs[ours], channels_last(golden[f"{run}_{theirs}"]), atol=1e-4)
+        np.testing.assert_allclose(outputs[ours], channels_last(golden[f"{run}_{theirs}"]), atol=maps)
     taps = formula.taps(golden, run)
     ours = {layer.name for layer in network.layers}
     places = {}
@@ -139,4 +146,5 @@ def test_puzzle_cam_of_team_3(formula, run, size, block):
         layer = f"{short}.act3" if short.count(".") == 1 and short.startswith("layer") else short
         places |= {name: layer} if layer in ours else {}
     worst = tap_differences(network, places, pixels, taps, formula)
-    assert len(worst) >= 16 and max(worst.values()) < 1e-4, worst
+    relative = {name: difference / taps[name]["absmax"] for name, difference in worst.items()}
+    assert len(worst) >= 16 and max(relative.values()) < (1e-6 if policy == "float64" else 5e-6), relative

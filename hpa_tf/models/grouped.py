@@ -14,6 +14,7 @@ from hpa_tf.models.swish import runs_on_cpu
 
 def grouped_convolution(inputs: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.Tensor:
     """Return [B, h, w, F] of inputs [B, H, W, C] and a kernel [r, s, C / groups, F]; padding "SAME" or "VALID"."""
+    kernel = tf.convert_to_tensor(kernel)  # of a variable the gradient would be asked for by name
     groups = inputs.shape[-1] // kernel.shape[2]
     options = {"strides": [1, stride, stride, 1], "padding": padding}
 

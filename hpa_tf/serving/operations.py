@@ -39,6 +39,8 @@ COMPUTE = frozenset(
         ),
         *("While", *EARLIER),
         # views of whole fields, and networks that merge maps by masks
+        *("BroadcastTo", "Ceil", "Cumsum", "Erfc", "Floor", "MaxPool", "Neg", "Pow", "SelectV2", "Softmax", "Sqrt"),
+        *("Square", "SquaredDifference", "StopGradient", "TopKV2", "UnsortedSegmentSum"),
         *("AvgPool", "OneHot", "Range", "RealDiv", "ResizeNearestNeighbor", "ScaleAndTranslate", "ScatterNd", "Sum"),
     )
 )
