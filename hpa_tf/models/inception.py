@@ -16,7 +16,7 @@ from hpa_tf.models.torch_backbone import TorchBackbone
 
 @dataclass(frozen=True)
 class InceptionV3(TorchBackbone):
-    """InceptionV3 up to its last map of 2048 channels. Source: see the module."""
+    """InceptionV3 up to its last map of 2048 channels."""
 
     pools: bool = True
     """Keep the stem's two max pools. Without them a 128 px cell ends at 14x14, and strides are a quarter."""

@@ -1,7 +1,7 @@
 """Networks without batch norm: NFNet-F and timm's lighter ECA-NFNet-L.
 
 Kernels are standardised instead of activations, and residual branches carry known variances. Layer for layer timm's
-`dm_nfnet_f*` and `eca_nfnet_l*`, under its names. Source: Brock et al. 2021a (scaled weight standardisation), 2021b.
+`dm_nfnet_f*` and `eca_nfnet_l*`, under its names. Source: Brock et al. 2021 (two papers).
 """
 
 import math
@@ -27,7 +27,7 @@ _EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class NFNet(TorchBackbone):
-    """A normaliser-free network; `NFNETS` has the published ones by name. Source: see the module."""
+    """A normaliser-free network; `NFNETS` has the published ones by name."""
 
     depths: tuple[int, int, int, int] = (1, 2, 6, 3)
     """Blocks of each stage."""

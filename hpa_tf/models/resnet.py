@@ -18,7 +18,7 @@ _EXPANSION = 4
 
 @dataclass(frozen=True)
 class ResNet(TorchBackbone):
-    """A residual network of any depth; `RESNETS` has the published ones by name. Source: see the module."""
+    """A residual network of any depth; `RESNETS` has the published ones by name."""
 
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Blocks of each stage."""

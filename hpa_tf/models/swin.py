@@ -19,7 +19,7 @@ _EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Swin(TorchBackbone):
-    """A Swin Transformer; the default is Swin-S. The map is that after the last layer norm. Source: see the module."""
+    """A Swin Transformer; the default is Swin-S. The map is that after the last layer norm."""
 
     depths: tuple[int, int, int, int] = (2, 2, 18, 2)
     """Blocks of each stage, in pairs: windows in place, then moved."""

@@ -1,7 +1,7 @@
 """Tensors by name from a file of weights: PyTorch's formats, or safetensors, in which timm is published.
 
 A safetensors file is the length of a header (8 bytes, little endian), the header (JSON: name -> dtype, shape, place of
-the first and behind the last byte), and the tensors' bytes. Source: github.com/huggingface/safetensors, README.
+the first and behind the last byte), and the tensors' bytes. Source: README of huggingface/safetensors, 2022.
 """
 
 import json

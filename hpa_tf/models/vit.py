@@ -20,7 +20,7 @@ _EPSILON = 1e-6
 @dataclass(frozen=True)
 class VisionTransformer(TorchBackbone):
     """A vision transformer; the default is DeiT-S. Its map holds the patches; the class token only takes part in the
-    attention. Source: see the module."""
+    attention."""
 
     depth: int = 12
     """Blocks."""
