@@ -16,7 +16,7 @@ from typing import Any
 from hpa_tf import files
 from hpa_tf.errors import InputError
 
-EARLIER = ("Einsum", "StatelessWhile")
+EARLIER = ("StatelessWhile",)
 """Operations that only exports of earlier versions have."""
 
 COMPUTE = frozenset(
@@ -39,8 +39,8 @@ COMPUTE = frozenset(
         ),
         *("While", *EARLIER),
         # views of whole fields, and networks that merge maps by masks
-        *("BroadcastTo", "Ceil", "Cumsum", "Erfc", "Floor", "MaxPool", "Neg", "Pow", "SelectV2", "Softmax", "Sqrt"),
-        *("Square", "SquaredDifference", "StopGradient", "TopKV2", "UnsortedSegmentSum"),
+        *("BatchMatMulV2", "BroadcastTo", "Ceil", "Cumsum", "Einsum", "Erfc", "Floor", "MaxPool", "Neg", "Pow", "Roll"),
+        *("SelectV2", "Softmax", "Sqrt", "Square", "SquaredDifference", "StopGradient", "TopKV2", "UnsortedSegmentSum"),
         *("AvgPool", "OneHot", "Range", "RealDiv", "ResizeNearestNeighbor", "ScaleAndTranslate", "ScatterNd", "Sum"),
     )
 )
