@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from hpa_tf.losses import CrossEntropy, FocalSum
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
+from hpa_tf.models import weights
 from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import Classifier
@@ -400,3 +401,14 @@ def test_three_hundred_cells_and_none():
     masks[0, ::3, ::4] = np.arange(1, 353).reshape(22, 16)
     means = CellMeans(300)(rng().random((2, 4, 4, 2), np.float32), masks).numpy()
     assert (means[0] > 0).all() and not means[1].any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_are_written_and_read(name, built, tmp_path):
+    """Also those of a backbone that is called twice, and of parts inside a head."""
+    spec, specs, make, _ = NETWORKS[name]
+    weights.save(built[name], tmp_path / "a.weights.h5")
+    other, inputs = spec.build(specs), make()
+    weights.load(other, tmp_path / "a.weights.h5")
+    for output, expected in built[name](inputs).items():
+        np.testing.assert_allclose(other(inputs)[output], expected, atol=1e-6)
