@@ -90,6 +90,7 @@ def test_inception_v3_of_team_1(formula):
 BLOCKS_OF_B0 = [f"block{i}{'abcd'[j]}" for i, n in enumerate((1, 2, 2, 3, 3, 4, 1), 1) for j in range(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run, shape, block, padding",
     [
@@ -118,6 +119,7 @@ def test_efficientnet_b0_of_team_1(formula, run, shape, block, padding):
     assert len(worst) >= 18 and max(worst.values()) < 5e-5, worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run, size, block, policy, logits, maps",
     [
