@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpa_tf import files, serving
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import System, run_folder, system_named
+from hpa_tf.recipes import Recipe, System, run_folder, system_named
 from hpa_tf.serving import Served, starter
+from hpa_tf.views import Crop
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def _networks_of(run: str, name: str, weight: float) -> list[Network]:
     if earlier and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
         return [_checkpoint(run, name, path, weight * share) for path, share in earlier]
     served = serving.load(run)
+    check_view(served.recipe, run)
     sha256 = digest(served.folder)
     if not served.checkpoints:
         return [Network(name, weight, served, sha256, run)]
@@ -65,6 +68,20 @@ def _networks_of(run: str, name: str, weight: float) -> list[Network]:
         Network(f"{name}@{epoch}", weight * (share / total), served.only(number), f"{sha256}, {epoch}", run)
         for number, (epoch, share) in enumerate(served.checkpoints)
     ]
+
+
+def check_view(recipe: Recipe, run: str) -> None:
+    """Refuse a network that does not see one cell in all four channels.
+
+    Raises:
+        InputError: It sees whole fields, bags or other channels: predict.py cannot prepare those yet.
+    """
+    view = recipe.asked_view
+    if not isinstance(view, Crop) or view.channels != CHANNELS:
+        channels = f" with the channels {', '.join(view.channels)}" if isinstance(view, Crop) else ""
+        found = f"a network that sees {type(view).__name__}{channels} ({recipe.name})"
+        expected = f"Crop with the channels {', '.join(CHANNELS)}"
+        raise InputError(run, found, expected, "predict with a run of single cells; its SavedModel answers this view")
 
 
 def _weights_beside(run: str) -> tuple[tuple[str, float], ...]:
@@ -102,6 +119,11 @@ def find_system(name: str, runs: str) -> tuple[System, list[str]]:
         InputError: There is no such system, or members are missing: names them and the command that trains them.
     """
     system = system_named(name)
+    for member in system.members:
+        check_view(member.recipe, f"--system {name}")
+    if system.postprocessing.negative == "predicted":
+        found = f"a system whose networks predict Negative ({name})"
+        raise InputError("--system", found, "one that derives it", "predict with a run, or another system")
     folders = {member.recipe.name: files.join(runs, member.recipe.name) for member in system.members}
     missing = [member for member, folder in folders.items() if not run_folder.is_finished(folder)]
     if missing:
