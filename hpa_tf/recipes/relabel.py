@@ -1,6 +1,6 @@
 """Small single-output networks, one for each class, that say which cells of a positive image do not show it.
 
-    python train.py --recipe relabel_small --data DIR --out runs/relabel
+    python train.py --recipe relabel_resnet18 --data DIR --out runs/relabel
     python -m tfrecords_builder label --rule drop_unlikely --data DIR \\
         --predictions runs/relabel/out_of_fold.parquet --out labels.parquet
 
@@ -9,9 +9,12 @@ for their weights, so one trace serves them all: the class in question takes the
 underfitted ResNet18; `relabel_small` stands in on a CPU. Source: METHODS 3 (pseudo-labels); W 5.
 """
 
+from dataclasses import replace
+
 from hpa_tf.classes import NEGATIVE, NUM_CLASSES
 from hpa_tf.losses import CrossEntropy
 from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.resnet import RESNETS
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Labels
 from hpa_tf.pipeline import Augmentation, SemiBalanced
@@ -41,7 +44,15 @@ RELABEL_SMALL = Recipe(
     optimization=Optimization(epochs=2, batch_size=32, learning_rate=2e-3, schedule=Cosine(2), warmup_steps=20),
     validation_fold=ALL_FOLDS,
 )
-RECIPES = (RELABEL_SMALL,)
+RELABEL_RESNET18 = replace(
+    RELABEL_SMALL,
+    name="relabel_resnet18",
+    view=Crop(size=256),
+    network=Classifier(RESNETS["resnet18"], classes=(ASKED,)),
+    sampling=half_and_half(20_000),
+    optimization=Optimization(epochs=2, batch_size=64, learning_rate=3e-4, schedule=Cosine(2)),
+)
+RECIPES = (RELABEL_SMALL, RELABEL_RESNET18)
 
 
 def is_relabelling(recipe: Recipe) -> bool:
