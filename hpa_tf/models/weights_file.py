@@ -4,8 +4,9 @@ import os
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
+from hpa_tf.models.tensor_file import SUFFIXES
 
-HDF5, PYTORCH = (".h5", ".hdf5"), (".pth", ".pt", ".bin")
+HDF5, TENSORS = (".h5", ".hdf5"), SUFFIXES
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _STARTS = {
     b"": "an empty file",
@@ -22,10 +23,10 @@ def check_weights_file(source: str) -> None:
     Raises:
         InputError: It does not; says what it is instead.
     """
-    if os.path.isdir(source) or (files.is_remote(source) and not source.endswith(HDF5 + PYTORCH)):
+    if os.path.isdir(source) or (files.is_remote(source) and not source.endswith(HDF5 + TENSORS)):
         return
-    expected = f"a weights file ({', '.join(HDF5 + PYTORCH)}) or a run folder"
-    if not source.endswith(HDF5 + PYTORCH):
+    expected = f"a weights file ({', '.join(HDF5 + TENSORS)}) or a run folder"
+    if not source.endswith(HDF5 + TENSORS):
         raise InputError("--weights", f"the file {source}", expected, "check the path, or rename the file")
     with files.open_file(source) as stream:
         start = stream.read(64)
