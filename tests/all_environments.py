@@ -53,7 +53,12 @@ EXTRAS = (  # the extra [serve] is in [test]
     Environment("beam", ("beam",), ("tests/test_prediction_beam.py", "tests/test_builder_ecosystem.py", "-k", "beam")),
     Environment("tfds", ("tfds",), ("tests/test_builder_ecosystem.py", "-k", "tensorflow_datasets or metadata")),
     Environment("remote", ("test-remote",), ("tests/test_builder_ecosystem.py", "-k", "store")),
-    Environment("bench", ("bench",), ("tests/test_backbones.py",), without_dependencies=("timm==1.0.31",)),
+    Environment(
+        "bench",
+        ("bench",),
+        ("tests/test_backbones.py", "tests/test_torch_file_kinds.py", "-k", "timm or torch or swin_in"),
+        without_dependencies=("timm==1.0.31",),
+    ),
 )
 PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 
