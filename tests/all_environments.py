@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS, RESULTS = ROOT / ".venv-extras", ROOT / ".test-results"
 ALLOWED = ROOT / "tests" / "allowed_skips.txt"
 MAKE = [sys.executable, "-m", "uv"]
-TESTS_NEED = ("pytest==9.2.0", "hypothesis==6.170.15")
+TESTS_NEED = ("pytest==9.2.0", "hypothesis==6.170.15", "psutil==7.2.2")
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class Environment:
 
 
 EXTRAS = (  # the extra [serve] is in [test]
-    Environment(
-        "export", ("onnx", "openvino"), ("tests/test_serving.py", "tests/test_prediction.py", "-k", "runtime or onnx")
-    ),
+    Environment("export", ("onnx", "openvino"), ("tests/test_serving.py", "-k", "runtime or onnx")),
     Environment("bioimageio", ("bioimageio",), ("tests/test_serving_bioimageio.py",)),
     Environment("anndata", ("anndata",), ("tests/test_prediction_sources.py", "-k", "anndata")),
     Environment("beam", ("beam",), ("tests/test_prediction_beam.py", "tests/test_builder_ecosystem.py", "-k", "beam")),
