@@ -119,7 +119,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     """
     path = files.join(folder, MANIFEST_NAME)
     if not files.exists(path):
-        raise InputError(folder, f"no {MANIFEST_NAME}", "a finished data folder", "python -m tfrecords_builder build")
+        fix = f"python -m tfrecords_builder build --images IMAGES --labels TABLE --segmenter classical --out {folder}"
+        raise InputError(folder, f"no {MANIFEST_NAME}", "a finished data folder", fix)
     try:
         found = json.loads(files.read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:

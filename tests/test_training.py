@@ -54,6 +54,15 @@ def plain(data, tmp_path_factory):
     return out
 
 
+def test_without_options_shards_are_trained_on_by_the_recipe_of_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = command.parse([], recipes.recipe_named(command.DEFAULT_RECIPE))
+    assert (options.data.data, options.out, options.recipe.name) == ("shards", "runs/cpu_lite0", "cpu_lite0")
+    assert command.main(["--strategy", "mirrored"]) == 2
+    assert "tfrecords_builder build --images IMAGES" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_run_folder_is_complete_with_its_saved_model(data, tmp_path, capsys):
     out = tmp_path / "out"
     two = words("--recipe.optimization.epochs 2 --recipe.ensemble 1 3")

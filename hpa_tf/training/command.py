@@ -33,7 +33,8 @@ from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
 from hpa_tf.training.systems import train_system
 
-DEFAULT_RECIPE = "cpu_b0"
+DEFAULT_RECIPE = "cpu_lite0"
+DEFAULT_DATA, DEFAULT_RUNS = "shards", "runs"
 DIVERGED_EXIT_CODE = 3
 DESCRIPTION = f"""Train a network on a data folder; the same command goes on after a stop.
 
@@ -51,7 +52,8 @@ class Options:
     """What is trained, on what, where."""
 
     out: str
-    """Run folder (with --system or --folds: the folder of the run folders), local or remote."""
+    """Run folder (with --system or --folds: the folder of the run folders), local or remote; by default
+    runs/NAME of the recipe or the system."""
     data: Annotated[Data, tyro.conf.arg(name="")]
     strategy: StrategyName = "one"
     """one device, mirrored (all GPUs of this machine), multiworker (TF_CONFIG) or tpu (TPU_NAME)."""
@@ -75,15 +77,16 @@ class Options:
     recipe: tyro.conf.FlagConversionOff[Recipe] = field(default_factory=lambda: recipe_named(DEFAULT_RECIPE))
 
 
-def parse(arguments: Sequence[str], recipe: Recipe) -> Options:
-    """Return the options; fields of `recipe` are the defaults of --recipe.FIELD.
+def parse(arguments: Sequence[str], recipe: Recipe, name: str | None = None) -> Options:
+    """Return the options; fields of `recipe` are the defaults of --recipe.FIELD, `name` (or its own) that of --out.
 
     Raises:
         InputError: Options exclude each other, or one has no effect beside another.
     """
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
     recipe, rest = choose_classes(recipe, arguments)
-    default = Options(out=tyro.MISSING, data=Data(data=tyro.MISSING), recipe=recipe)
+    out = f"{DEFAULT_RUNS}/{name or recipe.name}"
+    default = Options(out=out, data=Data(data=DEFAULT_DATA), recipe=recipe)
     description = f"{DESCRIPTION}\n\nFields of several classes:\n{describe_choices(recipe)}"
     options = tyro.cli(kind, args=rest, default=default, prog="train.py", description=description)
     check_together(options, recipe)
@@ -205,7 +208,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     system = system_named(names.system)
-    options = parse(rest, system.members[0].recipe)
+    options = parse(rest, system.members[0].recipe, system.name)
     beside = {f"--recipe {names.recipe}": names.recipe, f"--folds {options.folds}": options.folds}
     for option, is_given in beside.items():
         if is_given:
