@@ -65,6 +65,7 @@ COMMANDS: dict[str, Command] = {
     "check": _evaluation("check", "read a submission and say what is wrong with it"),
     "diagnose": _evaluation("diagnose", "which cells are wrong, and how"),
     "ablation": _evaluation("ablation", "what each step of a system is worth"),
+    "outlines": _evaluation("outlines", "cells of a prediction as GeoJSON, for QuPath and napari"),
     "page": _evaluation("page", "one page about a run and its score"),
     "serve": _serving("serve", "answer over HTTP, with TensorFlow Serving's paths"),
     "onnx": _serving("onnx", "write a run as ONNX"),

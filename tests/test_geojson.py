@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from hpa_tf import geojson
+from hpa_tf import geojson, submission
 from hpa_tf.classes import CLASSES
+from hpa_tf.evaluation.command import main
 
 
 def rasterize(geometry: dict, shape: tuple[int, int]) -> np.ndarray:
@@ -71,3 +72,19 @@ def test_scores_are_measurements_and_the_first_class_is_named(cells):
 
 def test_an_image_without_cells_has_no_features():
     assert geojson.features(np.zeros((5, 5), np.uint16), {})["features"] == []
+
+
+def test_outlines_of_a_submission_have_its_scores(cells, tmp_path):
+    scores = np.random.default_rng(0).random((4, 19)).round(6)
+    with submission.SubmissionWriter(tmp_path / "submission.csv") as writer:
+        writer.write(submission.make_row("img", cells, [3, 8, 9, 700], scores))
+        writer.write(submission.make_row("empty", np.zeros((6, 9), np.int32), [], np.zeros((0, 19))))
+    assert main(["outlines", str(tmp_path / "submission.csv"), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "img.geojson").read_text())["features"]
+    assert len(found) == 4
+    for feature, own, number in zip(found, scores, (3, 8, 9, 700), strict=True):
+        measured = [feature["properties"]["measurements"][name] for name in CLASSES]
+        np.testing.assert_allclose(measured, own, atol=1e-5)
+        wrong = (rasterize(feature["geometry"], cells.shape) != (cells == number)).sum()
+        assert wrong <= 0.05 * (cells == number).sum()
+    assert json.loads((tmp_path / "out" / "empty.geojson").read_text())["features"] == []
