@@ -136,7 +136,7 @@ def check_wheel() -> list[str]:
         program = str(folder / "bin" / "hpa-tf")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         there = {"cwd": elsewhere, "env": environment}
-        call([program, "generate", "--out", "made", "--num-images", "6", "--size", "256"], **there)
+        call([program, "generate", "--out", "made", "--num-images", "6", "--size", "512"], **there)
         build = [
             "--images",
             "made/images",
