@@ -8,7 +8,6 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -43,7 +42,8 @@ class Workers:
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
-            _start_fork_server()
+            with interrupts.starting_workers():
+                forkserver.ensure_running()
         self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
         self.submit(int)  # starts the workers: their imports run beside TensorFlow's
 
@@ -100,15 +100,6 @@ def result(future: Future) -> Any:
         return future.result()
     except BrokenProcessPool as error:
         raise _killed() from error
-
-
-def _start_fork_server() -> None:
-    """Start the process that workers are forked from, with Ctrl-C blocked: that is the main process's to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, even before Python starts there
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:
