@@ -107,13 +107,13 @@ def test_the_final_table_has_the_mean():
 def test_the_last_checkpoints_predict_with_their_own_shares(tmp_path, monkeypatch, epochs, expected):
     """After an early stop there are fewer: the newest keep their shares, oldest first."""
     exported = []
-    monkeypatch.setattr(run, "export", lambda recipe, manifest, out, name: exported.append(name))
+    monkeypatch.setattr(run, "export", lambda recipe, manifest, out, shares: exported.append(dict(shares)))
     recipe = replace(recipe_named("cpu_small"), ensemble=(0.2, 0.3, 0.35, 0.15))
     rows = [{"epoch": i + 1, "mAP": value} for i, value in enumerate([0.1, 0.4, 0.2, 0.3, 0.3, 0.2][:epochs])]
     run.finish(recipe, None, str(tmp_path), Progress(rows=rows))
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["checkpoints"] == {f"weights/epoch-{e:04d}.weights.h5": share for e, share in expected.items()}
-    assert exported == [f"weights/epoch-{max(expected, key=expected.get):04d}.weights.h5"]
+    assert exported == [result["checkpoints"]]  # the SavedModel holds them all
     assert result["epochs"] == epochs and result["best"]["epoch"] == 2
 
 

@@ -164,6 +164,7 @@ let examples = [];
 // -- deciding ---------------------------------------------------------------------------------------------------------
 
 // Run one action at a time; what fails is said, and the cell stays.
+let filtersChanged = false;
 async function alone(action, event) {
   if (busy) return;
   busy = true;
@@ -177,7 +178,14 @@ async function alone(action, event) {
     say(`Not saved: ${error.message}`, true);
   } finally {
     busy = false;
+    if (filtersChanged) showFiltered(); // changed while the action ran
   }
+}
+
+function showFiltered() {
+  filtersChanged = false;
+  page.offset = 0;
+  return alone(showReview);
 }
 
 function seconds() {
@@ -396,8 +404,8 @@ $("review-button").onclick = () => setView(view === "review" ? "one" : "review")
 $("help-button").onclick = () => $("help").showModal();
 $("filters").onsubmit = (event) => event.preventDefault();
 $("filter-grade").onchange = $("filter-text").oninput = () => {
-  page.offset = 0;
-  alone(showReview);
+  filtersChanged = true;
+  if (!busy) showFiltered();
 };
 $("newer").onclick = () => alone(() => ((page.offset = Math.max(0, page.offset - page.limit)), showReview()));
 $("older").onclick = () => alone(() => ((page.offset += page.offset + page.limit < page.total ? page.limit : 0), showReview()));
