@@ -36,12 +36,14 @@ class Environment:
         extras: Extras of the project.
         tests: Arguments of pytest.
         without_dependencies: Packages that are installed without what they ask for.
+        removed: Packages that others bring and that are taken away again.
     """
 
     name: str
     extras: tuple[str, ...]
     tests: tuple[str, ...]
     without_dependencies: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 EXTRAS = (  # the extra [serve] is in [test]
@@ -56,6 +58,7 @@ EXTRAS = (  # the extra [serve] is in [test]
         ("bench",),
         ("tests/test_backbones.py", "tests/test_torch_file_kinds.py", "-k", "timm or torch or swin_in"),
         without_dependencies=("timm==1.0.31",),
+        removed=("triton",),  # its import crashes beside TensorFlow, and PyTorch does without it on a CPU
     ),
 )
 PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}
@@ -111,6 +114,9 @@ def run_in(environment: Environment) -> list[str]:
     ]
     if environment.without_dependencies:
         codes.append(subprocess.call([*install, "--no-deps", *environment.without_dependencies], cwd=ROOT))
+    if environment.removed:
+        uninstall = [*MAKE, "pip", "uninstall", "--quiet", "--python", str(python), *environment.removed]
+        codes.append(subprocess.call(uninstall, cwd=ROOT))
     if any(codes):
         print(f"== {environment.name}: {asked} could not be installed", flush=True)
         return [environment.name]
