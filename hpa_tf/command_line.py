@@ -50,7 +50,7 @@ COMMANDS: dict[str, Command] = {
     "repair": _builder("repair", "rebuild the bad shards of a data folder"),
     "inspect": _builder("inspect", "counts and a contact sheet of a data folder"),
     "grade": Command(
-        "grade single cells by hand in the browser", "hpa_tf.grading.__main__", (), "python -m hpa_tf.grading"
+        "grade single cells by hand in the browser", "hpa_tf.grading.command", (), "python -m hpa_tf.grading"
     ),
     "grades": _builder("grades", "journals of grades -> one table"),
     "label": _builder("label", "a rule: tables -> a table of soft labels"),

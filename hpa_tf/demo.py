@@ -15,6 +15,8 @@ from typing import Annotated
 
 import tyro
 
+from hpa_tf import files
+
 UM_PER_PX = "0.32"
 TRAIN_SEED, TEST_SEED = "1", "2"
 
@@ -60,7 +62,7 @@ def steps(demo: Demo) -> list[list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code of the step that failed, or 0."""
-    demo = tyro.cli(Demo, args=arguments, prog="hpa-tf demo")
+    demo = tyro.cli(Demo, args=files.expand_home(arguments), prog="hpa-tf demo")
     start = time.monotonic()
     for command in steps(demo):
         print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)

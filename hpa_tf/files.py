@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -299,9 +300,10 @@ def _is_surrogate(letter: str) -> bool:
     return 0xD800 <= ord(letter) < 0xE000
 
 
-def expand_home(arguments: Iterable[str]) -> list[str]:
-    """Return a command line with `~` replaced at the start of values, as in `--images=~/images`.
+def expand_home(arguments: Iterable[str] | None = None) -> list[str]:
+    """Return a command line (None = this process's) with `~` replaced at the start of values: `--images=~/images`.
 
     A shell does that only at the start of a word.
     """
-    return [_HOME.sub(lambda match: match[1] + os.path.expanduser(match[2]), argument) for argument in arguments]
+    given = sys.argv[1:] if arguments is None else arguments
+    return [_HOME.sub(lambda match: match[1] + os.path.expanduser(match[2]), argument) for argument in given]

@@ -110,7 +110,7 @@ def evaluate(run: str, asked: MakeStarter) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps; return the exit code of the step that failed, or 0."""
-    asked = tyro.cli(MakeStarter, args=arguments, prog="hpa-tf make-starter")
+    asked = tyro.cli(MakeStarter, args=files.expand_home(arguments), prog="hpa-tf make-starter")
     try:
         if (asked.fields is None) != (asked.field_labels is None):
             raise InputError("--fields", "one of --fields and --field-labels", "both or neither", "add the other")

@@ -1,6 +1,5 @@
 """The manifest of a data folder: what it holds, how it was made, and the checksum of every file."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -8,7 +7,7 @@ from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
-from hpa_tf import files
+from hpa_tf import checksums, files
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 
@@ -89,20 +88,12 @@ class Manifest:
 
 _SINCE = {"brightness": 2, "checksums": 2, "manifest_version": 2}
 """Version of the manifest that each field is in since, where not since the first."""
-_CHECKSUM = "sha256"
-"""Key of the checksum of all others in the file."""
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
     """Return a manifest as JSON values with their checksum; one of version 1 as that version wrote it."""
     kept = {name: v for name, v in asdict(manifest).items() if _SINCE.get(name, 1) <= manifest.manifest_version}
-    value = json.loads(json.dumps(kept))
-    return value if manifest.manifest_version == 1 else {**value, _CHECKSUM: _checksum(value)}
-
-
-def _checksum(value: Mapping[str, Any]) -> str:
-    rest = {name: item for name, item in value.items() if name != _CHECKSUM}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json.loads(json.dumps(kept)) if manifest.manifest_version == 1 else checksums.sealed_json(kept)
 
 
 def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
@@ -125,7 +116,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         found = json.loads(files.read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged_manifest(path, f"no JSON ({error})") from error
-    if not isinstance(found, dict) or found.get(_CHECKSUM, _checksum(found)) != _checksum(found):
+    if not isinstance(found, dict) or not checksums.is_intact(found):
         raise _damaged_manifest(path, "a file that was changed after it was written (its checksum differs)")
     rebuild = "build the data again with this version: python -m tfrecords_builder build"
     version, manifest_version = found.get("schema_version"), found.get("manifest_version", 1)
@@ -134,7 +125,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     if manifest_version not in range(1, MANIFEST_VERSION + 1):
         raise InputError(path, f"manifest version {manifest_version}", f"1 to {MANIFEST_VERSION}", rebuild)
     names = {field.name for field in dataclass_fields(Manifest) if _SINCE.get(field.name, 1) <= manifest_version}
-    names |= {_CHECKSUM} if manifest_version > 1 else set()
+    names |= {checksums.KEY} if manifest_version > 1 else set()
     if found.keys() != names:
         extra, missing = sorted(found.keys() - names), sorted(names - found.keys())
         raise InputError(path, f"unknown fields {extra}, missing {missing}", "the fields of Manifest", rebuild)
@@ -162,7 +153,7 @@ def _manifest_from(found: Mapping[str, Any]) -> Manifest:
     """
     shards = tuple(_shard_from(shard) for shard in found["shards"])
     tuples = {name: tuple(found[name]) for name in ("classes", "channels", "um_per_px", "bits")}
-    kept = {name: value for name, value in found.items() if name != _CHECKSUM}
+    kept = {name: value for name, value in found.items() if name != checksums.KEY}
     counts = [found[name] for name in ("margin", "num_folds", "num_images", "num_cells")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise ValueError(f"counts {counts}")

@@ -16,7 +16,7 @@ from shards import one_hot, write_dataset
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES
-from hpa_tf.grading.__main__ import Options, make_session
+from hpa_tf.grading.command import Options, make_session
 from hpa_tf.grading.server import GradingApp, make_server
 
 ROOT = Path(__file__).parent.parent

@@ -30,7 +30,7 @@ def test_import_contracts_hold():
         "hpa_tf.postprocessing",
         "hpa_tf.synthetic",
         "hpa_tf.evaluation",
-        "hpa_tf.grading.__main__",
+        "hpa_tf.grading.command",
         "tfrecords_builder",
     ],
 )

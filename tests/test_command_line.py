@@ -39,6 +39,43 @@ def test_a_command_gets_its_options():
     assert result.returncode == 2 and "no_such_folder" in result.stderr and "Traceback" not in result.stderr
 
 
+_AT_HOME = {
+    "segment": ["--images=~/none", "--out=~/out"],
+    "build": ["--images=~/none", "--labels=~/l.csv", "--segmenter=classical", "--out=~/out"],
+    "verify": ["~/none"],
+    "repair": ["~/none"],
+    "inspect": ["~/none"],
+    "grade": ["--data=~/none", "--class=3", "--out=~/grades"],
+    "grades": ["~/none", "--out=~/g.csv"],
+    "label": ["--rule=from_image", "--data=~/none", "--out=~/l.parquet"],
+    "diff": ["~/none", "~/none"],
+    "train": ["--data=~/none", "--out=~/out"],
+    "predict": ["--run=~/none", "--images=~/none", "--out=~/out"],
+    "merge": ["--out=~/out", "~/none"],
+    "score": ["--truth-masks=~/none", "--truth-labels=~/none", "--submission=~/none", "--out=~/out"],
+    "cells": ["--truth=~/none", "--scores=~/none"],
+    "check": ["~/none"],
+    "diagnose": ["--truth-masks=~/none", "--truth-labels=~/none", "--submission=~/none", "--out=~/out"],
+    "outlines": ["~/none", "--out=~/out"],
+    "serve": ["--run=~/none", "--port=0"],
+    "onnx": ["--run=~/none"],
+}
+
+
+@pytest.mark.parametrize("name", _AT_HOME)
+def test_a_tilde_is_home_in_the_paths_of_every_command(name, tmp_path, monkeypatch, capsys):
+    """Shells leave it alone after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = command_line.main([name, *_AT_HOME[name]])
+    except SystemExit as error:
+        code = error.code
+    errors = capsys.readouterr().err
+    assert code == 2 and f"{tmp_path}" in errors and "~" not in errors, errors
+    assert not list(tmp_path.glob("~*"))
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("biuld", "build"), ("Train", "train"), ("scores", "score")])
 def test_a_wrong_name_is_refused_with_the_nearest(typed, meant, capsys):
     assert command_line.main([typed]) == 2

@@ -15,8 +15,8 @@ from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import Writer, read
 from hpa_tf.grading import pixels
-from hpa_tf.grading.__main__ import Options, main, make_session
 from hpa_tf.grading.cells import read_cells
+from hpa_tf.grading.command import Options, main, make_session
 from hpa_tf.grading.order import REPEAT_GAP, queue
 from hpa_tf.grading.server import TOKEN_HEADER, GradingApp
 from hpa_tf.grading.session import Conflict, Session

@@ -1,6 +1,6 @@
 """Prediction end to end on images with known cells, against an independent computation of every step."""
 
-import contextlib
+import io
 import json
 import os
 import shutil
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import prediction_cases as cases
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
@@ -491,29 +492,51 @@ def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, dama
 
 
 def test_damaged_results_are_named(world, tmp_path):
-    """Cut short, empty, a bit flipped anywhere in the pages, or of another program."""
+    """Cut short, empty, any bit flipped, or of another program: each is seen, or changes no value."""
     root, _, _ = world
     (tmp_path / "parts").mkdir()
     path = tmp_path / "parts/c3.parquet"
     data = (root / "out/parts/c3.parquet").read_bytes()
-    flipped = [bytearray(data) for _ in range(12)]
-    for i, copy in enumerate(flipped):
-        copy[40 + i * (len(data) // 3) // 12] ^= 1 << i % 8
-    other = pd.DataFrame({"a": [1]})
-    other.to_parquet(tmp_path / "other.parquet")
-    damaged = [b"", data[:-9], data[: len(data) // 2], (tmp_path / "other.parquet").read_bytes()]
-    for content in damaged:
+    path.write_bytes(data)
+    intact = results.read_part(str(tmp_path), "c3")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    for content in [b"", data[:-9], data[: len(data) // 2], (tmp_path / "other.parquet").read_bytes()]:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"c3\.parquet.*remove it"):
             results.read_part(str(tmp_path), "c3")
-    num_found = 0
-    for content in flipped:  # what holds values is found; a bit of a page's statistics changes nothing
-        path.write_bytes(content)
-        with contextlib.suppress(InputError):
-            results.read_part(str(tmp_path), "c3")
+    silent = 0
+    for position in [*range(0, len(data), 37), *range(len(data) - 200, len(data))]:
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            found = results.read_part(str(tmp_path), "c3")
+        except InputError as error:
+            assert "c3.parquet" in str(error) and "remove it" in error.fix
             continue
-        num_found += 1
-    assert num_found >= 6
+        silent += 1  # the word before the checksum itself
+        pd.testing.assert_frame_equal(found.table, intact.table)
+        assert np.array_equal(found.probabilities, intact.probabilities) and found.mask_texts == intact.mask_texts
+    assert silent <= 4
+    table = pq.read_table(io.BytesIO(data))  # a file of an earlier version has no checksum
+    kept = {key: value for key, value in table.schema.metadata.items() if key != b"hpa_tf.checksum"}
+    pq.write_table(table.replace_schema_metadata(kept), path)
+    pd.testing.assert_frame_equal(results.read_part(str(tmp_path), "c3").table, intact.table)
+
+
+@pytest.mark.parametrize("name", [b"gr\xf6n_red.png", b"\xff\xfe_green.png"])
+def test_names_that_are_no_utf8_are_skipped_where_errors_are(small, pool, tmp_path, name):
+    shutil.copytree(small[0], tmp_path / "small")
+    images = tmp_path / "small/images"
+    shutil.copy(images / "a_red.png", os.path.join(os.fsencode(images), name))
+    (images / "A1_red.png").touch()  # beside it: an image with one channel, which is read, and fails
+    options = replace(small[1], **{what: str(tmp_path / "small" / what) for what in ("images", "masks", "out")})
+    with pytest.raises(InputError, match="image id"):
+        predict(options, pool)
+    outcome = predict(replace(options, on_error="skip"), pool)
+    failed = pd.read_csv(tmp_path / "small/out/failures.csv")["image_id"].tolist()
+    assert outcome.num_images == 3 and len(failed) == 2 == len(outcome.failures) and "A1" in failed
+    assert any("\\x" in image_id for image_id in failed)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

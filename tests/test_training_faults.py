@@ -1,6 +1,7 @@
 """What a user can do wrong with train.py ends with one line that names it and its fix, and with exit code 2."""
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -14,11 +15,13 @@ from training_process import TINY, start, words, workers_config, write_tiny_data
 
 from hpa_tf import cell_table, folder_lock
 from hpa_tf.errors import InputError
+from hpa_tf.models import weights
 from hpa_tf.pipeline import read_examples
 from hpa_tf.pipeline.damage import find_damage
 from hpa_tf.recipes import recipe_named
+from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.records import read_manifest
-from hpa_tf.training import command, run
+from hpa_tf.training import claim, command, run
 from hpa_tf.training.cluster import read_cluster
 
 OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --deterministic off")
@@ -307,6 +310,37 @@ def test_damaged_files_of_the_run_are_named(intact, trained, tmp_path, refused, 
     out = shutil.copytree(trained, tmp_path / "out")
     harm(out / name)
     assert str(out / name) in refused(intact)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "inputs.json", "result.json", "weights/best.weights.h5"])
+def test_a_flipped_bit_in_a_run_is_named_or_changes_nothing(intact, trained, tmp_path, refused, name):
+    """Positions drawn by a stated seed; the same file without a checksum, of an earlier version, is read."""
+    out, draw = shutil.copytree(trained, tmp_path / "out"), random.Random(13)
+    path, run = out / name, read_run(out)
+    network = run.recipe.network.build(run.recipe.view.specs())
+    weights.load(network, out / "weights/best.weights.h5")
+    values, data, seen = network.get_weights(), path.read_bytes(), 0
+    for _ in range(25):
+        flipped = bytearray(data)
+        flipped[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            if name == "inputs.json":
+                claim.check_same_run(str(out), {name: json.loads(data)})
+            assert read_run(out) == run
+            weights.load(network, out / "weights/best.weights.h5")
+        except InputError as error:
+            seen += 1
+            assert str(path) in str(error) and error.fix
+        else:
+            assert all(map(np.array_equal, network.get_weights(), values))
+    assert seen >= 22  # a space between two values is none of them
+    plain = {key: value for key, value in json.loads(data).items() if key != "sha256"} if path.suffix == ".json" else {}
+    path.write_bytes(json.dumps(plain).encode() if plain else data.replace(b"hpa_tf.sha256", b"of an earlier"))
+    assert read_run(out) == run
+    weights.load(network, out / "weights/best.weights.h5")
+    if plain:
+        assert command.main(["--data", str(intact), "--out", str(out), *OPTIONS]) == 0
 
 
 @pytest.mark.parametrize("harm", [empty, halve, lambda path: path.write_text("<html>")])

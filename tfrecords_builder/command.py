@@ -101,7 +101,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 1 where images were left out or faults found, or 2 for bad input."""
-    arguments = files.expand_home(sys.argv[1:] if arguments is None else arguments)
+    arguments = files.expand_home(arguments)
     try:
         if arguments[:1] == ["label"]:  # its options depend on the rule
             from tfrecords_builder import label

@@ -31,7 +31,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code: 2 for bad input, 1 for a submission with errors."""
-    arguments = files.expand_home(sys.argv[1:] if arguments is None else arguments)
+    arguments = files.expand_home(arguments)
     options = tyro.cli(Command, args=arguments, prog="python -m hpa_tf.evaluation")
     try:
         with files.full_disk_explained("--out"):

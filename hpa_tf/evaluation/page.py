@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hpa_tf import cell_table, files, reporting
+from hpa_tf import cell_table, checksums, files, reporting
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
@@ -98,8 +98,13 @@ def _read_run(folder: str) -> tuple[pd.DataFrame, dict]:
     path = files.join(folder, "history.csv")
     if not files.exists(path):
         raise InputError(path, "no such file", "the history of a training", "give the folder that train.py wrote")
+    result, fix = files.join(folder, "result.json"), "copy the run folder again"
+    if files.exists(result):
+        digest = checksums.read_json(result, fix).get("history_sha256")
+        checksums.check_file(path, digest, "the history of the training", fix)
+    recipe = checksums.read_json(files.join(folder, "recipe.json"), fix)
     with files.open_file(path) as stream:
-        return pd.read_csv(stream), files.read_json(files.join(folder, "recipe.json"))
+        return pd.read_csv(stream), recipe
 
 
 def choose_cells(predicted: pd.DataFrame, truth: pd.DataFrame, count: int) -> dict[tuple[str, int], dict]:

@@ -6,6 +6,7 @@ standing.py  the decisions that stand, by row
 session.py   one grader's session: queue + journal (`hpa_tf.grade_journal`) -> progress
 pixels.py    a record -> what the page draws
 context.py   the cell in its field of view, with its outline
+command.py   the command line
 server.py    HTTP on 127.0.0.1: requests, what is refused, answers
 page.html, page.css, page.js   the page, plain JavaScript, nothing from elsewhere
 

@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
-from hpa_tf import files, starter
+from hpa_tf import checksums, files, starter
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed
@@ -61,11 +62,13 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
 
 
 def save(network: keras.Model, path: str | os.PathLike) -> None:
-    """Write a network's weights, atomically, to a local or remote `.weights.h5` file."""
+    """Write a network's weights, atomically, to a local or remote `.weights.h5` file with their checksum."""
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, "all" + OWN_SUFFIX)
         network.save_weights(local)
-        files.write_bytes(path, Path(local).read_bytes())
+        with h5py.File(local, "r+") as stored:
+            stored.attrs["checksum"] = np.bytes_(checksums.PLACE)
+        files.write_bytes(path, checksums.seal(Path(local).read_bytes()))
 
 
 def load(network: keras.Model, path: str | os.PathLike) -> None:
@@ -79,7 +82,9 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
         raise InputError(path, "no such file", "the weights of a run", fix)
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, "all" + OWN_SUFFIX)
-        Path(local).write_bytes(files.read_bytes(path))
+        data = files.read_bytes(path)
+        checksums.check_seal(data, path, "the weights as they were written", "copy the file again, or train again")
+        Path(local).write_bytes(data)
         try:
             network.load_weights(local)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # by h5py and Keras

@@ -17,7 +17,7 @@ EXIT_FAILURES, EXIT_INPUT = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 if images were skipped, 2 for bad input."""
     try:
-        options = tyro.cli(Options, args=arguments, prog="predict.py")
+        options = tyro.cli(Options, args=files.expand_home(arguments), prog="predict.py")
         with files.full_disk_explained(options.out):
             outcome = predict(options)
     except InputError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpa_tf import files, serving
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
+from hpa_tf.models import weights
 from hpa_tf.recipes import Recipe, System, run_folder, system_named
 from hpa_tf.serving import Served, starter
 from hpa_tf.views import Crop
@@ -96,7 +97,7 @@ def _checkpoint(run: str, name: str, path: str, weight: float) -> Network:
     """Build a run's network with the weights of one epoch."""
     trained = run_folder.read_run(run)
     network = trained.recipe.network.build(trained.recipe.asked_view.specs())
-    network.load_weights(path)
+    weights.load(network, path)
     served = serving.from_network(network, trained.recipe, trained.manifest, path)
     return Network(f"{name}@{Path(path).name.removesuffix('.weights.h5')}", weight, served, digest(path), run)
 

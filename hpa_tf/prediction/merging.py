@@ -97,7 +97,7 @@ def _copy(source: str, target: str, image_id: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     try:
-        options = tyro.cli(MergeOptions, args=arguments, prog="python -m hpa_tf.prediction.merge")
+        options = tyro.cli(MergeOptions, args=files.expand_home(arguments), prog="python -m hpa_tf.prediction.merge")
         with files.full_disk_explained(options.out):
             print(f"{merge(options)} images in {options.out}")
     except InputError as error:

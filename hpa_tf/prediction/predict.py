@@ -69,6 +69,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
             from hpa_tf.prediction.beam_runner import run_on_beam  # TensorFlow
 
             outcome = run_on_beam(options, source, done, finisher, light)
+    outcome.failures += [(image_id, str(error)) for image_id, error in source.faults]
     stages.report(outcome, options)
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
@@ -129,7 +130,7 @@ def make_source(options: Options, networks: list) -> Source:
         options.full_scale,
     )
     patterns = (options.cell_pattern, options.nucleus_pattern)
-    return image_source(options.images, part, reader, options.masks, patterns)
+    return image_source(options.images, part, reader, options.masks, patterns, options.on_error == "skip")
 
 
 def check_scale(um_per_px: float, networks: list) -> None:

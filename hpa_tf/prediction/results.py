@@ -5,6 +5,7 @@ It appears whole and last, so an image is either done or not begun. The final fi
 order of the ids: a prediction that was killed and continued ends with the same bytes.
 """
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -16,14 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import files
+from hpa_tf import checksums, files
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 
 MANIFEST, STAMPS, PARTS, OVERLAYS, RAW = "predictions.json", "inputs.json", "parts", "overlays", "raw"
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
-_METADATA = b"hpa_tf.prediction"
+_METADATA, _CHECKSUM = b"hpa_tf.prediction", b"hpa_tf.checksum"
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def write_part(out: str, part: Part) -> None:
     if part.embedding is not None:
         arrow = arrow.append_column(EMBEDDING, pa.array(list(part.embedding), pa.list_(pa.float32())))
     facts = {"height": part.height, "width": part.width, "networks": len(part.probabilities)}
-    metadata = {**(arrow.schema.metadata or {}), _METADATA: json.dumps(facts).encode()}
-    with files.atomic_writer(part_path(out, part.image_id)) as stream:
-        table = arrow.replace_schema_metadata(metadata)
-        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    ours = {_METADATA: json.dumps(facts).encode(), _CHECKSUM: checksums.PLACE.encode()}
+    stream = io.BytesIO()
+    pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **ours}), stream, compression="zstd")
+    files.write_bytes(part_path(out, part.image_id), checksums.seal(stream.getvalue()))
 
 
 def read_part(out: str, image_id: str) -> Part:
@@ -79,12 +80,14 @@ def read_part(out: str, image_id: str) -> Part:
     Raises:
         InputError: It is missing or damaged.
     """
-    path = part_path(out, image_id)
+    path, fix = part_path(out, image_id), "remove it and run the same prediction again"
     try:
-        with files.open_file(path) as stream:
-            return _part(image_id, pq.read_table(stream, page_checksum_verification=True))
+        data = files.read_bytes(path)
+        checksums.check_seal(data, path, "a result file", fix)
+        return _part(image_id, pq.read_table(io.BytesIO(data), page_checksum_verification=True))
+    except InputError:
+        raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        fix = "remove it and run the same prediction again"
         raise InputError(path, f"a result that cannot be read ({error})", "a result file", fix) from error
 
 

@@ -17,7 +17,7 @@ from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Measurements, cut_cells
-from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, FieldFiles, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 
 BOX = ("top", "left", "bottom", "right")
@@ -72,12 +72,14 @@ class Source:
         task: What a worker needs to know about image i; called in the main process.
         load: Reads the cells; picklable, called in workers.
         stamps: Digest, by image, of the state of the files that it is read from: another state, another digest.
+        faults: Images that cannot be used by what their files are called, and why.
     """
 
     image_ids: tuple[str, ...]
     task: Callable[[int], Any]
     load: Callable[[Any], FieldCells]
     stamps: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
 
 def image_source(
@@ -86,6 +88,7 @@ def image_source(
     reader: "ImageReader",
     masks: str | None = None,
     patterns: Sequence[str | None] = (),
+    skip_faults: bool = False,
 ) -> Source:
     """List the fields of view of one part of a folder.
 
@@ -95,11 +98,14 @@ def image_source(
         reader: Reads, segments and cuts one of them.
         masks: Folder of the masks that the reader's segmenter reads, if it reads any.
         patterns: Their names.
+        skip_faults: Leave images out whose names cannot be used, instead of raising the first one's error.
 
     Raises:
         InputError: See `find_fields`.
     """
-    fields = tuple(field for field in find_fields(folder) if is_in_part(field.image_id, *part))
+    faults: list[Fault] = []
+    found = find_fields(folder, faults if skip_faults else None)
+    fields = tuple(field for field in found if is_in_part(field.image_id, *part))
     ids = tuple(field.image_id for field in fields)
     images, of_masks = files.list_stamps(folder), files.stamps_by_id(masks, ids, patterns) if masks else {}
     stamps = {}
@@ -107,7 +113,8 @@ def image_source(
         names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in one.paths.values())
         own = [(name, *images.get(name, (0, "gone"))) for name in names]
         stamps[one.image_id] = digest([own, of_masks.get(one.image_id, [])])
-    return Source(ids, fields.__getitem__, reader, stamps)
+    own_faults = tuple(fault for fault in faults if is_in_part(fault[0], *part))
+    return Source(ids, fields.__getitem__, reader, stamps, own_faults)
 
 
 def digest(value: Any) -> str:

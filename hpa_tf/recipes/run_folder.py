@@ -9,12 +9,18 @@ history.csv          one row an epoch: loss, learning rate, validation
 logs/                TensorBoard
 result.json          written last: the run is finished; which weights predict, with which shares
 saved_model/1/       for serving (`hpa_tf.serving`)
+
+recipe.json, dataset.json, inputs.json, result.json and the weights carry their checksums (`hpa_tf.checksums`), that of
+the history stands in result.json, checkpoints have those of zip files and the SavedModel a list of its own.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from hpa_tf import files
+from hpa_tf import checksums, files
+from hpa_tf.errors import InputError
 from hpa_tf.models.weights import BEST_WEIGHTS
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import load
@@ -23,6 +29,7 @@ from hpa_tf.records import MANIFEST_NAME, Manifest, read_manifest
 RECIPE, INPUTS, RESULT, HISTORY = "recipe.json", "inputs.json", "result.json", "history.csv"
 CHECKPOINTS, WEIGHTS, LOGS, SAVED_MODEL = "checkpoints", "weights", "logs", "saved_model/1"
 DATASET = MANIFEST_NAME
+MEND = "copy the run folder again; if there is no other, remove this file and run the same training again: it goes on"
 
 __all__ = ["BEST_WEIGHTS", "Run", "epoch_weights", "is_finished", "read_run"]
 
@@ -54,6 +61,37 @@ def is_finished(folder: str | os.PathLike) -> bool:
     return files.exists(files.join(folder, RESULT))
 
 
+def write_result(folder: str | os.PathLike, shares: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+    """Mark a run as finished.
+
+    Args:
+        folder: Run folder.
+        shares: Weights files, below it, that predict, and their shares in the mean.
+        facts: Further JSON values.
+    """
+    history = files.join(folder, HISTORY)
+    digest = {"history_sha256": files.sha256(history)} if files.exists(history) else {}
+    value = {"checkpoints": dict(shares), **digest, **facts}
+    files.write_json(files.join(folder, RESULT), checksums.sealed_json(value))
+
+
+def read_result(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return what `write_result` wrote.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    path = files.join(folder, RESULT)
+    found = checksums.read_json(path, MEND)
+    shares = found.get("checkpoints")
+    if not isinstance(shares, dict) or not shares or not all(isinstance(s, int | float) for s in shares.values()):
+        raise InputError(path, f"the checkpoints {shares!r}", "weights files and their shares", MEND)
+    for name in shares:
+        for part in name.split("/"):
+            files.check_name(part, path)
+    return found
+
+
 def read_run(folder: str | os.PathLike) -> Run:
     """Read a run folder; a run that is not finished predicts with its best weights so far.
 
@@ -63,7 +101,7 @@ def read_run(folder: str | os.PathLike) -> Run:
     recipe, manifest = load(files.join(folder, RECIPE)), read_manifest(folder)
     shares = {BEST_WEIGHTS: 1.0}
     if is_finished(folder):
-        shares = files.read_json(files.join(folder, RESULT))["checkpoints"]
+        shares = read_result(folder)["checkpoints"]
     total = sum(shares.values())
     checkpoints = tuple((files.join(folder, name), share / total) for name, share in shares.items())
     return Run(str(folder), recipe, manifest, checkpoints)

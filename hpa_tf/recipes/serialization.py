@@ -10,7 +10,7 @@ import types
 import typing
 from typing import Any
 
-from hpa_tf import files
+from hpa_tf import checksums, files
 from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.upgrades import upgrade_from_1, upgrade_from_2, upgrade_from_3
@@ -111,14 +111,14 @@ def recipe_from_json(value: Any, where: str | os.PathLike) -> Recipe:
 
 
 def save(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write a recipe as JSON, atomically."""
-    files.write_json(path, recipe_to_json(recipe))
+    """Write a recipe as JSON with its checksum, atomically."""
+    files.write_json(path, checksums.sealed_json(recipe_to_json(recipe)))
 
 
 def load(path: str | os.PathLike) -> Recipe:
     """Read a recipe that `save` wrote.
 
     Raises:
-        InputError: The file is missing, is no recipe, or was written by another version.
+        InputError: The file is missing, damaged, is no recipe, or was written by another version.
     """
-    return recipe_from_json(files.read_json(path), path)
+    return recipe_from_json(checksums.read_json(path, "copy the run folder again"), path)

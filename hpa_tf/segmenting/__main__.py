@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hpa_tf.segmenting.options import Options
     from hpa_tf.segmenting.program import segment
 
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = files.expand_home(arguments)
     try:
         if arguments[:1] == ["convert"]:
             asked = tyro.cli(ConvertOptions, args=arguments[1:], prog=f"{PROGRAM} convert")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hpa_tf import files
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import FieldFiles, find_fields
+from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
 from hpa_tf.prediction.options import parse_part
@@ -71,7 +71,8 @@ def segment(options: Options) -> Outcome:
     """
     options.check()
     part = parse_part(options.shard)
-    fields = [one for one in find_fields(options.images) if is_in_part(one.image_id, *part)]
+    faults: list[Fault] | None = [] if options.on_error == "skip" else None
+    fields = [one for one in find_fields(options.images, faults) if is_in_part(one.image_id, *part)]
     with mask_folder.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
         mask_folder.claim(options.out, method.identity)
@@ -79,7 +80,7 @@ def segment(options: Options) -> Outcome:
         listed = files.list_stamps(options.images)
         stamps = {one.image_id: mask_folder.stamp_of(one, listed) for one in fields}
         done = mask_folder.done_images(options.out)
-        outcome = Outcome(len(fields))
+        outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
         for image_id in done.keys() & stamps.keys():
             if done[image_id] != stamps[image_id]:
                 mask_folder.forget(options.out, image_id)

@@ -53,6 +53,7 @@ class Serve:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    arguments = files.expand_home(arguments)
     commands = {"onnx": Onnx, "bioimageio": Bioimageio, "serve": Serve}
     command = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m hpa_tf.serving", args=arguments)
     try:

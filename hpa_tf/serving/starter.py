@@ -54,7 +54,7 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
         packed.unpack(network, starter.WEIGHTS)
         weights.save(network, folder / run_folder.BEST_WEIGHTS)
         export(str(folder), network, recipe, manifest)
-        files.write_json(folder / run_folder.RESULT, {"checkpoints": {run_folder.BEST_WEIGHTS: 1.0}})
+        run_folder.write_result(folder, {run_folder.BEST_WEIGHTS: 1.0}, {})
     except OSError as error:
         fix = "set XDG_CACHE_HOME to a folder that can be written"
         raise InputError(folder, f"a folder that cannot be written ({error})", "the user's cache", fix) from error

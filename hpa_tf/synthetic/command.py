@@ -82,7 +82,7 @@ COMMANDS = {"generate": Generate, "bench": Bench, "statistics": Statistics, "she
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    arguments = files.expand_home(sys.argv[1:] if arguments is None else arguments)
+    arguments = files.expand_home(arguments)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else "generate"
     rest = arguments[1:] if arguments and arguments[0] in COMMANDS else arguments
     try:

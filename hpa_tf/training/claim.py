@@ -5,10 +5,10 @@ import hashlib
 import time
 from collections.abc import Iterator
 
-from hpa_tf import files, folder_lock
+from hpa_tf import checksums, files, folder_lock
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import Recipe, differences, load, recipe_to_json, save
-from hpa_tf.recipes.run_folder import CHECKPOINTS, DATASET, INPUTS, RECIPE, WEIGHTS
+from hpa_tf.recipes.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
 from hpa_tf.records import Manifest, manifest_json
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
@@ -36,8 +36,8 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
-        for name in (DATASET, INPUTS):
-            files.write_json(files.join(out, name), identity[name])
+        files.write_json(files.join(out, DATASET), identity[DATASET])
+        files.write_json(files.join(out, INPUTS), checksums.sealed_json(identity[INPUTS]))
         save(recipe, files.join(out, RECIPE))
         check_shared(site, out, owner.token)
         yield
@@ -57,7 +57,8 @@ def check_same_run(out: str, identity: dict[str, object]) -> None:
         path = files.join(out, name)
         if not files.exists(path):
             continue
-        before = recipe_to_json(load(path)) if name == RECIPE else files.read_json(path)
+        before = recipe_to_json(load(path)) if name == RECIPE else checksums.read_json(path, MEND)
+        expected = {key: value for key, value in expected.items() if key != checksums.KEY}
         if lines := differences(before, expected):
             shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
             raise InputError(path, f"another run ({shown})", "the same run", "choose another --out")

@@ -149,7 +149,7 @@ def check_together(options: Options, recipe: Recipe) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    names, rest = _names(files.expand_home(sys.argv[1:] if arguments is None else arguments))
+    names, rest = _names(files.expand_home(arguments))
     try:
         with files.full_disk_explained("--out"):
             _run(names, rest)

@@ -23,7 +23,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.milimed import fine_tuning
-from hpa_tf.recipes.run_folder import BEST_WEIGHTS, RESULT, WEIGHTS, Run, is_finished, read_run
+from hpa_tf.recipes.run_folder import BEST_WEIGHTS, WEIGHTS, Run, is_finished, read_result, read_run
 from hpa_tf.records import CELL_TABLE_NAME, read_manifest
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.run import conclude, train
@@ -143,5 +143,5 @@ def _gather(recipe: Recipe, first: Run, out: str) -> None:
         stage, name = _stage(out, path), f"{WEIGHTS}/{Path(path).name}"
         files.write_bytes(files.join(out, name), files.read_bytes(files.join(stage, BEST_WEIGHTS)))
         shares[name] = share
-        best = files.read_json(files.join(stage, RESULT))["best"]
+        best = read_result(stage)["best"]
     conclude(recipe, read_manifest(out), out, shares, {"epochs": 1, "best": best})

@@ -14,9 +14,9 @@ from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.recipes.run_folder import (
     BEST_WEIGHTS,
     CHECKPOINTS,
-    RESULT,
     epoch_weights,
     is_finished,
+    write_result,
 )
 from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.training import checkpoint
@@ -133,7 +133,7 @@ def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, 
         facts: JSON values for the result.
     """
     export(recipe, manifest, out, shares)
-    files.write_json(files.join(out, RESULT), {"checkpoints": dict(shares), **facts})
+    write_result(out, shares, facts)
 
 
 def export(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float]) -> None:
