@@ -164,10 +164,12 @@ def test_images_that_cannot_be_used_are_named_and_left_out(images, weights, done
     cases.write_field(own, "small", (), (20, 200))
     cases.write_field(own, "sizes", cases.PLACES)
     cv2.imwrite(str(own / "sizes_blue.png"), np.zeros((10, 10), np.uint8))
+    Path(os.fsdecode(os.path.join(os.fsencode(own), b"gr\xf6n_red.png"))).touch()
     with pytest.raises(InputError):
         segment(options(own, weights, tmp_path / "fails"))
     outcome = segment(options(own, weights, tmp_path / "out", on_error="skip"))
-    assert sorted(image_id for image_id, _ in outcome.failures) == ["no_yellow", "sizes", "small", "truncated"]
+    ids = sorted(image_id for image_id, _ in outcome.failures)
+    assert ids == ["gr\\xf6n", "no_yellow", "sizes", "small", "truncated"]
     assert outcome.num_segmented == 1 and digests(tmp_path / "out")["a_cellmask.png"] == digests(done)["a_cellmask.png"]
     listed = (tmp_path / "out/failures.csv").read_text()
     for text in ("no yellow channel", "20 px", "10 x 10 px", "truncated_red.png"):
