@@ -1,6 +1,6 @@
 """Cells a second of every stage of the input pipeline, of the loader alone, and how long training waits for it.
 
-    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30] [--only-views]
+    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30] [--only-views] [--only-steps]
 
 Without --data the crops are drawn: 512 px, 8 and 16 bit, with the size on disk of real cells (about 400 kB a cell, 8
 bit). Times are processor time, so that other work on the machine counts less; each stage runs alone on what the one
@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 import cv2
 import keras
+import loader_steps
 import loader_views
 import numpy as np
 import tensorflow as tf
@@ -44,7 +45,7 @@ from hpa_tf.pipeline import (
     read_examples,
     training_batches,
 )
-from hpa_tf.pipeline.batches import record_reader
+from hpa_tf.pipeline.loaders import record_reader
 from hpa_tf.pipeline.parsing import box_in_crop, decode_picture
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
@@ -69,6 +70,8 @@ class Options:
     """Steps of training to measure the wait for data with; 0 = none."""
     only_views: bool = False
     """Only whole fields and bags."""
+    only_steps: bool = False
+    """Only the augmentations of the teams' recipes, each by itself."""
 
 
 # -- drawn data -------------------------------------------------------------------------------------------------------
@@ -262,6 +265,9 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 def main(options: Options) -> None:
     """Measure and print."""
     keep_freed_memory()  # as train.py does
+    if options.only_steps:
+        loader_steps.main()
+        return
     with tempfile.TemporaryDirectory() as temporary:
         drawn = {bits: Path(temporary) / f"cells{bits}" for bits in (8, 16)}
         loader_views.main(

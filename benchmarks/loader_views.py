@@ -17,7 +17,7 @@ from hpa_tf import cell_table, framing, image_table, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.encoding import encode_picture
 from hpa_tf.pipeline import EveryCell, Examples, parse_cell, read_examples, training_batches
-from hpa_tf.pipeline.batches import record_reader
+from hpa_tf.pipeline.loaders import record_reader
 from hpa_tf.pipeline.parsing import decode_picture
 from hpa_tf.views import Bag, Crop, Field, View
 

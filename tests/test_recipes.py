@@ -13,7 +13,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Labels
-from hpa_tf.pipeline import EveryCell, SemiBalanced
+from hpa_tf.pipeline import Augmentation, EveryCell, PasteCells, SemiBalanced
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
 from hpa_tf.views import Bag, Crop, Field
@@ -45,7 +45,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 4"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 5"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
@@ -177,6 +177,31 @@ def version_1(network: dict, objective: dict) -> dict:
     kept["optimization"] = {**optimization, "plateau_factor": 0.3, "plateau_patience": 8}
     preparation = {"class": "Preparation", "size": 64, "margin": 0, "square": "pad", "surroundings": "none"}
     return {**kept, "network": network, "objective": objective, "preparation": preparation}
+
+
+def test_a_recipe_of_version_4_is_read():
+    """Version 5 added further steps of augmentation, pasting, and squares of fields."""
+    for name in ("bestfitting_fcan", "cpu_lite0"):
+        new = recipes.recipe_named(name)
+        plain = replace(new, augmentation=replace(new.augmentation, steps=(), paste=None))
+        value = recipes.recipe_to_json(plain)
+        value["version"] = 4
+        del value["augmentation"]["steps"], value["augmentation"]["paste"]
+        for view in (value["view"], value["asked"] or {}):
+            view.pop("whole", None)
+        assert recipes.recipe_from_json(value, "here") == plain
+
+
+@pytest.mark.parametrize(
+    "changes, what",
+    [
+        ({"asked": None}, "random squares"),
+        ({"view": Crop(64), "asked": None, "augmentation": Augmentation(paste=PasteCells())}, "Field with num_cells"),
+    ],
+)
+def test_refuses_squares_when_asked_and_pasting_into_crops(changes, what):
+    with pytest.raises(InputError, match=what):
+        replace(recipes.recipe_named("mpware_puzzle_cam"), **changes)
 
 
 def test_a_recipe_of_version_1_is_read(tmp_path):

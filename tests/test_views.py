@@ -19,6 +19,7 @@ from hpa_tf.pipeline import (
     Augmentation,
     EveryCell,
     Examples,
+    PasteCells,
     augment_record,
     evaluation_batches,
     read_examples,
@@ -276,6 +277,91 @@ def test_masks_move_with_their_image():
             assert set(np.unique(moved["masks"])) <= {0, 1, 2}
             num_moved += (moved["masks"].numpy() != masks).any()
     assert num_moved > 12
+
+
+# -- random squares, pasted cells -------------------------------------------------------------------------------------
+
+SQUARES = Field(20, num_cells=3, whole=32)
+PASTE = Augmentation(flip=0, rotation=0, paste=PasteCells(probability=1, class_id=16, least=0.5))
+
+
+@pytest.mark.parametrize("augmentation", [MOVING, dataclasses.replace(MOVING, paste=PASTE.paste)], ids=["", "pasting"])
+def test_batches_of_squares_are_static_resumable_and_shared_out(sparse, augmentation):
+    examples = with_class_16(sparse)
+
+    def made(**options) -> list:
+        return batches(examples, SQUARES, augmentation, batch_size=2, **options)
+
+    whole = made()
+    assert whole[0].inputs["image"].shape == (2, 20, 20, 4) and whole[0].inputs["masks"].shape == (2, 20, 20)
+    for batch, other in zip(whole[1:], made(first_step=1), strict=True):
+        same(batch, other)
+    parts = [made(first_step=1, shard=(worker, 2)) for worker in range(2)]
+    same(whole[1], tf.nest.map_structure(lambda *some: np.concatenate(some), *(part[0] for part in parts)))
+
+
+def test_a_cell_that_a_square_does_not_show_is_not_answered_for(examples):
+    hidden = 0
+    for batch in batches(examples, SQUARES) + batches(examples, SQUARES, epoch=2):
+        shown = np.stack([(batch.inputs["masks"] == k).any(axis=(1, 2)) for k in (1, 2, 3)], axis=1)
+        np.testing.assert_array_equal(batch.inputs["present"], shown)
+        np.testing.assert_array_equal(batch.rows >= 0, shown)
+        np.testing.assert_array_equal(batch.cell_known.any(axis=2), shown)
+        assert batch.weight.all() and batch.image_known.all()
+        hidden += (~shown).sum()
+    assert hidden > 3
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> Examples:
+    """Return the cells of 6 images with two cells in a corner, but the first with nine."""
+    root = tmp_path_factory.mktemp("sparse")
+    inputs = write_inputs(root / "in", 6, size=96, grid=3)
+    for image_id in inputs.ids[1:]:
+        for kind in ("cellmask", "nucleusmask"):
+            path = str(inputs.masks / f"{image_id}_{kind}.png")
+            mask = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(path, np.where(np.isin(mask, (1, 2)), mask, 0).astype(np.uint16))
+    arguments = [*inputs.arguments(root / "data"), "--num-folds", "1", "--workers", "1", "--fields", "32"]
+    assert builder(arguments) == 0
+    return read_examples(root / "data", clean=False)
+
+
+def with_class_16(examples: Examples) -> Examples:
+    """Give cells of the first image class 16, and all others not."""
+    table = examples.table.copy()
+    table[cell_table.VALUES[16]] = (examples.image_of == 0).astype(np.float32)
+    return Examples(examples.folder, table, examples.image_table)
+
+
+def test_pasted_cells_bring_their_pixels_masks_and_labels(sparse):
+    examples = with_class_16(sparse)
+    view = Field(32, num_cells=3)
+    pasted = [batch for epoch in range(3) for batch in batches(examples, view, PASTE, epoch=epoch)]
+    plain = [batch for epoch in range(3) for batch in batches(examples, view, epoch=epoch)]
+    count = 0
+    for one, other in zip(pasted, plain, strict=True):
+        for b in range(4):
+            donors = [k for k, row in enumerate(one.rows[b]) if row >= 0 and examples.labels[row, 16]]
+            if examples.image_of[other.rows[b, 0]] == 0 or not donors:  # the donor's own image, or no room
+                np.testing.assert_array_equal(one.inputs["image"][b], other.inputs["image"][b])
+                np.testing.assert_array_equal(one.image_labels[b], other.image_labels[b])
+                continue
+            (k,) = donors
+            count += 1
+            row = one.rows[b, k]
+            mask = one.inputs["masks"][b] == k + 1
+            pixels, masks = stored_field(examples, 0)
+            number = int(examples.field_numbers[row])
+            found = one.inputs["image"][b][mask] * np.iinfo(pixels.dtype).max
+            np.testing.assert_allclose(found, pixels[masks == number], atol=1e-3)
+            _, there = stored_field(examples, examples.image_of[other.rows[b, 0]])
+            assert not there[mask].any()  # it lies on background
+            np.testing.assert_array_equal(one.inputs["image"][b][~mask], other.inputs["image"][b][~mask])
+            expected = np.maximum(other.image_labels[b], examples.labels[row])
+            np.testing.assert_array_equal(one.image_labels[b], expected)
+            np.testing.assert_array_equal(one.cell_labels[b, k], examples.labels[row])
+    assert count >= 5
 
 
 # -- folders without fields -------------------------------------------------------------------------------------------

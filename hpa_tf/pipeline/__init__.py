@@ -17,6 +17,7 @@ from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment,
 from hpa_tf.pipeline.batches import evaluation_batches, plan_everything, steps_per_epoch, training_batches
 from hpa_tf.pipeline.examples import Examples, read_examples
 from hpa_tf.pipeline.parsing import decode_and_prepare, parse_cell
+from hpa_tf.pipeline.pasting import PasteCells
 from hpa_tf.pipeline.sampling import (
     EveryCell,
     InverseFrequency,
@@ -33,6 +34,7 @@ __all__ = [
     "EveryCell",
     "Examples",
     "InverseFrequency",
+    "PasteCells",
     "Sampling",
     "SemiBalanced",
     "augment",

@@ -1,16 +1,20 @@
 """Augmentations of prepared crops: what is drawn is a function of the seed, what is done a function of the draw.
 
-Order: flips and quarter turns and the rotation (one resampling, nearest), RandomResizer, RandomPad. Sizes are shares
-of the input's side, so that a recipe means the same at 128 px as at team 4's 512 px. Source: METHODS 3
+Order: flips and quarter turns and the rotation (one resampling, nearest), RandomResizer, RandomPad, then the recipe's
+further steps (`steps`) in their order, and for a view that sees a part of the field a random square of it. Sizes are
+shares of the input's side, so that a recipe means the same at 128 px as at team 4's 512 px. Source: METHODS 3
 (augmentation); W 6.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from hpa_tf.pipeline.pasting import PasteCells
+from hpa_tf.pipeline.steps import AnyStep, check_steps, take_steps
 
 NUM_DRAWS = 11
 """Uniform numbers an example takes; each has its fixed place, so switching one op off never changes another."""
@@ -34,8 +38,13 @@ class Augmentation:
     """Probability of RandomPad: zeros on each side, then back to the input's size, bilinear."""
     pad_most: float = 200 / 512
     """Largest pad of one side as a share of the input's side; each side is drawn on its own."""
+    steps: tuple[AnyStep, ...] = ()
+    """What may happen after that, in this order."""
+    paste: PasteCells | None = None
+    """Before everything else: a cell of another image may be pasted into a field of view."""
 
     def __post_init__(self):
+        check_steps(self.steps)
         for name in ("flip", "resizer", "pad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name}: found {getattr(self, name)}; expected a probability 0..1")
@@ -96,7 +105,7 @@ def draw(numbers: tf.Tensor, augmentation: Augmentation, size: int) -> Draw:
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """Augment one prepared crop.
+    """Flip, turn, shrink and pad one prepared crop; `augment_record` also takes the augmentation's further steps.
 
     Args:
         image: float32 [S, S, C].
@@ -117,7 +126,10 @@ def augment(image: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf
 
 
 def augment_record(
-    prepared: Mapping[str, tf.Tensor], seed: tf.Tensor, augmentation: Augmentation
+    prepared: Mapping[str, tf.Tensor],
+    seed: tf.Tensor,
+    augmentation: Augmentation,
+    stains: Sequence[bool] | None = None,
 ) -> dict[str, tf.Tensor]:
     """Augment a prepared record: its image as `augment` does, and its masks, if it has any, moved with it.
 
@@ -125,11 +137,32 @@ def augment_record(
         prepared: image, float32 [S, S, C], and perhaps masks, int32 [S, S].
         seed: int32 [2].
         augmentation: Probabilities and ranges.
+        stains: [C], which channels are stains and not masks; None = all.
     """
-    augmented = {**prepared, "image": augment(prepared["image"], seed, augmentation)}
+    image = augment(prepared["image"], seed, augmentation)
+    picture = {"image": image}
     if "masks" in prepared:
-        augmented["masks"] = move_masks(prepared["masks"], seed, augmentation)
-    return augmented
+        picture["masks"] = move_masks(prepared["masks"], seed, augmentation)
+    stains = [True] * image.shape[-1] if stains is None else stains
+    return {**prepared, **take_steps(picture, seed, augmentation.steps, stains)}
+
+
+def random_square(picture: Mapping[str, tf.Tensor], seed: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
+    """Cut the same random square out of an image and its masks; nothing happens where they have its size.
+
+    Args:
+        picture: image, float32 [S, S, C], and perhaps masks, int32 [S, S].
+        seed: int32 [2].
+        size: Side of the square, px, at most S.
+    """
+    free = picture["image"].shape[0] - size
+    if not free:
+        return dict(picture)
+    u = tf.random.stateless_uniform([2], tf.random.fold_in(seed, 0))
+    top, left = tf.unstack(tf.cast(u * (free + 1), tf.int32))
+    cut = {name: picture[name][top : top + size, left : left + size] for name in ("image", "masks") if name in picture}
+    cut = {name: tf.ensure_shape(one, (size, size, *picture[name].shape[2:])) for name, one in cut.items()}
+    return {**picture, **cut}
 
 
 def move_masks(masks: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
@@ -222,6 +255,8 @@ def pad_and_shrink(image: tf.Tensor, pads: tf.Tensor, method: str = "bilinear") 
 
 def augment_batch(images: tf.Tensor, seeds: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
     """Augment a batch on whatever device holds it, with static shapes only; equals `augment` of each to 1e-5.
+
+    Without the further steps, which are for the input pipeline.
 
     Args:
         images: float32 [B, S, S, 4].

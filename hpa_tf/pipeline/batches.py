@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf import files, framing
 from hpa_tf.errors import InputError
-from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment_record
+from hpa_tf.models.network import Spec
+from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation
 from hpa_tf.pipeline.examples import Examples
-from hpa_tf.pipeline.parsing import box_in_crop, parse_cell, prepare_cell, prepare_field
+from hpa_tf.pipeline.loaders import make_loader
+from hpa_tf.pipeline.pasting import PasteCells, Pasted, plan_pasting
 from hpa_tf.pipeline.sampling import Sampling, SemiBalanced, draw_epoch, repeat_factors
-from hpa_tf.records import IMAGE_FIELDS
 from hpa_tf.views import Batch, View
 
 PREFETCHED = 2
@@ -26,8 +26,6 @@ PREFETCHED = 2
 RECORDS_AT_ONCE = 2 * (os.cpu_count() or 1) + 2
 """Records being read and decoded: more than processors, because each waits now and then for the disk or for another
 thread. AUTOTUNE stops at the number of processors, and is a tenth slower (benchmarks/loader.py)."""
-_REMOTE_BUFFER = 1 << 20
-"""Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,28 @@ class Plan:
         rows: int64 [E, K]: the cells of each, as rows of the table; -1 = padding.
         seeds: int32 [E, 2], one an example: for dropout, and for the augmentation of its record.
         record_seeds: int32 [E, R, 2], one a record: for augmentation.
+        pasted: Cells of other images that are pasted into them, which `rows` names too; None = none anywhere.
     """
 
     rows: np.ndarray
     seeds: np.ndarray
     record_seeds: np.ndarray
+    pasted: Pasted | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def plan_epoch(examples: Examples, view: View, sampling: Sampling, seed: int, epoch: int) -> Plan:
+def plan_epoch(
+    examples: Examples, view: View, sampling: Sampling, seed: int, epoch: int, paste: PasteCells | None = None
+) -> Plan:
     """Draw an epoch: a function of its arguments."""
     order = draw_epoch(examples.drawn_by(view), sampling, seed, epoch)
     rows = view.plan(examples, order, (seed, epoch, 4))
     seeds = np.random.default_rng([seed, epoch, 2]).integers(-(2**31), 2**31, (len(rows), 2), np.int32)
+    if paste is not None:
+        rows, pasted = plan_pasting(examples, rows, paste, (seed, epoch, 5))
+        return Plan(rows, seeds, seeds[:, None], pasted)
     if view.num_records == 1:
         return Plan(rows, seeds, seeds[:, None])
     shape = (len(rows), view.num_records, 2)
@@ -101,7 +106,7 @@ def training_batches(
         InputError: An epoch has fewer examples than a batch.
         ValueError: The workers do not divide the batch.
     """
-    plan = plan_epoch(examples, view, sampling or SemiBalanced(), seed, epoch)
+    plan = plan_epoch(examples, view, sampling or SemiBalanced(), seed, epoch, augmentation.paste)
     steps = len(plan) // batch_size
     if not steps:
         found = f"an epoch of {len(plan)} {view.draws}s"
@@ -152,8 +157,9 @@ def _batches(
     own_size = batch_size // workers
     slots = slots.reshape(-1, workers, own_size)[:, worker].ravel()
     rows = plan.rows[slots].astype(np.int64)
-    load, elements = _loader(examples, view, augmentation, rows)
-    specs = view.record_specs()
+    pasted = Pasted(*(one[slots] for one in plan.pasted)) if plan.pasted else None
+    load, elements = make_loader(examples, view, augmentation, rows, pasted)
+    specs = {**view.record_specs(), **({"is_pasted": Spec(())} if pasted else {})}
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch
     def record(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -164,51 +170,10 @@ def _batches(
     elements["seed"] = plan.record_seeds[slots].reshape(-1, 2)
     records = tf.data.Dataset.from_tensor_slices(elements).map(record, num_parallel_calls, deterministic=True)
     records = records.batch(own_size * view.num_records, drop_remainder=True)
-    examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots]))
+    examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots], *(pasted or ())))
     dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True)))
     dataset = dataset.map(_batch_maker(examples, view))
     return dataset.with_options(_options()).prefetch(PREFETCHED)
-
-
-Element = dict[str, tf.Tensor]
-"""What names a record, and what of it is wanted: index (-1 = padding), seed [2], for a field also numbers [K]."""
-Loader = Callable[[Element], dict[str, tf.Tensor]]
-"""A graph function from an element to the prepared and augmented record."""
-
-
-def _loader(
-    examples: Examples, view: View, augmentation: Augmentation, rows: np.ndarray
-) -> tuple[Loader, dict[str, np.ndarray]]:
-    """Return the loader of a view's records, and the elements of the examples with these rows [E, K]."""
-    if view.reads == "cells":
-        return _cell_loader(examples, view, augmentation), {"index": rows.reshape(-1)}
-    fields = examples.fields  # says so where the folder has none
-    there = np.maximum(rows, 0)
-    numbers = np.where(rows >= 0, examples.field_numbers[there], -1)
-    index = np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1)
-    return _field_loader(fields, view, augmentation), {"index": index, "numbers": numbers}
-
-
-def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Loader:
-    read = record_reader(examples)
-
-    def load(element: Element) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(tf.maximum(element["index"], 0)), ["crop", "region", "box", "crop_box"])
-        prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
-        return augment_record(prepared, element["seed"], augmentation)
-
-    return load
-
-
-def _field_loader(fields: Examples, view: View, augmentation: Augmentation) -> Loader:
-    read = record_reader(fields)
-
-    def load(element: Element) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(tf.maximum(element["index"], 0)), ["image", "masks"], IMAGE_FIELDS)
-        prepared = prepare_field(view, record["image"], record["masks"], element["numbers"])
-        return augment_record(prepared, element["seed"], augmentation)
-
-    return load
 
 
 def _batch_maker(examples: Examples, view: View) -> Callable:
@@ -218,55 +183,40 @@ def _batch_maker(examples: Examples, view: View) -> Callable:
     image_of = tf.constant(examples.image_of)
 
     @tf.autograph.experimental.do_not_convert
-    def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, tf.Tensor]) -> Batch:
-        rows, seeds = placed
-        is_real, there = rows >= 0, tf.maximum(rows, 0)
-        known = tf.cast(tf.gather(cell_known, there) & is_real[..., None], tf.float32)
-        image = tf.gather(image_of, there[:, 0])  # the first cell of an example is real, or none is
+    def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, ...]) -> Batch:
+        rows, seeds, *pasted = placed
+        is_real = rows >= 0
+        is_pasted = prepared.pop("is_pasted", None)
+        if pasted:
+            failed = (
+                tf.one_hot(pasted[1], rows.shape[1]) * tf.cast((pasted[0] >= 0) & (is_pasted == 0), tf.float32)[:, None]
+            )
+            rows = tf.where(failed > 0, tf.constant(-1, rows.dtype), rows)
+        image = tf.gather(image_of, tf.maximum(rows[:, 0], 0))  # the first cell of an example is real, or none is
+        inputs = view.assemble(prepared, rows)
+        if "present" in inputs:
+            rows = tf.where(inputs["present"] > 0, rows, -1)  # a cell outside a random square is not answered for
+        there = tf.maximum(rows, 0)
+        known = tf.cast(tf.gather(cell_known, there) & (rows >= 0)[..., None], tf.float32)
         known_of_image = tf.cast(tf.gather(image_known, image) & is_real[:, :1], tf.float32)
+        labels_of_image = tf.gather(image_labels, image) * known_of_image
+        if pasted:
+            donor = tf.maximum(pasted[0], 0)
+            labels_of_donor = tf.gather(cell_labels, donor) * is_pasted[:, None]
+            known_of_image = tf.where(labels_of_donor > 0, 1.0, known_of_image)
+            labels_of_image = tf.maximum(labels_of_image, labels_of_donor)
         return Batch(
-            inputs=view.assemble(prepared, rows),
+            inputs=inputs,
             rows=rows,
             cell_labels=tf.gather(cell_labels, there) * known,
             cell_known=known,
-            image_labels=tf.gather(image_labels, image) * known_of_image,
+            image_labels=labels_of_image,
             image_known=known_of_image,
             weight=tf.cast(is_real[:, 0], tf.float32),
             seed=seeds,
         )
 
     return make
-
-
-def record_reader(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a graph function: row of the examples, int64 scalar -> the serialized record, checksums verified."""
-    names, places = np.unique(examples.table["shard"].to_numpy(str), return_inverse=True)
-    paths = tf.constant([files.join(examples.folder, name) for name in names])
-    places, offsets = tf.constant(places, tf.int32), tf.constant(examples.table["offset"], tf.int64)
-    scheme = examples.folder.partition("://")[0] if files.is_remote(examples.folder) else ""
-    read_at = _read_with_tensorflow if scheme in tf.io.gfile.get_registered_schemes() else _read_with_fsspec
-    return lambda row: read_at(tf.gather(paths, places[row]), offsets[row], remote=bool(scheme))
-
-
-def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
-    variant = tf.raw_ops.TFRecordDatasetV2(
-        filenames=path[None],
-        compression_type="",
-        buffer_size=tf.constant(_REMOTE_BUFFER if remote else 0, tf.int64),
-        byte_offsets=offset[None],
-    )
-    return tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string)).take(1).get_single_element()
-
-
-def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
-    """Read where TensorFlow itself cannot (s3://, memory://, ...)."""
-
-    def read(path: bytes, offset: int) -> bytes:
-        with files.open_file(path.decode()) as stream:
-            stream.seek(offset)
-            return next(framing.read_frames(stream, path.decode()))
-
-    return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())
 
 
 def _options() -> tf.data.Options:

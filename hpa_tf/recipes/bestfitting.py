@@ -8,8 +8,8 @@ known here. The labels of the cell networks are those in five levels that FCAN g
     train.py --data DIR --system bestfitting --labels LEVELS --out runs/bestfitting
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
-were in the system, and the weights of the members. Other than theirs: crops keep their aspect; scaling by 3/4 to 4/3,
-pasting mitotic cells, the completeness network and the antibody head's labels are left out. Not run at full size.
+were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
+of labels in which few cells have the class). Other than theirs: crops keep their aspect. Not run at full size.
 Source: SYSTEMS 1.
 """
 
@@ -25,7 +25,8 @@ from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.swin import Swin
 from hpa_tf.models.vit import VisionTransformer
 from hpa_tf.objectives import Alike, Labels
-from hpa_tf.pipeline import Augmentation, EveryCell
+from hpa_tf.pipeline import Augmentation, EveryCell, PasteCells
+from hpa_tf.pipeline.warps import Affine
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes.optimization import Optimization, Steps
 from hpa_tf.recipes.recipe import Member, Recipe, System
@@ -33,6 +34,10 @@ from hpa_tf.views import Crop, Field
 
 TERMS = (FocalSum(), SymmetricLovasz(), HardNegatives())
 DIHEDRAL = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
+SCALED = replace(DIHEDRAL, steps=(Affine(probability=0.5, rotation=180, scale=(3 / 4, 4 / 3), anywhere=True),))
+"""Team 1's second augmentation: any rotation and scale on a canvas that holds the image, then a random part of it."""
+SPINDLE_PASTING = replace(SCALED, paste=PasteCells(probability=0.1))
+"""The sixth: before that a mitotic cell of another image is pasted."""
 
 
 def fcan_objective(weight: float = 1.0) -> tuple:
@@ -51,7 +56,7 @@ BESTFITTING_FCAN = Recipe(
     asked=Field(512, num_cells=16),
     network=Fcan(EfficientNet("B0", stem="red", padding="fixed")),
     weights="imagenet",
-    augmentation=DIHEDRAL,
+    augmentation=SPINDLE_PASTING,
     sampling=EveryCell(),
     objective=fcan_objective(),
     optimization=Optimization(
@@ -64,7 +69,7 @@ BESTFITTING_INCEPTION = Recipe(
     name="bestfitting_inception",
     view=Crop(128, margin=80),
     network=CbamClassifier(InceptionV3(pools=False, stem="red"), hidden=2048),
-    augmentation=DIHEDRAL,
+    augmentation=SCALED,
     sampling=EveryCell(),
     objective=tuple(Labels("logits", "cell", loss, 0.5) for loss in TERMS),
     optimization=Optimization(epochs=13, batch_size=32, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999),
@@ -108,6 +113,7 @@ CPU_FCAN = replace(
     view=Field(192, num_cells=3),
     asked=Field(192, num_cells=16),
     network=Fcan(_LITE, hidden=256, neck=256, dropout=0.2),
+    augmentation=DIHEDRAL,
     optimization=Optimization(
         epochs=6, batch_size=4, learning_rate=1e-3, schedule=Steps((4, 5), (1, 0.3, 0.1)), warmup_steps=50
     ),
@@ -119,6 +125,7 @@ CPU_CELLS_OF_FCAN = replace(
     view=Crop(64),
     asked=None,
     network=CbamClassifier(replace(_LITE, stride=32), hidden=256, dropout=0.2),
+    augmentation=DIHEDRAL,
     objective=BESTFITTING_INCEPTION.objective,
     optimization=replace(CPU_FCAN.optimization, batch_size=16, epochs=3, schedule=Steps((2,), (1, 0.3))),
 )

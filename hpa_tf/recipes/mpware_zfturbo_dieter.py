@@ -8,9 +8,9 @@ one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 The table STUDENT has what the other members say out of fold, mixed as for a submission: the students' targets. The
 spindle network (`zfturbo_spindle`: one class, trained on hand labels of cells of positive images) is asked by itself;
 its answer replaces class 11. Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
-and half, the spindle network's part. Other than theirs: Puzzle-CAM trains on whole fields of 512 px, not on random 384
-px of them; of the augmentations flips, turns and rotation; plateau by validation mAP instead of loss. Not run at full
-size. Source: SYSTEMS 3.
+and half, the spindle network's part. Other than theirs: Dieter's fields are asked whole at the
+scale they are trained at, not their centre; plateau by validation mAP instead of loss; ZFTurbo's augmentation, which is
+not known, is flips, turns and rotation. Not run at full size. Source: SYSTEMS 3.
 """
 
 from dataclasses import replace
@@ -27,12 +27,38 @@ from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.resnet import RESNETS
 from hpa_tf.objectives import Alike, Labels
 from hpa_tf.pipeline import Augmentation, EveryCell, InverseFrequency
+from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise
+from hpa_tf.pipeline.steps import OneOf
+from hpa_tf.pipeline.warps import Affine, ElasticDistortion, GridDistortion, OpticalDistortion
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes.optimization import Cosine, Optimization, Plateau
 from hpa_tf.recipes.recipe import Member, Recipe, System
 from hpa_tf.views import Bag, Crop, Field
 
 _TURNS = Augmentation(flip=0.5, quarter_turns=True, rotation=30)
+_QUARTERS = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
+_NOISE_OR_HOLES = (
+    Noise(deviation=(5**0.5 / 255, 30**0.5 / 255)),
+    Holes(count=8, side=32 / 512, smallest=8 / 512),
+    Noise(deviation=(5 / 255, 13 / 255)),
+)
+_WARPS = (
+    GridDistortion(steps=5, strength=0.3),
+    Affine(shift=0.05, scale=(0.9, 1.1), rotation=30, border="mirror"),
+    ElasticDistortion(amplitude=1 / 512, smoothness=50 / 512, corners=50 / 512),
+    OpticalDistortion(strength=0.05),
+    Affine(shear=5),
+)
+MPWARE_AUGMENTATION = replace(
+    _QUARTERS,
+    steps=(
+        OneOf(0.5, _NOISE_OR_HOLES),
+        OneOf(0.5, _WARPS, (0.15, 0.75, 0.15, 0.10, 0.5)),
+        OneOf(0.5, (Blur(sizes=(3, 5)), MotionBlur(sizes=(3, 5)), MedianBlur(sizes=(3, 5, 7)))),
+        OneOf(0.25, (Gamma(exponent=(0.8, 1.2)), Brightness(brightness=0.2, contrast=0.2))),
+    ),
+)
+"""MPWARE's, but that flips and turns come first."""
 
 # -- MPWARE -----------------------------------------------------------------------------------------------------------
 
@@ -45,9 +71,10 @@ def puzzle_objective(weight: float) -> tuple:
 
 MPWARE_PUZZLE_CAM = Recipe(
     name="mpware_puzzle_cam",
-    view=Field(512, num_cells=64),
+    view=Field(384, num_cells=64, whole=512),
+    asked=Field(512, num_cells=64),
     network=PuzzleCam(replace(RESNETS["seresnext50_32x4d"], pixels=Standardized())),
-    augmentation=_TURNS,
+    augmentation=MPWARE_AUGMENTATION,
     sampling=InverseFrequency(),
     objective=puzzle_objective(0.5),
     optimization=Optimization(epochs=48, batch_size=36, learning_rate=3e-4, schedule=Plateau(final=1e-6)),
@@ -62,12 +89,18 @@ def _with_pixels_by_image(name: str) -> AnyBackbone:
     return replace(RESNETS[name], pixels=PerImage())
 
 
+_DIETER_AUGMENTATION = replace(_QUARTERS, steps=(Affine(shift=0.0625, scale=(0.9, 1.1), rotation=45, border="mirror"),))
+_ENLARGED = 1.2
+"""Bags and fields are enlarged by this before a random square is cut; a bag's crops have a tenth of zeros on each side,
+which the square takes away again: here the square of a bag is the cell, moved by up to a tenth among zeros."""
 _DIETER = Optimization(epochs=10, batch_size=16, learning_rate=1e-4, schedule=Cosine(10, final=0.0))
 DIETER_BAG_26 = Recipe(
     name="dieter_bag_26",
     view=Bag(16, Crop(256)),
     network=AttentionBag(_with_pixels_by_image("seresnext26t_32x4d")),
-    augmentation=replace(_TURNS, rotation=45),
+    augmentation=replace(
+        _DIETER_AUGMENTATION, steps=(*_DIETER_AUGMENTATION.steps, Affine(probability=1, shift=(_ENLARGED - 1) / 2))
+    ),
     sampling=EveryCell(),
     objective=(Labels("image_logits", "image", CrossEntropy()),),
     optimization=_DIETER,
@@ -81,14 +114,18 @@ DIETER_BAG_101 = replace(
 DIETER_MASKS = replace(
     DIETER_BAG_101,
     name="dieter_masks",
-    view=Field(1024, num_cells=16),
+    view=Field(1024, num_cells=16, whole=1228),
+    asked=Field(1228, num_cells=16),
+    augmentation=_DIETER_AUGMENTATION,
     network=MaskPooled(_with_pixels_by_image("seresnext101_32x4d")),
     optimization=replace(_DIETER, batch_size=8, learning_rate=5e-5),
 )
 DIETER_FIELD = replace(
     DIETER_BAG_26,
     name="dieter_field",
-    view=Field(512, num_cells=64),
+    view=Field(512, num_cells=64, whole=614),
+    asked=Field(614, num_cells=64),
+    augmentation=_DIETER_AUGMENTATION,
     network=Classifier(EfficientNet("B7", pixels=PerImage()), dropout=0.5),
     objective=(Labels("logits", "image", CrossEntropy()),),
     optimization=replace(_DIETER, learning_rate=1e-3),
@@ -134,11 +171,11 @@ MPWARE_ZFTURBO_DIETER = System(
 
 _LITE = EfficientNet("Lite0", drop_connect=0, norm_momentum=0.9)
 _SHORT = Optimization(epochs=6, batch_size=8, learning_rate=1e-3, schedule=Cosine(6), warmup_steps=50)
-_QUARTERS = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
 CPU_PUZZLE_CAM = replace(
     MPWARE_PUZZLE_CAM,
     name="cpu_puzzle_cam",
-    view=Field(192, num_cells=64),
+    view=Field(192, num_cells=64, whole=256),
+    asked=Field(256, num_cells=64),
     network=PuzzleCam(replace(_LITE, stride=16), neck=256),
     weights="imagenet",
     augmentation=_QUARTERS,
@@ -148,6 +185,7 @@ CPU_MASK_POOLED = replace(
     DIETER_MASKS,
     name="cpu_mask_pooled",
     view=Field(192, num_cells=16),
+    asked=None,
     network=MaskPooled(replace(_LITE, stride=16), neck=256, mask_missing=True),
     weights="imagenet",
     augmentation=_QUARTERS,

@@ -12,7 +12,7 @@ from hpa_tf.objectives import AnyTerm, Labels
 from hpa_tf.pipeline import Augmentation, Sampling, SemiBalanced
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.recipes.optimization import Optimization
-from hpa_tf.views import AnyView, Crop
+from hpa_tf.views import AnyView, Crop, Field
 
 AnyNetwork = Classifier | CbamClassifier | Fcan | PuzzleCam | DuoBranch | AttentionBag | MaskPooled
 """The networks that a recipe may name."""
@@ -66,6 +66,13 @@ class Recipe:
         if tuple(self.asked_view.channels) != tuple(self.view.channels):
             found = f"{self.asked_view.channels} for a network of {self.view.channels}"
             raise InputError("recipe.asked.channels", found, "the channels of recipe.view", "change one of them")
+        if self.augmentation.paste and not (isinstance(self.view, Field) and self.view.num_cells > 1):
+            found = f"recipe.view {type(self.view).__name__}"
+            fix = "leave recipe.augmentation.paste out, or choose such a view"
+            raise InputError("recipe.augmentation.paste", found, "Field with num_cells of 2 or more", fix)
+        if getattr(self.asked_view, "whole", 0):
+            found = "random squares, for training only"
+            raise InputError("recipe.asked", found, "a view of the whole field", "set recipe.asked.whole to 0")
         if self.validation_fold < ALL_FOLDS:
             fix = "choose another fold"
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)

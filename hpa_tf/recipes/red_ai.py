@@ -9,7 +9,8 @@ known here.
 Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`. Not known and chosen here: how the external
 images enter, and where the class weights apply (to both terms). Other than theirs: cells are asked in bags of 64 (an
 image with more is asked in parts, each with its own strongest cell); the body of the cell networks is not frozen at
-first; of the augmentations flips, turns and rotation. Noisy student and timm's other weights are given with
+first; brightness and contrast are added and multiplied, not moved in logits; the lens does not move off the centre
+(their library rounds its shift of .05 px to 0). Noisy student and timm's other weights are given with
 `--weights FILE`. Not run at full size. Source: SYSTEMS 2.
 """
 
@@ -26,6 +27,9 @@ from hpa_tf.models.pixels import Standardized
 from hpa_tf.models.resnet import RESNETS
 from hpa_tf.objectives import Labels
 from hpa_tf.pipeline import Augmentation, EveryCell
+from hpa_tf.pipeline.photometry import Brightness, Holes
+from hpa_tf.pipeline.steps import OneOf
+from hpa_tf.pipeline.warps import Affine, ElasticDistortion, GridDistortion, OpticalDistortion, Perspective
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes.optimization import Cosine, Optimization
 from hpa_tf.recipes.recipe import Member, Recipe, System
@@ -37,6 +41,33 @@ RGB = ("red", "green", "blue")
 IMAGENET_RGB = Standardized((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_RGBY = Standardized((0.485, 0.456, 0.406, 0.406), (0.229, 0.224, 0.225, 0.225))
 
+TURNS = Augmentation(flip=0.5, quarter_turns=True, rotation=0)
+_LENS_GRID_ELASTIC = (
+    OpticalDistortion(strength=1.0),
+    GridDistortion(steps=5, strength=1.0),
+    ElasticDistortion(amplitude=3 / 256, smoothness=50 / 256, corners=50 / 256),
+)
+OF_BAGS = replace(
+    TURNS,
+    steps=(
+        Affine(probability=0.5, shift=0.06, scale=(0.7, 1.3), rotation=45, border="mirror"),
+        OneOf(0.5, _LENS_GRID_ELASTIC),
+        Holes(probability=0.5, count=1, side=84 / 256, smallest=84 / 256),
+    ),
+)
+"""Of each cell of a bag on its own."""
+OF_FIELDS = replace(
+    TURNS,
+    steps=(
+        Affine(probability=0.5, rotation=10, border="mirror"),
+        Affine(probability=0.5, scale=(1, 1.1), border="mirror"),
+        Perspective(probability=0.5, strength=0.1),
+        Brightness(probability=0.5, brightness=0.1, contrast=0),
+        Brightness(probability=0.5, brightness=0, contrast=0.1),
+    ),
+)
+"""Of fields and of single cells."""
+
 # -- duo-branch -------------------------------------------------------------------------------------------------------
 
 RED_AI_DUO_B3 = Recipe(
@@ -45,7 +76,7 @@ RED_AI_DUO_B3 = Recipe(
     asked=Bag(64, Crop(256)),
     network=DuoBranch(EfficientNet("B3", stem="random", pixels=IMAGENET_RGBY)),
     weights="imagenet",
-    augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=45),
+    augmentation=OF_BAGS,
     sampling=EveryCell(),
     objective=(
         Labels("cell_logits", "image", CrossEntropy(positive_weight=0.1), weight=0.1),
@@ -91,7 +122,7 @@ FIELDS = tuple(
         view=Field(512, RGB, num_cells=64),
         network=_classifier(backbone),
         weights="none",
-        augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=10),
+        augmentation=OF_FIELDS,
         sampling=EveryCell(),
         objective=_WEIGHTED,
         optimization=Optimization(epochs=20, batch_size=16, learning_rate=1e-3, schedule=Cosine(20)),
@@ -117,7 +148,7 @@ CELLS = tuple(
         view=Crop(168, channels=RGB),
         network=_classifier(backbone),
         weights="none",
-        augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=10),
+        augmentation=OF_FIELDS,
         sampling=EveryCell(),
         objective=_WEIGHTED,
         optimization=Optimization(epochs=2, batch_size=64, learning_rate=1e-3, schedule=Cosine(2)),
@@ -149,7 +180,7 @@ CPU_DUO = replace(
     view=Bag(8, Crop(64)),
     asked=Bag(32, Crop(64)),
     network=DuoBranch(_LITE, dropout=0.2, mask_missing=True),
-    augmentation=Augmentation(flip=0.5, quarter_turns=True, rotation=0),
+    augmentation=TURNS,
     optimization=Optimization(epochs=6, batch_size=4, learning_rate=1e-3, schedule=Cosine(6), warmup_steps=50),
 )
 CPU_RED_AI_FIELD = replace(

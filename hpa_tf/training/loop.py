@@ -266,7 +266,9 @@ class Loop:
     def raise_diverged(self, found: str, step: int) -> None:
         """Name the step, the learning rate and the images of the batch."""
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
-        rows = plan_epoch(self.training, self.recipe.view, self.recipe.sampling, self.recipe.seed, epoch).rows
+        recipe = self.recipe
+        plan = plan_epoch(self.training, recipe.view, recipe.sampling, recipe.seed, epoch, recipe.augmentation.paste)
+        rows = plan.rows
         rows = rows[in_epoch * self.batch_size : (in_epoch + 1) * self.batch_size]
         cells = self.training.table.iloc[rows[rows >= 0]]
         names = ", ".join(f"{i}/{c}" for i, c in zip(cells["image_id"], cells["cell"], strict=True))

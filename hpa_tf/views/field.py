@@ -31,11 +31,17 @@ class Field:
     """What the network sees, in this order."""
     num_cells: int = 64
     """Most cells that an example answers for; of an image that has more, so many are drawn anew each time."""
+    whole: int = 0
+    """Side that the field is shrunk to before a random square of `size` px is cut out of it, in training only; 0 = the
+    input is the whole field."""
 
     def __post_init__(self):
         if min(self.size, self.num_cells) < 1:
             found = f"size {self.size}, num_cells {self.num_cells}"
             raise InputError("recipe.view", found, "numbers > 0", "change them")
+        if self.whole and self.whole < self.size:
+            found = f"squares of {self.size} px of a field of {self.whole} px"
+            raise InputError("recipe.view.whole", found, "0, or at least recipe.view.size", "change one of them")
         check_channels(self.channels, CHANNELS)
 
     @property
@@ -66,17 +72,32 @@ class Field:
         return plan_images(cells, order, self.num_cells, seed)
 
     def prepare(self, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Turn the record of a field into image [S, S, C] and masks [S, S]: k = the k-th of the example's cells."""
-        numbers = tf.cast(stored["numbers"], tf.int32)
+        """Turn the record of a field into image [S, S, C] and masks [S, S]: k = the k-th of the example's cells.
+
+        S is `whole` where that is set: the pipeline cuts.
+        """
+        image = _image(stored["image"], self.whole or self.size, self.channels)
+        return {"image": image, "masks": self.prepare_masks(stored["masks"], stored["numbers"])}
+
+    def prepare_masks(self, masks: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        """Turn stored masks into masks int32 [S, S] of the cells with some numbers [K] (-1 = padding): k = the k-th."""
+        numbers = tf.cast(numbers, tf.int32)
         places = tf.range(1, self.num_cells + 1) * tf.cast(numbers > 0, tf.int32)
         place_of = tf.scatter_nd(tf.maximum(numbers, 0)[:, None], places, [_NUMBERS])
-        masks = tf.gather(place_of, tf.cast(stored["masks"], tf.int32))
-        masks = _shrunk(masks[..., None], self.size, "nearest")[..., 0]
-        return {"image": _image(stored["image"], self.size, self.channels), "masks": masks}
+        masks = tf.gather(place_of, tf.cast(masks, tf.int32))
+        return _shrunk(masks[..., None], self.whole or self.size, "nearest")[..., 0]
 
     def assemble(self, prepared: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the network's inputs for a batch: the prepared records, and which cells are there."""
-        return {**prepared, "present": tf.cast(rows >= 0, tf.float32)}
+        """Return the network's inputs for a batch: the prepared records, and which cells are there.
+
+        A cell that a random square does not show is not there; one that vanished when it was shrunk still is.
+        """
+        present = rows >= 0
+        if self.whole:
+            flat = tf.reshape(prepared["masks"], [-1, self.size**2])
+            shown = tf.math.bincount(flat, minlength=self.num_cells + 1, maxlength=self.num_cells + 1, axis=-1)
+            present &= shown[:, 1:] > 0
+        return {**prepared, "present": tf.cast(present, tf.float32)}
 
 
 @dataclass(frozen=True)

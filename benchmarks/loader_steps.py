@@ -1,0 +1,75 @@
+"""Processor time a cell of each augmentation of the teams' recipes; part of `loader.py`.
+
+    python benchmarks/loader.py --only-steps
+
+Each step always happens, on 4 channels of a crop and, with its masks, of a field of view.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, augment_record
+from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise
+from hpa_tf.pipeline.steps import AnyStep, OneOf
+from hpa_tf.pipeline.warps import Affine, ElasticDistortion, GridDistortion, OpticalDistortion, Perspective
+from hpa_tf.recipes import recipe_named
+
+SIZES = {128: False, 512: True}
+"""Sides, px, and whether there are masks."""
+COUNT = 48
+STEPS: tuple[AnyStep, ...] = (
+    *(Affine(rotation=45, shear=5), Perspective(), OpticalDistortion(), GridDistortion(), ElasticDistortion()),
+    *(Noise(), Holes(), Blur(), MotionBlur(), MedianBlur(sizes=(3,)), MedianBlur(sizes=(5,)), MedianBlur(sizes=(7,))),
+    *(Gamma(), Brightness()),
+)
+RECIPES = ("milimed_b0_pad", "bestfitting_inception", "red_ai_duo_b3", "red_ai_field_b5", "mpware_puzzle_cam")
+
+
+def cost(augmentation: Augmentation, size: int, with_masks: bool) -> float:
+    """Return processor seconds a picture of the best of three passes after one that traces."""
+    rng = np.random.default_rng(0)
+    picture = {"image": tf.constant(rng.random((size, size, 4), np.float32))}
+    if with_masks:
+        picture["masks"] = tf.constant(np.arange(size * size).reshape(size, size) // (size * 16), tf.int32)
+    seeds = rng.integers(-(2**31), 2**31, (COUNT, 2), np.int32)
+
+    def changed(seed: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([tf.cast(one[0, 0], tf.float32) for one in _flat(augment_record(picture, seed, augmentation))])
+
+    dataset = tf.data.Dataset.from_tensor_slices(seeds).map(changed, tf.data.AUTOTUNE).batch(COUNT)
+    times = []
+    for _ in range(4):
+        start = time.process_time()
+        list(dataset)
+        times.append((time.process_time() - start) / COUNT)
+    return min(times[1:])
+
+
+def _flat(picture: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+    return [picture["image"][..., 0], *([picture["masks"]] if "masks" in picture else [])]
+
+
+def main() -> None:
+    """Measure and print."""
+    print("augmentations: processor ms a crop of 128 px, a field of 512 px with its masks")
+    rows = {type(step).__name__ + _detail(step): _always(step) for step in STEPS}
+    rows = {"nothing": NO_AUGMENTATION, "flips, turns, rotation": Augmentation(quarter_turns=True)} | rows
+    rows |= {f"recipe {name}": dataclasses.replace(recipe_named(name).augmentation, paste=None) for name in RECIPES}
+    for name, augmentation in rows.items():
+        found = [cost(augmentation, size, with_masks) * 1e3 for size, with_masks in SIZES.items()]
+        print(f"{name:<32}" + "".join(f"{one:9.2f}" for one in found), flush=True)
+
+
+def _always(step: AnyStep) -> Augmentation:
+    return dataclasses.replace(NO_AUGMENTATION, steps=(OneOf(1.0, (step,)),))
+
+
+def _detail(step: AnyStep) -> str:
+    return f" {step.sizes[0]} px" if isinstance(step, MedianBlur) else ""
+
+
+if __name__ == "__main__":
+    main()
