@@ -155,6 +155,22 @@ def weighted_mean(predictions: Sequence[np.ndarray], weights: Sequence[float] | 
     return np.clip(mean, 0, 1)  # rounding: three weights of 1/3 can pass 1 by 1e-16
 
 
+def mean_of_known(predictions: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Return the weighted mean of equally shaped probabilities, of those that are known; NaN where none is.
+
+    Raises:
+        ValueError: See `weighted_mean`.
+    """
+    arrays = [np.asarray(prediction, np.float64) for prediction in predictions]
+    if not any(np.isnan(array).any() for array in arrays):
+        return weighted_mean(arrays, weights)
+    stacked, shares = np.stack(arrays), np.asarray(weights, float)
+    share = np.where(np.isnan(stacked), 0, shares.reshape(-1, *[1] * (stacked.ndim - 1)))
+    total = share.sum(axis=0)
+    mean = (share * np.nan_to_num(stacked)).sum(axis=0) / np.where(total > 0, total, np.nan)
+    return np.clip(mean, 0, 1)
+
+
 def with_negative(probabilities: np.ndarray) -> np.ndarray:
     """Append Negative = 1 - max to [N, 18] probabilities, giving [N, 19]."""
     if probabilities.ndim != 2 or probabilities.shape[1] != NEGATIVE:

@@ -226,8 +226,10 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("--system cpu_pair --folds 2", "--folds 2"),
-        ("--system cpu_pair --folds 2 --out-of-fold x.parquet", "--folds 2"),
+        ("--system cpu_pair --folds 3", "--folds"),
+        ("--system cpu_pair --folds 2 --fine-tune grades", "--fine-tune"),
+        ("--system cpu_pair --recipe cpu_b0", "--recipe cpu_b0"),
+        ("--system cpu_pair --out-of-fold x.parquet", "--out-of-fold"),
         ("--system cpu_pair --show-sampling --folds 2", "--folds"),
         ("--folds 2 --recipe.validation-fold 1", "--recipe.validation-fold"),
         ("--folds 2 --show-sampling", "--show-sampling"),

@@ -3,7 +3,8 @@
 command.py      the options of train.py
 run.py          one run folder: check, train or go on, export
 claim.py        makes the folder this run's own; site.py: the data and the devices of a training
-systems.py      all members of a system; folds.py: cross-validation and out-of-fold predictions
+systems.py      all members of a system; folds.py: cross-validation
+out_of_fold.py  what networks say of cells that they have not seen; leaks.py: whether that is so
 fine_tuning.py  the second stage of a system, on hand grades
 relabelling.py  one small network a class, for pseudo-labels
 loop.py         the loop: epochs, checkpoints, validation

@@ -31,7 +31,7 @@ from hpa_tf.training.relabelling import train_relabelling
 from hpa_tf.training.run import show_sampling, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
-from hpa_tf.training.systems import train_system
+from hpa_tf.training.systems import system_out_of_fold_table, train_system, train_system_folds
 
 DEFAULT_RECIPE = "cpu_lite0"
 DEFAULT_DATA, DEFAULT_RUNS = "shards", "runs"
@@ -41,7 +41,7 @@ DESCRIPTION = f"""Train a network on a data folder; the same command goes on aft
 --recipe NAME chooses the recipe that every --recipe.FIELD changes; the values below are those of the chosen one.
 Some fields may be of several classes, each with its own fields: --recipe.optimization.schedule Plateau.
 Recipes: {", ".join(recipe.name for recipe in RECIPES)} (default {DEFAULT_RECIPE}).
---system NAME trains the members of a system, one after the other, into OUT/MEMBER.
+--system NAME trains the members of a system, one after the other, into OUT/MEMBER (with --folds: OUT/foldK/MEMBER).
 Systems: {", ".join(system.name for system in SYSTEMS)}.
 Exit codes: 0 finished, 2 bad input, {DIVERGED_EXIT_CODE} the loss is no number, {EXIT_CODE} stopped by a
 signal or the loss of a peer: start the same command again."""
@@ -65,9 +65,11 @@ class Options:
     """With --system: also the second stage of every member, on hand grades: a folder of the grading page, or a cell
     table of labels with a column `graded`. The fine-tuned system is OUT/fine_tuned."""
     folds: int = 0
-    """Train one network for each of the first k folds, which is kept out of its training; 0 = one network."""
+    """Train one network (with --system: one for each member) for each of the first k folds, which is kept out of its
+    training; 0 = one network."""
     out_of_fold: str | None = None
-    """With --folds: write each cell's prediction by the network that has not seen its image, as a cell table."""
+    """With --folds: write each cell's prediction by the network that has not seen its image, as a cell table; with
+    --system the members' predictions, mixed as for a submission."""
     show_sampling: bool = False
     """Print expected and drawn cells by class, and stop."""
     deterministic: Literal["auto", "on", "off"] = "auto"
@@ -209,11 +211,14 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
 def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     system = system_named(names.system)
     options = parse(rest, system.members[0].recipe, system.name)
-    beside = {f"--recipe {names.recipe}": names.recipe, f"--folds {options.folds}": options.folds}
-    for option, is_given in beside.items():
-        if is_given:
-            fix = f"leave {option} out, or train one recipe with it"
-            raise InputError(f"--system {names.system}", option, "the recipes of its members, without folds", fix)
+    if names.recipe:
+        fix = f"leave --recipe {names.recipe} out, or train it alone"
+        raise InputError(f"--system {names.system}", f"--recipe {names.recipe}", "the recipes of its members", fix)
+    if options.folds and options.fine_tune:
+        fix = "train the folds first; fine-tune a system that is trained without --folds"
+        raise InputError("--fine-tune", f"--folds {options.folds}", "one network a member", fix)
+    if options.out_of_fold:
+        check_can_be_written(options.out_of_fold)
 
     def of_member(recipe: Recipe) -> Recipe:
         return parse(rest, recipe).recipe
@@ -223,6 +228,12 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             print(f"{member.recipe.name}\n{show_sampling(of_member(member.recipe), options.data)}\n")
         return
     site = start(options)
+    if options.folds:
+        asked = (system, of_member, options.folds, options.data, options.out)
+        train_system_folds(*asked, site)
+        if options.out_of_fold:
+            system_out_of_fold_table(*asked, options.out_of_fold, site)
+        return
     train_system(system, of_member, options.data, options.out, site)
     if options.fine_tune:
         fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)

@@ -1,12 +1,16 @@
-"""Train every member of a system, one after the other, and with hand grades its second stage too."""
+"""Train every member of a system, one after the other; or all of them once for each fold."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import Recipe, System, differences, to_json
+from hpa_tf.training.folds import check_num_folds, fold_folder
+from hpa_tf.training.leaks import check_unseen
+from hpa_tf.training.out_of_fold import out_of_fold_table
 from hpa_tf.training.run import train
 from hpa_tf.training.site import Data, Site
 
@@ -31,6 +35,48 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
         announce(system, number, "", site)
         train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
         keras.backend.clear_session()
+
+
+def train_system_folds(
+    system: System, adapt: Callable[[Recipe], Recipe], num_folds: int, data: Data, out: str, site: Site
+) -> None:
+    """Train the members into `out`/fold0/MEMBER, `out`/fold1/MEMBER, ...; each fold is kept out of its networks.
+
+    Args:
+        system: Its members' recipes.
+        adapt: The changes of the command line.
+        num_folds: Folds to train.
+        data: What is trained on.
+        out: Folder of the folds; each of them is one of a system, which predicts like any other.
+        site: Where it runs.
+
+    Raises:
+        InputError: The data has fewer folds, a network would see its own, or see `train_system`.
+    """
+    check_num_folds(num_folds, data)
+    check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
+    claim_system(system, out, site)
+    for fold in range(num_folds):
+        if site.is_chief:
+            print(f"fold {fold}, networks {fold + 1} of {num_folds}", flush=True)
+        train_system(system, _without(fold, adapt), data, fold_folder(out, fold), site)
+
+
+def _without(fold: int, adapt: Callable[[Recipe], Recipe]) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(adapt(recipe), validation_fold=fold)
+
+
+def system_out_of_fold_table(
+    system: System, adapt: Callable[[Recipe], Recipe], num_folds: int, data: Data, out: str, path: str, site: Site
+) -> None:
+    """Write what the networks of `train_system_folds` say, mixed, of the cells that they have not seen.
+
+    Arguments as there; `path`: the table to write, see `out_of_fold`.
+    """
+    members = tuple(replace(member, recipe=adapt(member.recipe)) for member in system.members)
+    names = [member.recipe.name for member in system.members]
+    asked = replace(system, members=members)
+    out_of_fold_table(asked, num_folds, data, lambda fold, i: files.join(fold_folder(out, fold), names[i]), path, site)
 
 
 def claim_system(system: System, out: str, site: Site) -> None:

@@ -1,0 +1,73 @@
+"""What a network predicts out of fold it must not have seen: neither the images, nor others of their groups."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from hpa_tf import files
+from hpa_tf.data_folder import read_cells
+from hpa_tf.errors import InputError
+from hpa_tf.models.weights import OWN_SUFFIX
+from hpa_tf.recipes import ALL_FOLDS, Recipe
+from hpa_tf.recipes.run_folder import RECIPE, read_run
+from hpa_tf.records import CELL_TABLE_NAME, Manifest, read_manifest
+
+
+def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:
+    """Check that the network of each fold sees nothing of that fold while it is trained.
+
+    Args:
+        recipes: How the networks are trained; each fold's is kept out of its training, whatever they say themselves.
+        folds: The folds that are predicted.
+        folder: Data folder.
+
+    Raises:
+        InputError: An image or a group of images is in two folds, or a network starts from the weights of a run of
+            the same data that was trained on a fold which it predicts.
+    """
+    manifest = read_manifest(folder)
+    check_folds_apart(folder, manifest)
+    for source in dict.fromkeys(recipe.weights for recipe in recipes):
+        for run, trained_without in _ancestors(source, manifest):
+            seen = [fold for fold in folds if fold != trained_without]
+            if seen:
+                kept_out = "no fold" if trained_without == ALL_FOLDS else f"fold {trained_without} alone"
+                found = f"a run whose training left out {kept_out}: it saw the images of fold {seen[0]}"
+                fix = "start from weights of other data: --weights imagenet or none"
+                raise InputError(f"--weights {run}", found, "weights that have not seen what they predict", fix)
+
+
+def check_folds_apart(folder: str, manifest: Manifest) -> None:
+    """Check that no image, and no group of images where the data are built by groups, is in two folds.
+
+    Raises:
+        InputError: One is.
+    """
+    table = read_cells(folder, manifest)
+    group = manifest.options.get("group_by")
+    for column in ("image_id", *([group] if group in table.columns else [])):
+        named = table[table[column].notna() & (table[column].astype(str).str.strip() != "")]
+        count = named.groupby(named[column].astype(str).str.strip())["fold"].nunique()
+        if (count > 1).any():
+            name = count.index[int(np.argmax(count.to_numpy() > 1))]
+            what = "image" if column == "image_id" else f"{column} of several images"
+            found, fix = f"{what} {name!r} in several folds", "build the data again"
+            raise InputError(files.join(folder, CELL_TABLE_NAME), found, "each in one fold", fix)
+
+
+def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Yield (run folder, the fold it left out) of the runs of the same data that weights come from, the nearest first.
+
+    Runs of other data are followed too; ImageNet's files and the like end the way.
+    """
+    been: set[str] = set()
+    while True:
+        run = os.path.dirname(os.path.dirname(source)) if source.endswith(OWN_SUFFIX) else source
+        if run in been or not run or not files.exists(files.join(run, RECIPE)):
+            return
+        been.add(run)
+        found = read_run(run)
+        if found.manifest.fingerprint == manifest.fingerprint:
+            yield run, found.recipe.validation_fold
+        source = found.recipe.weights

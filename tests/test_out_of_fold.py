@@ -1,0 +1,206 @@
+"""Out-of-fold tables of a system: the right networks, mixed as stated, resumable; and what a network has seen."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from shards import one_hot, write_dataset
+from training_process import TINY, words
+
+from hpa_tf import cell_table, files, recipes, records
+from hpa_tf.data_folder import read_cells
+from hpa_tf.errors import InputError
+from hpa_tf.models.fcan import ALL_CLASSES
+from hpa_tf.pipeline import evaluation_batches
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE, PostProcessing, mean_of_known
+from hpa_tf.recipes import Member, System
+from hpa_tf.recipes.run_folder import read_run, write_result
+from hpa_tf.training import command, leaks, out_of_fold, run
+from hpa_tf.training.out_of_fold import mix
+from hpa_tf.training.site import Data
+from hpa_tf.views import Crop
+
+OPTIONS = TINY[2:] + words("--recipe.sampling.num-cells 16 --recipe.optimization.epochs 2 --deterministic off")
+SMALL = recipes.recipe_named("cpu_small")
+ONE = replace(SMALL, name="one")
+TWO = replace(SMALL, name="two", ensemble=(0.25, 0.75), seed=1)
+OTHER_VIEW = Crop(16, surroundings="all")
+SYSTEM = System("tiny", (Member(ONE, 0.5), Member(TWO, 0.2), Member(TWO, 0.3, asked=OTHER_VIEW)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_saved_model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "export", lambda *arguments: None)
+        patch.setattr(command, "system_named", lambda name: SYSTEM)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """48 cells in 12 images, 2 folds; some cells are cut, and left out of training alone."""
+    folder = tmp_path_factory.mktemp("out_of_fold") / "data"
+    table = write_dataset(folder, np.stack([one_hot(i % 5, 7) for i in range(48)]))
+    table.loc[::7, "cleaning_value"] = 0.001
+    cell_table.write(table, folder / records.CELL_TABLE_NAME, "labels")
+    return folder
+
+
+def call(data, out, *options) -> int:
+    return command.main(["--system", "tiny", "--data", str(data), "--out", str(out), *OPTIONS, *options])
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Return the folder of the folds and the table of what their networks say."""
+    root = tmp_path_factory.mktemp("trained")
+    table = root / "table.parquet"
+    assert call(data, root / "out", "--folds", "2", "--out-of-fold", str(table)) == 0
+    return root / "out", table
+
+
+def asked(folder, view, examples) -> np.ndarray:
+    """Return the probabilities [N, 18] of a run, computed from its weights files alone."""
+    found, mean = read_run(folder), 0
+    network = found.recipe.network.build(view.specs())
+    for path, share in found.checkpoints:
+        network.load_weights(path)
+        inputs = next(iter(evaluation_batches(examples, view, batch_size=len(examples)))).inputs
+        mean = mean + share * keras.ops.sigmoid(network(inputs)["logits"]).numpy().astype(float)
+    return mean
+
+
+def test_the_table_is_the_mean_of_the_members_that_have_not_seen_the_image(data, trained):
+    out, path = trained
+    table = cell_table.read(path)
+    assert cell_table.kind(path) == "out_of_fold" and len(table) == 48
+    for fold in range(2):
+        folders = [out / f"fold{fold}" / name for name in ("one", "two", "two")]
+        assert {read_run(folder).recipe.validation_fold for folder in folders} == {fold}
+        assert files.read_json(out / f"fold{fold}" / "system.json")["name"] == "tiny"
+        examples = Data(str(data), clean=False).examples({fold})
+        views = [Crop(16), Crop(16), OTHER_VIEW]
+        each = [asked(folder, view, examples) for folder, view in zip(folders, views, strict=True)]
+        assert np.abs(each[1] - each[2]).max() > 1e-3, "the views show the same"
+        expected = 0.5 * each[0] + 0.2 * each[1] + 0.3 * each[2]
+        expected = np.column_stack([expected, 1 - expected.max(axis=1)])
+        own = examples.table[["image_id", "cell"]].merge(table, on=["image_id", "cell"], validate="1:1")
+        assert len(own) == 24 and (own["fold"] == fold).all()
+        np.testing.assert_allclose(cell_table.values(own), expected, atol=1e-5)
+
+
+def test_it_goes_on_where_it_was_stopped(data, trained, tmp_path, monkeypatch):
+    out, path = trained
+    before, again = path.read_bytes(), tmp_path / "again.parquet"
+    arguments = ("--folds", "2", "--out-of-fold", str(again))
+    asked_again = []
+    original = out_of_fold._asking
+    monkeypatch.setattr(out_of_fold, "_asking", lambda recipe, site: asked_again.append(1) or original(recipe, site))
+    assert call(data, out, *arguments) == 0
+    assert again.read_bytes() == before and not asked_again
+    (out / "fold1/two/out_of_fold-3.npz").unlink()
+    damaged = out / "fold0/one/out_of_fold-1.npz"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    again.unlink()
+    assert call(data, out, *arguments) == 0
+    assert again.read_bytes() == before and len(asked_again) == 2
+
+
+def test_a_prediction_of_other_weights_is_not_taken(data, trained, tmp_path):
+    out, _ = trained
+    examples, found = Data(str(data), clean=False).examples({0}), read_run(out / "fold0/two")
+    key = out_of_fold._key(found, found.recipe, examples)
+    assert out_of_fold._kept(str(out / "fold0/two/out_of_fold-2.npz"), key) is not None
+    others = (
+        out_of_fold._key(replace(found, checkpoints=found.checkpoints[::-1]), found.recipe, examples),
+        out_of_fold._key(found, replace(found.recipe, asked=OTHER_VIEW), examples),
+        out_of_fold._key(found, found.recipe, examples.select(np.arange(23))),
+        out_of_fold._key(found, found.recipe, examples.select(np.arange(24)[::-1])),
+        out_of_fold._key(read_run(out / "fold0/one"), found.recipe, examples),
+    )
+    assert len({key, *others}) == 6
+    assert out_of_fold._kept(str(out / "fold0/two/out_of_fold-2.npz"), others[0]) is None
+
+
+def test_members_of_other_classes_are_mixed_where_they_answer():
+    rng = np.random.default_rng(0)
+    located, whole, spindle = (rng.uniform(0, 1, (5, 19)) for _ in range(3))
+    spindle[:, [c for c in range(19) if c != 11]] = np.nan
+    mean = mix([located, whole, spindle], (2.0, 1.0, 1.0), "predicted")
+    np.testing.assert_allclose(mean[:, 3], (2 * located[:, 3] + whole[:, 3]) / 3)
+    np.testing.assert_allclose(mean[:, 18], (2 * located[:, 18] + whole[:, 18]) / 3)
+    np.testing.assert_allclose(mean[:, 11], (2 * located[:, 11] + whole[:, 11] + spindle[:, 11]) / 4)
+    derived = mix([located, whole], (1.0, 1.0), "derived")
+    np.testing.assert_allclose(derived[:, 18], 1 - derived[:, :18].max(axis=1))
+    nothing = mean_of_known([spindle, spindle], (1.0, 1.0))
+    assert np.isnan(nothing[:, 0]).all() and np.allclose(nothing[:, 11], spindle[:, 11])
+    assert PREDICTED_NEGATIVE.negative == "predicted" and PostProcessing().negative == "derived" and ALL_CLASSES
+
+
+# -- leaks ------------------------------------------------------------------------------------------------------------
+
+
+def write_run(folder, data, validation_fold: int, source: str = "none", other_data: bool = False) -> str:
+    """Write the files of a finished run that say what it has seen."""
+    (folder / "weights").mkdir(parents=True)
+    recipe = replace(SMALL, validation_fold=validation_fold, weights=source)
+    recipes.save(recipe, folder / "recipe.json")
+    manifest = records.read_manifest(data)
+    records.write_manifest(folder, replace(manifest, fingerprint="1" * 64) if other_data else manifest)
+    write_result(folder, {"weights/best.weights.h5": 1.0}, {})
+    return str(folder)
+
+
+def test_weights_that_have_seen_a_fold_are_refused(data, tmp_path):
+    everything = write_run(tmp_path / "everything", data, -1)
+    zero = write_run(tmp_path / "zero", data, 0)
+    through = write_run(tmp_path / "through", data, 0, everything + "/weights/best.weights.h5")
+    elsewhere = write_run(tmp_path / "elsewhere", data, -1, other_data=True)
+    far = write_run(tmp_path / "far", data, -1, everything, other_data=True)
+    itself = write_run(tmp_path / "itself", data, -1, str(tmp_path / "itself"), other_data=True)
+    for source, folds, seen in (
+        (everything, range(2), 0), (zero, range(2), 1), (zero, range(1), None), (through, range(1), 0),
+        (elsewhere, range(2), None), (far, range(1), 0), (itself, range(2), None), ("imagenet", range(2), None),
+    ):  # fmt: skip
+        asked_recipes = [SMALL, replace(SMALL, weights=source)]
+        if seen is None:
+            leaks.check_unseen(asked_recipes, folds, str(data))
+            continue
+        with pytest.raises(InputError, match=rf"--weights .*saw the images of fold {seen}"):
+            leaks.check_unseen(asked_recipes, folds, str(data))
+
+
+@pytest.mark.parametrize("system", [True, False])
+def test_such_weights_are_refused_before_the_training(data, tmp_path, capsys, system):
+    everything = write_run(tmp_path / "everything", data, -1)
+    name = ["--system", "tiny"] if system else ["--recipe", "cpu_small"]
+    arguments = [*name, "--data", str(data), "--out", str(tmp_path / "out"), *OPTIONS, "--folds", "2"]
+    assert command.main([*arguments, "--weights", everything]) == 2
+    assert "saw the images of fold 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, None),
+        ({"cell_line": ["A-431"] * 24 + ["U2OS"] * 24}, None),
+        ({"cell_line": ["A-431"] * 25 + ["U2OS"] * 23}, "cell_line of several images 'A-431'"),
+        ({"cell_line": ["A-431 "] * 24 + ["A-431"] * 24}, "cell_line of several images 'A-431'"),
+        ({"cell_line": [""] * 48}, None),
+        ({"cell_line": [None] * 24 + [" "] * 24}, None),
+        ({"image_id": ["x"] * 48, "cell": range(1, 49)}, "image 'x'"),
+    ],
+)
+def test_groups_in_two_folds_are_refused(data, tmp_path, change, found):
+    table = read_cells(data).assign(**change)
+    cell_table.write(table, tmp_path / records.CELL_TABLE_NAME, "labels")
+    manifest = replace(records.read_manifest(data), options={"group_by": "cell_line"})
+    if found is None:
+        leaks.check_folds_apart(str(tmp_path), manifest)
+        return
+    with pytest.raises(InputError, match=found):
+        leaks.check_folds_apart(str(tmp_path), manifest)
