@@ -21,7 +21,10 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MOST_BYTES = 1 << 30
 _WORKBOOKS = {b"PK\x03\x04": "a ZIP archive, such as an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_SEPARATOR_LINE = re.compile(r"sep=(.)\n", re.I)  # Excel's own first line
+_SEPARATOR_LINE = re.compile(r'\ufeff?"?sep=(.)"?\n', re.I)  # Excel's own first line
+_TEXT_FORMULA = re.compile(r'="(.*)"', re.DOTALL)  # keeps Excel from making a number of an id
+_UNSEEN = "\u200b\u2060\ufeff"  # letters without width
+_MOST_LINES_ABOVE = 20
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,25 @@ def read_csv(path: str | os.PathLike, known: Collection[str], what: str = "a tab
     if not rows:
         raise InputError(path, "no row", what, "check the path")
     _, header = rows[0]
+    _check_header(path, rows, known, what)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         found = f"the column {twice[0]!r} twice"
         raise InputError(path, found, "one column a name", "remove or rename one of them")
     return CsvTable(str(path), tuple(filter(None, header)), tuple(_row(path, header, *row) for row in rows[1:]))
+
+
+def _check_header(path: str | os.PathLike, rows: list, known: Collection[str], what: str) -> None:
+    """Refuse a table whose header stands below other lines, such as a title.
+
+    Raises:
+        InputError: A later row has two known names, the first none.
+    """
+    if not set(known) & set(rows[0][1]):
+        for line, cells in rows[1:_MOST_LINES_ABOVE]:
+            if len(set(known) & set(cells)) > 1:
+                fix = f"remove the lines above line {line}"
+                raise InputError(path, f"the names of the columns in line {line}", f"{what}: names first", fix)
 
 
 def _read_text(path: str | os.PathLike, what: str) -> str:
@@ -101,7 +118,10 @@ def _read_text(path: str | os.PathLike, what: str) -> str:
         raise InputError(path, f"a file that cannot be read ({error.strerror or error})", what, "check it") from error
     except (ValueError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(path, f"no CSV table in UTF-8 ({error})", what, save) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text.partition("\n")[0]:
+        raise InputError(path, "zero bytes in its first line (UTF-16 without its mark? UTF-32?)", what, save)
+    return text
 
 
 def find_separator(text: str, known: Collection[str]) -> str:
@@ -130,7 +150,8 @@ def _rows(reader: Iterator[list[str]], skipped: int) -> Iterator[tuple[int, list
 
 
 def _clean(cell: str) -> str:
-    return unicodedata.normalize("NFC", cell).strip()
+    seen = unicodedata.normalize("NFC", cell).strip().strip(_UNSEEN).strip()
+    return formula[1].strip() if (formula := _TEXT_FORMULA.fullmatch(seen)) else seen
 
 
 def _row(path: str | os.PathLike, header: list[str], line: int, cells: list[str]) -> CsvRow:

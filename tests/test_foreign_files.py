@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import struct
 import unicodedata
 import zipfile
@@ -25,6 +26,7 @@ from hpa_tf.imaging.fields import FieldOfView, find_fields
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei, find_pieces
 from hpa_tf.imaging.segmentation.mask_files import read_mask
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from tfrecords_builder.label_table import read_label_table
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "hpa"
 COMPRESSIONS = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773}
@@ -112,6 +114,67 @@ def test_what_is_no_grey_tiff_is_named(tmp_path, array, words):
     with pytest.raises(InputError, match="8 or 16 bit grey") as error:
         read_channel(str(path), "red")
     assert words in str(error.value)
+
+
+def retagged(data: bytes, *tags: tuple[int, int, bytes]) -> bytes:
+    """Return a TIFF (little endian, one page) with further tags at its end: (code, type, value)."""
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    entries = [entry for entry in entries if struct.unpack_from("<H", entry)[0] not in {code for code, *_ in tags}]
+    at = len(data) + len(data) % 2
+    blob = b""
+    for code, kind, value in tags:
+        size = {2: 1, 3: 2}[kind]
+        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", at + len(blob))
+        blob += value if len(value) > 4 else b""
+        entries.append(struct.pack("<HHI", code, kind, len(value) // size) + place)
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry)[0])
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return data[:4] + struct.pack("<I", at + len(blob)) + data[8:].ljust(at - 8, b"\0") + blob + directory
+
+
+def test_several_pictures_in_one_page_are_several_pages(tmp_path, plane):
+    """ImageJ writes stacks over 4 GB with one directory, and tells how many pictures follow in its description."""
+    text = b"ImageJ=1.54f\nimages=3\nslices=3\n\0"
+    path = tmp_path / "x_red.tif"
+    path.write_bytes(retagged(tiff_bytes(plane), (270, 2, text)) + plane.tobytes() * 2)
+    for read in (lambda: read_channel(str(path), "red"), lambda: read_mask(path)):
+        with pytest.raises(InputError, match="found 3 pages"):
+            read()
+    path.write_bytes(retagged(tiff_bytes(plane), (270, 2, text.replace(b"3", b"1"))))
+    np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_smaller_copies_behind_a_page_are_left_alone(tmp_path, plane, compression):
+    path = tmp_path / "x_red.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(plane, compression=compression)
+        writer.write(plane[::2, ::2], subfiletype=1, compression=compression)
+    np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
+    np.testing.assert_array_equal(read_mask(path), plane)
+
+
+def test_a_palette_is_a_look_up_table_where_it_gets_brighter_and_colours_elsewhere(tmp_path, plane):
+    plane, ramp, path = (plane >> 8).astype(np.uint8), np.arange(256) * 257, tmp_path / "x_red.tif"
+    black, random = np.zeros(256, int), np.random.default_rng(0).permutation(ramp)
+    for colours, is_grey in (((ramp, ramp, ramp), 1), ((black, ramp, black), 1), ((random, ramp, black), 0)):
+        palette = np.concatenate(colours).astype("<u2").tobytes()
+        path.write_bytes(retagged(tiff_bytes(plane), (262, 3, b"\x03\0"), (320, 3, palette)))
+        np.testing.assert_array_equal(read_mask(path), plane)
+        if is_grey:
+            np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
+            continue
+        with pytest.raises(InputError, match="stand for colours"):
+            read_channel(str(path), "red")
+
+
+def test_a_compression_that_is_not_read_is_named(tmp_path, plane):
+    path = tmp_path / "x_red.tif"
+    path.write_bytes(retagged(tiff_bytes(plane), (259, 3, struct.pack("<H", 34712))))
+    with pytest.raises(InputError, match=r"compression that is not read here \(JPEG2000\).*LZW"):
+        read_channel(str(path), "red")
 
 
 @pytest.mark.parametrize("cuts", [[1], [700], [10, 500, 3000]])
@@ -310,6 +373,24 @@ def test_no_background_is_warned_of(mask):
         check_cells(mask, "mask")
 
 
+def test_an_inverted_mask_is_refused_but_one_cell_on_all_sides_is_not():
+    for value in (1, 255):
+        with pytest.raises(InputError, match=r"one number, \d+, around 5 places of 0.*invert"):
+            check_cells(np.where(CELLS > 0, 0, value), "mask")
+    whole = np.ones((96, 96), int)
+    whole[:20, :20] = whole[80:, 70:] = whole[40:50, 40:50] = 0  # two corners, and a hole
+    check_cells(whole, "mask")
+    check_cells(np.where(CELLS == 5, 0, 1) + (CELLS == 1), "mask")  # two numbers: cells without background between
+
+
+def test_two_kinds_of_nuclei_and_swapped_masks():
+    nuclei = discs((20, 20), (20, 70), (70, 20), (70, 70), (45, 45), radius=4)
+    with pytest.raises(InputError, match="each nucleus has its own number"):
+        check_nuclei((nuclei > 0) * 1 + (nuclei == 3), CELLS, "mask")
+    with pytest.warns(HpaWarning, match="swapped"):
+        check_nuclei(CELLS, nuclei, "mask")
+
+
 def test_a_nucleus_mask_of_one_number_is_refused_but_a_cell_may_have_two_nuclei():
     nuclei = discs((18, 18), (68, 70), radius=4)
     check_nuclei(nuclei, CELLS, "mask")
@@ -330,6 +411,17 @@ def test_pieces_are_those_of_an_independent_labelling(seed):
     for number in range(1, 5):
         _, count = ndimage.label(mask == number, np.ones((3, 3)))
         assert found.get(number, min(count, 1)) == count
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="real masks are not here")
+def test_every_real_pair_of_masks_fits_together(recwarn):
+    paths = sorted(REAL.rglob("*_nucleimask.*")) + sorted(REAL.rglob("*_nucleusmask.*"))
+    pairs = [(path, path.with_name(re.sub("nuclei|nucleus", "cell", path.name))) for path in paths]
+    pairs = [pair for pair in pairs if pair[1].exists()]
+    assert pairs
+    for nuclei, cells in pairs:
+        check_nuclei(read_mask(nuclei), read_mask(cells), nuclei)
+    assert not len(recwarn)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="real masks are not here")
@@ -387,3 +479,47 @@ def test_pickles_of_other_tools_are_refused_with_the_way_out(tmp_path):
     np.save(tmp_path / "img1_seg.npy", {"masks": CELLS, "flows": []}, allow_pickle=True)
     with pytest.raises(InputError, match=r"Cellpose's _seg\.npy.*data\['masks'\]"):
         MasksOnDisk(str(tmp_path), cell_pattern="{ID}_seg.npy")(a_field())
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\nID;Label\r\n007;0|16\r\n",
+        '"sep=;"\nID;Label\n007;0|16\n',
+        'ID,Label\n="007",0|16\n',
+        'ID,Label\n"=""007""",0|16\n',
+        "ID,Label\n007\u200b,\u00a00|16\u00a0\n",
+        "\ufeff\ufeffID,Label\n\ufeff007,0|16\n",
+        "ID;Label;;\n007;0|16;;\n;;;\n",
+    ],
+)
+def test_tables_as_spreadsheets_leave_them(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_text(text, newline="")
+    rows, faults = read_label_table(path)
+    assert {image_id: row[0] for image_id, row in rows.items()} == {"007": (0, 16)} and not faults
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"My labels\n\nID,Label\n007,0|16\n", "names of the columns in line 3.*remove the lines above line 3"),
+        (b"My labels,\n,,\nx,y\nID,Label\n007,0|16\n", "names of the columns in line 4"),
+        ("ID,Label\n007,0\n".encode("utf-16-le"), "zero bytes in its first line"),
+        ("ID,Label\n007,0\n".encode("utf-32"), "zero bytes in its first line"),
+    ],
+)
+def test_tables_that_cannot_be_read_say_why(tmp_path, data, words):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=words):
+        read_label_table(path)
+
+
+def test_ids_that_begin_like_formulas_stay_as_they_are(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('ID,Label\n=cmd,0\n=1+"2",3\n')
+    assert sorted(read_label_table(path)[0]) == ['=1+"2"', "=cmd"]

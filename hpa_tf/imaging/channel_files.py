@@ -92,10 +92,17 @@ def _read_tiff(data: bytes, path: str, max_pixels: int) -> np.ndarray:
     check_size(path, (page.imagewidth, page.imagelength), max_pixels)
     if page.samplesperpixel != 1 or opened.dtype is None or opened.dtype.kind != "u" or page.bitspersample > 16:
         raise InputError(path, f"a TIFF of {opened.kind}", _GREY, _SAVE_AS_GREY)
+    if not opened.is_grey:
+        raise InputError(path, f"a TIFF of {opened.kind} that stand for colours", _GREY, _SAVE_AS_GREY)
     if page.compression in tiff.PLAIN and page.bitspersample in (8, 16) and len(page.shape) == 2:
         plane = tiff.decode_plain(opened, path)
     else:
-        plane = _read_other(opened.data, path, "", max_pixels)
+        try:
+            plane = _read_other(opened.data, path, "", max_pixels)
+        except Image.UnidentifiedImageError as error:
+            found = f"a TIFF with a compression that is not read here ({getattr(page.compression, 'name', 'unknown')})"
+            fix = "save it without compression, or with LZW or deflate"
+            raise InputError(path, found, "a compression that is read", fix) from error
     full = np.iinfo(plane.dtype).max if page.bitspersample in (8, 16) else (1 << page.bitspersample) - 1
     return plane.dtype.type(full) - plane if opened.is_min_white else plane
 

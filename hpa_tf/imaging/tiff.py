@@ -57,6 +57,14 @@ class Tiff:
         return self.page.dtype
 
     @property
+    def is_grey(self) -> bool:
+        """Whether its numbers are how bright a pixel is: those of a palette are where it rises from dark to bright."""
+        if getattr(self.page.photometric, "name", "") == "CFA":
+            return False
+        palette = self.page.colormap
+        return palette is None or bool((np.diff(palette.astype(int).sum(axis=0)) >= 0).all())
+
+    @property
     def kind(self) -> str:
         """What the numbers are, in words."""
         bits, samples = self.page.bitspersample, self.page.samplesperpixel
@@ -74,10 +82,12 @@ def open_tiff(data: bytes, path: str) -> Tiff:
         Exception: One of `DAMAGE`: it is no TIFF file.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        if len(tiff.pages) != 1:
-            found = f"{len(tiff.pages)} pages"
+        pages = [page for page in tiff.pages if not page.is_reduced]  # the others are smaller copies of it
+        in_one = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1  # ImageJ's large stacks
+        if len(pages) != 1 or in_one != 1:
+            found = f"{max(len(pages), in_one)} pages"
             raise InputError(path, found, "one grey page a file", "save each channel or mask as its own file")
-        page, order = tiff.pages[0], tiff.byteorder
+        page, order = pages[0], tiff.byteorder
     tag = page.tags.get(_PHOTOMETRIC)
     is_min_white = tag is not None and tag.value == _MIN_IS_WHITE
     changed = bytearray(data)
@@ -96,7 +106,7 @@ def decode_plain(tiff: Tiff, path: str) -> np.ndarray:
         Exception: One of `DAMAGE`, also where it unpacks to less.
     """
     with tifffile.TiffFile(io.BytesIO(tiff.data)) as opened:
-        page = opened.pages[0]
+        page = next(page for page in opened.pages if not page.is_reduced)
         _check_length(tiff.data, page, path)
         array = page.asarray()
     return array.astype(array.dtype.newbyteorder("="), copy=False)

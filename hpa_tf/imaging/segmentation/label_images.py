@@ -75,6 +75,10 @@ def check_cells(mask: np.ndarray, where: str | os.PathLike) -> None:
     for pieces in several:
         if pieces.are_apart or pieces.large > 2:
             raise _not_labelled(where, pieces, "cell")
+    if (holes := _holes(mask)) > 1:
+        found = f"one number, {mask.max()}, around {holes} places of 0"
+        fix = "0 is the background here, and the cells need numbers of their own: invert the mask and label its pieces"
+        raise InputError(where, found, "a label image: a number of its own for each cell, 0 = background", fix)
     if mask.size and mask.min() > 0:
         text = (
             f"{where}: no background: all pixels belong to a cell, and 0 means background; is it another number here?"
@@ -88,8 +92,25 @@ def check_cells(mask: np.ndarray, where: str | os.PathLike) -> None:
         warnings.warn(text, HpaWarning, stacklevel=2)
 
 
+def _holes(mask: np.ndarray) -> int:
+    """Count the places of 0 that the only number of a mask encloses, where it touches the frame on all sides: cells.
+
+    A tenth of the largest place's area is the least that counts, as for pieces.
+    """
+    number = mask.max(initial=0)
+    sides = (mask[:1], mask[-1:], mask[:, :1], mask[:, -1:])
+    if not number or not all((side == number).any() for side in sides) or ((mask != 0) & (mask != number)).any():
+        return 0
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == 0).view(np.uint8), connectivity=4)
+    at_frame = np.unique(np.concatenate([np.ravel(side) for side in (labels[[0, -1]], labels[:, [0, -1]])]))
+    areas = np.delete(stats[:, cv2.CC_STAT_AREA], np.union1d(at_frame, [0]))
+    return int((areas >= _SHARE * areas.max(initial=1)).sum()) if count > 1 else 0
+
+
 def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLike) -> None:
-    """Refuse a nucleus mask of one number for the nuclei of several cells; a cell may have several nuclei.
+    """Refuse a nucleus mask whose numbers stand for the nuclei of several cells each; warn where it looks swapped.
+
+    A cell may have several nuclei.
 
     Args:
         mask: Integer [H, W].
@@ -97,10 +118,14 @@ def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLi
         where: File of the nucleus mask.
 
     Raises:
-        InputError: It has one number, in pieces that lie in several cells.
+        InputError: It has at most half as many numbers as there are cells with a nucleus, one of them in several
+            large pieces.
     """
-    lowest = int(mask[mask > 0].min(initial=np.iinfo(mask.dtype).max))
-    if lowest != mask.max(initial=0) or len(np.unique(cell_mask[(mask > 0) & (cell_mask > 0)])) < 2:
+    inside = (mask > 0) & (cell_mask > 0)
+    if 2 * inside.sum() < (mask > 0).sum():
+        text = f"{where}: most of the nuclei lie outside the cells; are the masks of nuclei and cells swapped?"
+        warnings.warn(text, HpaWarning, stacklevel=2)
+    if 2 * len(np.unique(mask[inside])) > len(np.unique(cell_mask[inside])):
         return
     for pieces in find_pieces(mask):
         if pieces.large > 1:
