@@ -85,7 +85,7 @@ def open_tiff(data: bytes, path: str) -> Tiff:
         pages = [page for page in tiff.pages if not page.is_reduced]  # the others are smaller copies of it
         in_one = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1  # ImageJ's large stacks
         if len(pages) != 1 or in_one != 1:
-            found = f"{max(len(pages), in_one)} pages"
+            found = f"{in_one if len(pages) == 1 else len(pages)} pages"
             raise InputError(path, found, "one grey page a file", "save each channel or mask as its own file")
         page, order = pages[0], tiff.byteorder
     tag = page.tags.get(_PHOTOMETRIC)
