@@ -13,7 +13,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Labels
-from hpa_tf.pipeline import Augmentation, EveryCell, PasteCells, SemiBalanced
+from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, SemiBalanced
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
 from hpa_tf.views import Bag, Crop, Field
@@ -186,7 +186,8 @@ def test_a_recipe_of_version_4_is_read():
         plain = replace(new, augmentation=replace(new.augmentation, steps=(), paste=None))
         value = recipes.recipe_to_json(plain)
         value["version"] = 4
-        del value["augmentation"]["steps"], value["augmentation"]["paste"]
+        for name_of_5 in ("steps", "paste", "cut"):
+            del value["augmentation"][name_of_5]
         for view in (value["view"], value["asked"] or {}):
             view.pop("whole", None)
         assert recipes.recipe_from_json(value, "here") == plain
@@ -197,6 +198,8 @@ def test_a_recipe_of_version_4_is_read():
     [
         ({"asked": None}, "random squares"),
         ({"view": Crop(64), "asked": None, "augmentation": Augmentation(paste=PasteCells())}, "Field with num_cells"),
+        ({"augmentation": Augmentation(cut=CutCells()), "validation_fold": -1}, "cut.*expected Crop"),
+        ({"view": Crop(64), "asked": None, "augmentation": Augmentation(cut=CutCells())}, "validation_fold"),
     ],
 )
 def test_refuses_squares_when_asked_and_pasting_into_crops(changes, what):

@@ -15,6 +15,7 @@ spinning disks do not.
 
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, augment_batch, augment_record
 from hpa_tf.pipeline.batches import evaluation_batches, plan_everything, steps_per_epoch, training_batches
+from hpa_tf.pipeline.cutting import CutCells, whole_cells
 from hpa_tf.pipeline.examples import Examples, read_examples
 from hpa_tf.pipeline.parsing import decode_and_prepare, parse_cell
 from hpa_tf.pipeline.pasting import PasteCells
@@ -31,6 +32,7 @@ from hpa_tf.pipeline.sampling import (
 __all__ = [
     "NO_AUGMENTATION",
     "Augmentation",
+    "CutCells",
     "EveryCell",
     "Examples",
     "InverseFrequency",
@@ -50,4 +52,5 @@ __all__ = [
     "repeat_factors",
     "steps_per_epoch",
     "training_batches",
+    "whole_cells",
 ]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from hpa_tf.pipeline.cutting import CutCells
 from hpa_tf.pipeline.pasting import PasteCells
 from hpa_tf.pipeline.steps import AnyStep, check_steps, take_steps
 
@@ -42,6 +43,8 @@ class Augmentation:
     """What may happen after that, in this order."""
     paste: PasteCells | None = None
     """Before everything else: a cell of another image may be pasted into a field of view."""
+    cut: CutCells | None = None
+    """Before everything else: a cell may be cut by a line; the labels say whether it was."""
 
     def __post_init__(self):
         check_steps(self.steps)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.models.network import Spec
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation
@@ -159,7 +160,8 @@ def _batches(
     rows = plan.rows[slots].astype(np.int64)
     pasted = Pasted(*(one[slots] for one in plan.pasted)) if plan.pasted else None
     load, elements = make_loader(examples, view, augmentation, rows, pasted)
-    specs = {**view.record_specs(), **({"is_pasted": Spec(())} if pasted else {})}
+    marks = {"is_pasted": pasted is not None, "is_whole": augmentation.cut is not None}
+    specs = {**view.record_specs(), **{name: Spec(()) for name, is_made in marks.items() if is_made}}
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch
     def record(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -186,7 +188,7 @@ def _batch_maker(examples: Examples, view: View) -> Callable:
     def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, ...]) -> Batch:
         rows, seeds, *pasted = placed
         is_real = rows >= 0
-        is_pasted = prepared.pop("is_pasted", None)
+        is_pasted, is_whole = (prepared.pop(name, None) for name in ("is_pasted", "is_whole"))
         if pasted:
             failed = (
                 tf.one_hot(pasted[1], rows.shape[1]) * tf.cast((pasted[0] >= 0) & (is_pasted == 0), tf.float32)[:, None]
@@ -198,6 +200,10 @@ def _batch_maker(examples: Examples, view: View) -> Callable:
             rows = tf.where(inputs["present"] > 0, rows, -1)  # a cell outside a random square is not answered for
         there = tf.maximum(rows, 0)
         known = tf.cast(tf.gather(cell_known, there) & (rows >= 0)[..., None], tf.float32)
+        labels = tf.gather(cell_labels, there) * known
+        if is_whole is not None:
+            known = tf.repeat(tf.cast(is_real, tf.float32)[..., None], NUM_CLASSES, axis=-1)
+            labels = is_whole[:, None, None] * known
         known_of_image = tf.cast(tf.gather(image_known, image) & is_real[:, :1], tf.float32)
         labels_of_image = tf.gather(image_labels, image) * known_of_image
         if pasted:
@@ -208,7 +214,7 @@ def _batch_maker(examples: Examples, view: View) -> Callable:
         return Batch(
             inputs=inputs,
             rows=rows,
-            cell_labels=tf.gather(cell_labels, there) * known,
+            cell_labels=labels,
             cell_known=known,
             image_labels=labels_of_image,
             image_known=known_of_image,

@@ -8,8 +8,16 @@ import tensorflow as tf
 from hpa_tf import files, framing
 from hpa_tf.classes import CHANNELS
 from hpa_tf.pipeline.augmentation import Augmentation, augment_record, random_square
+from hpa_tf.pipeline.cutting import CutCells, cut_region, draw_line
 from hpa_tf.pipeline.examples import Examples
-from hpa_tf.pipeline.parsing import box_in_crop, decode_picture, parse_cell, prepare_cell, prepare_field
+from hpa_tf.pipeline.parsing import (
+    box_in_crop,
+    decode_picture,
+    parse_cell,
+    prepare_cell,
+    prepare_field,
+    prepare_region,
+)
 from hpa_tf.pipeline.pasting import Pasted, paste_cell
 from hpa_tf.records import IMAGE_FIELDS
 from hpa_tf.views import View
@@ -51,8 +59,17 @@ def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> 
 
     def load(element: Element) -> dict[str, tf.Tensor]:
         record = parse_cell(read(tf.maximum(element["index"], 0)), ["crop", "region", "box", "crop_box"])
-        prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
+        if augmentation.cut is None:
+            prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
+        else:
+            prepared = perhaps_cut(record, element["seed"], augmentation.cut)
         return augment_record(prepared, element["seed"], augmentation, stains_of(view))
+
+    def perhaps_cut(record: dict[str, tf.Tensor], seed: tf.Tensor, cut: CutCells) -> dict[str, tf.Tensor]:
+        line = draw_line(tf.random.fold_in(seed, 1_000), cut)
+        region = cut_region(decode_picture(record["region"], 1, tf.uint8)[..., 0], line)
+        prepared = prepare_region(view, record["crop"], region)  # the box is that of what is left
+        return {**prepared, "is_whole": 1 - tf.cast(line.happens, tf.float32)}
 
     return load
 

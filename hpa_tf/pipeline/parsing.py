@@ -78,7 +78,14 @@ def decode_and_prepare(crop: tf.Tensor, region: tf.Tensor, view: Crop, box: tf.T
 
 def prepare_cell(view: View, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """Decode the pictures of a cell's record and let a view prepare them; arguments as of `decode_and_prepare`."""
-    stored = {"region": decode_picture(region, 1, tf.uint8)[..., 0]} | ({} if box is None else {"box": box})
+    return prepare_region(view, crop, decode_picture(region, 1, tf.uint8)[..., 0], box)
+
+
+def prepare_region(
+    view: View, crop: tf.Tensor, region: tf.Tensor, box: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """Decode the crop of a cell's record and let a view prepare it; `region` is the decoded map, uint8 [H, W]."""
+    stored = {"region": region} | ({} if box is None else {"box": box})
     return _of_either_depth(crop, lambda pixels: view.prepare({"crop": pixels, **stored}))
 
 

@@ -6,6 +6,7 @@ known here. The labels of the cell networks are those in five levels that FCAN g
 
     train.py --data DIR --recipe bestfitting_fcan --folds 5 --out-of-fold FCAN.parquet --out runs/fcan
     train.py --data DIR --system bestfitting --labels LEVELS --out runs/bestfitting
+    train.py --data DIR --recipe bestfitting_completeness --out runs/bestfitting/bestfitting_completeness
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
@@ -16,7 +17,7 @@ Source: SYSTEMS 1.
 from dataclasses import replace
 
 from hpa_tf.imaging.rules import Factor
-from hpa_tf.losses import FocalSum
+from hpa_tf.losses import CrossEntropy, FocalSum
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
@@ -25,11 +26,11 @@ from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.swin import Swin
 from hpa_tf.models.vit import VisionTransformer
 from hpa_tf.objectives import Alike, Labels
-from hpa_tf.pipeline import Augmentation, EveryCell, PasteCells
+from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells
 from hpa_tf.pipeline.warps import Affine
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
-from hpa_tf.recipes.optimization import Optimization, Steps
-from hpa_tf.recipes.recipe import Member, Recipe, System
+from hpa_tf.recipes.optimization import Cosine, Optimization, Steps
+from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
 from hpa_tf.views import Crop, Field
 
 TERMS = (FocalSum(), SymmetricLovasz(), HardNegatives())
@@ -91,13 +92,27 @@ RECIPES = (
     *(BESTFITTING_FCAN, BESTFITTING_FCAN_2),
     *(BESTFITTING_INCEPTION, BESTFITTING_SWIN, BESTFITTING_SWIN_224, BESTFITTING_DEIT),
 )
+_MEMBERS = RECIPES
+
+BESTFITTING_COMPLETENESS = Recipe(
+    name="bestfitting_completeness",
+    view=Crop(128, channels=("red", "blue", "yellow", "cell")),
+    network=Classifier(EfficientNet("B0"), classes=(0,)),
+    weights="imagenet",
+    augmentation=replace(DIHEDRAL, cut=CutCells()),
+    sampling=EveryCell(),
+    objective=(Labels(loss=CrossEntropy()),),
+    optimization=Optimization(epochs=5, batch_size=32, learning_rate=3e-4, schedule=Cosine(5)),
+    validation_fold=ALL_FOLDS,
+)
+"""Whole cells against cells cut by a line; its one output is the probability that a cell is whole. No labels needed."""
 
 INCOMPLETE = Factor("completeness", below=0.2, to=0.3)
 BESTFITTING = System(
     "bestfitting",
     (
-        *(Member(recipe, 0.25) for recipe in RECIPES[:2]),
-        *(Member(recipe, 0.125) for recipe in RECIPES[2:]),
+        *(Member(recipe, 0.25) for recipe in _MEMBERS[:2]),
+        *(Member(recipe, 0.125) for recipe in _MEMBERS[2:]),
     ),
     PREDICTED_NEGATIVE,
 )
@@ -129,6 +144,14 @@ CPU_CELLS_OF_FCAN = replace(
     objective=BESTFITTING_INCEPTION.objective,
     optimization=replace(CPU_FCAN.optimization, batch_size=16, epochs=3, schedule=Steps((2,), (1, 0.3))),
 )
-RECIPES += (CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_CELLS_OF_FCAN)
+CPU_COMPLETENESS = replace(
+    BESTFITTING_COMPLETENESS,
+    name="cpu_completeness",
+    view=Crop(64, channels=BESTFITTING_COMPLETENESS.view.channels),
+    network=Classifier(replace(_LITE, stride=32), dropout=0.2, classes=(0,)),
+    sampling=EveryCell(num_cells=3_072),
+    optimization=Optimization(epochs=3, batch_size=16, learning_rate=1e-3, schedule=Cosine(3), warmup_steps=50),
+)
+RECIPES += (BESTFITTING_COMPLETENESS, CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_CELLS_OF_FCAN, CPU_COMPLETENESS)
 CPU_BESTFITTING = System("cpu_bestfitting", (Member(CPU_FCAN, 0.5), Member(CPU_CELLS_OF_FCAN, 0.5)), PREDICTED_NEGATIVE)
 SYSTEMS = (BESTFITTING, CPU_BESTFITTING)

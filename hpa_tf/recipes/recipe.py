@@ -70,12 +70,22 @@ class Recipe:
             found = f"recipe.view {type(self.view).__name__}"
             fix = "leave recipe.augmentation.paste out, or choose such a view"
             raise InputError("recipe.augmentation.paste", found, "Field with num_cells of 2 or more", fix)
+        if self.augmentation.cut:
+            self._check_cut()
         if getattr(self.asked_view, "whole", 0):
             found = "random squares, for training only"
             raise InputError("recipe.asked", found, "a view of the whole field", "set recipe.asked.whole to 0")
         if self.validation_fold < ALL_FOLDS:
             fix = "choose another fold"
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
+
+    def _check_cut(self) -> None:
+        if not isinstance(self.view, Crop):
+            fix = "leave recipe.augmentation.cut out, or choose it"
+            raise InputError("recipe.augmentation.cut", f"recipe.view {type(self.view).__name__}", "Crop", fix)
+        if self.validation_fold != ALL_FOLDS:
+            found = f"fold {self.validation_fold}: nobody knows of its cells whether they are whole"
+            raise InputError("recipe.validation_fold", found, "-1 where recipe.augmentation.cut is set", "set it to -1")
 
 
 @dataclass(frozen=True)

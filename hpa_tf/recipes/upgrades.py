@@ -34,7 +34,7 @@ def upgrade_from_3(recipe: Json) -> Json:
 
 def upgrade_from_4(recipe: Json) -> Json:
     """Return a recipe of version 4 as one of version 5: further steps of augmentation, random squares of fields."""
-    recipe = {**recipe, "augmentation": {**recipe["augmentation"], "steps": [], "paste": None}}
+    recipe = {**recipe, "augmentation": {**recipe["augmentation"], "steps": [], "paste": None, "cut": None}}
     for name in ("view", "asked"):
         if recipe[name] and recipe[name]["class"] == "Field":
             recipe[name] = {**recipe[name], "whole": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpa_tf import files, interrupts, serving
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
-from hpa_tf.pipeline import Examples, describe_sampling
+from hpa_tf.pipeline import Examples, describe_sampling, whole_cells
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.optimization import Plateau, best_epoch
@@ -102,7 +102,8 @@ def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Exa
         if data.validation_labels is not None:
             fix = "give --recipe.validation-fold K: its cells are kept out of training"
             raise InputError("--validation-labels", "no validation fold", "a fold to measure", fix)
-        return data.examples(None), None
+        examples = data.examples(None)
+        return whole_cells(examples) if recipe.augmentation.cut else examples, None
     folds = set(range(manifest.num_folds))
     if recipe.validation_fold not in folds or len(folds) < 2:
         found = f"fold {recipe.validation_fold} of {manifest.num_folds}"
