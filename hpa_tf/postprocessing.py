@@ -2,8 +2,8 @@
 
 Team 4's order, each step a pure function of NumPy arrays and each with its switch in `PostProcessing`:
 
-    weighted mean of the members' 18 probabilities
-    -> Negative = 1 - max of the 18
+    weighted mean of the members' probabilities
+    -> Negative = 1 - max of the other 18; or the mean of what the members say of it, where it is "predicted"
     -> all 19 x the cell's value (border rule x outlier rule: `imaging.rules`)
     -> w x own score + (1 - w) x mean over the image's valid cells (value 1), w by class
 
@@ -76,8 +76,7 @@ def postprocess(
     """Turn the members' probabilities into scores, float64 [N, 19] in 0..1.
 
     Args:
-        members: One array a member, [N, 18] or [N, 19] probabilities; a 19th column is read only where Negative is
-            predicted.
+        members: One array a member, [N, 18] or [N, 19] probabilities, see `mean_probabilities`.
         weights: One weight a member, any positive scale; None = equal.
         value: [N] cell values in 0..1 (`cell_values`); a cell is valid where it is 1.
         image_ids: [N] the image of each cell.
@@ -86,19 +85,44 @@ def postprocess(
     Raises:
         ValueError: Shapes differ, or a probability or value is not a number in 0..1.
     """
-    if options.negative == "predicted" and any(np.shape(member)[1] != NUM_CLASSES for member in members):
-        raise ValueError("negative: found 'predicted' for members of 18 classes; expected members of 19")
-    count = NUM_CLASSES if options.negative == "predicted" else NUM_PREDICTED
-    probabilities = weighted_mean([np.asarray(member)[:, :count] for member in members], weights)
+    probabilities = mean_probabilities(members, weights, options)
     value = np.asarray(value, float)
     if value.shape != (len(probabilities),) or len(image_ids) != len(value):
         found = f"{value.shape} values and {len(image_ids)} image ids for {len(probabilities)} cells"
         raise ValueError(f"{found}; expected one of each a cell")
     _check_range("value", value)
-    scores = (probabilities if options.negative == "predicted" else with_negative(probabilities)) * value[:, None]
+    scores = probabilities * value[:, None]
     if options.image_mixing:
         scores = mix_with_image_mean(scores, value == 1, image_ids, options.cell_weights)
     return scores
+
+
+def mean_probabilities(
+    members: Sequence[np.ndarray], weights: Sequence[float] | None, options: PostProcessing = FINAL_2
+) -> np.ndarray:
+    """Return the weighted mean of the members' probabilities with Negative, float64 [N, 19].
+
+    Args:
+        members: One array a member: [N, 18], or [N, 19] with what it says of Negative (NaN = nothing). Where Negative
+            is derived, it is 1 - the largest mean of the others, whatever the members say of it; where it is predicted,
+            a member that says nothing of it gives 1 - the largest of its own others.
+        weights: One weight a member; None = equal.
+        options: How Negative is found.
+
+    Raises:
+        ValueError: See `weighted_mean`.
+    """
+    if options.negative == "derived":
+        return with_negative(weighted_mean([np.asarray(member)[:, :NUM_PREDICTED] for member in members], weights))
+    return weighted_mean([_with_own_negative(np.asarray(member, np.float64)) for member in members], weights)
+
+
+def _with_own_negative(probabilities: np.ndarray) -> np.ndarray:
+    filled = with_negative(probabilities[:, :NUM_PREDICTED])
+    if probabilities.shape[1] == NUM_CLASSES:
+        own = probabilities[:, NEGATIVE]
+        filled[:, NEGATIVE] = np.where(np.isnan(own), filled[:, NEGATIVE], own)
+    return filled
 
 
 def cell_values(border_value: np.ndarray, outlier_value: np.ndarray, options: PostProcessing = FINAL_2) -> np.ndarray:

@@ -188,8 +188,16 @@ def test_negative_as_the_networks_predict_it():
     members = rng.random((2, 3, 19))
     found = postprocess(members, [1, 3], np.ones(3), ["a", "a", "b"], PREDICTED_NEGATIVE)
     np.testing.assert_allclose(found, (members[0] + 3 * members[1]) / 4, rtol=1e-12)
-    with pytest.raises(ValueError, match="19"):
-        postprocess(members[..., :18], [1, 3], np.ones(3), ["a", "a", "b"], PREDICTED_NEGATIVE)
+    # a member that says nothing of Negative gives 1 - the largest of its own others
+    for silent in (members[1, :, :18], np.column_stack([members[1, :, :18], np.full(3, np.nan)])):
+        found = postprocess([members[0], silent], [1, 3], np.ones(3), ["a", "a", "b"], PREDICTED_NEGATIVE)
+        np.testing.assert_allclose(found[:, :18], (members[0] + 3 * members[1])[:, :18] / 4, rtol=1e-12)
+        expected = (members[0][:, 18] + 3 * (1 - members[1, :, :18].max(axis=1))) / 4
+        np.testing.assert_allclose(found[:, 18], expected, rtol=1e-12)
+    derived = postprocess(
+        members, [1, 3], np.ones(3), ["a", "a", "b"], dataclasses.replace(PREDICTED_NEGATIVE, negative="derived")
+    )
+    np.testing.assert_allclose(derived[:, 18], 1 - derived[:, :18].max(axis=1), rtol=1e-12)
 
 
 def test_further_rules_multiply_the_value():

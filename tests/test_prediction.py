@@ -35,6 +35,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.sources import is_in_part
 from hpa_tf.prediction.workers import Workers
+from hpa_tf.recipes import system_named
 
 ROOT = Path(__file__).parents[1]
 FINAL = ("submission.csv", "cells.parquet", "report.html", "predictions.json", "raw/run.parquet")
@@ -325,14 +326,14 @@ def test_several_runs_and_weights_are_averaged(world, pool, tmp_path):
 
 def test_views_are_the_eight_of_the_square_and_their_shrunk_versions():
     images = np.random.default_rng(0).random((2, 16, 16, 4), np.float32)
-    views = list(inference.augmented(images, "16"))
+    views = [view["image"] for view in inference.augmented({"image": images}, "16")]
     assert len(views) == 16 and len({view.tobytes() for view in views}) == 16
     eight = {view.tobytes() for view in views[:8]}
     for view in views[:8]:
         assert np.ascontiguousarray(np.rot90(view, axes=(1, 2))).tobytes() in eight
         assert np.ascontiguousarray(view[:, ::-1]).tobytes() in eight
     np.testing.assert_array_equal(views[0], images)
-    assert [len(list(inference.augmented(images, tta))) for tta in ("none", "2", "8")] == [1, 2, 8]
+    assert [len(list(inference.augmented({"image": images}, tta))) for tta in ("none", "2", "8")] == [1, 2, 8]
     shrunk = views[8]
     assert not shrunk[:, 0].any() and not shrunk[:, -1].any() and shrunk[:, 1:15, 1:15].all()
 
@@ -343,22 +344,21 @@ def test_probabilities_are_the_mean_over_all_views(tta, num_views):
     images = np.random.default_rng(1).random((3, 16, 16, 4), np.float32)
     asked = []
 
-    def corner(view: np.ndarray) -> dict[str, np.ndarray]:
+    def corner(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        view = inputs["image"]
         asked.append(view.copy())
         return {"probabilities": np.repeat(view[:, 0, 0, :1], 19, axis=1), "embedding": view[:, 0, 0]}
 
-    batch = inference.Batch({0: images}, 3, ())
-    found = inference._answer(batch, [corner, lambda view: {"probabilities": np.ones((3, 19))}], [0, 0], tta)
-    assert len(asked) == num_views and found["probabilities"].shape == (2, 3, 18)
+    probabilities, embedding = inference._answer({"image": images}, corner, tta)
+    assert len(asked) == num_views and probabilities.shape == (3, 1, 19) and embedding.shape == (3, 1, 4)
     expected = {
         "none": images[:, 0, 0, 0],
         "2": images[:, 0, [0, -1], 0].mean(axis=1),
         "8": images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].mean(axis=1),
         "16": images[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].mean(axis=1) / 2,  # black corners of the shrunk views
     }[tta]
-    np.testing.assert_allclose(found["probabilities"][0], np.repeat(expected[:, None], 18, axis=1), atol=1e-6)
-    np.testing.assert_allclose(found["probabilities"][1], 1)
-    np.testing.assert_array_equal(found["embedding"], images[:, 0, 0])
+    np.testing.assert_allclose(probabilities[:, 0], np.repeat(expected[:, None], 19, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(embedding[:, 0], images[:, 0, 0])
 
 
 @pytest.mark.slow
@@ -669,7 +669,7 @@ def test_a_stop_at_any_moment_is_one_line(small, tmp_path, number, code, moment)
 
 def test_missing_members_are_named_with_the_command_that_trains_them(tmp_path):
     with pytest.raises(InputError) as error:
-        members.find_system("milimed_final_2", str(tmp_path))
+        members.load_members(system_named("milimed_final_2"), str(tmp_path))
     assert "milimed_b0_flips, milimed_b0_resizer, milimed_b0_pad (3 of 3 members)" in str(error.value)
     assert f"python train.py --strategy mirrored --data DIR --system milimed_final_2 --out {tmp_path}" in str(
         error.value

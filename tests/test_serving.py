@@ -66,7 +66,7 @@ def call(served: serving.Served, signature: str, **tensors) -> dict[str, np.ndar
 def test_preparation_is_that_of_the_pipeline_bit_for_bit(served, name, dtype):
     crop, region = cell(1, dtype)
     expected = prepare(tf.constant(crop), tf.constant(region), Crop(cases.SIZE, **PREPARATIONS[name])).numpy()
-    np.testing.assert_array_equal(served[name].prepare(crop, region).numpy(), expected)
+    np.testing.assert_array_equal(served[name].prepare(crop=crop, region=region)["image"].numpy(), expected)
     assert expected.std() > 0.1
 
 
@@ -74,7 +74,8 @@ def test_preparation_is_that_of_the_pipeline_bit_for_bit(served, name, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png_and_pixels_give_the_same_bits(served, name, dtype):
     crops, regions = zip(*(cell(seed, dtype) for seed in range(3)), strict=True)
-    images = np.stack([served[name].prepare(*pair) for pair in zip(crops, regions, strict=True)])
+    pairs = zip(crops, regions, strict=True)
+    images = np.stack([served[name].prepare(crop=crop, region=region)["image"] for crop, region in pairs])
     expected = call(served[name], "prepared", image=images)
     from_png = call(served[name], "crop_and_region", crop=[png(c) for c in crops], region=[png(r) for r in regions])
     pixels = call(served[name], f"pixels_{np.dtype(dtype).name}", crop=np.stack(crops), region=np.stack(regions))

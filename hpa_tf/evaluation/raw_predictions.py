@@ -22,7 +22,7 @@ class RawNetwork:
     Attributes:
         name: `run`, or `run@checkpoint` for one of several checkpoints of a run.
         weight: Its weight in the ensemble.
-        probabilities: float64 [N, 18].
+        probabilities: float64 [N, 19]; Negative is NaN where it does not answer it.
     """
 
     name: str
@@ -80,13 +80,14 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
 
 
 def _aligned(table: pd.DataFrame, cells: pd.DataFrame, path: str) -> np.ndarray:
-    """Return a table's probabilities [N, 18] in the order of `cells`."""
+    """Return a table's probabilities [N, 19] in the order of `cells`."""
     if len(table) != len(cells):
         raise InputError(path, f"{len(table)} cells", f"the {len(cells)} cells of cells.parquet", _FIX)
     ordered = table.set_index(cell_table.KEYS).reindex(pd.MultiIndex.from_frame(cells[cell_table.KEYS]))
-    probabilities = ordered[cell_table.VALUES].to_numpy(float)[:, :NUM_PREDICTED]
-    if np.isnan(probabilities).any():
-        row = cells.iloc[int(np.isnan(probabilities).any(axis=1).argmax())]
+    probabilities = ordered[cell_table.VALUES].to_numpy(float)
+    missing = np.isnan(probabilities[:, :NUM_PREDICTED]).any(axis=1)
+    if missing.any():
+        row = cells.iloc[int(missing.argmax())]
         found = f"no probabilities of image {row['image_id']} cell {row['cell']}"
         raise InputError(path, found, "the cells of cells.parquet", _FIX)
     return probabilities

@@ -1,9 +1,11 @@
 """Fields of view as squares of one size: what networks that look at whole fields see. One function for all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+
+from hpa_tf.errors import InputError
 
 
 def to_square(
@@ -33,3 +35,39 @@ def to_square(
     shrunk[: target[1], : target[0]] = cv2.resize(pixels, target, interpolation=method)
     masks[: target[1], : target[0]] = cv2.resize(compact, target, interpolation=cv2.INTER_NEAREST_EXACT)
     return shrunk, masks, scale
+
+
+def with_every_cell(masks: np.ndarray, centres: Mapping[int, tuple[float, float]], seen: int) -> np.ndarray:
+    """Return the masks of a square in which every cell is seen, also those that vanished when the field was shrunk.
+
+    A cell without a pixel gets the nearest one to its centre that is background, or of a cell that has others.
+
+    Args:
+        masks: uint16 or int32 [S, S], 0 = no cell.
+        centres: Row and column of the centre, px of the square, of each cell that shall be seen, by its number.
+        seen: Side to which a view shrinks the masks, by taking the nearest pixel; S where it does not, px.
+
+    Raises:
+        InputError: There are more cells than pixels.
+    """
+    size = len(masks)
+    seen = min(seen, size)
+    taken = np.minimum(((np.arange(seen) + 0.5) * size / seen).astype(np.int64), size - 1)
+    view = masks[np.ix_(taken, taken)]
+    pixels = np.bincount(view.ravel(), minlength=max(centres, default=0) + 1)
+    missing = [number for number in centres if not pixels[number]]
+    if not missing:
+        return masks
+    if len(centres) > seen * seen:
+        found, expected = f"{len(centres)} cells", f"at most {seen} x {seen}, a pixel each"
+        raise InputError("field of view", found, expected, "check the masks")
+    masks, middle = masks.copy(), taken + 0.5
+    for number in missing:
+        row, column = centres[number]
+        free = (view == 0) | (pixels[view] > 1)
+        distance = np.where(free, (middle[:, None] - row) ** 2 + (middle - column) ** 2, np.inf)
+        i, j = np.unravel_index(np.argmin(distance), distance.shape)
+        pixels[view[i, j]] -= 1
+        view[i, j] = masks[taken[i], taken[j]] = number
+        pixels[number] = 1
+    return masks

@@ -5,7 +5,9 @@ sources.py    fields of view with a segmenter -> the cells of one image (worker 
 shards.py     shards -> the same
 workers.py    the process pool that reads, cuts and finishes images while the network runs
 members.py    runs and systems -> networks with their weights in the mean
-inference.py  cells of many images -> batches -> probabilities, each image returned when it is whole
+needs.py      what their views need of an image: crops, the field of view shrunk
+batching.py   cells of many images -> batches, for each view of the networks
+inference.py  batches -> probabilities, each image returned when it is whole
 finishing.py  probabilities -> scores, overlay and the image's own result file (worker processes)
 results.py    one result file an image; the manifest that a continued run must match
 outputs.py    submission.csv, cells.parquet, raw tables from the result files

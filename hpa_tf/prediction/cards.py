@@ -6,6 +6,7 @@ Kept in `OUT/parts/{ID}.cards.npz` until the report is written; pictures only, a
 import io
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -14,6 +15,7 @@ from hpa_tf import files
 from hpa_tf.classes import GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
+from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
 from hpa_tf.prediction import results
 
 TILE_SIZE = 112
@@ -45,6 +47,25 @@ class Pictures:
     overlay: bytes
     strips: tuple[bytes, ...]
     heat_class: np.ndarray
+
+
+def thumbnail(crop: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Return a cell alone in the middle of a square, uint8 [T, T, 4].
+
+    Args:
+        crop: uint8 or uint16 [H, W, 4], counts.
+        region: uint8 [H, W], its region map.
+    """
+    inside = (region == THIS_CELL) | (region == THIS_NUCLEUS)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pixels = crop[box] * inside[box][..., None]
+    side = max(pixels.shape[:2])
+    above, before = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
+    square = np.zeros((side, side, 4), np.float32)
+    square[above : above + pixels.shape[0], before : before + pixels.shape[1]] = pixels
+    small = cv2.resize(square, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA)
+    return np.rint(small * (255 / np.iinfo(crop.dtype).max)).astype(np.uint8)
 
 
 def cards_path(out: str, image_id: str) -> str:

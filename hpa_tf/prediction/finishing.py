@@ -11,15 +11,7 @@ from PIL import Image
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CLASSES
 from hpa_tf.imaging import pictures, rules
-from hpa_tf.postprocessing import (
-    NUM_PREDICTED,
-    PostProcessing,
-    cell_values,
-    further_factors,
-    postprocess,
-    weighted_mean,
-    with_negative,
-)
+from hpa_tf.postprocessing import PostProcessing, cell_values, further_factors, mean_probabilities, postprocess
 from hpa_tf.prediction import results
 from hpa_tf.prediction.cards import Cards, write_cards
 from hpa_tf.prediction.results import Part
@@ -65,7 +57,7 @@ def score(
 
     Args:
         measured: image_id, cell and the measurements, one row a cell; all cells of an image.
-        probabilities: [N, 18] of each network, [N, 19] where Negative is predicted.
+        probabilities: [N, 19] of each network; Negative is NaN where it does not answer it.
         weights: Weight of each network.
         options: Steps from probabilities to scores.
 
@@ -77,8 +69,7 @@ def score(
     outlier = rules.outlier_factors(measured, border)
     value = cell_values(border, outlier, options) * further_factors(measured, options)
     scores = postprocess(probabilities, weights, value, measured["image_id"], options)
-    raw = weighted_mean(probabilities, weights)
-    raw = raw if options.negative == "predicted" else with_negative(raw[:, :NUM_PREDICTED])
+    raw = mean_probabilities(probabilities, weights, options)
     no_nucleus = (measured["nucleus_area"] == 0) | (measured["nucleus_blue"] == 0)
     columns = {
         **{name: measured[name] for name in measured.columns if name not in cell_table.KEYS},

@@ -1,27 +1,23 @@
-"""Cells of many images -> batches of one shape -> probabilities; each image is handed on when its last cell is done.
-
-Batches run across images and are padded to the full size, so that the network sees one shape only. A thread prepares
-the next batch while the network runs.
-"""
+"""Batches -> probabilities of cells; each image is handed on when the last network has answered for its last cell."""
 
 import collections
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf.postprocessing import NUM_PREDICTED
+from hpa_tf.classes import CHANNELS, NEGATIVE, NUM_CLASSES
+from hpa_tf.imaging.squares import with_every_cell
+from hpa_tf.prediction.batching import Inputs, ahead, batches, streams_of
 from hpa_tf.prediction.cards import TILE_SIZE, Cards
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.sources import FieldCells
+from hpa_tf.views import Crop
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""One network under a runtime: images float32 [B, S, S, 4] -> probabilities [B, 19] and, if it has them, embedding."""
+Run = Callable[[Inputs], Mapping[str, np.ndarray]]
+"""One network under a runtime: prepared inputs -> probabilities [B, 19] or [B, K or 1, 19], perhaps an embedding."""
 
 _SHRUNK = 7 / 8
 
@@ -32,7 +28,8 @@ class Predicted:
 
     Attributes:
         field: The field, without its crops.
-        probabilities: float32 [M, N, 18] of each network and cell, mean over the views.
+        probabilities: float32 [M, N, 19] of each network and cell, mean over the views of test time; Negative is NaN
+            where a network does not answer it.
         embedding: float32 [N, D] of the first network; None if not asked for.
         cards: What the report shows of each cell; None for a field that is not in the report.
     """
@@ -43,21 +40,6 @@ class Predicted:
     cards: Cards | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """`count` cells, prepared for each network.
-
-    Attributes:
-        images: float32 [B, S, S, 4] by preparation.
-        count: Cells that are real; the rows after them are zeros.
-        started: Fields whose first cell, or nothing, is in this batch, in order.
-    """
-
-    images: dict[int, np.ndarray]
-    count: int
-    started: tuple[FieldCells, ...]
-
-
 def predict_fields(
     fields: Iterable[FieldCells | None],
     networks: Sequence[Network],
@@ -66,6 +48,7 @@ def predict_fields(
     tta: str = "none",
     with_embedding: bool = False,
     with_cards: Callable[[str], bool] = lambda image_id: False,
+    replicas: int = 1,
 ) -> Iterator[Predicted]:
     """Yield each field's probabilities, in order.
 
@@ -77,164 +60,140 @@ def predict_fields(
         tta: Views of each cell: "none", "2", "8" or "16".
         with_embedding: Keep the first network's features.
         with_cards: Tells of an image id whether the report shows its cells.
+        replicas: Devices that share a batch.
     """
-    preparations = [_same_preparation(networks, network) for network in networks]
+    streams = streams_of(networks, batch_size, replicas)
     waiting: collections.deque[_Collector] = collections.deque()
-    for batch in _ahead(_batches(fields, networks, preparations, batch_size)):
-        waiting.extend(_Collector(field, len(networks), with_cards(field.image_id)) for field in batch.started)
-        answers = _answer(batch, runs, preparations, tta) if batch.count else {}
-        if batch.count and any(collector.with_cards and collector.missing for collector in waiting):
-            answers |= _cards(networks[0], batch.images[preparations[0]])
-        if not with_embedding:
-            answers.pop("embedding", None)
-        row = 0
-        for collector in waiting:
-            row += collector.take(answers, row, batch.count)
+    num_done = 0
+    for batch in ahead(batches(fields, streams)):
+        for field in batch.started:
+            waiting.append(_Collector(field, len(networks), len(streams), with_cards(field.image_id)))
+        collectors = [waiting[owner - num_done] for owner in batch.owners]
+        for number in streams[batch.stream].networks if collectors else ():
+            probabilities, embedding = _answer(batch.inputs, runs[number], tta)
+            if not networks[number].has_negative:
+                probabilities[..., NEGATIVE] = np.nan
+            shown = {} if embedding is None or not with_embedding else {"embedding": embedding}
+            if number == 0 and any(collector.with_cards for collector in collectors):
+                shown |= _cards(networks[0], batch.inputs)
+            for place, (collector, rows) in enumerate(zip(collectors, batch.rows, strict=True)):
+                collector.take(number, rows, probabilities[place])
+                if number == 0:
+                    collector.show(rows, {name: values[place] for name, values in shown.items()})
+        for collector, rows in zip(collectors, batch.rows, strict=True):
+            collector.missing -= int((rows >= 0).sum())
         while waiting and not waiting[0].missing:
             yield waiting.popleft().result()
+            num_done += 1
 
 
-def _same_preparation(networks: Sequence[Network], network: Network) -> int:
-    """Return the first network that prepares its cells as this one does."""
-    wanted = network.served.recipe.view
-    return next(i for i, other in enumerate(networks) if other.served.recipe.view == wanted)
+def _answer(inputs: Inputs, run: Run, tta: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Run a network on every view: probabilities [B, K or 1, 19], their mean over the views, and the first's features.
+
+    Features: [B, K or 1, D]; None where it has none.
+    """
+    views = [run(view) for view in augmented(inputs, tta)]
+    probabilities = np.mean([view["probabilities"] for view in views], axis=0)
+    embedding = views[0].get("embedding")
+    by_cell = [one if one is None or one.ndim == 3 else one[:, None] for one in (probabilities, embedding)]
+    return by_cell[0], by_cell[1]
 
 
-def _batches(
-    fields: Iterable[FieldCells | None], networks: Sequence[Network], preparations: Sequence[int], batch_size: int
-) -> Iterator[Batch]:
-    """Prepare cells one after the other and group them across fields."""
-    distinct = sorted(set(preparations))
-    size = {i: networks[i].served.size for i in distinct}
+def augmented(inputs: Inputs, tta: str) -> Iterator[Inputs]:
+    """Yield the views of prepared inputs: as they are first, then flips and quarter turns, then those shrunk.
 
-    def empty() -> dict[int, np.ndarray]:
-        return {i: np.zeros((batch_size, size[i], size[i], 4), np.float32) for i in distinct}
-
-    images, count, started = empty(), 0, []
-    for field in fields:
-        if field is None:
-            if count or started:
-                yield Batch(images, count, tuple(started))
-                images, count, started = empty(), 0, []
-            continue
-        started.append(replace(field, crops=(), regions=()))
-        for crop, region in zip(field.crops, field.regions, strict=True):
-            tensors = tf.constant(crop), tf.constant(region)
-            for i in distinct:
-                images[i][count] = networks[i].served.prepare(*tensors).numpy()
-            count += 1
-            if count == batch_size:
-                yield Batch(images, count, tuple(started))
-                images, count, started = empty(), 0, []
-    if count or started:
-        yield Batch(images, count, tuple(started))
-
-
-def _answer(batch: Batch, runs: Sequence[Run], preparations: Sequence[int], tta: str) -> dict[str, np.ndarray]:
-    """Run every network on every view; `probabilities` [M, B, 18] is their mean over the views."""
-    probabilities, embedding = [], None
-    for number, (run, preparation) in enumerate(zip(runs, preparations, strict=True)):
-        views = [run(view) for view in augmented(batch.images[preparation], tta)]
-        probabilities.append(np.mean([view["probabilities"][:, :NUM_PREDICTED] for view in views], axis=0))
-        if number == 0:
-            embedding = views[0].get("embedding")
-    answers = {"probabilities": np.stack(probabilities)}
-    return answers if embedding is None else {**answers, "embedding": embedding}
-
-
-def augmented(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
-    """Yield the views of images [B, S, S, 4]: itself first, then flips and quarter turns, then those shrunk.
+    Masks move with the image; the other inputs stay.
 
     Source: METHODS 4 (dihedral views); the shrunk ones are ours.
     """
     turns = {"none": 1, "2": 1, "8": 4, "16": 4}[tta]
-    for base in (images, _shrunk(images)) if tta == "16" else (images,):
+    for base in (inputs, _shrunk(inputs)) if tta == "16" else (inputs,):
         for turn in range(turns):
-            turned = np.rot90(base, turn, axes=(1, 2))
-            yield np.ascontiguousarray(turned)
+            yield _moved(base, turn, mirrored=False)
             if tta != "none":
-                yield np.ascontiguousarray(turned[:, :, ::-1])
+                yield _moved(base, turn, mirrored=True)
 
 
-def _shrunk(images: np.ndarray) -> np.ndarray:
-    """Shrink each image to 7/8 and pad it with zeros."""
-    size = images.shape[1]
+def _moved(inputs: Inputs, turn: int, mirrored: bool) -> Inputs:
+    """Return inputs whose image [.., S, S, C] and masks [.., S, S] are turned by quarters, then mirrored."""
+    moved = dict(inputs)
+    for name, (rows, columns) in {"image": (-3, -2), "masks": (-2, -1)}.items():
+        if name in inputs:
+            turned = np.rot90(inputs[name], turn, axes=(rows, columns))
+            moved[name] = np.ascontiguousarray(np.flip(turned, axis=columns) if mirrored else turned)
+    return moved
+
+
+def _shrunk(inputs: Inputs) -> Inputs:
+    """Shrink image and masks to 7/8 and pad them with zeros; cells that vanish keep a pixel."""
+    size = inputs["image"].shape[-2]
     inner = max(1, round(size * _SHRUNK))
     start = (size - inner) // 2
-    small = np.zeros_like(images)
-    for image, target in zip(images, small, strict=True):
-        target[start : start + inner, start : start + inner] = cv2.resize(image, (inner, inner))
-    return small
+    place = np.s_[start : start + inner, start : start + inner]
+    small = {"image": np.zeros_like(inputs["image"])}
+    pairs = [values.reshape(-1, *values.shape[-3:]) for values in (inputs["image"], small["image"])]
+    for image, target in zip(*pairs, strict=True):
+        target[place] = cv2.resize(image, (inner, inner)).reshape(inner, inner, -1)
+    if "masks" in inputs:
+        small["masks"] = np.zeros_like(inputs["masks"])
+        for masks, target in zip(inputs["masks"], small["masks"], strict=True):
+            target[place] = _masks_shrunk(masks, inner)
+    return {**inputs, **small}
 
 
-def _cards(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the report shows of each cell: what the network sees, and where its first class comes from."""
-    thumbnails = np.stack([cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in images])
-    cards = {"thumbnails": np.rint(thumbnails * 255).astype(np.uint8)}
-    if not network.served.has_maps:
-        return cards
-    answer = network.served.signatures["activation_maps"](image=tf.constant(images))
-    return {**cards, "heat": answer["heat"].numpy(), "heat_class": answer["class_id"].numpy()}
+def _masks_shrunk(masks: np.ndarray, size: int) -> np.ndarray:
+    """Return masks int32 [S, S] at another size, the nearest pixel of each; a cell that has pixels keeps one."""
+    small = cv2.resize(masks.astype(np.uint16), (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    scale, lost = size / len(masks), np.setdiff1d(masks, small)
+    centres = {int(k): tuple((np.argwhere(masks == k).mean(axis=0) + 0.5) * scale) for k in lost}
+    return with_every_cell(small, centres, size)
+
+
+def _cards(network: Network, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return what the report shows of the cells of a batch, each [B, 1, ...].
+
+    What the network sees, if that is a crop in all channels, and where its first class comes from, if it can tell.
+    """
+    cards = {}
+    if isinstance(network.view, Crop) and network.view.channels == CHANNELS:
+        small = [cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in inputs["image"]]
+        cards["thumbnails"] = np.rint(np.stack(small) * 255).astype(np.uint8)
+    if network.served.has_maps:
+        answer = network.served.signatures["activation_maps"](image=tf.constant(inputs["image"]))
+        cards |= {"heat": answer["heat"].numpy(), "heat_class": answer["class_id"].numpy()}
+    return {name: values[:, None] for name, values in cards.items()}
 
 
 class _Collector:
-    """Gathers one field's rows from the batches they are in."""
+    """Gathers one field's cells from the batches they are in."""
 
-    def __init__(self, field: FieldCells, num_networks: int, with_cards: bool):
+    def __init__(self, field: FieldCells, num_networks: int, num_streams: int, with_cards: bool):
         self._field, self.with_cards = field, with_cards
-        self.missing = len(field.table)
-        self._parts: dict[str, list[np.ndarray]] = {}
-        self._nothing = np.zeros((num_networks, 0, NUM_PREDICTED), np.float32)
+        self._num_cells = len(field.table)
+        self.missing = self._num_cells * num_streams
+        self._probabilities = np.full((num_networks, self._num_cells, NUM_CLASSES), np.nan, np.float32)
+        self._shown: dict[str, np.ndarray] = {}
 
-    def take(self, answers: dict[str, np.ndarray], row: int, count: int) -> int:
-        """Take rows from `row` on; return how many were taken."""
-        taken = min(self.missing, count - row)
-        for name, values in answers.items() if taken else ():
-            if self.with_cards or name in ("probabilities", "embedding"):
-                axis = (slice(None),) * (name == "probabilities")
-                self._parts.setdefault(name, []).append(values[(*axis, slice(row, row + taken))])
-        self.missing -= taken
-        return taken
+    def take(self, network: int, rows: np.ndarray, probabilities: np.ndarray) -> None:
+        """Take a network's probabilities [K or 1, 19] of the cells `rows` [K], -1 = padding."""
+        self._probabilities[network, rows[rows >= 0]] = _of_cells(probabilities, rows)
+
+    def show(self, rows: np.ndarray, shown: Mapping[str, np.ndarray]) -> None:
+        """Take the first network's features and pictures of cells, each [K or 1, ...]."""
+        for name, values in shown.items():
+            if self.with_cards or name == "embedding":
+                empty = np.zeros((self._num_cells, *values.shape[1:]), values.dtype)
+                self._shown.setdefault(name, empty)[rows[rows >= 0]] = _of_cells(values, rows)
 
     def result(self) -> Predicted:
         """Return the whole field's answers."""
-        whole = {name: np.concatenate(parts, axis=int(name == "probabilities")) for name, parts in self._parts.items()}
-        probabilities, embedding = whole.pop("probabilities", self._nothing), whole.pop("embedding", None)
-        return Predicted(self._field, probabilities, embedding, Cards(**whole) if self.with_cards else None)
+        embedding = self._shown.pop("embedding", None)
+        if self._field.thumbnails is not None:
+            self._shown["thumbnails"] = self._field.thumbnails
+        cards = Cards(**self._shown) if self.with_cards else None
+        return Predicted(replace(self._field, thumbnails=None), self._probabilities, embedding, cards)
 
 
-def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
-    """Yield `items`, made in a thread that runs up to `depth` items ahead."""
-    made: queue.Queue = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[str, Any]) -> None:
-        while not stopped.is_set():
-            try:
-                return made.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(("item", item))
-                if stopped.is_set():
-                    return
-            put(("end", None))
-        except BaseException as error:  # handed to the thread that reads
-            put(("error", error))
-
-    thread = threading.Thread(target=work, name="prepare", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = made.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        stopped.set()
-        thread.join()
+def _of_cells(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return values [K or 1, ...] of the cells that are there; one row is that of every cell."""
+    return np.broadcast_to(values, (len(rows), *values.shape[1:]))[rows >= 0]

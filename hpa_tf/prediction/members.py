@@ -1,26 +1,33 @@
-"""Runs and systems as networks with a weight each: what is averaged, and how its cells are prepared."""
+"""Runs and systems as networks with a weight each: what is averaged, and how each of them sees an image."""
 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpa_tf import files, serving
-from hpa_tf.classes import CHANNELS
+from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
-from hpa_tf.recipes import Recipe, System, run_folder, system_named
+from hpa_tf.models.network import LOCATED
+from hpa_tf.postprocessing import FINAL_2, PostProcessing
+from hpa_tf.prediction.needs import Needs, Square
+from hpa_tf.recipes import Recipe, System, run_folder
+from hpa_tf.recipes.recipe import Member
 from hpa_tf.serving import Served, starter
-from hpa_tf.views import Crop
+from hpa_tf.views import AnyView, Bag, Crop
+
+_ALL_CLASSES = tuple(range(NUM_CLASSES))
 
 
 @dataclass(frozen=True)
 class Network:
-    """One set of weights.
+    """One set of weights, asked through one view.
 
     Attributes:
-        name: Name of the run; with `@epoch-0003` for one of several checkpoints.
+        name: Name of the run; with `@epoch-0003` for one of several checkpoints, with `.Crop` before that where a
+            system asks it through another view than its recipe does.
         weight: Its weight in the mean of probabilities.
         served: The network with its preparation.
         digest: SHA-256 of its files.
@@ -33,34 +40,80 @@ class Network:
     digest: str
     run: str
 
+    @property
+    def view(self) -> AnyView:
+        """What it sees."""
+        return self.served.recipe.asked_view
 
-def load_networks(runs: Sequence[str], weights: Sequence[float] | None = None) -> list[Network]:
-    """Load every network of some runs; a run that averages several checkpoints gives one for each.
+    @property
+    def has_negative(self) -> bool:
+        """Whether it answers Negative itself."""
+        return self.served.recipe.network.classes == _ALL_CLASSES
+
+
+def load_networks(runs: Sequence[str]) -> list[Network]:
+    """Load every network of some runs, with equal weights; a run that averages checkpoints gives one for each.
 
     Args:
         runs: Run folders; "starter" for the network that comes with hpa_tf.
-        weights: One weight a run; None = equal.
 
     Raises:
-        InputError: A run has no SavedModel, is damaged, or two runs have the same name.
+        InputError: A run has no SavedModel, is damaged, does not answer all classes, or two have the same name.
     """
     runs = [starter.resolve(run) for run in runs]
     names = [Path(run).resolve().name for run in runs]
     if len(set(names)) < len(names):
         found = ", ".join(sorted({name for name in names if names.count(name) > 1}))
         raise InputError("--run", f"several runs named {found}", "different names", "rename a run folder")
-    networks = []
-    for run, name, weight in zip(runs, names, weights or [1.0] * len(runs), strict=True):
-        networks += _networks_of(run, name, weight)
+    return [one for run, name in zip(runs, names, strict=True) for one in _networks_of(run, name, 1.0)]
+
+
+def load_members(system: System, folder: str) -> list[Network]:
+    """Load every network of a system's members from the folder that `train.py --system` wrote.
+
+    Raises:
+        InputError: Members are missing (names them and the command that trains them), were trained by another recipe
+            or on other data than the others, or as of `load_networks`.
+    """
+    runs = {member.recipe.name: files.join(folder, member.recipe.name) for member in system.members}
+    missing = [name for name, run in runs.items() if not run_folder.is_finished(run)]
+    if missing:
+        found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(runs)} members)"
+        fix = f"python train.py --strategy mirrored --data DIR --system {system.name} --out {folder}"
+        raise InputError(folder, found, f"one run folder a member of {system.name}", fix)
+    networks: list[Network] = []
+    for member in system.members:
+        name, run = member.recipe.name, runs[member.recipe.name]
+        name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
+        found = _networks_of(run, name, member.weight, member.asked)
+        _check_member(member, found[0], networks[0] if networks else found[0])
+        networks += found
     return networks
 
 
-def _networks_of(run: str, name: str, weight: float) -> list[Network]:
-    earlier = _weights_beside(run)
-    if earlier and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
-        return [_checkpoint(run, name, path, weight * share) for path, share in earlier]
+def _check_member(member: Member, network: Network, first: Network) -> None:
+    """Refuse a run that cannot stand for a member of a system.
+
+    Raises:
+        InputError: It answers other classes than the member's recipe, or was trained on other data than the first.
+    """
+    own, wanted = network.served.recipe.network.classes, member.recipe.network.classes
+    if own != wanted:
+        fix = "train the member again, or give the folder of this system with --runs"
+        raise InputError(network.run, f"a network of {_named(own)}", f"{_named(wanted)} as {member.recipe.name}", fix)
+    data, of_first = (one.served.dataset.get("fingerprint") for one in (network, first))
+    if data != of_first:
+        found = f"trained on other data than {first.run} ({str(data)[:8]} and {str(of_first)[:8]})"
+        raise InputError(network.run, found, "members of one data folder", "train one of them again, on the same data")
+
+
+def _networks_of(run: str, name: str, weight: float, asked: AnyView | None = None) -> list[Network]:
+    if asked is not None and asked != run_folder.read_run(run).recipe.asked_view:
+        return _from_weights(run, name, weight, asked)
+    if _averages(run) and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
+        return _from_weights(run, name, weight)
     served = serving.load(run)
-    check_view(served.recipe, run)
+    _check_classes(served.recipe, run)
     sha256 = digest(served.folder)
     if not served.checkpoints:
         return [Network(name, weight, served, sha256, run)]
@@ -71,35 +124,51 @@ def _networks_of(run: str, name: str, weight: float) -> list[Network]:
     ]
 
 
-def check_view(recipe: Recipe, run: str) -> None:
-    """Refuse a network that does not see one cell in all four channels.
+def _averages(run: str) -> bool:
+    """Tell whether a run predicts with several weights files."""
+    return files.exists(files.join(run, run_folder.RECIPE)) and len(run_folder.read_run(run).checkpoints) > 1
+
+
+def _from_weights(run: str, name: str, weight: float, asked: AnyView | None = None) -> list[Network]:
+    """Build a run's network anew with each of the weights that it predicts with.
+
+    Args:
+        run: Run folder.
+        name: Name of the network.
+        weight: Of the run.
+        asked: What it is asked through; None = as its recipe says.
 
     Raises:
-        InputError: It sees whole fields, bags or other channels: predict.py cannot prepare those yet.
+        InputError: The weights are missing or damaged, or the view has other channels than the network.
     """
-    view = recipe.asked_view
-    if not isinstance(view, Crop) or view.channels != CHANNELS:
-        channels = f" with the channels {', '.join(view.channels)}" if isinstance(view, Crop) else ""
-        found = f"a network that sees {type(view).__name__}{channels} ({recipe.name})"
-        expected = f"Crop with the channels {', '.join(CHANNELS)}"
-        raise InputError(run, found, expected, "predict with a run of single cells; its SavedModel answers this view")
-
-
-def _weights_beside(run: str) -> tuple[tuple[str, float], ...]:
-    """Return the weights files of a run that predicts with several, and their shares; else nothing."""
-    if not files.exists(files.join(run, run_folder.RECIPE)):
-        return ()
-    checkpoints = run_folder.read_run(run).checkpoints
-    return checkpoints if len(checkpoints) > 1 else ()
-
-
-def _checkpoint(run: str, name: str, path: str, weight: float) -> Network:
-    """Build a run's network with the weights of one epoch."""
     trained = run_folder.read_run(run)
-    network = trained.recipe.network.build(trained.recipe.asked_view.specs())
-    weights.load(network, path)
-    served = serving.from_network(network, trained.recipe, trained.manifest, path)
-    return Network(f"{name}@{Path(path).name.removesuffix('.weights.h5')}", weight, served, digest(path), run)
+    recipe = trained.recipe if asked is None else replace(trained.recipe, asked=asked)
+    _check_classes(recipe, run)
+    networks = []
+    for path, share in trained.checkpoints:
+        network = recipe.network.build(recipe.asked_view.specs())
+        weights.load(network, path)
+        epoch = f"@{Path(path).name.removesuffix('.weights.h5')}" if len(trained.checkpoints) > 1 else ""
+        served = serving.from_network(network, recipe, trained.manifest, path)
+        networks.append(Network(f"{name}{epoch}", weight * share, served, digest(path), run))
+    return networks
+
+
+def _check_classes(recipe: Recipe, run: str) -> None:
+    """Refuse a network that does not answer all classes, or all but Negative.
+
+    Raises:
+        InputError: It does not: its answer cannot be mixed with others, nor be a submission.
+    """
+    classes = recipe.network.classes
+    if classes not in (LOCATED, _ALL_CLASSES):
+        found = f"a network of {_named(classes)} ({recipe.name})"
+        expected = f"all {NUM_CLASSES} classes, or all but Negative"
+        raise InputError(run, found, expected, "predict with another run; `train.py --out-of-fold` asks this one")
+
+
+def _named(classes: Sequence[int]) -> str:
+    return f"{len(classes)} classes" if len(classes) > 3 else " and ".join(CLASSES[c] for c in classes)
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -113,22 +182,51 @@ def digest(path: str | os.PathLike) -> str:
     return total.hexdigest()
 
 
-def find_system(name: str, runs: str) -> tuple[System, list[str]]:
-    """Return a system and the run folders of its members.
+def usual_postprocessing(networks: Sequence[Network]) -> PostProcessing:
+    """Return the steps after runs that are no system: team 4's Final 2, with Negative as the networks predict it.
 
-    Raises:
-        InputError: There is no such system, or members are missing: names them and the command that trains them.
+    Where one of them does not answer Negative, it is derived.
     """
-    system = system_named(name)
-    for member in system.members:
-        check_view(member.recipe, f"--system {name}")
-    if system.postprocessing.negative == "predicted":
-        found = f"a system whose networks predict Negative ({name})"
-        raise InputError("--system", found, "one that derives it", "predict with a run, or another system")
-    folders = {member.recipe.name: files.join(runs, member.recipe.name) for member in system.members}
-    missing = [member for member, folder in folders.items() if not run_folder.is_finished(folder)]
-    if missing:
-        found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(folders)} members)"
-        fix = f"python train.py --strategy mirrored --data DIR --system {name} --out {runs}"
-        raise InputError(runs, found, f"one run folder a member of {name}", fix)
-    return system, list(folders.values())
+    return replace(FINAL_2, negative="predicted") if all(one.has_negative for one in networks) else FINAL_2
+
+
+# -- what they see ----------------------------------------------------------------------------------------------------
+
+
+def square_of(network: Network) -> Square | None:
+    """Return how a field of view is shrunk for a network; None where it sees single cells.
+
+    First to the size of its training data's fields of view, as the builder does, then by its view.
+    """
+    view = network.view
+    if view.reads == "cells":
+        return None
+    size = network.served.dataset.get("options", {}).get("fields") or view.size
+    masks = view.record_specs().get("masks")
+    return Square(int(size), masks.shape[0] if masks else int(size))
+
+
+def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
+    """Return what the networks need of an image.
+
+    Args:
+        networks: What predicts.
+        pictures: Whether the report shows cells.
+    """
+    squares = dict.fromkeys(square for network in networks if (square := square_of(network)))
+    first = networks[0].view
+    shows_cells = isinstance(first, Crop) and first.channels == CHANNELS
+    margins = [
+        network.served.dataset["margin"]
+        for network in networks
+        if (crop := _crop_of(network.view)) and (crop.square == "grow" or crop.margin)
+    ]
+    crops = any(network.view.reads == "cells" for network in networks)
+    return Needs(crops, max(margins, default=0), tuple(squares), pictures and not shows_cells)
+
+
+def _crop_of(view: AnyView) -> Crop | None:
+    """Return how a view cuts cells out; None where it does not."""
+    if isinstance(view, Bag):
+        return view.cell
+    return view if isinstance(view, Crop) else None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files
-from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
+from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import results
 from hpa_tf.prediction.results import Part
@@ -116,7 +116,6 @@ def submission_row(part: Part) -> SubmissionRow:
 
 
 def raw_table(part: Part, network: int) -> pd.DataFrame:
-    """Return one network's probabilities as a cell table; Negative, which no network predicts, is missing."""
-    values = np.full((len(part.table), NUM_CLASSES), np.nan)
-    values[:, :NEGATIVE] = part.probabilities[network]
+    """Return one network's probabilities as a cell table; Negative is missing where the network does not answer it."""
+    values = part.probabilities[network].astype(float)
     return cell_table.from_values(part.table["image_id"], part.table["cell"], values)

@@ -14,10 +14,11 @@ from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRe
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.memory import keep_freed_memory
-from hpa_tf.postprocessing import FINAL_2, PostProcessing
+from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.light import LightCheck
+from hpa_tf.prediction.needs import Needs
 from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.shards import shard_source
 from hpa_tf.prediction.sources import ImageReader, Source, image_source
@@ -49,11 +50,12 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     keep_freed_memory()
     with _workers(options, pool) as workers:
         import_tensorflow()  # not in the workers, and while they start
-        from hpa_tf.prediction import runtimes
+        from hpa_tf.prediction import members, runtimes
 
         device, networks, system = runtimes.open_networks(options)
-        postprocessing = options.postprocessing or (system.postprocessing if system else FINAL_2)
-        source = make_source(options, networks)
+        usual = system.postprocessing if system else members.usual_postprocessing(networks)
+        postprocessing = options.postprocessing or usual
+        source = make_source(options, networks, members.needs_of(networks, options.report_images > 0))
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
         light = LightCheck(networks)
@@ -110,7 +112,7 @@ def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
-def make_source(options: Options, networks: list) -> Source:
+def make_source(options: Options, networks: list, needs: Needs) -> Source:
     """Return the images or shards that are asked for.
 
     Raises:
@@ -119,13 +121,13 @@ def make_source(options: Options, networks: list) -> Source:
     part = parse_part(options.shard)
     picture_size = _PICTURE_SIZE if options.overlays or options.report_images else 0
     if options.data is not None:
-        return shard_source(options.data, options.fold, part, picture_size)
+        return shard_source(options.data, options.fold, part, picture_size, needs)
     check_scale(options.um_per_px, networks)
     reader = ImageReader(
         segmenter_of(options),
         options.um_per_px,
         options.max_pixels,
-        margin_of(networks),
+        needs,
         picture_size,
         options.full_scale,
     )
@@ -147,16 +149,6 @@ def segmenter_of(options: Options) -> Segmenter:
     if options.masks is not None:
         return MasksOnDisk(options.masks, options.cell_pattern, options.nucleus_pattern, options.max_pixels)
     return ClassicalSegmenter()
-
-
-def margin_of(networks: list) -> int:
-    """Return the pixels around a cell that the networks' preparations can use, as their training data had them."""
-    needs = [
-        network.served.dataset["margin"]
-        for network in networks
-        if network.served.recipe.view.square == "grow" or network.served.recipe.view.margin
-    ]
-    return max(needs, default=0)
 
 
 def _request(

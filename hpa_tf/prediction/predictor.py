@@ -9,12 +9,12 @@ from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
-from hpa_tf.postprocessing import FINAL_2, PostProcessing
+from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.finishing import score
 from hpa_tf.prediction.inference import predict_fields
-from hpa_tf.prediction.members import load_networks
+from hpa_tf.prediction.members import load_networks, needs_of, usual_postprocessing
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.predict import check_scale, margin_of
+from hpa_tf.prediction.predict import check_scale
 from hpa_tf.prediction.runtimes import Device
 from hpa_tf.prediction.sources import field_cells
 
@@ -32,7 +32,7 @@ class Predictor:
         run: Run folder, or "starter" for the network that comes with hpa_tf.
         tta: Views of each cell, as `predict.py --tta`: "none", "2", "8" or "16".
         batch_size: Cells that the network sees at once.
-        postprocessing: Steps from probabilities to scores.
+        postprocessing: Steps from probabilities to scores; None = those of `predict.py`.
 
     Raises:
         InputError: There is no such run, or it cannot be used.
@@ -44,13 +44,14 @@ class Predictor:
         *,
         tta: str = "none",
         batch_size: int = 16,
-        postprocessing: PostProcessing = FINAL_2,
+        postprocessing: PostProcessing | None = None,
     ):
         options = Options(out="", run=(str(run),), images="", tta=tta, batch_size=batch_size)
         options.check()
-        self._options, self._postprocessing = options, postprocessing
+        self._options = options
         device = Device(options)
         self._networks = load_networks(options.run)
+        self._postprocessing = postprocessing or usual_postprocessing(self._networks)
         self._runs = [device.run_of(network) for network in self._networks]
 
     def predict(
@@ -82,7 +83,7 @@ class Predictor:
         """
         field = _field(image, um_per_px)
         check_scale(field.um_per_px, self._networks)
-        cells = field_cells(field, _masks(masks, field), margin_of(self._networks))
+        cells = field_cells(field, _masks(masks, field), needs_of(self._networks, heat_maps))
         found = next(
             predict_fields(
                 [cells],

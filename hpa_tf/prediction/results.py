@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpa_tf import checksums, files
-from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 
 MANIFEST, STAMPS, PARTS, OVERLAYS, RAW = "predictions.json", "inputs.json", "parts", "overlays", "raw"
@@ -36,7 +36,7 @@ class Part:
         height: px.
         width: px.
         table: A cell table of final scores with the measurements, the values of the rules, and `raw: CLASS`.
-        probabilities: float32 [M, N, 18] of each network.
+        probabilities: float32 [M, N, 19] of each network; Negative is NaN where it does not answer it.
         mask_texts: Each cell's mask as the submission writes it.
         embedding: float32 [N, D], or None.
     """
@@ -61,7 +61,12 @@ def part_path(out: str, image_id: str) -> str:
 
 def write_part(out: str, part: Part) -> None:
     """Write an image's result file, whole."""
-    columns = {_column(i, c): network[:, c] for i, network in enumerate(part.probabilities) for c in range(NEGATIVE)}
+    columns = {
+        _column(i, c): network[:, c]
+        for i, network in enumerate(part.probabilities)
+        for c in range(NUM_CLASSES)
+        if c != NEGATIVE or not np.isnan(network[:, c]).all()
+    }
     table = pd.concat([part.table, pd.DataFrame(columns)], axis=1)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.append_column(MASK, pa.array(part.mask_texts, pa.string()))
@@ -93,12 +98,17 @@ def read_part(out: str, image_id: str) -> Part:
 
 def _part(image_id: str, arrow: pa.Table) -> Part:
     facts = json.loads(arrow.schema.metadata[_METADATA])
-    names = [[_column(i, c) for c in range(NEGATIVE)] for i in range(facts["networks"])]
-    probabilities = np.array([[arrow[name].to_numpy() for name in own] for own in names], np.float32).swapaxes(1, 2)
+    probabilities = np.full((facts["networks"], len(arrow), NUM_CLASSES), np.nan, np.float32)
+    own = []
+    for network, class_id in np.ndindex(facts["networks"], NUM_CLASSES):
+        name = _column(network, class_id)
+        if class_id != NEGATIVE or name in arrow.column_names:
+            probabilities[network, :, class_id] = arrow[name].to_numpy()
+            own.append(name)
     has_embedding = EMBEDDING in arrow.column_names
     embedding = np.stack(arrow[EMBEDDING].to_numpy()) if has_embedding and len(arrow) else None
     masks = tuple(arrow[MASK].to_pylist())
-    hidden = [MASK, *([EMBEDDING] if has_embedding else []), *(name for own in names for name in own)]
+    hidden = [MASK, *([EMBEDDING] if has_embedding else []), *own]
     table = arrow.drop_columns(hidden).to_pandas()
     return Part(image_id, facts["height"], facts["width"], table, probabilities, masks, embedding)
 

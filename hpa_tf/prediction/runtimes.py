@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction import members
+from hpa_tf.prediction.batching import Inputs
 from hpa_tf.prediction.inference import Run
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.options import Options
-from hpa_tf.recipes import System
+from hpa_tf.recipes import System, system_named
 from hpa_tf.serving.onnx import onnx_session, to_onnx
 
 _PACKAGES = {"tensorflow": "tensorflow", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -86,10 +87,10 @@ def open_networks(options: Options) -> tuple[Device, list[Network], System | Non
     Raises:
         InputError: The options exclude each other, a package or a run is missing, or a run cannot be used.
     """
-    system, runs = members.find_system(options.system, options.runs) if options.system else (None, options.run)
+    system = system_named(options.system) if options.system else None
     device = Device(options)
     with device.scope():
-        networks = members.load_networks(runs, [member.weight for member in system.members] if system else None)
+        networks = members.load_members(system, options.runs) if system else members.load_networks(options.run)
     return device, networks, system
 
 
@@ -110,8 +111,9 @@ def _choose(asked: str, has_gpu: bool) -> str:
 def _tensorflow_run(network: Network) -> Run:
     infer = network.served.signatures["prepared"]
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: tensor.numpy() for name, tensor in infer(image=tf.constant(images)).items()}
+    def run(inputs: Inputs) -> dict[str, np.ndarray]:
+        answer = infer(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: tensor.numpy() for name, tensor in answer.items()}
 
     return run
 
@@ -122,17 +124,20 @@ def _mirrored_run(network: Network, strategy: tf.distribute.Strategy) -> Run:
 
     @tf.function
     def on_replicas(slices: Any) -> Any:
-        return strategy.run(lambda images: infer(image=images), args=(slices,))
+        return strategy.run(lambda inputs: infer(**inputs), args=(slices,))
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        padded = np.concatenate([images, np.zeros((-len(images) % count, *images.shape[1:]), images.dtype)])
+    def distributed(values: np.ndarray) -> Any:
+        padded = np.concatenate([values, np.zeros((-len(values) % count, *values.shape[1:]), values.dtype)])
         parts = np.split(padded, count)
-        slices = strategy.experimental_distribute_values_from_function(
+        return strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
-        answers = on_replicas(slices)
+
+    def run(inputs: Inputs) -> dict[str, np.ndarray]:
+        size = len(next(iter(inputs.values())))
+        answers = on_replicas({name: distributed(values) for name, values in inputs.items()})
         joined = {name: strategy.experimental_local_results(value) for name, value in answers.items()}
-        return {name: np.concatenate([one.numpy() for one in ones])[: len(images)] for name, ones in joined.items()}
+        return {name: np.concatenate([one.numpy() for one in ones])[:size] for name, ones in joined.items()}
 
     return run
 
@@ -140,9 +145,10 @@ def _mirrored_run(network: Network, strategy: tf.distribute.Strategy) -> Run:
 def _onnx_run(network: Network) -> Run:
     session = onnx_session(to_onnx(network.served))
     names = [output.name for output in session.get_outputs()]
+    given = [one.name for one in session.get_inputs()]
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {"image": images}), strict=True))
+    def run(inputs: Inputs) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {name: inputs[name] for name in given}), strict=True))
 
     return run
 
@@ -155,8 +161,8 @@ def _openvino_run(network: Network, mixed: bool) -> Run:
     compiled = core.compile_model(core.read_model(to_onnx(network.served)), "CPU", settings)
     names = [output.get_any_name() for output in compiled.outputs]
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        answers = compiled(images)
+    def run(inputs: Inputs) -> dict[str, np.ndarray]:
+        answers = compiled({one.get_any_name(): inputs[one.get_any_name()] for one in compiled.inputs})
         return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
     return run

@@ -1,18 +1,20 @@
 """Cells of images that are in TFRecord shards. Runs in worker processes, without TensorFlow."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from hpa_tf import files, framing, records
-from hpa_tf.data_folder import read_cells
+from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.prediction.needs import TIGHT_CROPS, Needs, Square
 from hpa_tf.prediction.sources import (
+    BOX,
     MEASURED,
     FieldCells,
     Source,
@@ -21,11 +23,23 @@ from hpa_tf.prediction.sources import (
     mask_texts,
     measured_table,
     small_picture,
+    thumbnails,
 )
 
+_FIELD = {"shard": "field_shard", "offset": "field_offset"}
 
-def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_size: int) -> Source:
+
+def shard_source(
+    folder: str, fold: int | None, part: tuple[int, int], picture_size: int, needs: Needs = TIGHT_CROPS
+) -> Source:
     """List the images in the shards of a data folder, of all folds or of one; those without cells do not occur.
+
+    Args:
+        folder: Data folder.
+        fold: Only this one; None = all.
+        part: (i, n): part i of n.
+        picture_size: Larger side of the picture, px; 0 = no picture.
+        needs: What the networks need of an image.
 
     Raises:
         InputError: The folder is no finished data folder, or has no such fold.
@@ -36,18 +50,47 @@ def shard_source(folder: str, fold: int | None, part: tuple[int, int], picture_s
         if not 0 <= fold < manifest.num_folds:
             raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")
         table = table[table["fold"] == fold]
-    _check_sizes(folder, manifest.shards_of("cells", None if fold is None else [fold]))
+    folds = None if fold is None else [fold]
+    _check_sizes(folder, [shard for kind in _kinds(needs) for shard in manifest.shards_of(kind, folds)])
     columns = ["image_id", "cell", *MEASURED, "shard", "offset"]
     if missing := set(columns) - set(table.columns):
         where = files.join(folder, records.CELL_TABLE_NAME)
         raise InputError(where, f"no columns {sorted(missing)}", "the builder's columns", "build the data again")
+    if needs.squares:
+        table = _with_fields(table, folder, manifest)
+        columns += _FIELD.values()
     images = {image_id: rows.index for image_id, rows in table[columns].groupby("image_id", sort=True)}
     ids = tuple(image_id for image_id in images if is_in_part(image_id, *part))
     shards = {shard.name: shard.sha256 for shard in manifest.shards}
     names = table.groupby("image_id")["shard"].unique()
     stamps = {image_id: digest([shards.get(name) for name in names[image_id]]) for image_id in ids}
-    reader = ShardReader(str(folder), picture_size)
+    if needs.squares:
+        of_fields = table.groupby("image_id")[_FIELD["shard"]].first().map(shards)
+        stamps = {image_id: digest([stamp, of_fields[image_id]]) for image_id, stamp in stamps.items()}
+    reader = ShardReader(str(folder), picture_size, needs)
     return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
+
+
+def _kinds(needs: Needs) -> list[str]:
+    """Return the kinds of record that are read: the masks of a submission are always those of the cells' records."""
+    return ["cells", *(["fields"] if needs.squares else [])]
+
+
+def _with_fields(table: pd.DataFrame, folder: str, manifest: records.Manifest) -> pd.DataFrame:
+    """Return the table of cells with the place of the record of each one's field of view.
+
+    Raises:
+        InputError: The folder has no such records.
+    """
+    if not manifest.shards_of("fields"):
+        found, expected = "no whole fields of view, which a network sees", "a folder with fields of view"
+        raise InputError(folder, found, expected, "the command that built it with --fields SIZE adds them")
+    places = read_images(folder, manifest)[["image_id", *_FIELD]].rename(columns=_FIELD)
+    joined = table.merge(places, on="image_id", how="left", validate="many_to_one")
+    if (lost := joined[_FIELD["shard"]].isna()).any():
+        found = f"no field of view of image {joined['image_id'][lost].iloc[0]}"
+        raise InputError(folder, found, "one for each image with cells", f"python -m tfrecords_builder index {folder}")
+    return joined
 
 
 def _check_sizes(folder: str, shards: Sequence[records.Shard]) -> None:
@@ -72,10 +115,12 @@ class ShardReader:
     Attributes:
         folder: Data folder.
         picture_size: Larger side of the picture, px; 0 = no picture. Pixels beside the stored crops are black.
+        needs: What the networks need of an image.
     """
 
     folder: str
     picture_size: int = 0
+    needs: Needs = TIGHT_CROPS
 
     def __call__(self, rows: pd.DataFrame) -> FieldCells:
         """Return the cells of one image.
@@ -87,7 +132,7 @@ class ShardReader:
             InputError: A shard is missing or damaged.
         """
         start = time.perf_counter()
-        rows = rows.sort_values("cell")
+        rows = rows.assign(number=np.arange(1, len(rows) + 1)).sort_values("cell")
         image_id, height, width = rows["image_id"].iloc[0], int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
         found = [
             _read_record(files.join(self.folder, shard), offset)
@@ -101,31 +146,61 @@ class ShardReader:
         pixels, mask = _paste(found, decoded, height, width, with_pixels=self.picture_size > 0)
         texts = mask_texts(mask)
         picture, outline_mask = small_picture(pixels, mask, self.picture_size)
+        kept = decoded if self.needs.crops else []
         return FieldCells(
             image_id,
             height,
             width,
             measured_table(image_id, numbers, rows[list(MEASURED)].to_dict("records")),
-            tuple(crop for crop, _ in decoded),
-            tuple(region for _, region in decoded),
+            tuple(crop for crop, _ in kept),
+            tuple(region for _, region in kept),
             tuple(texts[number] for number in numbers),
             picture,
             outline_mask,
             {"read": time.perf_counter() - start},
+            squares=self._squares(rows) if self.needs.squares else {},
+            thumbnails=thumbnails(decoded) if self.needs.thumbnails else None,
         )
 
+    def _squares(self, rows: pd.DataFrame) -> Mapping[Square, tuple[np.ndarray, np.ndarray]]:
+        """Return the whole field of view as the networks see it, from its own record.
 
-def _read_record(path: str, offset: int) -> dict:
-    """Read the record that begins at byte `offset`, its checksums verified."""
+        Args:
+            rows: Its cells in the order of their numbers, with `number`, that of each in the masks of the record.
+
+        Raises:
+            InputError: The record is missing, damaged, or of another image.
+        """
+        first = rows.iloc[0]
+        path = files.join(self.folder, first[_FIELD["shard"]])
+        record = _read_record(path, int(first[_FIELD["offset"]]), records.IMAGE_FIELDS)
+        if record["image_id"].decode() != first["image_id"]:
+            fix = f"python -m tfrecords_builder index {self.folder}"
+            raise InputError(path, f"another field of view than {first['image_id']}", "what images.parquet names", fix)
+        try:
+            pixels, stored = decode_picture(record["image"]), decode_picture(record["masks"])
+            order = np.zeros(len(rows) + 1, np.uint16)
+            order[rows["number"]] = np.arange(1, len(rows) + 1)
+            masks = order[stored]
+        except (ValueError, IndexError, KeyError) as error:
+            found = f"damaged pictures in its record ({error})"
+            fix = "python -m tfrecords_builder verify"
+            raise InputError(f"image {first['image_id']}", found, "a field of view and its masks", fix) from error
+        scale = len(pixels) / max(int(first["height"]), int(first["width"]))
+        return self.needs.shrunk(pixels, masks, range(1, len(rows) + 1), rows[list(BOX)].to_numpy() * scale)
+
+
+def _read_record(path: str, offset: int, fields: tuple[records.RecordField, ...] = records.CELL_FIELDS) -> dict:
+    """Read the record of these fields that begins at byte `offset`, its checksums verified."""
     try:
         with files.open_file(path) as stream:
             stream.seek(offset)
-            return records.decode(next(framing.read_frames(stream, path)))
+            return records.decode(next(framing.read_frames(stream, path)), fields)
     except (FileNotFoundError, StopIteration, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        found = f"no cell record at byte {offset} ({error or 'end of file'})"
-        raise InputError(path, found, "the record that cells.parquet names", "build the data again") from error
+        found = f"no record at byte {offset} ({error or 'end of file'})"
+        raise InputError(path, found, "the record that the folder's table names", "build the data again") from error
 
 
 def _decode_pictures(record: dict, image_id: str) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,8 @@ from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Measurements, cut_cells
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
+from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
+from hpa_tf.prediction.needs import TIGHT_CROPS, Needs, Square
 
 BOX = ("top", "left", "bottom", "right")
 MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
@@ -34,14 +36,17 @@ class FieldCells:
         height: px.
         width: px.
         table: One row a cell: image_id, cell and the columns `MEASURED`.
-        crops: uint8 or uint16 [H, W, 4] of each cell, counts.
-        regions: uint8 [H, W] region map of each cell.
+        crops: uint8 or uint16 [H, W, 4] of each cell, counts; empty where no network sees any.
+        regions: uint8 [H, W] region map of each crop.
         mask_texts: Each cell's mask as the submission writes it.
         picture: uint8 [h, w, 3], small, for the overlay; None if none is wanted.
         outline_mask: int32 [h, w] cell mask of the picture's size; None without picture.
         seconds: Time that each stage took, s.
         warnings: What is unusual about the field.
         brightness: 99.9th percentile of each channel as a share of full scale, NaN = blank; None where not measured.
+        squares: The whole field shrunk as the networks see it: pixels [S, S, 4], masks uint16 [S, S] with k = the k-th
+            row of the table, from 1.
+        thumbnails: uint8 [N, T, T, 4] of the cells for the report, where they are not what the first network sees.
     """
 
     image_id: str
@@ -56,6 +61,8 @@ class FieldCells:
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     brightness: tuple[float, ...] | None = None
+    squares: Mapping[Square, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    thumbnails: np.ndarray | None = None
 
 
 def is_in_part(image_id: str, index: int, count: int) -> bool:
@@ -130,7 +137,7 @@ class ImageReader:
         segmenter: Finds the cells.
         um_per_px: Micrometres per pixel.
         max_pixels: Larger images are refused.
-        margin: Pixels kept around each cell's tight box.
+        needs: What the networks need of it.
         picture_size: Larger side of the picture, px; 0 = no picture.
         full_scale: Largest count of the camera; None = that of the files.
     """
@@ -138,7 +145,7 @@ class ImageReader:
     segmenter: Segmenter
     um_per_px: float = DEFAULT_UM_PER_PX
     max_pixels: int = MAX_PIXELS
-    margin: int = 0
+    needs: Needs = TIGHT_CROPS
     picture_size: int = 0
     full_scale: int | None = None
 
@@ -155,40 +162,51 @@ class ImageReader:
             times.append(time.perf_counter())
             masks = self.segmenter(field)
             times.append(time.perf_counter())
-        cells = field_cells(field, masks, self.margin, self.picture_size)
+        cells = field_cells(field, masks, self.needs, self.picture_size)
         times.append(time.perf_counter())
         seconds = dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True))
         texts, light = tuple(str(warning.message) for warning in caught), tuple(brightness(field.pixels).tolist())
         return replace(cells, seconds=seconds, warnings=texts, brightness=light)
 
 
-def field_cells(field: FieldOfView, masks: Masks, margin: int = 0, picture_size: int = 0) -> FieldCells:
+def field_cells(field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, picture_size: int = 0) -> FieldCells:
     """Cut and measure the cells of a field of view in memory.
 
     Args:
         field: Pixels [H, W, 4].
         masks: int32 [H, W] each.
-        margin: Pixels kept around each cell's tight box.
+        needs: What the networks need of it.
         picture_size: Larger side of the picture, px; 0 = no picture.
     """
-    cells = list(cut_cells(field, masks, margin))
+    cells = list(cut_cells(field, masks, needs.margin))
     texts = mask_texts(masks.cell)
     picture, outline_mask = small_picture(field.pixels, masks.cell, picture_size)
     height, width = masks.cell.shape
     image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
     rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
+    numbers = [cell.number for cell in cells]
+    table = measured_table(field.image_id, numbers, rows)
+    kept = cells if needs.crops else []
     return FieldCells(
         field.image_id,
         height,
         width,
-        measured_table(field.image_id, [cell.number for cell in cells], rows),
-        tuple(cell.crop for cell in cells),
-        tuple(cell.region for cell in cells),
-        tuple(texts[cell.number] for cell in cells),
+        table,
+        tuple(cell.crop for cell in kept),
+        tuple(cell.region for cell in kept),
+        tuple(texts[number] for number in numbers),
         picture,
         outline_mask,
         {},
+        squares=needs.shrunk(field.pixels, masks.cell, numbers, table[list(BOX)].to_numpy()),
+        thumbnails=thumbnails([(cell.crop, cell.region) for cell in cells]) if needs.thumbnails else None,
     )
+
+
+def thumbnails(cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the report's pictures of cells, uint8 [N, T, T, 4], from their crops and region maps."""
+    found = [thumbnail(crop, region) for crop, region in cells]
+    return np.stack(found) if found else np.zeros((0, TILE_SIZE, TILE_SIZE, 4), np.uint8)
 
 
 def mask_texts(mask: np.ndarray) -> dict[int, str]:

@@ -114,6 +114,7 @@ class Stages:
                 options.tta,
                 with_embedding=options.embeddings or options.anndata,
                 with_cards=in_report.__contains__,
+                replicas=device.replicas,
             ):
                 self._start_finishing(one)
             while self._finishing:

@@ -31,6 +31,7 @@ from hpa_tf.serving.loading import Served, load
 from hpa_tf.serving.onnx import OPSET, check, to_onnx
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import make
+from hpa_tf.views import Crop
 
 _INSTALL = "pip install 'hpa_tf[bioimageio]'"
 _LAST_PYDANTIC = (2, 13)
@@ -94,12 +95,18 @@ def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, cro
         What was tested, and what the collection still wants, in a line.
 
     Raises:
-        InputError: The run has no SavedModel, a package is missing, a text is refused, or the test fails.
+        InputError: The run has no SavedModel, or sees something else than crops in all four channels; a package is
+            missing, a text is refused, or the test fails.
     """
     if not str(out).endswith(".zip"):
         raise InputError("--out", str(out), "a file name that ends with .zip", "correct the option")
     _require()
     served = load(run_folder)
+    view = served.recipe.asked_view
+    if not isinstance(view, Crop) or view.channels != CHANNELS:
+        found = f"a network that sees {type(view).__name__} of the channels {', '.join(view.channels)}"
+        expected = f"Crop of the channels {', '.join(CHANNELS)}"
+        raise InputError(str(run_folder), found, expected, "give another run; its SavedModel and ONNX answer this one")
     pixels, region = generated_cell() if crop is None else read_crop(crop)
     with tempfile.TemporaryDirectory() as folder, _contained():
         difference = _write_files(Path(folder), served, pixels, region)
@@ -165,7 +172,7 @@ def read_crop(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_files(folder: Path, served: Served, pixels: np.ndarray, region: np.ndarray) -> float:
     """Write both forms of the network, the test tensors and the cover; return ONNX's largest difference."""
-    image = served.prepare(pixels, region).numpy()[None]
+    image = served.prepare(crop=pixels, region=region)["image"].numpy()[None]
     np.save(folder / "input.npy", image)
     np.save(folder / "output.npy", served.signatures["prepared"](image=tf.constant(image))["probabilities"].numpy())
     network = to_onnx(served, ["probabilities"])
@@ -174,7 +181,7 @@ def _write_files(folder: Path, served: Served, pixels: np.ndarray, region: np.nd
     cover = pictures.composite((image[0] * 255).astype(np.uint8))
     cover = cv2.resize(cover, (_COVER_SIZE, _COVER_SIZE), interpolation=cv2.INTER_LINEAR)
     Image.fromarray(cover).save(folder / "cover.png")
-    return check(network, served, image)
+    return check(network, served, {"image": image})
 
 
 def _write_saved_model(folder: Path, served: Served) -> None:

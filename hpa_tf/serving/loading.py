@@ -59,9 +59,11 @@ class Served:
         """Whether it can show where a class comes from."""
         return "activation_maps" in self.signatures
 
-    def prepare(self, crop: Any, region: Any) -> tf.Tensor:
-        """Turn one crop, uint8 or uint16 [H, W, 4], and its region map into the network's input [S, S, 4]."""
-        return self.signatures[f"prepare_{crop.dtype.name}"](crop=crop, region=region)["image"]
+    def prepare(self, **stored: Any) -> dict[str, tf.Tensor]:
+        """Turn one record, whose pixels are uint8 or uint16, into its part of the network's inputs: `View.prepare`."""
+        pixels = stored["crop" if "crop" in stored else "image"]
+        tensors = {name: tf.constant(value) for name, value in stored.items()}
+        return self.signatures[f"prepare_{pixels.dtype.name}"](**tensors)
 
 
 def find(run_folder: str | os.PathLike) -> str:

@@ -1,4 +1,6 @@
-"""A network as ONNX: float32 [B, S, S, 4] prepared images -> probabilities [B, 19] and embedding. Extra: [onnx].
+"""A network as ONNX: its prepared inputs -> probabilities and embedding. Extra: [onnx].
+
+Of a network of single crops: image, float32 [B, S, S, C] -> probabilities [B, 19].
 
 Preparation stays in TensorFlow; ONNX holds the network alone, for runtimes that are faster on CPUs.
 """
@@ -27,20 +29,25 @@ def to_onnx(served: Served, outputs: Sequence[str] | None = None) -> bytes:
         outputs: Names of the outputs to keep; None = all.
 
     Raises:
-        InputError: tf2onnx is not installed.
+        InputError: tf2onnx is not installed, or does not know an operation of the network.
     """
     try:
         import tf2onnx
     except ImportError as error:
         raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'") from error
-    spec = tf.TensorSpec([None, served.size, served.size, len(served.recipe.view.channels)], tf.float32, "image")
+    given = served.recipe.asked_view.specs().items()
+    specs = [tf.TensorSpec([None, *one.shape], one.dtype, name) for name, one in given]
 
-    @tf.function(input_signature=[spec])
-    def infer(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        answer = served.signatures["prepared"](image=image)
+    @tf.function(input_signature=specs)
+    def infer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = served.signatures["prepared"](**{spec.name: one for spec, one in zip(specs, inputs, strict=True)})
         return {name: answer[name] for name in outputs or answer}
 
-    model, _ = tf2onnx.convert.from_function(infer, [spec], opset=OPSET)
+    try:
+        model, _ = tf2onnx.convert.from_function(infer, specs, opset=OPSET)
+    except ValueError as error:
+        found = f"a network that ONNX cannot hold ({str(error).splitlines()[0][:200]})"
+        raise InputError(served.folder, found, "operations that tf2onnx knows", "--runtime tensorflow") from error
     return model.SerializeToString()
 
 
@@ -55,29 +62,39 @@ def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
     """
     served = load(run_folder)
     data = to_onnx(served)
-    images = np.random.default_rng(0).random(
-        (4, served.size, served.size, len(served.recipe.view.channels)), np.float32
-    )
-    difference = check(data, served, images)
+    difference = check(data, served, _examples(served))
     path = os.path.join(run_folder, FILE)
     files.make_folder(os.path.dirname(path))
     files.write_bytes(path, data)
     return path, difference
 
 
-def check(data: bytes, served: Served, images: np.ndarray) -> float:
+def _examples(served: Served) -> dict[str, np.ndarray]:
+    """Return inputs of 4 examples: random pixels, all cells there; a few rows of pixels for each in the masks."""
+    rng, view = np.random.default_rng(0), served.recipe.asked_view
+    inputs = {name: np.ones((4, *spec.shape), spec.dtype) for name, spec in view.specs().items()}
+    inputs["image"] = rng.random(inputs["image"].shape, np.float32)
+    if "masks" in inputs:
+        inputs["masks"][:] = (np.arange(view.size) % (view.num_cells + 1))[:, None]
+    return inputs
+
+
+def check(data: bytes, served: Served, inputs: dict[str, np.ndarray]) -> float:
     """Return the largest difference of a probability between onnxruntime and TensorFlow.
 
     Args:
         data: The network as ONNX.
         served: The same network.
-        images: float32 [B, S, S, 4].
+        inputs: By name, each [B, ...].
 
     Raises:
         InputError: onnxruntime is not installed, or the difference is too large.
     """
-    expected = served.signatures["prepared"](image=tf.constant(images))["probabilities"].numpy()
-    difference = float(np.abs(onnx_session(data).run(["probabilities"], {"image": images})[0] - expected).max())
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    expected = served.signatures["prepared"](**tensors)["probabilities"].numpy()
+    session = onnx_session(data)
+    given = {one.name: inputs[one.name] for one in session.get_inputs()}
+    difference = float(np.abs(session.run(["probabilities"], given)[0] - expected).max())
     if not difference <= TOLERANCE:
         raise InputError(
             served.folder, f"a difference of {difference:.2g}", f"at most {TOLERANCE}", "stay with TensorFlow"

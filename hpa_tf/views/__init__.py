@@ -5,6 +5,7 @@ crop.py      Crop: one cell, cut out
 bag.py       Bag: several cells of an image, each cut out
 field.py     Field: a field of view with masks of its cells; CellInField: one cell at its place
 drawing.py   which cells of an image an example answers for
+asking.py    one image as a view is asked about it: which examples, from which records
 batch.py     Batch: the inputs of B examples, the cells they answer for, and what is known about those
 """
 

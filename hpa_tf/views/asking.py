@@ -1,0 +1,60 @@
+"""One image as a view is asked about it: the examples that answer for all of its cells, and the records behind them.
+
+The same for prediction and for the server, so that both ask a network alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpa_tf.views.view import View
+
+
+@dataclass(frozen=True)
+class _OneImage:
+    """The cells of one image, as a plan needs to know them."""
+
+    num_cells: int
+
+    @property
+    def by_image(self) -> np.ndarray:
+        return np.arange(self.num_cells)
+
+    @property
+    def first_of_image(self) -> np.ndarray:
+        return np.array([0, self.num_cells])
+
+
+def rows_of_image(view: View, num_cells: int) -> np.ndarray:
+    """Return the cells of each example, int64 [E, K]: every cell of an image of N cells once; -1 = padding.
+
+    Args:
+        view: How the image is seen.
+        num_cells: N; without cells there are no examples.
+    """
+    if num_cells == 0:
+        return np.zeros((0, view.num_cells), np.int64)
+    order = np.arange(num_cells if view.draws == "cell" else 1)
+    return view.plan(_OneImage(num_cells), order, None)
+
+
+def records_of(
+    view: View,
+    rows: np.ndarray,
+    cells: Sequence[tuple[np.ndarray, np.ndarray]],
+    square: tuple[np.ndarray, np.ndarray] | None,
+) -> list[Mapping[str, np.ndarray] | None]:
+    """Return the records that one example is made from, as `View.prepare` takes them; None = padding.
+
+    Args:
+        view: How the image is seen.
+        rows: int64 [K] of `rows_of_image`.
+        cells: Crop [H, W, 4] and region map [H, W] of each cell; only looked at by views that read cells.
+        square: Pixels [S, S, 4] and masks uint16 [S, S] of the whole image, in which the k-th cell is k, from 1; only
+            looked at by views that read fields of view.
+    """
+    if view.reads == "fields":
+        numbers = np.where(rows >= 0, rows + 1, -1).astype(np.int32)
+        return [{"image": square[0], "masks": square[1], "numbers": numbers}]
+    return [None if row < 0 else {"crop": cells[row][0], "region": cells[row][1]} for row in rows.tolist()]
