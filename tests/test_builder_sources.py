@@ -1,6 +1,7 @@
 """Label tables of three formats, matching with images, folds and the plan."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tfrecords_builder.label_table import parse_labels, read_label_table
 from tfrecords_builder.labels import from_image_labels
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import make_plan
+from tfrecords_builder.table import OWN_COLUMNS
 
 TABLES = Path(__file__).parents[2] / "shared" / "data" / "hpa" / "tables"
 
@@ -238,3 +240,18 @@ def test_unknown_group_column_lists_the_known_ones(tmp_path):
     inputs = write_inputs(tmp_path, 6, size=16, grid=1)
     with pytest.raises(InputError, match="no column 'cell_line'"):
         make_plan(options(inputs, group_by="cell_line"))
+
+
+def test_no_column_of_a_label_table_takes_the_place_of_one_of_ours(tmp_path):
+    """Nor that of a column which training reads: `graded` as text would make every cell a graded one."""
+    from hpa_tf.pipeline import examples
+
+    inputs = write_inputs(tmp_path, 2, size=16, grid=1)
+    table = pd.read_csv(inputs.labels)
+    for name in (*OWN_COLUMNS, *examples.MARKS, examples.FIELD_NUMBER):
+        table.assign(**{name: "x"}).to_csv(inputs.labels, index=False)
+        for option, change in (("--columns", {"columns": (name,)}), ("--group-by", {"group_by": name})):
+            with pytest.raises(InputError, match=f"{option}: found '{re.escape(name)}'"):
+                make_plan(options(inputs, **change))
+    table.assign(Fold="x", plate="y").to_csv(inputs.labels, index=False)
+    make_plan(options(inputs, columns=("Fold", "plate"), group_by="plate", num_folds=1))

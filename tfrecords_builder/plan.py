@@ -20,7 +20,7 @@ from hpa_tf.records import shard_name
 from tfrecords_builder.folds import grouped_folds, stratified_folds
 from tfrecords_builder.options import BuildOptions, content_options, digest
 from tfrecords_builder.sources import LabelledImage, find_images
-from tfrecords_builder.table import OWN_COLUMNS
+from tfrecords_builder.table import MARKS, OWN_COLUMNS
 
 DEFAULT_IMAGES_PER_SHARD = 16
 _LEAST_SHARDS_A_FOLD = 4
@@ -164,9 +164,10 @@ def _hash(image_id: str) -> bytes:
 
 def _check_columns(images: list[LabelledImage], options: BuildOptions) -> None:
     for name in dict.fromkeys((*options.columns, *filter(None, [options.group_by]))):
-        if name in OWN_COLUMNS:
+        if name in (*OWN_COLUMNS, *MARKS):
             option = "--group-by" if name == options.group_by else "--columns"
-            found = f"{name!r}, which is a column of the cell table itself"
+            own = "a column of the cell table itself" if name in OWN_COLUMNS else "a column that training reads"
+            found = f"{name!r}, which is {own}"
             fix = "rename the column in the label table, such as own_" + name.replace(" ", "_")
             raise InputError(option, found, "a name that the cell table does not have", fix)
         lacking = next((image for image in images if name not in image.columns), None)

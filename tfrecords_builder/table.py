@@ -23,6 +23,8 @@ PLACE = ("shard", "record", "offset")
 """Where a cell's record is: added when its shard is written."""
 OWN_COLUMNS = (*cell_table.KEYS, *cell_table.VALUES, "fold", *PLACE, *_MEASURED, "cleaning_value")
 """Columns that the cell table has anyway: columns of a label table need other names."""
+MARKS = ("graded", "mitotic_lookalike", "field_number")
+"""Columns that training would take for its own."""
 
 
 def cells_table(
