@@ -1,5 +1,7 @@
 """Signals at any moment end a command with one line and the right code, and leave no process behind."""
 
+import os
+import random
 import re
 import signal
 import subprocess
@@ -7,9 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from builder_inputs import write_inputs
 from training_process import TINY, write_tiny_dataset
+
+from hpa_tf import submission
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.segmentation.mask_files import read_mask
 
 ROOT = Path(__file__).parent.parent
 STOPS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
@@ -102,3 +110,55 @@ def test_a_command_that_ends_by_itself_keeps_its_code():
     for body, code in ((" return 0", 0), (" return 2", 2), (" raise SystemExit(3)", 3), (" 1 / 0", 1)):
         program = f"import sys; from hpa_tf import interrupts\ndef main():\n{body}\nsys.exit(interrupts.run('t', main))"
         assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True).returncode == code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code, word", STOPS)
+@pytest.mark.parametrize("name", ["build", "generate", "score"])
+def test_commands_that_have_begun_stop_with_one_line_and_go_on(tmp_path, name, number, code, word):
+    """The real programs, their worker processes included, at three moments after the first file is there."""
+    inputs = write_inputs(tmp_path, 120, size=96, grid=3)
+    out, images = tmp_path / "out", tmp_path / "generated"
+    generate = ["generate", "--size", "256", "--out", str(images), "--num-images"]
+    commands = {
+        "build": ["build", *inputs.arguments(out)[1:], "--workers", "2", "--images-per-shard", "2"],
+        "generate": [*generate, "24"],
+        "score": ["score", "--truth-masks", str(images / "masks"), "--truth-labels", str(images / "truth.parquet")]
+        + ["--submission", str(tmp_path / "submission.csv"), "--out", str(out)],
+    }
+    program = [sys.executable, "-m", "hpa_tf.command_line"]
+    if name == "score":
+        subprocess.run([*program, *generate, "4"], cwd=ROOT, check=True, capture_output=True)
+        write_submission(images, tmp_path / "submission.csv")
+    target, draw = (images if name == "generate" else out), random.Random(number)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*program, *commands[name]], cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not list(target.rglob("*.*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.5))
+        if process.poll() is not None:  # it was done before the signal
+            assert process.communicate() and process.returncode == 0
+            continue
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, number)
+        output, errors = process.communicate(timeout=60)
+        said = [line for line in errors.replace("\r", "\n").splitlines() if "stopped by" in line]
+        assert process.returncode in (code, 0) and "Traceback" not in errors + output, errors
+        assert len(said) == (process.returncode == code) and all(word in line for line in said), errors
+        assert not psutil.wait_procs(children, timeout=10)[1], "a child is left"
+        assert not list(target.rglob("*.tmp"))
+    assert subprocess.run([*program, *commands[name]], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def write_submission(images: Path, path: Path) -> None:
+    """Write a submission that finds every cell and says one class of it."""
+    with submission.SubmissionWriter(path) as writer:
+        for mask_path in sorted((images / "masks").glob("*_cellmask.png")):
+            mask = read_mask(mask_path)
+            texts = tuple(map(submission.encode_text, run_length.encode_cells(mask).values()))
+            ids = np.arange(len(texts))
+            image_id = mask_path.name.removesuffix("_cellmask.png")
+            writer.write(submission.SubmissionRow(image_id, *mask.shape[::-1], texts, ids, ids * 0, ids * 0 + 0.5))

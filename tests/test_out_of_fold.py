@@ -173,11 +173,10 @@ def test_weights_that_have_seen_a_fold_are_refused(data, tmp_path):
             leaks.check_unseen(asked_recipes, folds, str(data))
 
 
-@pytest.mark.parametrize("system", [True, False])
-def test_such_weights_are_refused_before_the_training(data, tmp_path, capsys, system):
+@pytest.mark.parametrize("name", ["--system tiny", "--recipe cpu_small", "--recipe relabel_small"])
+def test_such_weights_are_refused_before_the_training(data, tmp_path, capsys, name):
     everything = write_run(tmp_path / "everything", data, -1)
-    name = ["--system", "tiny"] if system else ["--recipe", "cpu_small"]
-    arguments = [*name, "--data", str(data), "--out", str(tmp_path / "out"), *OPTIONS, "--folds", "2"]
+    arguments = [*words(name), "--data", str(data), "--out", str(tmp_path / "out"), *OPTIONS, "--folds", "2"]
     assert command.main([*arguments, "--weights", everything]) == 2
     assert "saw the images of fold 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

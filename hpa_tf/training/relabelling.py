@@ -29,6 +29,7 @@ from hpa_tf.training import checkpoint
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.folds import fold_folder
 from hpa_tf.training.inputs import check_batch_size
+from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.preemption import Preemption
@@ -53,7 +54,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
         site: Where it runs.
 
     Raises:
-        InputError: The data has too few folds, or `out` holds another run.
+        InputError: The data has too few folds, a network would see its own, or `out` holds another run.
     """
     manifest = read_manifest(data.data)
     folds = num_folds or manifest.num_folds
@@ -63,6 +64,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
     if data.validation_labels is not None:
         fix = "leave it out; give grades of the training cells as --labels"
         raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)
+    check_unseen([recipe], range(folds), data.data)
     check_batch_size(recipe, site.strategy)
     with claimed(recipe, data, manifest, out, site):
         table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
