@@ -1,0 +1,210 @@
+"""The rows of the ladder as data: what is trained, on which labels, how it is asked, and how answers are combined.
+
+Sizes are those that two CPU cores manage: Lite0 with ImageNet weights, crops of 64 px, fields of 192 px (Puzzle-CAM:
+192 of 256). `examples` is what a training sees at the full budget: about as many as two free cores take in 13 minutes,
+which is 73,728 crops of 64 px, so that rows of one training cost about the same; what a row really took stands in the
+table. Labels: "image" = the image's copied to its cells, as in the competition; "true" = the cells' own.
+"""
+
+from dataclasses import dataclass, replace
+
+from hpa_tf.classes import CHANNELS
+from hpa_tf.losses import CrossEntropy, SquaredError
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.fcan import ALL_CLASSES
+from hpa_tf.objectives import Labels
+from hpa_tf.pipeline import EveryCell, InverseFrequency, PasteCells, SemiBalanced
+from hpa_tf.recipes import ALL_FOLDS, Recipe, recipe_named
+from hpa_tf.recipes.optimization import Cosine
+from hpa_tf.views import AnyView, Crop
+
+EPOCHS = 3
+NUM_FOLDS = 2
+"""Folds of out-of-fold predictions."""
+_SHORT = Cosine(EPOCHS)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network.
+
+    Attributes:
+        recipe: How; epochs, folds, seed and the number of examples are set by the ladder.
+        examples: Cells or fields that it sees at the full budget.
+        labels: "image", "true", or the name of a table in `TABLES`.
+        clean: Leave out cells cut by the frame and outliers.
+        without: Fold of `NUM_FOLDS` that is kept out; None = all images.
+    """
+
+    recipe: Recipe
+    examples: int
+    labels: str = "image"
+    clean: bool = False
+    without: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        fold = "" if self.without is None else f"-without{self.without}"
+        return f"{self.recipe.name}-{self.labels}{'-clean' if self.clean else ''}{fold}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network's share in a row.
+
+    Attributes:
+        training: The network.
+        weight: Of its answer in the mean.
+        asked: How it is asked here; None = as its recipe says.
+    """
+
+    training: Training
+    weight: float = 1.0
+    asked: AnyView | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way from image labels to cell scores.
+
+    Attributes:
+        name: In the table.
+        parts: Its networks; the weighted mean of their answers is the score.
+        times: A network by whose answers the mean is multiplied.
+        own: Share of a cell's own score, the rest is the mean over its image; 1 = its own alone.
+        copied: Scores are the true labels of the image (a bound; there is no network).
+    """
+
+    name: str
+    parts: tuple[Part, ...] = ()
+    times: Part | None = None
+    own: float = 1.0
+    copied: bool = False
+
+
+def _short(name: str, of: str, **changes) -> Recipe:
+    """Return a recipe of `hpa_tf.recipes` under the ladder's schedule."""
+    recipe = replace(recipe_named(of), name=name, validation_fold=ALL_FOLDS, ensemble=(), weights="imagenet")
+    recipe = replace(recipe, **changes)
+    return replace(recipe, optimization=replace(recipe.optimization, epochs=EPOCHS, schedule=_SHORT))
+
+
+_CELLS, _FIELDS, _FCAN, _PUZZLE, _BAGS = 73_728, 9_000, 2_700, 6_000, 5_600
+_LITE = EfficientNet("Lite0", drop_connect=0, norm_momentum=0.9)
+
+PLAIN = Training(_short("plain", "cpu_lite0", sampling=EveryCell()), _CELLS)
+CLEANED = Training(_short("cleaned", "cpu_lite0", sampling=SemiBalanced()), _CELLS, clean=True)
+TRUE = replace(PLAIN, labels="true")
+FIELD = Training(_short("field", "cpu_red_ai_field", objective=(Labels("logits", "image", CrossEntropy()),)), _FIELDS)
+FCAN = Training(_short("fcan", "cpu_fcan"), _FCAN)
+FCAN_ALONE = Training(_short("fcan_no_reconstruction", "cpu_fcan_no_reconstruction"), _FCAN)
+PUZZLE = Training(_short("puzzle_cam", "cpu_puzzle_cam"), _PUZZLE)
+DUO = Training(_short("duo_branch", "cpu_duo_branch"), _BAGS)
+STUDENT = Training(
+    _short(
+        "student",
+        "cpu_lite0",
+        network=Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES),
+        objective=(Labels(loss=SquaredError()),),
+        sampling=EveryCell(),
+    ),
+    _CELLS,
+    labels="fcan_and_duo",
+)
+TABLES: dict[str, tuple[Part, ...]] = {"fcan_and_duo": (Part(FCAN, 0.5), Part(DUO, 0.5)), "fcan_alone": (Part(FCAN),)}
+"""Labels that networks give out of fold: each is trained once for every fold, without it."""
+
+_CELLS_OF_FCAN = Training(_short("bestfitting_cells", "cpu_bestfitting_cells"), _CELLS)
+_CELLS_OF_RED_AI = Training(_short("red_ai_cells", "cpu_red_ai_cell"), _CELLS)
+_FIELD_RGB = Training(_short("red_ai_field", "cpu_red_ai_field"), _FIELDS)
+_MASKS = Training(_short("mask_pooled", "cpu_mask_pooled"), _FIELDS)
+_TEAM_4 = CLEANED
+
+ROWS: tuple[Row, ...] = (
+    Row("plain image labels on crops", (Part(PLAIN),)),
+    Row("+ cleaning and semi-balanced sampling", (Part(CLEANED),)),
+    Row("network of fields, copied to cells", (Part(FIELD),)),
+    Row("image x cell", (Part(PLAIN),), times=Part(FIELD)),
+    Row("FCAN", (Part(FCAN),)),
+    Row("FCAN without reconstruction loss", (Part(FCAN_ALONE),)),
+    Row("Puzzle-CAM", (Part(PUZZLE),)),
+    Row("duo-branch", (Part(DUO),)),
+    Row("FCAN and duo-branch (teachers)", TABLES["fcan_and_duo"]),
+    Row("student of FCAN and duo-branch", (Part(STUDENT),)),
+    Row(
+        "all four teams together",
+        (
+            *(Part(FCAN, 0.125), Part(_CELLS_OF_FCAN, 0.125)),
+            *(Part(DUO, 0.125), Part(_FIELD_RGB, 0.0625), Part(_CELLS_OF_RED_AI, 0.0625)),
+            *(Part(PUZZLE, 0.125), Part(_MASKS, 0.125)),
+            Part(_TEAM_4, 0.25),
+        ),
+    ),
+    Row("bound: image labels copied", copied=True),
+    Row("bound: true cell labels", (Part(TRUE),)),
+)
+FURTHER: tuple[Row, ...] = (
+    Row(
+        "FCAN + spindle pasting",
+        (
+            Part(
+                Training(
+                    _short(
+                        "fcan_pasting",
+                        "cpu_fcan",
+                        augmentation=replace(recipe_named("cpu_fcan").augmentation, paste=PasteCells(0.1, least=0.5)),
+                    ),
+                    _FCAN,
+                )
+            ),
+        ),
+    ),
+    Row(
+        "FCAN with 8 cells",
+        (
+            Part(
+                Training(_short("fcan_8", "cpu_fcan", view=replace(recipe_named("cpu_fcan").view, num_cells=8)), _FCAN)
+            ),
+        ),
+    ),
+    Row("five levels of FCAN", (Part(Training(replace(PLAIN.recipe, name="five_levels"), _CELLS, "five_levels")),)),
+    Row("mask-pooled", (Part(_MASKS),)),
+    Row(
+        "green only",
+        (Part(replace(PLAIN, recipe=replace(PLAIN.recipe, name="green", view=Crop(64, channels=("green",))))),),
+    ),
+    Row(
+        "6 channels",
+        (
+            Part(
+                replace(
+                    PLAIN,
+                    recipe=replace(
+                        PLAIN.recipe, name="six_channels", view=Crop(64, channels=(*CHANNELS, "cell", "nucleus"))
+                    ),
+                )
+            ),
+        ),
+    ),
+    Row(
+        "larger surroundings",
+        (
+            Part(
+                replace(
+                    PLAIN,
+                    recipe=replace(
+                        PLAIN.recipe, name="surroundings", view=Crop(64, surroundings="all", square="grow", margin=8)
+                    ),
+                )
+            ),
+        ),
+    ),
+    Row(
+        "capped inverse frequency",
+        (Part(replace(PLAIN, recipe=replace(PLAIN.recipe, name="inverse", sampling=InverseFrequency()))),),
+    ),
+    Row("plain, mixed .6/.4 with the image's mean", (Part(PLAIN),), own=0.6),
+)
+BY_NAME = {row.name: row for row in (*ROWS, *FURTHER)}

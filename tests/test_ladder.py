@@ -1,0 +1,117 @@
+"""The ladder's scores against slow loops, and the whole ladder at a tiny size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from hpa_tf import files
+from hpa_tf.pipeline.sampling import SemiBalanced
+from hpa_tf.recipes import recipe_from_json, recipe_to_json
+from hpa_tf.synthetic import dataset
+from hpa_tf.synthetic.config import SyntheticConfig
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import ladder_rows  # noqa: E402
+import ladder_scores  # noqa: E402
+import ladder_table  # noqa: E402
+
+
+def truth_of(num_images: int = 20, seed: int = 0) -> ladder_scores.Truth:
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(num_images), rng.integers(1, 9, num_images))
+    labels = rng.random((len(image), 19)) < 0.2
+    labels[:, 5] = False
+    return ladder_scores.Truth(labels, image)
+
+
+def interpolated(labels: np.ndarray, scores: np.ndarray) -> float:
+    """AP with the precision at each recall raised to the highest one at that recall or beyond, one by one."""
+    order = np.argsort(-scores, kind="stable")
+    right = labels[order]
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return sum(precision[i:].max() for i in np.flatnonzero(right)) / labels.sum()
+
+
+def test_average_precision_equals_a_slow_loop_and_repeats_images_that_were_drawn_twice():
+    truth = truth_of()
+    scores = np.random.default_rng(1).random(truth.labels.shape)
+    ap = ladder_scores.average_precisions(truth, scores)
+    assert np.isnan(ap[5])
+    for c in (0, 11, 18):
+        assert ap[c] == pytest.approx(interpolated(truth.labels[:, c], scores[:, c]), abs=1e-12)
+        assert ap[c] >= average_precision_score(truth.labels[:, c], scores[:, c]) - 1e-12
+    weights = np.random.default_rng(2).integers(0, 3, truth.num_images)
+    rows = np.repeat(np.arange(len(truth.image)), weights[truth.image])
+    repeated = ladder_scores.Truth(truth.labels[rows], truth.image[rows])
+    weighted = ladder_scores.average_precisions(truth, scores, weights)
+    # a cell that was drawn twice stands twice in the ranking: precision rises within it, the envelope hides that
+    np.testing.assert_allclose(weighted, ladder_scores.average_precisions(repeated, scores[rows]), atol=0.02)
+
+
+def test_perfect_scores_reach_1_and_cells_without_a_score_are_missed():
+    truth = truth_of()
+    perfect = truth.labels.astype(float)
+    assert np.nanmin(ladder_scores.average_precisions(truth, perfect)) == 1
+    half = np.where(np.arange(len(perfect))[:, None] % 2 == 0, perfect, np.nan)
+    share = truth.labels[::2].sum(axis=0) / np.maximum(truth.labels.sum(axis=0), 1)
+    found = ladder_scores.average_precisions(truth, half)
+    np.testing.assert_allclose(np.delete(found, 5), np.delete(share, 5))
+
+
+def test_the_share_of_the_gap_is_0_for_plain_and_1_for_true_labels():
+    truth, rng = truth_of(), np.random.default_rng(3)
+    noise = rng.random(truth.labels.shape)
+    rows = [ladder_scores.score(truth, [noise + k * truth.labels], 20) for k in (0, 0.4, 1)]
+    plain, row, best = rows
+    assert ladder_scores.closed(plain, plain, best)[0] == 0 and ladder_scores.closed(best, plain, best)[0] == 1
+    share, resampled = ladder_scores.closed(row, plain, best)
+    assert 0 < share < 1 and resampled.shape == (20,)
+    assert ladder_scores.score(truth, [noise, noise], 5).mean == pytest.approx(plain.mean)
+
+
+def test_copied_labels_are_those_of_the_image_in_random_order():
+    labels = np.zeros((6, 19), bool)
+    labels[:, [2, 7]] = True
+    scores = ladder_scores.copied(labels, 0)
+    np.testing.assert_array_equal(~np.isnan(scores), labels)
+    assert len(np.unique(scores[labels])) == 12
+
+
+def test_rows_have_different_names_and_their_recipes_survive_json():
+    rows = (*ladder_rows.ROWS, *ladder_rows.FURTHER)
+    assert len(ladder_rows.BY_NAME) == len(rows)
+    recipes: dict = {}
+    for row in rows:
+        for part in row.parts:
+            training = part.training
+            assert recipes.setdefault(training.name, training) == training  # a folder holds one network
+            assert recipe_from_json(recipe_to_json(training.recipe), "here") == training.recipe
+            assert training.recipe.optimization.epochs == ladder_rows.EPOCHS and training.recipe.validation_fold == -1
+    weights = [sum(part.weight for part in row.parts) for row in rows if len(row.parts) > 1]
+    np.testing.assert_allclose(weights, 1)
+    assert isinstance(ladder_rows.CLEANED.recipe.sampling, SemiBalanced)
+
+
+@pytest.mark.slow
+def test_the_ladder_from_images_to_table(tmp_path):
+    dataset.write(SyntheticConfig(seed=1), tmp_path / "bench" / "train", 8, 1)
+    dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
+    rows = ["plain image labels on crops", "FCAN", "student of FCAN and duo-branch", "bound: true cell labels"]
+    rows += ["bound: image labels copied", "plain, mixed .6/.4 with the image's mean", "five levels of FCAN"]
+    out = tmp_path / "ladder"
+    words = ["--bench", str(tmp_path / "bench"), "--out", str(out), "--budget", "0.001", "--bootstrap", "10"]
+    command = [sys.executable, str(BENCHMARKS / "ladder.py"), *words, "--rows"]
+    subprocess.run([*command, *rows], check=True)
+    table = (out / "ladder.md").read_text()
+    assert all(f"| {name} | 1 |" in table for name in rows)
+    assert (out / "ladder.png").stat().st_size > 5_000
+    facts = files.read_json(out / "budget-0.001" / "seed-0" / "rows" / rows[2] / "row.json")
+    assert facts["training"] > facts["asking"] > 0
+    again = subprocess.run([*command, *rows], check=True, capture_output=True, text=True)
+    assert "epoch" not in again.stdout + again.stderr  # nothing is trained twice
+    assert ladder_table.PLAIN in again.stdout
