@@ -1,5 +1,6 @@
 """Networks of the other teams' kinds, as toys: they train, go on after a kill, and answer, through the one house."""
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import toy_networks
 from builder_inputs import write_inputs
 from training_process import assert_identical, dynamic_shapes, final_state, losses, start, train, words, workers_config
 
-from hpa_tf import serving
-from hpa_tf.classes import NUM_CLASSES
+from hpa_tf import cell_table, serving
+from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.models.network import all_classes
 from hpa_tf.pipeline import evaluation_batches
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
 from hpa_tf.recipes.run_folder import read_run
 from hpa_tf.training import command, run
 from tfrecords_builder.__main__ import main as builder
@@ -70,6 +73,32 @@ def test_it_trains_and_its_savedmodel_answers(data, tmp_path, name):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape[0] == 4 and found.shape[1] in (1, batch.rows.shape[1]) and found.shape[2] == NUM_CLASSES
     assert served.recipe == recipe
+    if "features" in outputs:
+        features = served.signatures["feature_map"](**batch.inputs)["features"].numpy()
+        np.testing.assert_allclose(features, outputs["features"].numpy(), atol=1e-5)
+    assert_predict_py_answers_like_the_pipeline(data, out, network, tmp_path)
+
+
+def assert_predict_py_answers_like_the_pipeline(data, run_folder, network, tmp_path):
+    """From images and from shards, each cell gets the answer that validation would give it."""
+    recipe, examples = read_run(run_folder).recipe, run.Data(str(data), clean=False).examples(None)
+    expected = np.full((len(examples), NUM_CLASSES), np.nan)
+    for batch in itertools.islice(evaluation_batches(examples, recipe.asked_view, batch_size=4), 64):
+        outputs = network({key: batch.inputs[key] for key in network.input}, training=False)
+        rows = batch.rows.numpy()
+        answers = np.broadcast_to(all_classes(recipe.network, outputs, batch.inputs), (*rows.shape, NUM_CLASSES))
+        expected[rows[rows >= 0]] = answers[rows >= 0]
+    assert not np.isnan(expected).any()
+    inputs = data.parent / "inputs"
+    sources = {"shards": {"data": str(data)}, "images": {"images": f"{inputs}/images", "masks": f"{inputs}/masks"}}
+    for name, source in sources.items():
+        predict(Options(str(tmp_path / name), run=(str(run_folder),), workers=1, report_images=2, tta="none", **source))
+        raw = cell_table.read(tmp_path / f"{name}/raw/{run_folder.name}.parquet").set_index(cell_table.KEYS)
+        raw = raw.loc[list(zip(examples.table["image_id"], examples.table["cell"], strict=True))]
+        np.testing.assert_allclose(raw[list(CLASSES[:18])], expected[:, :18], atol=2e-5, err_msg=name)
+        assert (tmp_path / name / "submission.csv").exists() and (tmp_path / name / "report.html").exists()
+    first, second = ((tmp_path / name / "submission.csv").read_bytes() for name in sources)
+    assert first == second
 
 
 @slow

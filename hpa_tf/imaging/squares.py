@@ -1,11 +1,28 @@
 """Fields of view as squares of one size: what networks that look at whole fields see. One function for all."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from hpa_tf.errors import InputError
+
+
+class Square(NamedTuple):
+    """How a field of view is shrunk for a network.
+
+    Attributes:
+        size: Side of the square, px: that of the fields of view in the network's training data.
+        seen: Side to which its view shrinks the masks of the square, px.
+    """
+
+    size: int
+    seen: int
+
+
+Shrunk = tuple[np.ndarray, np.ndarray]
+"""A field of view as a square: pixels [S, S, 4], and masks uint16 [S, S] in which the k-th cell is k, from 1."""
 
 
 def to_square(
@@ -35,6 +52,28 @@ def to_square(
     shrunk[: target[1], : target[0]] = cv2.resize(pixels, target, interpolation=method)
     masks[: target[1], : target[0]] = cv2.resize(compact, target, interpolation=cv2.INTER_NEAREST_EXACT)
     return shrunk, masks, scale
+
+
+def squares_of(
+    pixels: np.ndarray, mask: np.ndarray, numbers: Sequence[int], boxes: np.ndarray, squares: Sequence[Square]
+) -> dict[Square, Shrunk]:
+    """Return a field of view as networks see it; a cell that vanishes keeps a pixel, so that it is answered too.
+
+    Args:
+        pixels: uint8 or uint16 [H, W, 4], counts.
+        mask: int [H, W], numbers of cells.
+        numbers: Those of the N cells; the k-th is k in the square's masks, from 1.
+        boxes: [N, 4]: top, left, bottom, right of each cell, px.
+        squares: How it is shrunk.
+    """
+    found = {}
+    for size in dict.fromkeys(square.size for square in squares):
+        shrunk, masks, scale = to_square(pixels, mask, numbers, size)
+        middles = (boxes[:, :2] + boxes[:, 2:]) * (scale / 2)
+        centres = {number: (row, column) for number, (row, column) in enumerate(middles.tolist(), start=1)}
+        wanted = [square for square in squares if square.size == size]
+        found |= {square: (shrunk, with_every_cell(masks, centres, square.seen)) for square in wanted}
+    return found
 
 
 def with_every_cell(masks: np.ndarray, centres: Mapping[int, tuple[float, float]], seen: int) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from hpa_tf.prediction.members import Network, square_of
-from hpa_tf.prediction.needs import Square
+from hpa_tf.imaging.squares import Square
+from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.sources import FieldCells
 from hpa_tf.serving import Served
 from hpa_tf.views import AnyView
@@ -53,7 +53,7 @@ def streams_of(networks: Sequence[Network], batch_size: int, replicas: int = 1) 
     """
     alike: dict[tuple[AnyView, Square | None], list[int]] = {}
     for number, network in enumerate(networks):
-        alike.setdefault((network.view, square_of(network)), []).append(number)
+        alike.setdefault((network.view, network.square), []).append(number)
     streams = []
     for (view, square), numbers in alike.items():
         size = batch_size if view.num_cells == 1 else max(batch_size // view.num_cells, replicas)

@@ -9,14 +9,16 @@ from pathlib import Path
 from hpa_tf import files, serving
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.squares import Square
 from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
-from hpa_tf.prediction.needs import Needs, Square
+from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System, run_folder
 from hpa_tf.recipes.recipe import Member
 from hpa_tf.serving import Served, starter
 from hpa_tf.views import AnyView, Bag, Crop
+from hpa_tf.views.asking import square_of
 
 _ALL_CLASSES = tuple(range(NUM_CLASSES))
 
@@ -44,6 +46,11 @@ class Network:
     def view(self) -> AnyView:
         """What it sees."""
         return self.served.recipe.asked_view
+
+    @property
+    def square(self) -> Square | None:
+        """How a field of view is shrunk for it; None where it sees single cells."""
+        return square_of(self.view, self.served.dataset)
 
     @property
     def has_negative(self) -> bool:
@@ -193,19 +200,6 @@ def usual_postprocessing(networks: Sequence[Network]) -> PostProcessing:
 # -- what they see ----------------------------------------------------------------------------------------------------
 
 
-def square_of(network: Network) -> Square | None:
-    """Return how a field of view is shrunk for a network; None where it sees single cells.
-
-    First to the size of its training data's fields of view, as the builder does, then by its view.
-    """
-    view = network.view
-    if view.reads == "cells":
-        return None
-    size = network.served.dataset.get("options", {}).get("fields") or view.size
-    masks = view.record_specs().get("masks")
-    return Square(int(size), masks.shape[0] if masks else int(size))
-
-
 def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
     """Return what the networks need of an image.
 
@@ -213,7 +207,7 @@ def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
         networks: What predicts.
         pictures: Whether the report shows cells.
     """
-    squares = dict.fromkeys(square for network in networks if (square := square_of(network)))
+    squares = dict.fromkeys(square for network in networks if (square := network.square))
     first = networks[0].view
     shows_cells = isinstance(first, Crop) and first.channels == CHANNELS
     margins = [

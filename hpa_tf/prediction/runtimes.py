@@ -75,7 +75,7 @@ class Device:
             return _onnx_run(network)
         if self.runtime == "openvino":
             return _openvino_run(network, self._mixed)
-        return _mirrored_run(network, self._strategy) if self._strategy else _tensorflow_run(network)
+        return _mirrored_run(network, self._strategy) if self._strategy else tensorflow_run(network)
 
 
 def open_networks(options: Options) -> tuple[Device, list[Network], System | None]:
@@ -108,7 +108,7 @@ def _choose(asked: str, has_gpu: bool) -> str:
     return asked
 
 
-def _tensorflow_run(network: Network) -> Run:
+def tensorflow_run(network: Network) -> Run:
     infer = network.served.signatures["prepared"]
 
     def run(inputs: Inputs) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Cells of images that are in TFRecord shards. Runs in worker processes, without TensorFlow."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
-from hpa_tf.prediction.needs import TIGHT_CROPS, Needs, Square
+from hpa_tf.imaging.squares import Shrunk, Square, squares_of
+from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 from hpa_tf.prediction.sources import (
     BOX,
     MEASURED,
@@ -162,7 +163,7 @@ class ShardReader:
             thumbnails=thumbnails(decoded) if self.needs.thumbnails else None,
         )
 
-    def _squares(self, rows: pd.DataFrame) -> Mapping[Square, tuple[np.ndarray, np.ndarray]]:
+    def _squares(self, rows: pd.DataFrame) -> dict[Square, Shrunk]:
         """Return the whole field of view as the networks see it, from its own record.
 
         Args:
@@ -187,7 +188,8 @@ class ShardReader:
             fix = "python -m tfrecords_builder verify"
             raise InputError(f"image {first['image_id']}", found, "a field of view and its masks", fix) from error
         scale = len(pixels) / max(int(first["height"]), int(first["width"]))
-        return self.needs.shrunk(pixels, masks, range(1, len(rows) + 1), rows[list(BOX)].to_numpy() * scale)
+        boxes = rows[list(BOX)].to_numpy() * scale
+        return squares_of(pixels, masks, range(1, len(rows) + 1), boxes, self.needs.squares)
 
 
 def _read_record(path: str, offset: int, fields: tuple[records.RecordField, ...] = records.CELL_FIELDS) -> dict:

@@ -19,8 +19,9 @@ from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Measurements, cut_cells
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
+from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
-from hpa_tf.prediction.needs import TIGHT_CROPS, Needs, Square
+from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 
 BOX = ("top", "left", "bottom", "right")
 MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
@@ -44,8 +45,7 @@ class FieldCells:
         seconds: Time that each stage took, s.
         warnings: What is unusual about the field.
         brightness: 99.9th percentile of each channel as a share of full scale, NaN = blank; None where not measured.
-        squares: The whole field shrunk as the networks see it: pixels [S, S, 4], masks uint16 [S, S] with k = the k-th
-            row of the table, from 1.
+        squares: The whole field shrunk as the networks see it: k = the k-th row of the table.
         thumbnails: uint8 [N, T, T, 4] of the cells for the report, where they are not what the first network sees.
     """
 
@@ -61,7 +61,7 @@ class FieldCells:
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     brightness: tuple[float, ...] | None = None
-    squares: Mapping[Square, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    squares: Mapping[Square, Shrunk] = field(default_factory=dict)
     thumbnails: np.ndarray | None = None
 
 
@@ -198,7 +198,7 @@ def field_cells(field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, pi
         picture,
         outline_mask,
         {},
-        squares=needs.shrunk(field.pixels, masks.cell, numbers, table[list(BOX)].to_numpy()),
+        squares=squares_of(field.pixels, masks.cell, numbers, table[list(BOX)].to_numpy(), needs.squares),
         thumbnails=thumbnails([(cell.crop, cell.region) for cell in cells]) if needs.thumbnails else None,
     )
 

@@ -33,6 +33,9 @@ CHECKSUMS = f"{EXTRA}/sha256.json"
 WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 """Serving needs no gradients, and tracing them is a third of the time of an export."""
 
+_NAMED = ("embedding", "features", "cam")
+"""Outputs that it answers beside the probabilities."""
+
 Tensors = dict[str, tf.Tensor]
 
 
@@ -149,6 +152,8 @@ def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
     found: Endpoints = {"prepared": (_named(functools.partial(prepared, infer), inputs), specs)}
     for number, one in enumerate(each if len(each) > 1 else ()):
         found[f"prepared_{number}"] = (_named(functools.partial(prepared, one), inputs), specs)
+    if "features" in checkpoints[0].network.output:
+        found["feature_map"] = (_named(functools.partial(_features, infer), inputs), specs)
     for dtype in (tf.uint8, tf.uint16):
         stored = _stored_specs(view, dtype)
         found[f"prepare_{dtype.name}"] = (_named(prepare_stored, stored), tuple(stored.values()))
@@ -157,6 +162,10 @@ def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
         if "cam" in checkpoints[0].network.output:
             found["activation_maps"] = (_activation_maps(infer, recipe.network), tuple(inputs.values()))
     return found
+
+
+def _features(infer: Callable[..., Tensors], **given: tf.Tensor) -> Tensors:
+    return {"features": infer(*given.values())["features"]}
 
 
 def _named(function: Callable[..., Tensors], names: Iterable[str]) -> Callable[..., Tensors]:
@@ -219,19 +228,19 @@ def _map(function: Callable, elements: Any, view: Crop) -> tf.Tensor:
 
 
 def _inference(network: keras.Model, spec: Network, names: Sequence[str]) -> Callable[..., Tensors]:
-    """Return inputs of these names -> probabilities [B, K or 1, 19], and of embedding and cam those that there are."""
+    """Return inputs of these names -> probabilities [B, K or 1, 19], and of the outputs `_NAMED` those there are."""
 
     def infer(*given: tf.Tensor) -> Tensors:
         inputs = dict(zip(names, given, strict=True))
         outputs = network({name: inputs[name] for name in network.input}, training=False)
-        floats = {name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "cam") if name in outputs}
+        floats = {name: tf.cast(outputs[name], tf.float32) for name in _NAMED if name in outputs}
         return {"probabilities": all_classes(spec, outputs, inputs), **floats}
 
     return infer
 
 
 def _mean_of(each: Sequence[Callable[..., Tensors]], shares: Sequence[float], spec: Network) -> Callable[..., Tensors]:
-    """Return the weighted mean of what several networks answer; the embedding is the first one's.
+    """Return the weighted mean of what several networks answer; embedding and features are the first one's.
 
     Negative, where the network has none, is 1 - the largest mean of the others: as `predict.py` derives it.
     """
@@ -244,9 +253,8 @@ def _mean_of(each: Sequence[Callable[..., Tensors]], shares: Sequence[float], sp
             weighted = [answer[name] * (share / total) for answer, share in zip(answers, shares, strict=True)]
             return functools.reduce(operator.add, weighted)
 
-        found = {name: mean(name) for name in answers[0] if name != "embedding"}
-        if "embedding" in answers[0]:
-            found["embedding"] = answers[0]["embedding"]
+        of_first = {name: answers[0][name] for name in ("embedding", "features") if name in answers[0]}
+        found = {name: mean(name) for name in answers[0] if name not in of_first} | of_first
         if spec.classes == LOCATED:
             located = found["probabilities"][..., :NEGATIVE]
             negative = 1 - tf.reduce_max(located, axis=-1, keepdims=True)

@@ -25,7 +25,7 @@ SIGNATURES = {("crop",): "serving_default", ("crop", "region"): "crop_and_region
 
 _ROWS, _COLUMNS, _SIGNATURE = "instances", "inputs", "signature_name"
 _MAX_MARKS = 16 * MAX_INSTANCES
-_MAGIC, _SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)
+PNG_MAGIC, _SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,27 @@ def parse(payload: Any) -> Request:
     return Request(signature, pictures, by_columns)
 
 
+def instances(payload: Any) -> list[dict[str, Any]]:
+    """Return the instances of a request by rows, each with its inputs by name.
+
+    Args:
+        payload: The request's JSON, or its bytes.
+
+    Raises:
+        ValueError: It is no such request.
+    """
+    if isinstance(payload, bytes):
+        payload = _json(payload)
+    found = payload.get(_ROWS) if isinstance(payload, dict) and set(payload) == {_ROWS} else None
+    if not isinstance(found, list) or not 1 <= len(found) <= MAX_INSTANCES:
+        raise ValueError(f'expected {{"{_ROWS}": [1 to {MAX_INSTANCES} images]}}')
+    if not all(isinstance(one, dict) for one in found):
+        raise ValueError(f'{_ROWS}: expected inputs by name, such as {{"image": {{"b64": base64 of a PNG}}, ...}}')
+    values = [value if isinstance(value, list) else [value] for instance in found for value in instance.values()]
+    _check_pixels(picture(one, _ROWS) for some in values for one in some)
+    return found
+
+
 def _json(data: bytes) -> Any:
     """Parse bytes as JSON once they are known not to hold more values than any request has.
 
@@ -99,7 +120,7 @@ def _instance(instance: Any, number: int) -> dict[str, bytes]:
     where = f"instance {number}"
     if not isinstance(instance, dict) or not instance:
         raise ValueError(f'{where}: expected {{"crop": {{"b64": base64 of a PNG}}}}')
-    return {str(name): _picture(value, where) for name, value in instance.items()}
+    return {str(name): picture(value, where) for name, value in instance.items()}
 
 
 def _columns(inputs: Any) -> dict[str, list[bytes]]:
@@ -111,12 +132,17 @@ def _columns(inputs: Any) -> dict[str, list[bytes]]:
     if len(lists) < len(columns) or len(sizes) > 1 or not 1 <= sizes[0] <= MAX_INSTANCES:
         raise ValueError(f"inputs: expected lists of 1 to {MAX_INSTANCES} pictures, as many regions as crops")
     return {
-        name: [_picture(value, f"{name} {number}") for number, value in enumerate(column)]
+        name: [picture(value, f"{name} {number}") for number, value in enumerate(column)]
         for name, column in columns.items()
     }
 
 
-def _picture(value: Any, where: str) -> bytes:
+def picture(value: Any, where: str) -> bytes:
+    """Return the bytes of a picture in a request.
+
+    Raises:
+        ValueError: It is no base64.
+    """
     try:
         return base64.b64decode(value["b64"], validate=True)
     except (TypeError, KeyError, ValueError, binascii.Error) as error:
@@ -131,7 +157,7 @@ def _check_pixels(pictures: Any) -> None:
     """
     total = 0
     for data in pictures:
-        if data.startswith(_MAGIC) and len(data) >= _SIZE.stop:
+        if data.startswith(PNG_MAGIC) and len(data) >= _SIZE.stop:
             width, height = struct.unpack(">II", data[_SIZE])
             total += width * height if width * height <= MAX_CROP_PIXELS else 0
     if total > MAX_REQUEST_PIXELS:

@@ -4,9 +4,10 @@
     -> {"predictions": [{"probabilities": [19 numbers]}, ...]}
     GET /v1/models/NAME  -> whether it is up, as TensorFlow Serving says it
 
-Only PNG crops are taken, in the SavedModel's own signatures: what is true of one server is true of the other. `request`
-says what a request may be, `web` what is refused before that. By default it listens on this machine alone; it knows no
-passwords: who can reach it may ask it.
+Of networks of single cells only PNG crops are taken, in the SavedModel's own signatures: what is true of one server is
+true of the other. Networks of bags and of fields of view are asked about whole images: `whole_images` says how.
+`request` says what a request may be, `web` what is refused before that. By default it listens on this machine alone; it
+knows no passwords: who can reach it may ask it.
 """
 
 import os
@@ -18,7 +19,9 @@ import tensorflow as tf
 from hpa_tf import serving
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.serving import whole_images
 from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, parse
+from hpa_tf.views import Crop
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8501
 
@@ -38,6 +41,8 @@ def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
     Raises:
         ValueError: The request or a picture in it cannot be used; says why.
     """
+    if not isinstance(served.recipe.asked_view, Crop):
+        return whole_images.predict(served, payload)
     request = parse(payload)
     tensors = {name: tf.constant(data) for name, data in request.pictures.items()}
     try:

@@ -5,10 +5,28 @@ The same for prediction and for the server, so that both ask a network alike.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from hpa_tf.imaging.squares import Shrunk, Square
 from hpa_tf.views.view import View
+
+
+def square_of(view: View, dataset: Mapping[str, Any]) -> Square | None:
+    """Return how a field of view is shrunk for a view; None where it reads single cells.
+
+    First to the size of the training data's fields of view, as the builder does, then by the view.
+
+    Args:
+        view: How the image is seen.
+        dataset: The manifest of the training data, from JSON.
+    """
+    if view.reads == "cells":
+        return None
+    size = int(dataset.get("options", {}).get("fields") or view.size)
+    masks = view.record_specs().get("masks")
+    return Square(size, masks.shape[0] if masks else size)
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,7 @@ def records_of(
     view: View,
     rows: np.ndarray,
     cells: Sequence[tuple[np.ndarray, np.ndarray]],
-    square: tuple[np.ndarray, np.ndarray] | None,
+    square: Shrunk | None,
 ) -> list[Mapping[str, np.ndarray] | None]:
     """Return the records that one example is made from, as `View.prepare` takes them; None = padding.
 
@@ -51,8 +69,7 @@ def records_of(
         view: How the image is seen.
         rows: int64 [K] of `rows_of_image`.
         cells: Crop [H, W, 4] and region map [H, W] of each cell; only looked at by views that read cells.
-        square: Pixels [S, S, 4] and masks uint16 [S, S] of the whole image, in which the k-th cell is k, from 1; only
-            looked at by views that read fields of view.
+        square: The whole image; only looked at by views that read fields of view.
     """
     if view.reads == "fields":
         numbers = np.where(rows >= 0, rows + 1, -1).astype(np.int32)

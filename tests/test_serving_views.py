@@ -1,0 +1,100 @@
+"""The server answers about the cells of a whole image what `predict.py` answers, and refuses what it cannot use."""
+
+import base64
+from pathlib import Path
+
+import keras
+import numpy as np
+import prediction_cases as cases
+import pytest
+import toy_networks
+
+from hpa_tf import serving
+from hpa_tf.encoding import encode_picture
+from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.prediction.inference import predict_fields
+from hpa_tf.prediction.members import Network, needs_of
+from hpa_tf.prediction.runtimes import tensorflow_run
+from hpa_tf.prediction.sources import ImageReader
+from hpa_tf.serving import server
+
+TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def served(request) -> serving.Served:
+    """Return a toy of each kind with random weights, as a SavedModel would answer."""
+    recipe = TOYS[request.param]
+    keras.utils.set_random_seed(1)
+    network = recipe.network.build(recipe.asked_view.specs())
+    return serving.from_network(network, recipe, cases.MANIFEST, recipe.name)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Write an image of 8 bits, one of 16, and one without cells."""
+    folder = tmp_path_factory.mktemp("images")
+    cases.write_field(folder, "a", 5, 1)
+    cases.write_field(folder, "b", 4, 2, np.uint16, (90, 70))
+    cases.write_field(folder, "c", 0, 3)
+    return folder
+
+
+def b64(pixels: np.ndarray) -> dict[str, str]:
+    return {"b64": base64.b64encode(encode_picture(pixels, "png")).decode()}
+
+
+def instance(served: serving.Served, cells, field, masks) -> dict:
+    if served.recipe.asked_view.reads == "fields":
+        return {"image": b64(field.pixels), "masks": b64(masks.cell.astype(np.uint16))}
+    return {"crop": [b64(crop) for crop in cells.crops], "region": [b64(region) for region in cells.regions]}
+
+
+def test_it_answers_what_predict_py_answers(served, images):
+    network = Network("one", 1.0, served, "", "one")
+    segmenter = MasksOnDisk(str(images))
+    files = find_fields(images)
+    reader = ImageReader(segmenter, needs=needs_of([network]))
+    cells = [reader(one) for one in files]
+    expected = list(predict_fields(cells, [network], [tensorflow_run(network)], 4))
+    fields = [read_field(one) for one in files]
+    asked = [instance(served, *three) for three in zip(cells, fields, map(segmenter, fields), strict=True)]
+    found = server.predict(served, {"instances": asked})["predictions"]
+    assert [len(one["probabilities"]) for one in found] == [5, 4, 0]
+    for one, own, field in zip(found[:2], expected, cells, strict=False):
+        np.testing.assert_allclose(np.array(one["probabilities"])[:, :18], own.probabilities[0, :, :18], atol=1e-6)
+        if "cells" in one:
+            assert one["cells"] == field.table["cell"].tolist()
+
+
+GREY, COLOUR = np.ones((8, 8), np.uint8), np.ones((8, 8, 4), np.uint8)
+BAD = {
+    "no instances": {"instances": []},
+    "columns": {"inputs": {"image": []}},
+    "another input": {"instances": [{"image": b64(COLOUR), "mask": b64(GREY)}]},
+    "no base64": {"instances": [{"image": {"b64": "%"}, "masks": b64(GREY), "crop": [{"b64": "%"}]}]},
+    "no PNG": {"instances": [{"image": {"b64": "aGFsbG8="}, "masks": b64(GREY)}]},
+    "grey": {"instances": [{"image": b64(GREY), "masks": b64(GREY), "crop": [b64(GREY)]}]},
+    "sizes": {"instances": [{"image": b64(COLOUR), "masks": b64(GREY[:4])}]},
+    "npy": {"instances": [{"image": {"b64": base64.b64encode(encode_picture(COLOUR, "npy")).decode()}}]},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("kind", ["toy_fcan", "toy_duo"])
+def test_what_cannot_be_used_is_refused(name, kind):
+    served = serving.Served(kind, {}, TOYS[kind], vars(cases.MANIFEST), 16, None)
+    payload = BAD[name]
+    if kind == "toy_duo" and name in ("sizes", "no base64"):
+        payload = {"instances": [{"crop": [b64(COLOUR)], "region": [b64(GREY[:4])]}]}
+    with pytest.raises(ValueError, match=r"expected|found|differ|PNG"):
+        server.predict(served, payload)
+
+
+def test_more_cells_than_a_request_may_have_are_refused():
+    served = serving.Served("toy", {}, TOYS["toy_puzzle"], vars(cases.MANIFEST), 32, None)
+    masks = np.arange(1, 1601, dtype=np.uint16).reshape(40, 40)
+    payload = {"instances": [{"image": b64(np.ones((40, 40, 4), np.uint8)), "masks": b64(masks)}]}
+    with pytest.raises(ValueError, match="1600 cells"):
+        server.predict(served, payload)
