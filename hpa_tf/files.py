@@ -91,6 +91,21 @@ def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
         raise _no_folder(folder, error) from error
 
 
+def list_below(folder: str) -> dict[str, tuple[int, str]]:
+    """Return (size in bytes, tag of the last change) of all files below a remote folder, by their names below it.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
+    try:
+        filesystem, root = _filesystem(folder)
+        found = filesystem.find(root, detail=True)
+    except OSError as error:
+        raise _no_folder(folder, error) from error
+    start = len(root.rstrip("/")) + 1
+    return {name[start:]: (int(entry["size"]), _tag(entry)) for name, entry in sorted(found.items())}
+
+
 def stamps_by_id(
     folder: str | os.PathLike, ids: Iterable[str], patterns: Iterable[str | None] = ()
 ) -> dict[str, list[tuple[str, int, str]]]:

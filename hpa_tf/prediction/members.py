@@ -16,7 +16,7 @@ from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System, run_folder
 from hpa_tf.recipes.recipe import Member
-from hpa_tf.serving import Served, starter
+from hpa_tf.serving import Served
 from hpa_tf.views import AnyView, Bag, Crop
 from hpa_tf.views.asking import square_of
 
@@ -62,12 +62,12 @@ def load_networks(runs: Sequence[str]) -> list[Network]:
     """Load every network of some runs, with equal weights; a run that averages checkpoints gives one for each.
 
     Args:
-        runs: Run folders; "starter" for the network that comes with hpa_tf.
+        runs: Run folders, local or remote; "starter" for the network that comes with hpa_tf.
 
     Raises:
         InputError: A run has no SavedModel, is damaged, does not answer all classes, or two have the same name.
     """
-    runs = [starter.resolve(run) for run in runs]
+    runs = [serving.resolve(run) for run in runs]
     names = [Path(run).resolve().name for run in runs]
     if len(set(names)) < len(names):
         found = ", ".join(sorted({name for name in names if names.count(name) > 1}))
@@ -90,7 +90,7 @@ def load_members(system: System, folder: str) -> list[Network]:
         raise InputError(folder, found, f"one run folder a member of {system.name}", fix)
     networks: list[Network] = []
     for member in system.members:
-        name, run = member.recipe.name, runs[member.recipe.name]
+        name, run = member.recipe.name, serving.resolve(runs[member.recipe.name])
         name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
         found = _networks_of(run, name, member.weight, member.asked)
         _check_member(member, found[0], networks[0] if networks else found[0])

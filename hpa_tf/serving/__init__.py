@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hpa_tf.serving.exporting import FOLDER, VERSION, Checkpoint, export
     from hpa_tf.serving.loading import Served, find, from_network, has_checkpoints, load
     from hpa_tf.serving.png import MAX_CROP_PIXELS
+    from hpa_tf.serving.runs import resolve
 
 __all__ = [
     "FOLDER",
@@ -42,12 +43,14 @@ __all__ = [
     "from_network",
     "has_checkpoints",
     "load",
+    "resolve",
 ]
 
 _MODULES = {
     **dict.fromkeys(("FOLDER", "VERSION", "Checkpoint", "export"), "exporting"),
     **dict.fromkeys(("Served", "find", "from_network", "has_checkpoints", "load"), "loading"),
     "MAX_CROP_PIXELS": "png",
+    "resolve": "runs",
 }
 
 

@@ -5,10 +5,11 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hpa_tf import files
@@ -17,7 +18,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
-from hpa_tf.serving import starter
+from hpa_tf.serving import runs
 from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import FIX, check_operations
 
@@ -42,11 +43,11 @@ class Served:
     """
 
     folder: str
-    signatures: Any
+    signatures: Mapping[str, Callable[..., dict[str, tf.Tensor]]]
     recipe: Recipe
-    dataset: dict[str, Any]
+    dataset: Mapping[str, Any]
     size: int
-    keep: Any
+    keep: object
     checkpoints: tuple[tuple[str, float], ...] = ()
 
     def only(self, number: int) -> "Served":
@@ -59,7 +60,7 @@ class Served:
         """Whether it can show where a class comes from."""
         return "activation_maps" in self.signatures
 
-    def prepare(self, **stored: Any) -> dict[str, tf.Tensor]:
+    def prepare(self, **stored: np.ndarray | tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn one record, whose pixels are uint8 or uint16, into its part of the network's inputs: `View.prepare`."""
         pixels = stored["crop" if "crop" in stored else "image"]
         tensors = {name: tf.constant(value) for name, value in stored.items()}
@@ -72,7 +73,7 @@ def find(run_folder: str | os.PathLike) -> str:
     Raises:
         InputError: There is none.
     """
-    run_folder = starter.resolve(str(run_folder))
+    run_folder = runs.resolve(str(run_folder))
     folder = os.path.join(run_folder, FOLDER, VERSION)
     if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
         fix = "let the training end (python train.py with the same --out continues it)"

@@ -60,6 +60,9 @@ def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
     Raises:
         InputError: The run has no SavedModel, a package is missing, or the difference is too large.
     """
+    if files.is_remote(run_folder):
+        fix = "copy the run here first; predict.py and the server take it as it is"
+        raise InputError(str(run_folder), "a run on an object store", "a local folder, where the file goes", fix)
     served = load(run_folder)
     data = to_onnx(served)
     difference = check(data, served, _examples(served))

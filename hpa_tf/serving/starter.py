@@ -42,7 +42,7 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
     """
     if not starter.WEIGHTS.is_file():
         raise InputError(starter.FOLDER, f"no {starter.WEIGHTS.name}", "the starter's data", "run make starter")
-    folder = Path(cache or _cache_folder()) / _digest() / starter.NAME
+    folder = Path(cache or cache_folder()) / _digest() / starter.NAME
     if run_folder.is_finished(folder):
         return str(folder)
     try:
@@ -61,7 +61,8 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
     return str(folder)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpa_tf"
 
 

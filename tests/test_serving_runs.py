@@ -1,0 +1,93 @@
+"""Runs on an object store: copied to the user's cache, whole, once, and anew when they changed."""
+
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import prediction_cases as cases
+import pytest
+import tensorflow as tf
+
+from hpa_tf import files, recipes, serving
+from hpa_tf.errors import InputError
+from hpa_tf.prediction import members
+from hpa_tf.recipes import run_folder
+from hpa_tf.serving import runs
+
+CONTENT = {
+    "recipe.json": b"{}",
+    "dataset.json": b"[]",
+    "weights/best.weights.h5": b"w" * 5000,
+    "saved_model/1/saved_model.pb": b"graph",
+    "saved_model/1/variables/variables.index": b"index",
+    "checkpoints/0007.npz": b"not needed",
+    "logs/events": b"not needed",
+}
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """Return the URL of a run in fsspec's memory; the cache is a new folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    filesystem = fsspec.filesystem("memory")
+    for name, data in CONTENT.items():
+        filesystem.pipe_file(f"/bucket/my run/{name}", data)
+    yield "memory://bucket/my run"
+    filesystem.rm("/bucket", recursive=True)
+
+
+def below(folder: str) -> dict[str, bytes]:
+    root = Path(folder)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_predicts_is_copied_once(store, monkeypatch):
+    copy = runs.resolve(store)
+    assert copy.endswith("/my run") and below(copy) == {k: v for k, v in CONTENT.items() if v != b"not needed"}
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "open_file", lambda path: pytest.fail("copied again"))
+        assert runs.resolve(store + "/") == copy
+    assert [path.name for path in Path(copy).parent.iterdir()] == ["my run"]
+
+
+def test_a_run_that_changed_is_copied_anew_and_the_older_copy_stays(store):
+    before = runs.resolve(store)
+    fsspec.filesystem("memory").pipe_file("/bucket/my run/weights/best.weights.h5", b"better")
+    after = runs.resolve(store)
+    assert after != before
+    assert below(after)["weights/best.weights.h5"] == b"better"
+    assert below(before)["weights/best.weights.h5"] == CONTENT["weights/best.weights.h5"]
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(store, monkeypatch, tmp_path):
+    def broken(path):
+        if path.endswith(".pb"):
+            raise ConnectionResetError("reset by peer")
+        return fsspec.open(path).open()
+
+    monkeypatch.setattr(files, "open_file", broken)
+    with pytest.raises(InputError, match="reset by peer"):
+        runs.resolve(store)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_an_address_without_a_run_is_named():
+    with pytest.raises(InputError, match="memory://bucket/nothing"):
+        runs.resolve("memory://bucket/nothing")
+
+
+def test_local_folders_stay_where_they_are(tmp_path):
+    assert runs.resolve(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_remote_run_answers_like_the_local_one(store, tmp_path):
+    recipes.save(cases.recipe(), cases.write_run(tmp_path / "run") / run_folder.RECIPE)
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(tmp_path / "run"), "/bucket/tiny", recursive=True)
+    (network,) = members.load_networks(["memory://bucket/tiny"])
+    assert network.name == "tiny"
+    image = tf.constant(np.random.default_rng(0).random((2, cases.SIZE, cases.SIZE, 4), np.float32))
+    expected = serving.load(tmp_path / "run").signatures["prepared"](image=image)["probabilities"]
+    found = network.served.signatures["prepared"](image=image)["probabilities"]
+    np.testing.assert_array_equal(found, expected)
