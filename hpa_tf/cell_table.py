@@ -9,7 +9,7 @@ that made them (`steps`: see `hpa_tf.label_rules`).
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -74,15 +74,13 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
     if len(table) and pd.api.types.is_numeric_dtype(table["image_id"]):
         found = f"the number {table['image_id'].iloc[0]} in column 'image_id'"
         raise InputError(where, found, "ids as text", "change the column's type to text")
-    numbers = values(table)
-    outside = (numbers < 0) | (numbers > 1)
-    if outside.any():
-        row, column = np.argwhere(outside)[0]
-        found = f"{numbers[row, column]} for {VALUES[column]!r} in row {row}"
+    if outside := _first_outside(table):
+        row, name = outside
+        found = f"{table[name].to_numpy(np.float64)[row]} for {name!r} in row {row}"
         raise InputError(where, found, "values in 0..1 or missing", "mend the table")
     if len(table) and table["cell"].min() < 1:
         raise InputError(where, f"cell number {table['cell'].min()}", "numbers > 0", "0 is the background of a mask")
-    twice = table.duplicated(KEYS)
+    twice = _repeated(table)
     if twice.any():
         first = table.loc[twice, KEYS].iloc[0]
         raise InputError(
@@ -92,6 +90,27 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
             "remove the repeated rows",
         )
     return table
+
+
+def _first_outside(table: pd.DataFrame) -> tuple[int, str] | None:
+    """Return row and class of the first value outside 0..1; a column at a time, so that no copy of all is made."""
+    found = []
+    for i, name in enumerate(VALUES):
+        column = table[name].to_numpy(np.float64 if table[name].dtype == object else None)
+        outside = (column < 0) | (column > 1)
+        if outside.any():
+            found.append((int(np.argmax(outside)), i))
+    return (min(found)[0], VALUES[min(found)[1]]) if found else None
+
+
+def _repeated(table: pd.DataFrame) -> np.ndarray:
+    """Return bool [N]: rows whose cell an earlier row has."""
+    image_of, ids = pd.factorize(table["image_id"])
+    cells = table["cell"].to_numpy(np.int64)
+    most = int(cells.max(initial=0)) + 1
+    if most * (len(ids) + 1) > np.iinfo(np.int64).max:
+        return table.duplicated(KEYS).to_numpy()
+    return pd.Series((image_of + 1) * most + cells).duplicated().to_numpy()
 
 
 def _whole(numbers: pd.Series) -> pd.Series:
@@ -165,15 +184,19 @@ def parts_writer(
             raise ValueError(f"{path}: no part was written")
 
 
-def read(path: str | os.PathLike) -> pd.DataFrame:
+def read(path: str | os.PathLike, columns: Collection[str] | None = None) -> pd.DataFrame:
     """Read and check a cell table.
+
+    Args:
+        path: Parquet file.
+        columns: Read only these of the columns beside `KEYS` and `VALUES`, as far as they are there; None = all.
 
     Raises:
         InputError: The file is missing, is no Parquet, has another version, or fails `check`.
     """
     try:
         with files.open_file(path) as stream:
-            arrow = pq.read_table(stream)
+            arrow = _read_columns(pq.ParquetFile(stream), columns)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a cell table (.parquet)", "check the path") from error
     except IsADirectoryError as error:
@@ -191,6 +214,13 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     except _DAMAGE as error:
         found = f"values of another kind ({error})"
         raise InputError(path, found, "numbers in the 19 classes and in cell", "make the table again") from error
+
+
+def _read_columns(file: pq.ParquetFile, columns: Collection[str] | None) -> pa.Table:
+    names = file.schema_arrow.names
+    if columns is None:
+        return file.read()
+    return file.read([name for name in names if name in {*KEYS, *VALUES, *columns}])
 
 
 def read_parts(path: str | os.PathLike, columns: Sequence[str], num_rows: int = 65_536) -> Iterator[pd.DataFrame]:

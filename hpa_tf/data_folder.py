@@ -4,6 +4,7 @@ A damaged or foreign file is named with the command that mends it; a name in a t
 """
 
 import os
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -12,12 +13,15 @@ from hpa_tf.errors import InputError
 from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, read_manifest
 
 
-def read_cells(folder: str | os.PathLike, manifest: Manifest | None = None) -> pd.DataFrame:
+def read_cells(
+    folder: str | os.PathLike, manifest: Manifest | None = None, columns: Collection[str] | None = None
+) -> pd.DataFrame:
     """Read the cell table of a data folder.
 
     Args:
         folder: Local or remote.
         manifest: Its manifest, if it has been read already.
+        columns: Only these beside the keys and the labels, as far as they are there; None = all.
 
     Raises:
         InputError: The table is not the one that the manifest speaks of, or it is damaged.
@@ -25,7 +29,7 @@ def read_cells(folder: str | os.PathLike, manifest: Manifest | None = None) -> p
     manifest = manifest or read_manifest(folder)
     check_file(folder, CELL_TABLE_NAME, manifest)
     path = files.join(folder, CELL_TABLE_NAME)
-    table = cell_table.read(path)
+    table = cell_table.read(path, columns)
     if len(table) != manifest.num_cells:
         raise InputError(path, f"{len(table)} rows", f"{manifest.num_cells} as in the manifest", repair_of(folder))
     _check_shard_names(table, path, manifest)

@@ -22,7 +22,7 @@ from hpa_tf.pipeline import (
     read_examples,
     repeat_factors,
 )
-from hpa_tf.pipeline.sampling import epoch_counts
+from hpa_tf.pipeline.sampling import Ticks
 
 NAN = np.nan
 
@@ -117,7 +117,7 @@ def test_without_balance_every_cell_comes_once_and_graded_ones_more():
 def test_counts_are_floor_or_ceil_and_add_up_exactly(weights, epoch, seed):
     factors = np.asarray(weights) + 1e-3
     factors *= max(1, round(factors.sum())) / factors.sum()
-    counts = epoch_counts(factors, np.arange(len(factors)) % 3, seed, epoch)
+    counts = Ticks.of(factors, np.arange(len(factors)) % 3, seed).counts(epoch)
     assert counts.sum() == round(factors.sum())
     assert (counts >= np.floor(factors - 1e-9)).all() and (counts <= np.ceil(factors + 1e-9)).all()
 
@@ -127,9 +127,9 @@ def test_counts_are_unbiased_over_seeds_and_even_over_epochs():
     factors = rng.random(200) * 1.5
     factors *= 150 / factors.sum()
     strata = rng.integers(0, 6, 200)
-    over_seeds = np.mean([epoch_counts(factors, strata, seed, 0) for seed in range(2000)], axis=0)
+    over_seeds = np.mean([Ticks.of(factors, strata, seed).counts(0) for seed in range(2000)], axis=0)
     np.testing.assert_allclose(over_seeds, factors, atol=0.06)
-    over_epochs = np.sum([epoch_counts(factors, strata, 7, epoch) for epoch in range(50)], axis=0)
+    over_epochs = np.sum([Ticks.of(factors, strata, 7).counts(epoch) for epoch in range(50)], axis=0)
     np.testing.assert_allclose(over_epochs, 50 * factors, atol=2.5)  # independent draws: standard deviation 3.5
 
 

@@ -5,6 +5,7 @@ cached. A batch depends only on (examples, options, seed, epoch, step): not on t
 Shapes are fixed under every view: rows of padding are -1, their inputs 0.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import tensorflow as tf
 
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.models.network import Spec
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation
 from hpa_tf.pipeline.examples import Examples
 from hpa_tf.pipeline.loaders import make_loader
@@ -160,34 +160,27 @@ def _batches(
     rows = plan.rows[slots].astype(np.int64)
     pasted = Pasted(*(one[slots] for one in plan.pasted)) if plan.pasted else None
     load, elements = make_loader(examples, view, augmentation, rows, pasted)
-    marks = {"is_pasted": pasted is not None, "is_whole": augmentation.cut is not None}
-    specs = {**view.record_specs(), **{name: Spec(()) for name, is_made in marks.items() if is_made}}
-
-    @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking costs 1.6 s of the first epoch
-    def record(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        zeros = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
-        made = tf.cond(element["index"] >= 0, lambda: load(element), lambda: zeros)
-        return {name: tf.ensure_shape(made[name], spec.shape) for name, spec in specs.items()}
-
     elements["seed"] = plan.record_seeds[slots].reshape(-1, 2)
-    records = tf.data.Dataset.from_tensor_slices(elements).map(record, num_parallel_calls, deterministic=True)
+    records = tf.data.Dataset.from_tensor_slices(elements).map(load, num_parallel_calls, deterministic=True)
     records = records.batch(own_size * view.num_records, drop_remainder=True)
     examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots], *(pasted or ())))
-    dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True)))
-    dataset = dataset.map(_batch_maker(examples, view))
+    labels = tf.data.Dataset.from_tensors((examples.values, examples.images.values, examples.image_of)).repeat()
+    dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True), labels))
+    dataset = dataset.map(_batch_maker(view))
     return dataset.with_options(_options()).prefetch(PREFETCHED)
 
 
-def _batch_maker(examples: Examples, view: View) -> Callable:
-    """Return a graph function from prepared records, rows and seeds to a `Batch`."""
-    cell_labels, cell_known = tf.constant(examples.labels), tf.constant(examples.known)
-    image_labels, image_known = tf.constant(examples.images.labels), tf.constant(examples.images.known)
-    image_of = tf.constant(examples.image_of)
+@functools.cache
+def _batch_maker(view: View) -> Callable:
+    """Return a graph function from prepared records, rows and seeds, and the labels of all cells to a `Batch`.
 
-    @tf.autograph.experimental.do_not_convert
-    def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, ...]) -> Batch:
-        rows, seeds, *pasted = placed
-        is_real = rows >= 0
+    Those accompany every batch by reference: as constants of a graph they would be copied for every epoch.
+    """
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, ...], tables: tuple[tf.Tensor, ...]) -> Batch:
+        (rows, seeds, *pasted), (of_cells, of_images, image_of) = placed, tables
+        is_real, prepared = rows >= 0, dict(prepared)
         is_pasted, is_whole = (prepared.pop(name, None) for name in ("is_pasted", "is_whole"))
         if pasted:
             failed = (
@@ -198,31 +191,33 @@ def _batch_maker(examples: Examples, view: View) -> Callable:
         inputs = view.assemble(prepared, rows)
         if "present" in inputs:
             rows = tf.where(inputs["present"] > 0, rows, -1)  # a cell outside a random square is not answered for
-        there = tf.maximum(rows, 0)
-        known = tf.cast(tf.gather(cell_known, there) & (rows >= 0)[..., None], tf.float32)
-        labels = tf.gather(cell_labels, there) * known
+        cell_labels, cell_known = _known(tf.gather(of_cells, tf.maximum(rows, 0)), (rows >= 0)[..., None])
         if is_whole is not None:
-            known = tf.repeat(tf.cast(is_real, tf.float32)[..., None], NUM_CLASSES, axis=-1)
-            labels = is_whole[:, None, None] * known
-        known_of_image = tf.cast(tf.gather(image_known, image) & is_real[:, :1], tf.float32)
-        labels_of_image = tf.gather(image_labels, image) * known_of_image
+            cell_known = tf.repeat(tf.cast(is_real, tf.float32)[..., None], NUM_CLASSES, axis=-1)
+            cell_labels = is_whole[:, None, None] * cell_known
+        image_labels, image_known = _known(tf.gather(of_images, image), is_real[:, :1])
         if pasted:
-            donor = tf.maximum(pasted[0], 0)
-            labels_of_donor = tf.gather(cell_labels, donor) * is_pasted[:, None]
-            known_of_image = tf.where(labels_of_donor > 0, 1.0, known_of_image)
-            labels_of_image = tf.maximum(labels_of_image, labels_of_donor)
+            of_donor = _known(tf.gather(of_cells, tf.maximum(pasted[0], 0)), is_pasted[:, None] > 0)[0]
+            image_known = tf.where(of_donor > 0, 1.0, image_known)
+            image_labels = tf.maximum(image_labels, of_donor)
         return Batch(
             inputs=inputs,
             rows=rows,
-            cell_labels=labels,
-            cell_known=known,
-            image_labels=labels_of_image,
-            image_known=known_of_image,
+            cell_labels=cell_labels,
+            cell_known=cell_known,
+            image_labels=image_labels,
+            image_known=image_known,
             weight=tf.cast(is_real[:, 0], tf.float32),
             seed=seeds,
         )
 
     return make
+
+
+def _known(values: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return labels, 0 where not known or not wanted, and 1 or 0 for which are, float32 [..., 19] each."""
+    known = ~tf.math.is_nan(values) & wanted
+    return tf.where(known, values, 0.0), tf.cast(known, tf.float32)
 
 
 def _options() -> tf.data.Options:

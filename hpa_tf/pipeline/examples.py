@@ -1,10 +1,10 @@
 """Which cells are trained on or evaluated, and with which labels: one table in memory, computed before any epoch."""
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,11 @@ UnknownCells = Literal["error", "keep", "drop"]
 MARKS = ("graded", "mitotic_lookalike")
 """True/false columns of a table of labels that the sampling plan uses: see `sampling.Sampling`."""
 
+
+_NEEDED = ("fold", "shard", "offset", "cleaning_value")
+"""Columns of a data folder's cell table that are read beside the keys and the labels: the others take three times the
+memory."""
+Found = TypeVar("Found")
 
 FIELD_NUMBER = "field_number"
 """Column of a cell's number in the masks of its field of view, where the folder has any."""
@@ -41,19 +46,42 @@ class Examples:
     folder: str
     table: pd.DataFrame
     image_table: pd.DataFrame | None = None
+    _found: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.table)
 
+    def once(self, name: Hashable, make: Callable[[], Found]) -> Found:
+        """Return what `make` makes of these examples; it is called the first time only."""
+        if name not in self._found:
+            self._found[name] = make()
+        return self._found[name]
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """float32 [N, 19] in 0..1; NaN = not known."""
+        return np.ascontiguousarray(cell_table.values(self.table, np.float32))
+
     @cached_property
     def known(self) -> np.ndarray:
         """bool [N, 19]: which labels are known."""
-        return ~np.isnan(cell_table.values(self.table))
+        return ~np.isnan(self.values)
 
     @cached_property
     def labels(self) -> np.ndarray:
         """float32 [N, 19] in 0..1; 0 where not known."""
-        return np.nan_to_num(cell_table.values(self.table, np.float32))
+        return self.values if self.known.all() else np.nan_to_num(self.values)
+
+    @cached_property
+    def shards(self) -> tuple[list[str], np.ndarray]:
+        """Names of the shards, and int32 [N]: which of them holds each record."""
+        shard_of, names = pd.factorize(self.table["shard"])
+        return [str(name) for name in names], shard_of.astype(np.int32)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [N]: where in its shard each record begins, bytes."""
+        return self.table["offset"].to_numpy(np.int64)
 
     @cached_property
     def _images(self) -> tuple[np.ndarray, pd.Index]:
@@ -149,9 +177,9 @@ def read_examples(
     Raises:
         InputError: The folder is no dataset, a fold does not exist, nothing is left, or `labels` does not fit.
     """
-    table = read_cells(folder)  # refuses an unfinished folder, another schema version and damage
+    table = read_cells(folder, columns=(*_NEEDED, *MARKS))  # refuses an unfinished or damaged folder
     where = files.join(folder, records.CELL_TABLE_NAME)
-    missing = sorted({"fold", "shard", "offset", "cleaning_value"} - set(table.columns))
+    missing = sorted(set(_NEEDED) - set(table.columns))
     if missing:
         raise InputError(where, f"no column {missing}", "the cell table of a build", "build the data again")
     keep = np.ones(len(table), bool)
@@ -186,8 +214,10 @@ def _images_of(folder: str | os.PathLike, table: pd.DataFrame) -> tuple[pd.DataF
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:
     """Return bool [N]: cells that stay in a training set. The table's labels must be those of the shards."""
-    mitotic = table.groupby("image_id")[CLASSES[MITOTIC_SPINDLE]].transform("max") > 0
-    return ((table["cleaning_value"] >= 1) | mitotic).to_numpy()
+    image_of, ids = pd.factorize(table["image_id"])
+    mitotic = np.zeros(len(ids), bool)
+    mitotic[image_of[table[CLASSES[MITOTIC_SPINDLE]].to_numpy() > 0]] = True
+    return (table["cleaning_value"].to_numpy() >= 1) | mitotic[image_of]
 
 
 def overlay_labels(

@@ -1,5 +1,6 @@
 """From the place of a record to what a view sees of it: read by its byte offset, parse, prepare, augment."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -7,6 +8,7 @@ import tensorflow as tf
 
 from hpa_tf import files, framing
 from hpa_tf.classes import CHANNELS
+from hpa_tf.models.network import Spec
 from hpa_tf.pipeline.augmentation import Augmentation, augment_record, random_square
 from hpa_tf.pipeline.cutting import CutCells, cut_region, draw_line
 from hpa_tf.pipeline.examples import Examples
@@ -26,9 +28,11 @@ _REMOTE_BUFFER = 1 << 20
 """Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
 Element = dict[str, tf.Tensor]
-"""What names a record, and what of it is wanted: index (-1 = padding), seed [2], for a field also numbers [K]."""
+"""What names a record, and what of it is wanted: shard (-1 = padding) and offset, seed [2], for a field numbers [K]."""
 Loader = Callable[[Element], dict[str, tf.Tensor]]
 """A graph function from an element to the prepared and augmented record."""
+Reader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""A graph function: path, string scalar, and offset, int64 scalar, of a record -> its bytes, checksums verified."""
 
 
 def make_loader(
@@ -36,29 +40,56 @@ def make_loader(
 ) -> tuple[Loader, dict[str, np.ndarray]]:
     """Return the loader of a view's records, and the elements of the examples with these rows [E, K].
 
-    An element of a field into which a cell may be pasted also names the cell's image, its number and its place.
+    An element of a field into which a cell may be pasted also names the cell's record, its number and its place. Tables
+    are looked up here, so that no graph holds one, and a graph is traced once in a process.
     """
-    if view.reads == "cells":
-        return _cell_loader(examples, view, augmentation), {"index": rows.reshape(-1)}
-    fields = examples.fields  # says so where the folder has none
     there = np.maximum(rows, 0)
-    numbers = np.where(rows >= 0, examples.field_numbers[there], -1)
-    index = np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1)
-    elements = {"index": index, "numbers": numbers}
+    if view.reads == "cells":
+        source, elements = examples, _places(examples, rows.ravel())
+    else:
+        source = examples.fields  # says so where the folder has none
+        elements = _places(source, np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1))
+        elements["numbers"] = np.where(rows >= 0, examples.field_numbers[there], -1)
     if pasted:
         own = (pasted.rows >= 0)[:, None] & (np.arange(rows.shape[1]) == pasted.places[:, None])
-        elements["numbers"] = np.where(own, -1, numbers)  # a pasted cell is not in the masks of this field
-        elements["donor"] = np.where(pasted.rows >= 0, examples.image_of[np.maximum(pasted.rows, 0)], -1)
+        elements["numbers"] = np.where(own, -1, elements["numbers"])  # a pasted cell is not in this field's masks
+        donors = np.where(pasted.rows >= 0, examples.image_of[np.maximum(pasted.rows, 0)], -1)
+        elements |= {f"donor_{name}": place for name, place in _places(source, donors).items()}
         elements["donor_number"] = examples.field_numbers[np.maximum(pasted.rows, 0)]
         elements["place"] = pasted.places
-    return _field_loader(fields, view, augmentation), elements
+    paths = tf.constant([files.join(examples.folder, name) for name in source.shards[0]])
+    load = _loader(view, augmentation, _reader(examples.folder))
+    return lambda element: load(paths, element), elements
 
 
-def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> Loader:
-    read = record_reader(examples)
+def _places(examples: Examples, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Return where the records of some rows are, -1 = padding: number of the shard, and offset in it."""
+    there = np.maximum(index, 0)
+    return {"shard": np.where(index >= 0, examples.shards[1][there], -1), "offset": examples.offsets[there]}
 
-    def load(element: Element) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(tf.maximum(element["index"], 0)), ["crop", "region", "box", "crop_box"])
+
+@functools.cache
+def _loader(view: View, augmentation: Augmentation, read: Reader) -> Callable[[tf.Tensor, Element], Element]:
+    """Return a graph function from the paths of the shards and an element to the prepared and augmented record."""
+    load = _cell_loader(view, augmentation) if view.reads == "cells" else _field_loader(view, augmentation)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def load_element(paths: tf.Tensor, element: Element) -> dict[str, tf.Tensor]:
+        def read_at(prefix: str) -> tf.Tensor:
+            return read(tf.gather(paths, element[f"{prefix}shard"]), element[f"{prefix}offset"])
+
+        marks = {"is_pasted": "place" in element, "is_whole": augmentation.cut is not None}
+        specs = {**view.record_specs(), **{name: Spec(()) for name, is_made in marks.items() if is_made}}
+        zeros = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
+        found = tf.cond(element["shard"] >= 0, lambda: load(read_at, element), lambda: zeros)
+        return {name: tf.ensure_shape(found[name], spec.shape) for name, spec in specs.items()}
+
+    return load_element
+
+
+def _cell_loader(view: View, augmentation: Augmentation) -> Callable[[Callable, Element], dict[str, tf.Tensor]]:
+    def load(read: Callable[[str], tf.Tensor], element: Element) -> dict[str, tf.Tensor]:
+        record = parse_cell(read(""), ["crop", "region", "box", "crop_box"])
         if augmentation.cut is None:
             prepared = prepare_cell(view, record["crop"], record["region"], box_in_crop(record))
         else:
@@ -74,23 +105,22 @@ def _cell_loader(examples: Examples, view: View, augmentation: Augmentation) -> 
     return load
 
 
-def _field_loader(fields: Examples, view: View, augmentation: Augmentation) -> Loader:
-    read = record_reader(fields)
-
-    def load(element: Element) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(tf.maximum(element["index"], 0)), ["image", "masks"], IMAGE_FIELDS)
+def _field_loader(view: View, augmentation: Augmentation) -> Callable[[Callable, Element], dict[str, tf.Tensor]]:
+    def load(read: Callable[[str], tf.Tensor], element: Element) -> dict[str, tf.Tensor]:
+        record = parse_cell(read(""), ["image", "masks"], IMAGE_FIELDS)
         prepared = prepare_field(view, record["image"], record["masks"], element["numbers"])
-        if "donor" in element:
+        if "place" in element:
             prepared = tf.cond(
-                element["donor"] >= 0,
-                lambda: with_donor(prepared, record["masks"], element),
+                element["donor_shard"] >= 0,
+                lambda: with_donor(prepared, record["masks"], parse_cell(read("donor_"), *of_donor), element),
                 lambda: {**prepared, "is_pasted": 0.0},
             )
         augmented = augment_record(prepared, element["seed"], augmentation)
         return random_square(augmented, element["seed"], view.size)
 
-    def with_donor(prepared: dict[str, tf.Tensor], masks: tf.Tensor, element: Element) -> dict[str, tf.Tensor]:
-        record = parse_cell(read(element["donor"]), ["image", "masks"], IMAGE_FIELDS)
+    of_donor = (["image", "masks"], IMAGE_FIELDS)
+
+    def with_donor(prepared: dict[str, tf.Tensor], masks: tf.Tensor, record: Element, element: Element) -> Element:
         only = tf.concat([element["donor_number"][None], tf.fill([view.num_cells - 1], tf.constant(-1, tf.int64))], 0)
         donor = prepare_field(view, record["image"], record["masks"], only)
         taken = tf.cast(decode_picture(masks, 1, tf.uint16)[..., 0] > 0, tf.uint16)
@@ -109,25 +139,39 @@ def stains_of(view: View) -> list[bool]:
 
 def record_reader(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a graph function: row of the examples, int64 scalar -> the serialized record, checksums verified."""
-    names, places = np.unique(examples.table["shard"].to_numpy(str), return_inverse=True)
-    paths = tf.constant([files.join(examples.folder, name) for name in names])
-    places, offsets = tf.constant(places, tf.int32), tf.constant(examples.table["offset"], tf.int64)
-    scheme = examples.folder.partition("://")[0] if files.is_remote(examples.folder) else ""
-    read_at = _read_with_tensorflow if scheme in tf.io.gfile.get_registered_schemes() else _read_with_fsspec
-    return lambda row: read_at(tf.gather(paths, places[row]), offsets[row], remote=bool(scheme))
+    names, shard_of = examples.shards
+    paths, read = tf.constant([files.join(examples.folder, name) for name in names]), _reader(examples.folder)
+    shard_of, offsets = tf.constant(shard_of), tf.constant(examples.offsets)
+    return lambda row: read(tf.gather(paths, shard_of[row]), offsets[row])
 
 
-def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
+def _reader(folder: str) -> Reader:
+    """Return what reads a record of a folder."""
+    if not files.is_remote(folder):
+        return _read_local
+    is_known = folder.partition("://")[0] in tf.io.gfile.get_registered_schemes()
+    return _read_remote if is_known else _read_with_fsspec
+
+
+def _read_local(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    return _read_with_tensorflow(path, offset, 0)
+
+
+def _read_remote(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    return _read_with_tensorflow(path, offset, _REMOTE_BUFFER)
+
+
+def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, buffer_size: int) -> tf.Tensor:
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None],
         compression_type="",
-        buffer_size=tf.constant(_REMOTE_BUFFER if remote else 0, tf.int64),
+        buffer_size=tf.constant(buffer_size, tf.int64),
         byte_offsets=offset[None],
     )
     return tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string)).take(1).get_single_element()
 
 
-def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor, remote: bool) -> tf.Tensor:
+def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """Read where TensorFlow itself cannot (s3://, memory://, ...)."""
 
     def read(path: bytes, offset: int) -> bytes:

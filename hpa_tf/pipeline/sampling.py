@@ -59,15 +59,18 @@ class SemiBalanced:
         """
         located = positive[:, :NEGATIVE].sum(axis=1)
         accepted = np.maximum(located, 1) ** -self.label_count_power
+        sure, of_class = examples.labels >= self.sure, np.ascontiguousarray(positive.T)
         targets = self.cells_per_class * np.asarray(self.class_multipliers)
         factors = np.zeros(len(examples))
         for c in range(NEGATIVE):
             if c != MITOTIC_SPINDLE:
-                repeats = np.where(examples.labels[:, c] >= self.sure, self.sure_repeats[c], 1.0)
-                factors += targets[c] * _shares(positive[:, c] * accepted * repeats)
+                own, weights = np.flatnonzero(of_class[c]), np.zeros(len(examples))  # few: the others add nothing
+                weights[own] = accepted[own] * np.where(sure[own, c], self.sure_repeats[c], 1.0)
+                if total := weights.sum():
+                    factors[own] += targets[c] * (weights[own] / total)
         negative = (located == 0) & (positive[:, NEGATIVE] | examples.known[:, :NEGATIVE].all(axis=1))
         factors += targets[NEGATIVE] * _shares(negative)
-        return factors + targets[MITOTIC_SPINDLE] * self._mitotic(examples, positive[:, MITOTIC_SPINDLE])
+        return factors + targets[MITOTIC_SPINDLE] * self._mitotic(examples, of_class[MITOTIC_SPINDLE])
 
     def _mitotic(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
         """Return class 11's own draws as shares [N] that add up to 1, or all 0 when no cell has the class."""
@@ -77,7 +80,9 @@ class SemiBalanced:
         if "mitotic_lookalike" in table.columns:
             alike = table["mitotic_lookalike"].to_numpy(bool) & ~positive
         else:
-            alike = pd.Series(positive).groupby(table["image_id"].to_numpy()).transform("any").to_numpy() & ~positive
+            beside = np.zeros(int(examples.image_of.max()) + 1, bool)
+            beside[examples.image_of[positive]] = True
+            alike = beside[examples.image_of] & ~positive
         repeats = np.where(labels >= self.mitotic_sure, self.mitotic_sure_repeats, 1.0)
         pools = (~positive & examples.known[:, MITOTIC_SPINDLE], alike, positive * repeats)
         return _shares(sum(share * _shares(pool) for share, pool in zip(self.mitotic_shares, pools, strict=True)))
@@ -141,11 +146,20 @@ def repeat_factors(examples: Examples, sampling: Sampling) -> np.ndarray:
     Raises:
         InputError: No cell can be drawn.
     """
-    factors = sampling.factors(examples, (examples.labels >= sampling.positive) & examples.known)
+    return examples.once(("repeat_factors", sampling), lambda: _repeat_factors(examples, sampling))
+
+
+def _repeat_factors(examples: Examples, sampling: Sampling) -> np.ndarray:
+    factors = sampling.factors(examples, _positive(examples, sampling))
     if not factors.sum() > 0:
         raise InputError(examples.folder, f"{len(examples)} cells, none to draw", "a cell with a label", "check labels")
     total = sampling.num_cells or max(1, round(factors.sum()))
     return factors * (total / factors.sum())
+
+
+def _positive(examples: Examples, sampling: Sampling) -> np.ndarray:
+    """Return which labels count, bool [N, 19]."""
+    return (examples.labels >= sampling.positive) & examples.known
 
 
 def _check_classes(sampling: Sampling, *names: str) -> None:
@@ -164,34 +178,62 @@ def _shares(weights: np.ndarray) -> np.ndarray:
 
 def draw_epoch(examples: Examples, sampling: Sampling, seed: int, epoch: int) -> np.ndarray:
     """Return the order of an epoch: int64 [E] rows of `examples`; a function of (examples, sampling, seed, epoch)."""
-    counts = epoch_counts(repeat_factors(examples, sampling), strata(examples, sampling), seed, epoch)
-    order = np.repeat(np.arange(len(examples)), counts)
+    order = np.repeat(np.arange(len(examples)), _ticks(examples, sampling, seed).counts(epoch))
     return np.random.default_rng([seed, epoch, 1]).permutation(order)
 
 
 def strata(examples: Examples, sampling: Sampling) -> np.ndarray:
     """Return int64 [N]: the same number for cells with the same set of labels."""
-    positive = (examples.labels >= sampling.positive) & examples.known
-    return positive @ (1 << np.arange(NUM_CLASSES))
+    bits = np.packbits(_positive(examples, sampling), axis=1, bitorder="little")
+    return bits @ (1 << np.arange(0, 8 * bits.shape[1], 8))
 
 
-def epoch_counts(factors: np.ndarray, strata: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return how often each cell is drawn, int64 [N], by systematic sampling within an order sorted by stratum.
+@dataclass(frozen=True)
+class Ticks:
+    """Systematic sampling within an order sorted by stratum: what all epochs of a run share.
 
-    Args:
-        factors: Expected draws of each cell, float64 [N], with a whole sum.
-        strata: int64 [N]; cells of a stratum lie together, so its total is within 1 of the expected one.
-        seed: Of the run; fixes the order.
-        epoch: Moves the ticks by the golden ratio, so that epochs spread evenly over the cells.
+    Attributes:
+        order: int64 [N]: cells of a stratum lie together, so its total is within 1 of the expected one.
+        sums: float64 [N]: expected draws of the cells up to each, in this order.
+        total: Draws of an epoch.
+        offset: Where the ticks of epoch 0 begin, 0..1.
     """
-    rng = np.random.default_rng([seed, 0])
-    order = np.lexsort((rng.random(len(factors)), strata))
-    offset = (rng.random() + epoch * GOLDEN_RATIO) % 1
-    ticks = np.floor(np.cumsum(factors[order]) + offset).astype(np.int64)
-    ticks[-1] = round(factors.sum())  # rounding errors of a long sum must not cost or add a draw
-    counts = np.empty(len(factors), np.int64)
-    counts[order] = np.diff(ticks, prepend=0)
-    return counts
+
+    order: np.ndarray
+    sums: np.ndarray
+    total: int
+    offset: float
+
+    @classmethod
+    def of(cls, factors: np.ndarray, strata: np.ndarray, seed: int) -> "Ticks":
+        """Return the ticks of a run.
+
+        Args:
+            factors: Expected draws of each cell, float64 [N], with a whole sum.
+            strata: int64 [N].
+            seed: Of the run; fixes the order.
+        """
+        rng = np.random.default_rng([seed, 0])
+        by_chance = np.argsort(rng.random(len(factors)), kind="stable")
+        kinds = np.cumsum(np.bincount(strata) > 0)[strata[by_chance]]
+        kinds = kinds.astype(np.uint16) if kinds.max() < 1 << 16 else kinds  # 16 bits are sorted in linear time
+        order = by_chance[np.argsort(kinds, kind="stable")]
+        return cls(order, np.cumsum(factors[order]), round(factors.sum()), rng.random())
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """Return how often each cell is drawn, int64 [N]; the ticks move by the golden ratio from epoch to epoch."""
+        ticks = np.floor(self.sums + (self.offset + epoch * GOLDEN_RATIO) % 1).astype(np.int64)
+        ticks[-1] = self.total  # rounding errors of a long sum must not cost or add a draw
+        counts = np.empty(len(ticks), np.int64)
+        counts[self.order] = np.diff(ticks, prepend=0)
+        return counts
+
+
+def _ticks(examples: Examples, sampling: Sampling, seed: int) -> Ticks:
+    def made() -> Ticks:
+        return Ticks.of(repeat_factors(examples, sampling), strata(examples, sampling), seed)
+
+    return examples.once(("ticks", sampling, seed), made)
 
 
 def describe_sampling(examples: Examples, sampling: Sampling, seed: int, epoch: int = 0) -> pd.DataFrame:
@@ -199,10 +241,9 @@ def describe_sampling(examples: Examples, sampling: Sampling, seed: int, epoch: 
 
     A cell with several labels counts in each of its classes; "Negative" counts cells without any label 0-17.
     """
-    positive = (examples.labels >= sampling.positive) & examples.known
+    positive = _positive(examples, sampling)
     members = np.column_stack([positive[:, :NEGATIVE], ~positive[:, :NEGATIVE].any(axis=1)])
-    factors = repeat_factors(examples, sampling)
-    counts = epoch_counts(factors, strata(examples, sampling), seed, epoch)
+    factors, counts = repeat_factors(examples, sampling), _ticks(examples, sampling, seed).counts(epoch)
     columns = {
         "class": [*CLASSES, "all"],
         "cells": [*members.sum(axis=0), len(examples)],
