@@ -25,6 +25,8 @@ MARKS = ("graded", "mitotic_lookalike")
 _NEEDED = ("fold", "shard", "offset", "cleaning_value")
 """Columns of a data folder's cell table that are read beside the keys and the labels: the others take three times the
 memory."""
+_FURTHER = (*MARKS, "top", "left", "bottom", "right", "height", "width")
+"""Columns that are read if they are there: where a cell lies tells whether the frame cuts it."""
 Found = TypeVar("Found")
 
 FIELD_NUMBER = "field_number"
@@ -177,7 +179,7 @@ def read_examples(
     Raises:
         InputError: The folder is no dataset, a fold does not exist, nothing is left, or `labels` does not fit.
     """
-    table = read_cells(folder, columns=(*_NEEDED, *MARKS))  # refuses an unfinished or damaged folder
+    table = read_cells(folder, columns=(*_NEEDED, *_FURTHER))  # refuses an unfinished or damaged folder
     where = files.join(folder, records.CELL_TABLE_NAME)
     missing = sorted(set(_NEEDED) - set(table.columns))
     if missing:
