@@ -35,12 +35,17 @@ def spreadsheet_safe(text: str) -> str:
 
 def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write a table as CSV, atomically; text cells never become spreadsheet formulas."""
+    files.write_bytes(path, csv_bytes(table))
+
+
+def csv_bytes(table: pd.DataFrame, header: bool = True) -> bytes:
+    """Return a table as CSV, with or without its header; text cells never become spreadsheet formulas."""
     safe = table.copy()
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
             safe[name] = safe[name].map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
     safe.columns = [spreadsheet_safe(str(name)) for name in safe.columns]
-    files.write_bytes(path, safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode())
+    return safe.to_csv(index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
 
 
 def png_uri(pixels: np.ndarray) -> str:

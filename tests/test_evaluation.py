@@ -17,7 +17,8 @@ from hpa_tf.evaluation.__main__ import main
 from hpa_tf.evaluation.detections import read_detections
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.metric import mean_average_precision
-from hpa_tf.evaluation.truth import read_image_labels, read_truth
+from hpa_tf.evaluation.truth import read_truth
+from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging import run_length
 from hpa_tf.postprocessing import PostProcessing, postprocess
 

@@ -92,6 +92,30 @@ def test_captions_stand_on_their_cell():
     assert columns.min() > 100 and abs(np.mean(columns) - 150) < 8 and abs(np.mean(rows) - 50) < 8
 
 
+def test_captions_of_a_dense_field_fit_their_cells_and_lie_over_no_other():
+    pitch, mask = 60, np.zeros((600, 600), np.int32)
+    for number in range(100):
+        top, left = number // 10 * pitch, number % 10 * pitch
+        mask[top : top + pitch - 2, left : left + pitch - 2] = number + 1
+    mask[:118, :178] = 1  # one large cell among small ones
+    captions = {n: [f"{n}\nNucleoplasm 0.91\nCytosol 0.40", f"{n}\nNucleoplasm 0.91", f"{n}"] for n in range(1, 101)}
+    blank = np.zeros((600, 600, 3), np.uint8)
+    written = pictures.write_captions(blank, mask, captions, 12).any(axis=-1)
+    assert not written[mask == 0].any(), "nothing crosses the gaps between cells"
+    assert all(written[mask == number].any() for number in np.unique(mask[mask > 0])), "each has its number at least"
+    large = pictures.write_captions(blank, mask, {1: captions[1][0]}, 12).any(axis=-1)
+    np.testing.assert_array_equal(written[mask == 1], large[mask == 1])
+    small = pictures.write_captions(blank, mask, {55: "55"}, 12).any(axis=-1)
+    np.testing.assert_array_equal(written[mask == 55], small[mask == 55])
+
+
+def test_a_caption_without_room_is_left_out():
+    mask = np.zeros((40, 80), np.int32)
+    mask[10:16, 10:16] = 3
+    blank = np.zeros((40, 80, 3), np.uint8)
+    assert not pictures.write_captions(blank, mask, {3: ["a caption", "3"]}).any()
+
+
 def test_heat_map_is_hot_where_the_heat_is_and_grey_elsewhere():
     plane = np.random.default_rng(0).integers(0, 60_000, (64, 64), np.uint16)
     heat = np.zeros((8, 8))

@@ -444,7 +444,7 @@ def test_a_folder_without_cells_at_all(world, pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--images", "x"], "--run"),
+        ([], "--images"),
         (["--run", "r"], "--images"),
         (["--run", "r", "--images", "x", "--data", "y"], "--images"),
         (["--run", "r", "--data", "y", "--masks", "m"], "--masks"),

@@ -152,6 +152,25 @@ def test_anndata_is_what_scanpy_loads(world, pool, tmp_path):
     assert data.X.shape == (len(table), 12) and data.obs_names.is_unique
     np.testing.assert_allclose(data.obsm["scores"], cell_table.values(table), atol=1e-6)
     assert (data.obs["cell"].to_numpy() == table["cell"].to_numpy()).all()
+    x, y = data.obsm["spatial"].T
+    np.testing.assert_array_equal(2 * x, table["left"] + table["right"])
+    np.testing.assert_array_equal(2 * y, table["top"] + table["bottom"])
+
+
+def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_path):
+    run, out = cases.write_run(tmp_path / "run"), tmp_path / "out"
+    (tmp_path / "labels.csv").write_text("ID,Label\na1,0|16\nnot_here,3\n")
+    asked = Options(str(out), run=(str(run),), images=str(world / "images"), masks=str(world / "images"))
+    asked = replace(asked, csv=True, image_labels=str(tmp_path / "labels.csv"), overlays=False)
+    predict(asked, pool)
+    table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv", float_precision="round_trip")
+    assert list(text.columns) == list(table.columns) and len(text) == len(table)
+    np.testing.assert_array_equal(cell_table.values(text), cell_table.values(table))
+    images = pd.read_csv(out / "heterogeneity.csv", keep_default_na=False).set_index("image_id")
+    assert set(table["image_id"]) <= set(images.index)
+    assert images.loc["a1", "image_label"] == "Nucleoplasm, Cytosol" and (images["image_label"] != "").sum() == 1
+    page = (out / "report.html").read_text()
+    assert "Images whose cells differ most" in page and "Nucleoplasm, Cytosol" in page
 
 
 def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):

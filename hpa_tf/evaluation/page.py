@@ -17,7 +17,7 @@ from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.mask_folder import MaskFolder
-from hpa_tf.evaluation.plots import to_png
+from hpa_tf.figures import to_png, training_curve
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, shrink, shrink_mask, stretch
@@ -231,19 +231,4 @@ def ap_chart(scores: dict) -> bytes:
     axis.set_ylim(0, 1)
     figure.legend(fontsize=9, loc="outside upper left", ncols=len(rivals), frameon=False)  # over no bar
     axis.spines[["top", "right"]].set_visible(False)
-    return to_png(figure)
-
-
-def training_curve(history: pd.DataFrame) -> bytes:
-    """Draw training and validation loss, and validation mAP where there is any, by epoch, as PNG."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(history["epoch"], history["loss"], marker="o", markersize=3, color="#3568c9")
-    left.set(xlabel="epoch", ylabel="training loss", xticks=history["epoch"])
-    if history["mAP"].notna().any():
-        right.plot(history["epoch"], history["mAP"], marker="o", markersize=3, color="#3568c9")
-        right.set(xlabel="epoch", ylabel="mAP, validation cells, weak labels", xticks=history["epoch"])
-        right.set_ylim(0, 1.1 * history["mAP"].max() or 1)
-    else:
-        right.set_axis_off()
     return to_png(figure)

@@ -1,23 +1,15 @@
 """Figures of the evaluation, as PNG bytes; drawn without a display and without matplotlib's global state."""
 
-import io
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.evaluation.metric import Evaluation
+from hpa_tf.figures import to_png
 
 _GRID = (4, 5)
 _BLUE, _GREY, _RED = "#3568c9", "#999999", "#c23b3b"
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return a figure as PNG bytes; equal figures give equal bytes."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-    return stream.getvalue()
 
 
 def class_grid(title: str, x_label: str, y_label: str) -> tuple[Figure, list]:

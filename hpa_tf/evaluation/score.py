@@ -17,7 +17,8 @@ from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageMatches, MetricSettings, Outcome, match_image, overlap
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision, true_cell_table
 from hpa_tf.evaluation.pairing import Unpaired, pair_images
-from hpa_tf.evaluation.truth import read_image_labels, read_truth
+from hpa_tf.evaluation.truth import read_truth
+from hpa_tf.image_labels import read_image_labels
 
 SUBMISSION = "submission"
 _NAMES = (SUBMISSION, baselines.RANDOM, baselines.IMAGE_LABELS_COPIED)

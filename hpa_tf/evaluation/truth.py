@@ -15,10 +15,10 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.csv_tables import read_csv
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
+from hpa_tf.image_labels import label_row, read_columns
 from hpa_tf.imaging import run_length
 
 _CSV_COLUMNS = ("ID", "Cell_index", "Cell_Label")
@@ -70,16 +70,6 @@ def read_truth(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
     return _with_masks(table, image_labels, labels, masks)
 
 
-def read_image_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read weak labels, image_id -> bool [19], from a CSV with the columns ID and Label (`a|b`).
-
-    Raises:
-        InputError: The file is missing, lacks a column, or a label is no class.
-    """
-    table = _read_table(path, ("ID", "Label"))
-    return {image_id: _label_row(text, path) for image_id, text in zip(table["ID"], table["Label"], strict=True)}
-
-
 def _read_header(path: str | os.PathLike) -> str:
     try:
         with files.open_file(path) as stream:
@@ -88,34 +78,12 @@ def _read_header(path: str | os.PathLike) -> str:
         raise InputError(path, "no such file", "labels of cells", "check --truth-labels") from error
 
 
-def _read_table(path: str | os.PathLike, columns: tuple[str, ...]) -> pd.DataFrame:
-    table = read_csv(path, columns, f"a CSV with the columns {', '.join(columns)}")
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        found = f"the columns {', '.join(table.columns)[:200]}"
-        raise InputError(path, found, f"also {', '.join(missing)}", "add or rename the columns")
-    for row in table.rows:
-        if row.error is not None:
-            raise row.error
-    return pd.DataFrame([row.cells for row in table.rows], columns=list(table.columns), dtype=str)
-
-
-def _label_row(text: str, where: str | os.PathLike) -> np.ndarray:
-    """Parse `a;b` or `a|b` to bool [19]; repeated ids count once."""
-    row = np.zeros(NUM_CLASSES, bool)
-    for word in text.replace("|", ";").split(";"):
-        if not word.strip().isdecimal() or int(word) >= NUM_CLASSES:
-            raise InputError(where, f"label {text[:60]!r}", "class ids 0..18 joined by ';' or '|'", "mend the row")
-        row[int(word)] = True
-    return row
-
-
 def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    raw = _read_table(path, _CSV_COLUMNS)
+    raw = read_columns(path, _CSV_COLUMNS)
     bad = ~raw["Cell_index"].str.fullmatch(r"[0-9]{1,9}")
     if bad.any():
         raise InputError(path, f"Cell_index {raw['Cell_index'][bad].iloc[0][:40]!r}", "mask values > 0", "mend the row")
-    parsed = {text: _label_row(text, path) for text in raw["Cell_Label"].unique()}
+    parsed = {text: label_row(text, path) for text in raw["Cell_Label"].unique()}
     values = np.array([parsed[text] for text in raw["Cell_Label"]], float).reshape(-1, NUM_CLASSES)
     columns = {"group_of": raw["group_of"].isin(["1", "True", "true"])} if "group_of" in raw else {}
     if "Cell line" in raw:
@@ -125,7 +93,7 @@ def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarr
     if "Image_Label" in raw:
         per_image = raw.drop_duplicates("ID")
         pairs = zip(per_image["ID"], per_image["Image_Label"], strict=True)
-        image_labels = {image_id: _label_row(text, path) for image_id, text in pairs}
+        image_labels = {image_id: label_row(text, path) for image_id, text in pairs}
     return cell_table.check(table, path), image_labels
 
 

@@ -155,27 +155,52 @@ def draw_outlines(
 
 
 def write_captions(
-    rgb: np.ndarray, mask: np.ndarray, captions: Mapping[int, str], font_size: int | None = None
+    rgb: np.ndarray,
+    mask: np.ndarray,
+    captions: Mapping[int, str | Sequence[str]],
+    font_size: int | None = None,
 ) -> np.ndarray:
     """Return a copy of a picture with a caption in the middle of each cell.
 
     Args:
         rgb: uint8 [H, W, 3].
         mask: Integer [H, W] of the same size.
-        captions: Text of each cell number, lines split by newlines; other cells get none.
+        captions: Text of each cell number, lines split by newlines; other cells get none. Several texts, longest first:
+            the first one is written that fits into its cell and lies over no other caption, or none. Larger cells
+            choose first.
         font_size: px; by default about 1/70 of the picture's larger side, at least 9.
     """
     font = ImageFont.load_default(font_size or max(9, round(max(mask.shape) / 70)))
     image = Image.fromarray(rgb)
     pen = ImageDraw.Draw(image)
+    places = {}
     for number, (rows, columns) in find_boxes(np.asarray(mask)):
-        text = captions.get(number)
-        if text:
+        if captions.get(number):
             inside_rows, inside_columns = np.nonzero(mask[rows, columns] == number)
             middle = (columns.start + int(np.median(inside_columns)), rows.start + int(np.median(inside_rows)))
-            middle = _inside(pen, middle, text, font, image.size)
-            pen.multiline_text(middle, text, WHITE, font, "mm", align="center", stroke_width=2, stroke_fill=(0, 0, 0))
+            places[number] = (len(inside_rows), middle, columns.stop - columns.start, rows.stop - rows.start)
+    taken: list[tuple[float, float, float, float]] = []
+    for number, (_, middle, *room) in sorted(places.items(), key=lambda item: (-item[1][0], item[0])):
+        texts = captions[number]
+        for text in [texts] if isinstance(texts, str) else texts:
+            place = _inside(pen, middle, text, font, image.size)
+            box = pen.multiline_textbbox(place, text, font, "mm", align="center", stroke_width=2)
+            if isinstance(texts, str) or (_fits(box, room) and not any(_overlap(box, other) for other in taken)):
+                pen.multiline_text(
+                    place, text, WHITE, font, "mm", align="center", stroke_width=2, stroke_fill=(0, 0, 0)
+                )
+                taken.append(box)
+                break
     return np.asarray(image)
+
+
+def _fits(box: Sequence[float], room: Sequence[int]) -> bool:
+    """Tell whether a caption (left, top, right, bottom) is not larger than a cell's box (width, height)."""
+    return box[2] - box[0] <= room[0] and box[3] - box[1] <= room[1]
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _inside(pen: ImageDraw.ImageDraw, middle: tuple[int, int], text: str, font, size: tuple[int, int]) -> tuple:

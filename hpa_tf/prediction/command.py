@@ -8,7 +8,9 @@ import tyro
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.outputs import CELLS, SUBMISSION
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.report import REPORT
 from hpa_tf.prediction.stages import FAILURES, Outcome
 
 EXIT_FAILURES, EXIT_INPUT = 1, 2
@@ -43,4 +45,6 @@ def summary(options: Options, outcome: Outcome) -> str:
         lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by the border or outlier rule")
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} images skipped: {options.out}/{FAILURES}")
+    shown = f"look at {files.join(options.out, REPORT)}; " if options.report_images else ""
+    lines.append(f"{shown}scores: {files.join(options.out, SUBMISSION)}, {files.join(options.out, CELLS)}")
     return "\n".join(lines)

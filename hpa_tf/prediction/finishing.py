@@ -91,13 +91,18 @@ def _rules_fired(border: np.ndarray, outlier: np.ndarray, no_nucleus: np.ndarray
 
 
 def overlay(field: FieldCells, table: pd.DataFrame, top_k: int) -> np.ndarray:
-    """Draw the cells' outlines in the colour of their first class, and name their first classes."""
+    """Draw the cells' outlines in the colour of their first class, and name their first classes.
+
+    A name that does not fit into its cell is left out, then the second class; the cell's number, by which the report
+    and the table list it, goes last.
+    """
     scores = cell_table.values(table)
     order = np.argsort(-scores, axis=1, kind="stable")
     colours, captions = {}, {}
     for number, own, best in zip(table["cell"], scores, order, strict=True):
         colours[int(number)] = pictures.CLASS_COLOURS[best[0]]
-        captions[int(number)] = "\n".join(f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in best[:top_k])
+        lines = [f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in best[:top_k]]
+        captions[int(number)] = ["\n".join([str(number), *lines[:count]]) for count in range(len(lines), -1, -1)]
     drawn = pictures.draw_outlines(field.picture, field.outline_mask, colours)
     return pictures.write_captions(drawn, field.outline_mask, captions)
 

@@ -19,11 +19,11 @@ Runtime = Literal["tensorflow", "onnx", "openvino", "auto"]
 class Options:
     """Predict the locations of single cells, from images or from shards."""
 
-    out: str
+    out: str = "predictions"
     """Folder for the results. A prediction that was stopped continues there."""
     run: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained network, or starter: the network that comes with hpa_tf. Give it several times for the
-    mean of several networks."""
+    mean of several networks. Default: the newest finished run below runs/, or else the starter."""
     system: str | None = None
     """Name of a system (such as milimed_final_2) instead of runs; its networks are read from --runs."""
     runs: str = "runs"
@@ -78,6 +78,11 @@ class Options:
     """Write embeddings.parquet: each cell's features before the network's last layer (of the first run)."""
     anndata: bool = False
     """Write cells.h5ad for scanpy: embeddings, scores and measurements. Needs the extra [anndata]."""
+    csv: bool = False
+    """Write cells.csv too: the same table as cells.parquet, for spreadsheets."""
+    image_labels: str | None = None
+    """Table (CSV: ID, Label) of what is known of whole images; heterogeneity.csv and the report then say which cells
+    differ from it. It changes no score."""
     on_error: Literal["fail", "skip"] = "fail"
     """What to do with an image that cannot be used: fail, or skip and list it in failures.csv."""
     allow_failures: bool = False
@@ -96,10 +101,13 @@ class Options:
         Raises:
             InputError: Names the option.
         """
-        if bool(self.run) == bool(self.system):
-            raise InputError("--run", "neither or both of --run and --system", "one of them", "name a run or a system")
-        if (self.images is None) == (self.data is None):
-            raise InputError("--images", "neither or both of --images and --data", "one of them", "name a folder")
+        if self.run and self.system:
+            raise InputError("--run", f"--system {self.system} beside it", "one of them", "drop one of the two")
+        if self.images is None and self.data is None:
+            fix = "python predict.py --images DIR (or --data DIR for the shards that tfrecords_builder wrote)"
+            raise InputError("--images", "neither --images nor --data", "a folder of images or of shards", fix)
+        if self.images is not None and self.data is not None:
+            raise InputError("--images", f"--data {self.data} beside it", "one of them", "drop one of the two")
         if not 0.005 <= self.um_per_px <= 20:
             fix = "give micrometres (0.08 for 63 x), not nanometres"
             raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)

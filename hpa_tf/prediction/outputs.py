@@ -2,53 +2,81 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import cell_table, files
+from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.prediction import results
+from hpa_tf.prediction import heterogeneity, results
 from hpa_tf.prediction.results import Part
 from hpa_tf.submission import SubmissionRow, SubmissionWriter
 
-SUBMISSION, CELLS, EMBEDDINGS, ANNDATA = "submission.csv", "cells.parquet", "embeddings.parquet", "cells.h5ad"
+SUBMISSION, CELLS, CELLS_CSV = "submission.csv", "cells.parquet", "cells.csv"
+EMBEDDINGS, ANNDATA = "embeddings.parquet", "cells.h5ad"
 
 _ROW_GROUP = 64
 """Images in memory together: one row group of the tables."""
 
 
-def write_outputs(
-    out: str, image_ids: Sequence[str], network_names: Sequence[str], embeddings: bool, anndata: bool
-) -> None:
-    """Write submission.csv, cells.parquet, raw/NETWORK.parquet and what else is asked for.
+@dataclass(frozen=True)
+class Asked:
+    """What is written beside submission, tables and heterogeneity.csv.
+
+    Attributes:
+        embeddings: embeddings.parquet.
+        anndata: cells.h5ad.
+        csv: cells.csv.
+        image_labels: bool [19] by image id, as far as known.
+    """
+
+    embeddings: bool = False
+    anndata: bool = False
+    csv: bool = False
+    image_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[str], asked: Asked) -> list[dict]:
+    """Write submission.csv, cells.parquet, raw/NETWORK.parquet, heterogeneity.csv and what else is asked for.
 
     Args:
         out: Folder of the results.
         image_ids: Images in the order of the files.
         network_names: Name of each network.
-        embeddings: Write embeddings.parquet.
-        anndata: Write cells.h5ad.
+        asked: What else.
+
+    Returns:
+        The rows of heterogeneity.csv.
     """
     tables = [files.join(out, CELLS)] + [files.join(out, results.RAW, f"{name}.parquet") for name in network_names]
+    rows = []
     with contextlib.ExitStack() as stack:
         submission = stack.enter_context(SubmissionWriter(files.join(out, SUBMISSION)))
         writers = [stack.enter_context(cell_table.parts_writer(path, "predictions")) for path in tables if image_ids]
+        stream = stack.enter_context(files.atomic_writer(files.join(out, CELLS_CSV))) if asked.csv else None
         for start in range(0, len(image_ids), _ROW_GROUP):
             some = list(_parts(out, image_ids[start : start + _ROW_GROUP]))
             for part in some:
                 submission.write(submission_row(part))
-            writers[0](pd.concat([part.table for part in some], ignore_index=True))
+                label = asked.image_labels.get(part.image_id)
+                rows.append({**heterogeneity.describe(part.table, label), "image_id": part.image_id})
+            table = pd.concat([part.table for part in some], ignore_index=True)
+            writers[0](table)
+            if stream is not None:
+                stream.write(reporting.csv_bytes(table, header=start == 0))
             for number, write_raw in enumerate(writers[1:]):
                 write_raw(pd.concat([raw_table(part, number) for part in some], ignore_index=True))
-    if embeddings and image_ids:
+    reporting.write_csv(pd.DataFrame(rows, columns=heterogeneity.COLUMNS), files.join(out, heterogeneity.FILE))
+    if asked.embeddings and image_ids:
         _write_embeddings(files.join(out, EMBEDDINGS), _parts(out, image_ids))
-    if anndata and image_ids:
+    if asked.anndata and image_ids:
         _write_anndata(files.join(out, ANNDATA), _parts(out, image_ids))
+    return rows
 
 
 def _parts(out: str, image_ids: Sequence[str]) -> Iterator[Part]:
@@ -73,7 +101,8 @@ def _write_embeddings(path: str, parts: Iterable[Part]) -> None:
 
 
 def _write_anndata(path: str, parts: Iterable[Part]) -> None:
-    """Write what single-cell tools load: X = embeddings, obsm = scores and probabilities, obs = measurements.
+    """Write what single-cell tools load: X = embeddings, obsm = scores, probabilities, and the
+    middle of each cell's box (`spatial`: x, y in px), obs = measurements.
 
     The whole table is in memory: a million cells of 1280 features take 5 GB.
 
@@ -95,6 +124,8 @@ def _write_anndata(path: str, parts: Iterable[Part]) -> None:
     data = anndata.AnnData(np.concatenate([part.embedding for part in found]), obs)
     data.obsm["scores"] = cell_table.values(table, np.float32)
     data.obsm["probabilities"] = table[[f"raw: {name}" for name in CLASSES]].to_numpy(np.float32)
+    middle = [(table["left"] + table["right"]) / 2, (table["top"] + table["bottom"]) / 2]
+    data.obsm["spatial"] = np.stack(middle, axis=1)  # x, y as squidpy has them; px of the cell's own image
     data.uns["classes"] = np.array(CLASSES, object)
     temporary = f"{path}{files.TEMPORARY_SUFFIX}"  # h5py wants a path
     data.write_h5ad(temporary, compression="gzip")

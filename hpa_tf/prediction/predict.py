@@ -9,6 +9,7 @@ from typing import Any
 from hpa_tf import files, interrupts
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning
+from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
@@ -33,6 +34,8 @@ _NOT_IN_REQUEST = (
     *("out", "on_error", "allow_failures", "workers", "runner", "beam_options"),
     *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
 )
+_LATER = ("csv", "image_labels")
+"""Options that earlier versions did not have: not in the request where they have no effect."""
 
 
 def predict(options: Options, pool: Workers | None = None) -> Outcome:
@@ -46,12 +49,15 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         InputError: Bad options, runs or images, or a prediction under other options in the same folder.
     """
     options.check()
+    if options.image_labels is not None:
+        read_image_labels(options.image_labels)  # what is wrong with it is said before hours of work
     options = with_masks(options)
     keep_freed_memory()
     with _workers(options, pool) as workers:
         import_tensorflow()  # not in the workers, and while they start
-        from hpa_tf.prediction import members, runtimes
+        from hpa_tf.prediction import default_run, members, runtimes
 
+        options = default_run.with_run(options)
         device, networks, system = runtimes.open_networks(options)
         usual = system.postprocessing if system else members.usual_postprocessing(networks)
         postprocessing = options.postprocessing or usual
@@ -106,9 +112,12 @@ def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     """Write the final files of a folder of results, as its manifest asks for them."""
     request = results.request_of(out)
     asked, names = request["options"], [network["name"] for network in request["networks"]]
-    outputs.write_outputs(out, image_ids, names, asked["embeddings"], asked["anndata"])
+    labels = read_image_labels(asked["image_labels"]) if asked.get("image_labels") else {}
+    asked_for = outputs.Asked(asked["embeddings"], asked["anndata"], asked.get("csv", False), labels)
+    rows = outputs.write_outputs(out, image_ids, names, asked_for)
     if asked["report_images"]:
-        report.write_report(out, image_ids, asked["report_images"], asked["system"] or " + ".join(names))
+        title = asked["system"] or " + ".join(names)
+        report.write_report(out, image_ids, asked["report_images"], title, rows)
     results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
@@ -159,6 +168,7 @@ def _request(
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
         if field.name not in _NOT_IN_REQUEST
+        and not (field.name in _LATER and getattr(options, field.name) == field.default)
     }
     reader = source.load
     return {

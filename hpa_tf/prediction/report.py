@@ -4,7 +4,7 @@ One file with everything inside; every text is escaped, and the script builds no
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -13,11 +13,11 @@ import numpy as np
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.imaging.pictures import CLASS_COLOURS
-from hpa_tf.prediction import results
+from hpa_tf.prediction import heterogeneity, results
 from hpa_tf.prediction.cards import TILE_SIZE, cards_path, read_cards
 
 REPORT = "report.html"
-_TOP = 5
+_TOP, _MOST_DIFFERING = 5, 20
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Page:
     cards: list[Card]
 
 
-def write_report(out: str, image_ids: Sequence[str], most: int, title: str) -> None:
-    """Write the report of the first images.
+def write_report(out: str, image_ids: Sequence[str], most: int, title: str, differences: Sequence[Mapping]) -> None:
+    """Write the report of the first images, with a list of those of all whose cells differ most.
 
     Args:
         out: Folder of the results.
         image_ids: All images.
         most: At most so many are shown.
         title: What predicted them.
+        differences: Of all images, as `heterogeneity.describe` gives them.
 
     Raises:
         InputError: A result is missing or damaged.
@@ -62,7 +63,15 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str) -> N
     legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
     template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text()
     page = reporting.render_page(
-        template, title=title, pages=shown, num_images=len(image_ids), legend=legend, tile=TILE_SIZE
+        template,
+        title=title,
+        pages=shown,
+        num_images=len(image_ids),
+        legend=legend,
+        tile=TILE_SIZE,
+        differing=heterogeneity.ranked(differences, _MOST_DIFFERING),
+        least_cells=heterogeneity.LEAST_CELLS,
+        place={page.image_id: number for number, page in enumerate(shown)},
     )
     files.write_bytes(files.join(out, REPORT), page.encode())
 

@@ -9,6 +9,7 @@ history.csv          one row an epoch: loss, learning rate, validation
 logs/                TensorBoard
 result.json          written last: the run is finished; which weights predict, with which shares
 saved_model/1/       for serving (`hpa_tf.serving`)
+README.md            model card, with training.png (`hpa_tf.training.model_card`)
 
 recipe.json, dataset.json, inputs.json, result.json and the weights carry their checksums (`hpa_tf.checksums`), that of
 the history stands in result.json, checkpoints have those of zip files and the SavedModel a list of its own.

@@ -21,6 +21,7 @@ from hpa_tf.records import Manifest
 from hpa_tf.serving import runs
 from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import FIX, check_operations
+from hpa_tf.starter import NAME as STARTER
 
 _COPY_AGAIN = "copy the run again, or export it again from its weights"
 
@@ -75,6 +76,9 @@ def find(run_folder: str | os.PathLike) -> str:
     """
     run_folder = runs.resolve(str(run_folder))
     folder = os.path.join(run_folder, FOLDER, VERSION)
+    if not os.path.isdir(run_folder):
+        fix = f"train one (python train.py --strategy mirrored --out {run_folder}), or use --run {STARTER}"
+        raise InputError(run_folder, "no such folder", "a run folder", fix)
     if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
         fix = "let the training end (python train.py with the same --out continues it)"
         raise InputError(run_folder, f"no {FOLDER}/{VERSION}/saved_model.pb", "a run folder with a SavedModel", fix)

@@ -26,6 +26,7 @@ from hpa_tf.recipes.milimed import fine_tuning
 from hpa_tf.recipes.run_folder import BEST_WEIGHTS, WEIGHTS, Run, is_finished, read_result, read_run
 from hpa_tf.records import CELL_TABLE_NAME, read_manifest
 from hpa_tf.training.claim import claimed
+from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.run import conclude, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.systems import announce, claim_system
@@ -63,6 +64,8 @@ def fine_tune_system(
         announce(system, number, ", second stage", site)
         name = system.members[number - 1].recipe.name
         fine_tune(recipe, second, files.join(out, name), files.join(folder, name), site)
+    if site.is_chief:
+        write_system_card(system, folder)
 
 
 def write_stage_labels(data: Data, grades: str, validation_fold: int, path: str, site: Site) -> None:

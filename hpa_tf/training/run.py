@@ -24,6 +24,7 @@ from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
+from hpa_tf.training.model_card import CARD, write_card
 from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
@@ -45,6 +46,8 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
+            if site.is_chief:
+                write_card(out)
             logs.say(f"{out} is finished: nothing to do")
             return
         progress = _train(recipe, training, validation, logs, site)
@@ -54,6 +57,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
             if validation is not None:
                 row = progress.rows[best_epoch(progress.past)]
                 logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
+            logs.say(f"{out}: {CARD} says what it is. Next: python predict.py --run {out} --images DIR")
     interrupts.keeps(f"{out} is finished; the same command goes on with what is not")
 
 
@@ -124,7 +128,7 @@ def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> 
 
 
 def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float], facts: Mapping) -> None:
-    """Export the SavedModel and mark a run as finished.
+    """Export the SavedModel, mark a run as finished, and write its card.
 
     Args:
         recipe: How it was trained.
@@ -135,6 +139,7 @@ def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, 
     """
     export(recipe, manifest, out, shares)
     write_result(out, shares, facts)
+    write_card(out)
 
 
 def export(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float]) -> None:

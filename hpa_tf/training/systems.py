@@ -10,6 +10,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes import Recipe, System, differences, to_json
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
+from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
 from hpa_tf.training.run import train
 from hpa_tf.training.site import Data, Site
@@ -35,6 +36,8 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
         announce(system, number, "", site)
         train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
         keras.backend.clear_session()
+    if site.is_chief:
+        write_system_card(system, out)
 
 
 def train_system_folds(

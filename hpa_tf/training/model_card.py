@@ -1,0 +1,212 @@
+"""README.md of a run folder: what the network is, what it learned from, how well, and what it is not for.
+
+Written when a training ends, and again whenever the same command is given. It says what the folder's own files say
+(recipe.json, dataset.json, inputs.json, history.csv, result.json), without paths of the machine, so that the folder
+can be shared as it is. Text from outside is escaped. A system's folder gets a README.md that lists its members.
+"""
+
+import io
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hpa_tf import checksums, files
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.figures import training_curve
+from hpa_tf.models.network import LOCATED
+from hpa_tf.recipes import ALL_FOLDS, Recipe, System
+from hpa_tf.recipes.run_folder import HISTORY, INPUTS, MEND, is_finished, read_result, read_run
+from hpa_tf.records import Manifest
+
+CARD, CURVE = "README.md", "training.png"
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
+_LIMITS = (
+    "**Diagnosis**, or any decision about a patient.",
+    "**Other stains, other organisms, tissue**, or cells that were not in the data named above.",
+    "**Calibrated probabilities**: scores order cells; a score of .8 does not mean 80 %.",
+    "**Proof that a protein is absent**: Negative is what is left when no other location is likely.",
+)
+
+
+def write_card(out: str) -> None:
+    """Write the card of a finished run, and its curves.
+
+    Args:
+        out: Run folder, local or remote.
+
+    Raises:
+        InputError: A file of the run is missing or damaged.
+    """
+    run = read_run(out)
+    result, inputs = read_result(out), checksums.read_json(files.join(out, INPUTS), MEND)
+    history = _history(out)
+    if history is not None:
+        files.write_bytes(files.join(out, CURVE), training_curve(history))
+    lines = [
+        *_head(run.recipe),
+        *_use(run.manifest),
+        *_data(run.manifest, inputs),
+        *_training(run.recipe, result, inputs, history),
+        *_scores(run.recipe, result.get("best") or {}),
+        *_limits(run.recipe, run.manifest, result.get("best") or {}),
+        "## Files",
+        "",
+        "`recipe.json` (everything that decided the weights), `dataset.json` (the data, file by file), `history.csv` "
+        "(each epoch), `weights/`, `saved_model/1/` (network, preparation and class names; TensorFlow Serving's "
+        "layout). Whoever goes on training needs `checkpoints/` too.",
+    ]
+    files.write_bytes(files.join(out, CARD), ("\n".join(lines) + "\n").encode())
+
+
+def write_system_card(system: System, out: str) -> None:
+    """Write the card of a system: its members, their weights and scores.
+
+    Args:
+        system: It.
+        out: Folder of the run folders.
+    """
+    rows = []
+    for member in system.members:
+        name = member.recipe.name
+        link = f"[{text(name)}]({urllib.parse.quote(name)}/{CARD})"
+        rows.append([link, f"{member.weight:g}", *_member(member.recipe, out)])
+    lines = [
+        f"# {text(system.name)}: {len(system.members)} networks for single-cell protein localization",
+        "",
+        "The weighted mean of the members' probabilities, then the steps of `system.json`.",
+        "",
+        *_table(("member", "weight", "network", "validation mAP"), rows),
+        "",
+        f"`python predict.py --system {text(system.name)} --runs FOLDER --images DIR` predicts with all of them. Each "
+        "member's README says what it was trained on and what it is not for.",
+    ]
+    files.write_bytes(files.join(out, CARD), ("\n".join(lines) + "\n").encode())
+
+
+def _member(recipe: Recipe, out: str) -> tuple[str, str]:
+    folder = files.join(out, recipe.name)
+    best = (read_result(folder).get("best") or {}) if is_finished(folder) else {}
+    return _network(recipe), _number(best.get("mAP"))
+
+
+def text(value: Any) -> str:
+    """Return text from outside so that Markdown and HTML show it as it is, on one line."""
+    plain = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", plain)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield from (f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _history(out: str) -> pd.DataFrame | None:
+    path = files.join(out, HISTORY)
+    return pd.read_csv(io.BytesIO(files.read_bytes(path))) if files.exists(path) else None
+
+
+def _network(recipe: Recipe) -> str:
+    backbone = getattr(recipe.network, "backbone", None)
+    size = getattr(backbone, "variant", "")
+    return text(f"{type(recipe.network).__name__}, {type(backbone).__name__} {size}".strip(", "))
+
+
+def _head(recipe: Recipe) -> Iterator[str]:
+    view, classes = recipe.asked_view, recipe.network.classes
+    answers = "18 locations; Negative is 1 - the largest" if classes == LOCATED else f"{len(classes)} classes"
+    yield from ("---", "library_name: keras", "tags: [fluorescence-microscopy, protein-localization]", "---", "")
+    yield f"# {text(recipe.name)}: where in the cell is a protein?"
+    yield ""
+    yield (
+        f"A network ({_network(recipe)}) that sees {type(view).__name__} of {view.size} px with the channels "
+        f"{', '.join(map(text, view.channels))} and answers for each cell: {answers}. "
+        "Trained with hpa_tf on labels of whole images or better ones, as said below."
+    )
+    yield ""
+
+
+def _use(manifest: Manifest) -> Iterator[str]:
+    scale = f"{manifest.um_per_px[0]:g}" if manifest.um_per_px else "0.08"
+    yield from ("## Use", "", "```", f"python predict.py --run FOLDER --images DIR --um-per-px {scale}", "```", "")
+    yield "where FOLDER is this folder and images are at that scale; in Python: `hpa_tf.Predictor(FOLDER)`."
+    yield ""
+
+
+def _data(manifest: Manifest, inputs: dict[str, Any]) -> Iterator[str]:
+    labels = "each cell has those of its image"
+    if inputs.get("labels_sha256"):
+        labels = f"a table with the SHA-256 {text(inputs['labels_sha256'])}"
+    rows = [
+        ("images, cells, folds", f"{manifest.num_images:,}, {manifest.num_cells:,}, {manifest.num_folds}"),
+        ("channels", ", ".join(map(text, manifest.channels))),
+        ("µm per px", ", ".join(f"{one:g}" for one in manifest.um_per_px)),
+        ("bits", ", ".join(map(str, manifest.bits))),
+        ("cells found by", text(manifest.segmenter.split("(")[0])),  # what follows names folders
+        ("labels", labels),
+        ("fingerprint", f"`{text(manifest.fingerprint)}`"),
+    ]
+    bright = {name: ends for name, ends in (manifest.brightness or {}).items() if ends}
+    if bright:
+        shown = "; ".join(
+            f"{text(name)} {low:.2f} {middle:.2f} {high:.2f}" for name, (low, middle, high) in bright.items()
+        )
+        rows.append(("brightness, smallest, median, largest image", shown))
+    yield from ("## Data", "", *_table(("", ""), rows), "")
+
+
+def _training(recipe: Recipe, result: dict, inputs: dict, history: pd.DataFrame | None) -> Iterator[str]:
+    optimization, sampling = recipe.optimization, recipe.sampling
+    start = str(recipe.weights).replace("\\", "/").rsplit("/", 1)[-1]
+    rows = [
+        ("recipe", f"{text(recipe.name)}, seed {recipe.seed}"),
+        ("weights at the start", text(start)),
+        ("epochs", str(result.get("epochs", "-"))),
+        ("batch", f"{optimization.batch_size} of {text(type(sampling).__name__)}"),
+        ("learning rate", f"{optimization.learning_rate:g}, {text(type(optimization.schedule).__name__)}"),
+        ("loss", text(" + ".join(_term(term) for term in recipe.objective))),
+        ("precision", text(inputs.get("precision"))),
+        ("predicts with", ", ".join(f"{text(name)} ({share:g})" for name, share in result["checkpoints"].items())),
+    ]
+    if history is not None:
+        rows.insert(3, ("steps", f"{int(history['step'].iloc[-1]):,}"))
+    yield from ("## Training", "", *_table(("", ""), rows), "")
+    if history is not None:
+        yield from (f"![Loss and validation score by epoch]({CURVE})", "")
+
+
+def _term(term: Any) -> str:
+    loss = getattr(term, "loss", None)
+    return f"{type(term).__name__} {type(loss).__name__}" if loss is not None else type(term).__name__
+
+
+def _scores(recipe: Recipe, best: dict[str, Any]) -> Iterator[str]:
+    yield from ("## Scores", "")
+    if recipe.validation_fold == ALL_FOLDS or best.get("mAP") is None:
+        yield "No fold was kept out of the training, so nothing was measured."
+        yield ""
+        return
+    yield (
+        f"On fold {recipe.validation_fold}, which was kept out of the training but chose the epoch, against the labels "
+        f"named above: mAP {_number(best['mAP'])}, AUC {_number(best.get('AUC'))}, calibration error "
+        f"{_number(best.get('calibration_error'))} (epoch {best.get('epoch')}). These labels are weak ones unless "
+        "cells were graded: `python -m hpa_tf.evaluation score` measures on true labels."
+    )
+    rows = [(text(name), _number(best.get(f"AP: {name}"))) for name in CLASSES]
+    yield from ("", *_table(("location", "AP"), rows), "")
+
+
+def _limits(recipe: Recipe, manifest: Manifest, best: dict[str, Any]) -> Iterator[str]:
+    yield from ("## Not for", "")
+    yield from (f"- {line}" for line in _LIMITS)
+    scale = " and ".join(f"{one:g}" for one in manifest.um_per_px) or "that of its data"
+    yield f"- **Images at another scale** (µm per px: {scale}): crops are not scaled to it."
+    unknown = [name for name in CLASSES[:NEGATIVE] if best.get(f"AP: {name}") is None]
+    if unknown and recipe.validation_fold != ALL_FOLDS:
+        yield f"- **Unmeasured locations**: {', '.join(unknown)} had no cell in the fold that was measured."
+    yield ""

@@ -1,0 +1,72 @@
+"""`predict.py --images DIR` with nothing else: the newest finished run, or the starter; it says which."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hpa_tf import files
+from hpa_tf.prediction import default_run, results
+from hpa_tf.prediction.command import main
+from hpa_tf.prediction.options import Options
+
+
+def write_run(folder: Path, ended: int | None, exported: bool = True) -> None:
+    """Write what tells a run folder: `ended` is when, in seconds; None = still training."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text("{}")
+    if exported:
+        (folder / "saved_model/1").mkdir(parents=True)
+        (folder / "saved_model/1/saved_model.pb").touch()
+    if ended is not None:
+        (folder / "result.json").write_text("{}")
+        os.utime(folder / "result.json", (ended, ended))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def chosen(**options) -> tuple[str, ...]:
+    return default_run.with_run(Options(images="images", **options)).run
+
+
+def test_the_run_that_ended_last_predicts(here, capsys):
+    write_run(here / "runs/a", 300)
+    write_run(here / "runs/b", 900)
+    write_run(here / "runs/c", 500)
+    write_run(here / "runs/still_training", None)
+    write_run(here / "runs/never_exported", 2000, exported=False)
+    (here / "runs/notes.txt").write_text("a file")
+    assert chosen() == ("runs/b",)
+    assert "runs/b: the newest finished run below runs/" in capsys.readouterr().out
+
+
+def test_without_a_run_the_starter_predicts(here, capsys):
+    assert chosen() == ("starter",)
+    write_run(here / "runs/still_training", None)
+    assert chosen() == ("starter",)
+    assert "comes with hpa_tf" in capsys.readouterr().out
+
+
+def test_runs_and_systems_that_are_named_stay(here):
+    write_run(here / "runs/a", 300)
+    assert chosen(run=("starter",)) == ("starter",)
+    assert chosen(system="cpu_pair") == ()
+
+
+def test_a_prediction_that_was_stopped_goes_on_with_its_run(here, capsys):
+    write_run(here / "runs/old", 300)
+    results.start("predictions", {"options": {"run": ["runs/old"]}, "networks": []})
+    write_run(here / "runs/new", 900)
+    assert chosen() == ("runs/old",) and "was begun with it" in capsys.readouterr().out
+    results.end("predictions", {"num_images": 1, "num_failures": 0})
+    assert chosen() == ("runs/new",), "a finished one is another prediction: predict.py says what differs"
+    assert files.exists("predictions/predictions.json")
+
+
+def test_nothing_at_all_names_the_command(here, capsys):
+    assert main([]) == 2
+    assert "python predict.py --images DIR" in capsys.readouterr().err
