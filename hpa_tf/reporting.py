@@ -48,13 +48,18 @@ def csv_bytes(table: pd.DataFrame, header: bool = True) -> bytes:
     return safe.to_csv(index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
 
 
-def png_uri(pixels: np.ndarray) -> str:
-    """Return uint8 pixels [H, W] or [H, W, 3] as a PNG data URI for an `<img src>`."""
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Return uint8 pixels [H, W] or [H, W, 3] as a PNG file."""
     from PIL import Image
 
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
-    return bytes_uri(stream.getvalue(), "image/png")
+    return stream.getvalue()
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """Return uint8 pixels [H, W] or [H, W, 3] as a PNG data URI for an `<img src>`."""
+    return bytes_uri(png_bytes(pixels), "image/png")
 
 
 def bytes_uri(data: bytes, media_type: str) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from hpa_tf import cell_table, checksums, files, reporting
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.figures import to_png, training_curve
@@ -52,6 +53,8 @@ class Page:
     """Fields of view that are shown."""
     cells_per_class: int = 8
     """Cells that are shown of each class: the highest scores."""
+    picture: str | None = None
+    """Also write the picture at the top of the page, as PNG."""
     title: str = "hpa_tf: single-cell protein localization"
     """Heading of the page."""
 
@@ -67,15 +70,19 @@ def run(options: Page) -> None:
     predicted = cell_table.read(files.join(options.predictions, "cells.parquet"))
     truth = cell_table.read(options.truth_labels)
     chosen = choose_cells(predicted, truth, options.cells_per_class)
-    shown_fields = _choose_fields(predicted, options.num_fields)
-    fields, cards = [], {}
-    for field, masks in _read_fields(options, {image_id for image_id, _ in chosen} | set(shown_fields)):
+    shown_fields, first = _choose_fields(predicted, options.num_fields), opening.choose(predicted, truth)
+    fields, cards, picture = [], {}, b""
+    for field, masks in _read_fields(options, {image_id for image_id, _ in chosen} | {*shown_fields, first}):
+        if field.image_id == first:
+            picture = reporting.png_bytes(opening.draw(field, masks, predicted, truth))
         if field.image_id in shown_fields:
             fields.append(_field_pictures(field, masks, predicted, truth))
         cards.update(_cards(field, masks, chosen))
     page = reporting.render_page(
         _TEMPLATE.read_text(encoding="utf-8"),
         title=options.title,
+        opening=reporting.bytes_uri(picture, "image/png"),
+        opening_id=first,
         map=scores["mAP"],
         interval=scores.get("mAP_interval"),
         num_images=scores["num_images"],
@@ -91,6 +98,8 @@ def run(options: Page) -> None:
         legend=[(name, "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[c])) for c, name in enumerate(CLASSES)],
     )
     files.write_bytes(options.out, page.encode())
+    if options.picture is not None:
+        files.write_bytes(options.picture, picture)
     print(f"Report: {options.out}")
 
 

@@ -1,0 +1,69 @@
+"""The scripts in examples/ run as they stand, each as a program, on small real files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import prediction_cases as cases
+import pytest
+
+from hpa_tf.classes import CLASSES
+from hpa_tf.evaluation.command import main as evaluation
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
+from tfrecords_builder.build import build
+from tfrecords_builder.options import BuildOptions
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Images, a run, shards, predictions and outlines."""
+    root = tmp_path_factory.mktemp("examples")
+    images = str(root / "images")
+    for seed, (image_id, cells) in enumerate({"a1": 5, "b2": 4}.items()):
+        cases.write_field(Path(images), image_id, cells, seed)
+    (root / "train.csv").write_text("ID,Label\na1,0|16\nb2,7\n")
+    out, labels = str(root / "shards"), (str(root / "train.csv"),)
+    build(BuildOptions(images=(images,), labels=labels, masks=(images,), out=out, num_folds=1, workers=1))
+    run = str(cases.write_run(root / "run"))
+    predict(Options(str(root / "predictions"), run=(run,), images=images, masks=images, workers=1, report_images=0))
+    submission = str(root / "predictions/submission.csv")
+    assert evaluation(["outlines", submission, "--out", str(root / "outlines")]) == 0
+    return root
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_predict_in_memory(world):
+    text = run("predict_in_memory.py", world / "images", world / "run")
+    assert "a1: " in text and "b2: " in text and "cell " in text
+
+
+def test_read_shards(world):
+    text = run("read_shards.py", world / "shards")
+    assert "9 cells of 2 images" in text and "'Golgi apparatus': 4" in text and "uint8" in text
+    assert "image (4, 128, 128, 4), labels (4, 1, 19)" in text
+
+
+def test_read_tables(world):
+    text = run("read_tables.py", world / "predictions")
+    assert "9 cells of 2 images" in text and any(name in text for name in CLASSES) and "share_differing" in text
+
+
+def test_outlines(world):
+    text = run("outlines_in_napari.py", world / "outlines/a1.geojson", "--print")
+    assert text.count("corners") == 5 and "cell 1: " in text
+
+
+def test_every_example_is_run_here():
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert scripts == {name for name in scripts if f'run("{name}"' in Path(__file__).read_text()}
