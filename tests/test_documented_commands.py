@@ -1,0 +1,141 @@
+"""README's and docs' commands run as they stand, in order, on generated images; what does not is listed with why.
+
+Each command runs in this process through `hpa-tf`, whose table says which command of a checkout it is the same as.
+Trainings get `SMALL` added: a few steps instead of minutes.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpa_tf import cell_table, command_line
+from hpa_tf.classes import CLASSES
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/data.md", "docs/training.md", "docs/labels.md", "docs/evaluation.md", "docs/serving.md")
+SMALL = ("--recipe.sampling.num-cells", "32", "--recipe.optimization.epochs", "4")
+SKIPPED = {
+    r"make ": "the demo and the tests themselves",
+    r"python -m venv|pip install": "downloads",
+    r"export ": "a second machine",
+    r"python train.py --strategy (multiworker|tpu)": "machines that are not here; tests/test_training_distribution.py",
+    r"python -m hpa_tf.grading": "runs until it is stopped; tests/test_grading_browser.py",
+    r"python -m hpa_tf.serving (serve|onnx|bioimageio)": "runs until stopped, or an extra; tests/test_serving*.py",
+    r"python examples/": "tests/test_examples.py and test_serving_http.py",
+    r"python .* milimed_final_2": "trains for days",
+    r"python .*relabel": "trains 19 networks a fold; tests/test_second_stage.py",
+    r"python -m hpa_tf.segmenting|python predict.py .* --segmenter hpa\b": "weights that must be downloaded",
+    r"python .* \.\.\.": "a pattern, not a command",
+    r"python .* (grades|validation\.parquet)\b": "needs a person's grades; tests/test_second_stage.py",
+}
+"""What is not run: a regular expression that the line begins with, and why, or what tests it."""
+
+
+def lines_of(page: str) -> list[tuple[str, str]]:
+    """Return (language, line) of each command of a page, and each Python block as one."""
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE):
+        if language == "python":
+            found.append(("python", block))
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"(python|make|pip|hpa-tf|export|curl) ", line):
+                found.append(("shell", line))
+    return found
+
+
+def reason_of(line: str) -> str | None:
+    return next((reason for pattern, reason in SKIPPED.items() if re.match(pattern, line)), None)
+
+
+def arguments_of(line: str) -> list[str]:
+    """Return a command's words after `hpa-tf`."""
+    line = " ".join(shlex.split(line, comments=True))
+    for name, command in command_line.COMMANDS.items():
+        for start in (f"hpa-tf {name} ", f"{command.same_as} "):
+            if f"{line} ".startswith(start):
+                rest = shlex.split(f"{line} "[len(start) :])
+                return [name, *rest, *(SMALL if name == "train" and "--show-sampling" not in rest else ())]
+    raise AssertionError(f"no command of hpa-tf: {line}")
+
+
+def test_every_command_is_run_or_listed_and_the_list_is_not_stale():
+    pages = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+    used = set()
+    for page in pages:
+        for language, line in lines_of(page):
+            if language == "shell" and (reason := reason_of(line)):
+                used.add(reason)
+            elif language == "shell":
+                assert page in PAGES, f"{page} is not run: {line}"
+                assert arguments_of(line)
+    assert used == set(SKIPPED.values())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The files that the pages name, made as a user would have them: 0.08 um per px, masks beside."""
+    root = tmp_path_factory.mktemp("documented")
+    for folder, count, seed in (("train", 6, 1), ("test", 2, 2)):
+        words = [
+            "generate",
+            "--out",
+            str(root / folder),
+            "--num-images",
+            str(count),
+            "--size",
+            "2048",
+            "--seed",
+            str(seed),
+        ]
+        assert command_line.main([*words, "--balance", "1"]) == 0
+    (root / "train/images").rename(root / "images")
+    (root / "train/train.csv").rename(root / "train.csv")
+    (root / "test/images").rename(root / "test_images")
+    (root / "truth").mkdir()
+    (root / "test/masks").rename(root / "truth/masks")
+    truth = cell_table.read(root / "test/truth.parquet")
+    cell_table.write(truth, root / "truth/cells.parquet", "truth")
+    names = [";".join(str(c) for c in row.nonzero()[0]) for row in cell_table.values(truth) > 0.5]
+    table = pd.DataFrame({"ID": truth["image_id"], "Cell_index": truth["cell"], "Cell_Label": names})
+    table.to_csv(root / "truth/cells.csv", index=False)
+    assert len(CLASSES) == 19 and len(truth) > 4
+    return root
+
+
+@pytest.mark.slow
+def test_commands_run_in_order(world, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    for page in PAGES:
+        for language, line in lines_of(page):
+            if language == "python":
+                exec(compile(line, page, "exec"), {})
+            elif reason_of(line) is None:
+                words = arguments_of(line)
+                code = end_of(words)
+                assert code == 0, f"{page}: {line}\n{capsys.readouterr().err[-2000:]}"
+    for left in ("scores/scores.json", "predictions/report.html", "runs/first/README.md", "out_of_fold.parquet"):
+        assert (world / left).exists(), left
+
+
+def end_of(words: list[str]) -> int:
+    """Run a command; return its exit code. `--help` exits by itself."""
+    try:
+        return command_line.main(words)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.mark.slow
+def test_predict_with_images_alone_runs(world, monkeypatch):
+    """`python predict.py --images DIR` of the README, as a program in a folder without runs."""
+    (world / "elsewhere").mkdir()
+    command = [sys.executable, str(ROOT / "predict.py"), "--images", "../test_images"]
+    result = subprocess.run(command, cwd=world / "elsewhere", capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--run starter" in result.stdout and (world / "elsewhere/predictions/submission.csv").exists()
