@@ -30,7 +30,6 @@ SKIPPED = {
     r"python .* milimed_final_2": "trains for days",
     r"python .*relabel": "trains 19 networks a fold; tests/test_second_stage.py",
     r"python -m hpa_tf.segmenting|python predict.py .* --segmenter hpa\b": "weights that must be downloaded",
-    r"python .* \.\.\.": "a pattern, not a command",
     r"python .* (grades|validation\.parquet)\b": "needs a person's grades; tests/test_second_stage.py",
 }
 """What is not run: a regular expression that the line begins with, and why, or what tests it."""

@@ -13,6 +13,7 @@ import prediction_cases as cases
 import pytest
 
 from hpa_tf import cell_table
+from hpa_tf.prediction import report
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 
@@ -147,3 +148,20 @@ def test_report_shows_every_picture_and_runs_no_foreign_script(out, browser):
     assert sum(width == 5 * height for width, height in sizes) == 7, "four channels and a heat map a cell"
     assert browser.run("return document.title") == "Predictions of run"
     assert browser.errors() == []
+
+
+def test_images_whose_cells_differ_are_listed_and_lead_to_their_page(out, browser):
+    def row(image_id: str, share: float) -> dict:
+        text = {"first_locations": f"{HOSTILE} 3", "image_label": HOSTILE, "labels_without_cell": HOSTILE}
+        return {"image_id": image_id, "cells": 4, "share_differing": share, "share_outside_label": 0.25, **text}
+
+    order = sorted(["a", "b", HOSTILE])
+    report.write_report(str(out), order, 30, "run", [row("a", 0.1), row(HOSTILE, 0.9), row("not shown", 0.5)])
+    browser.open(out / "report.html")
+    listed = browser.run("return [...document.querySelectorAll('details td:first-child')].map(d => d.innerText)")
+    assert listed == [HOSTILE, "not shown", "a"], "the one that differs most is first"
+    assert browser.run("return [...document.querySelectorAll('.go')].map(b => b.innerText)") == [HOSTILE, "a"]
+    for name in (HOSTILE, "a"):
+        browser.run(f"[...document.querySelectorAll('.go')].find(b => b.innerText === {json.dumps(name)}).click()")
+        assert browser.run(CAPTION)[0].startswith(f"{name}, ")
+    assert browser.run("return document.title") == "Predictions of run" and browser.errors() == []

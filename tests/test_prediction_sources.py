@@ -163,14 +163,12 @@ def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_pat
     asked = Options(str(out), run=(str(run),), images=str(world / "images"), masks=str(world / "images"))
     asked = replace(asked, csv=True, image_labels=str(tmp_path / "labels.csv"), overlays=False)
     predict(asked, pool)
-    table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv", float_precision="round_trip")
+    table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv")
     assert list(text.columns) == list(table.columns) and len(text) == len(table)
     np.testing.assert_array_equal(cell_table.values(text), cell_table.values(table))
     images = pd.read_csv(out / "heterogeneity.csv", keep_default_na=False).set_index("image_id")
     assert set(table["image_id"]) <= set(images.index)
     assert images.loc["a1", "image_label"] == "Nucleoplasm, Cytosol" and (images["image_label"] != "").sum() == 1
-    page = (out / "report.html").read_text()
-    assert "Images whose cells differ most" in page and "Nucleoplasm, Cytosol" in page
 
 
 def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):
