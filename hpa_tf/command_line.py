@@ -64,6 +64,7 @@ COMMANDS: dict[str, Command] = {
     "cells": _evaluation("cells", "AP and AUC of a cell table against labels of the same cells"),
     "check": _evaluation("check", "read a submission and say what is wrong with it"),
     "diagnose": _evaluation("diagnose", "which cells are wrong, and how"),
+    "heat": _evaluation("heat", "whether heat maps lie on the protein"),
     "ablation": _evaluation("ablation", "what each step of a system is worth"),
     "outlines": _evaluation("outlines", "cells of a prediction as GeoJSON, for QuPath and napari"),
     "page": _evaluation("page", "one page about a run and its score"),

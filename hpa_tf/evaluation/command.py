@@ -7,7 +7,7 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation import ablation, cells, check, diagnose, outlines, page, score
+from hpa_tf.evaluation import ablation, cells, check, diagnose, heat, outlines, page, score
 
 _RUNNERS = {
     score.Score: score.run,
@@ -15,6 +15,7 @@ _RUNNERS = {
     cells.Cells: cells.run,
     diagnose.Diagnose: diagnose.run,
     check.Check: check.run,
+    heat.Heat: heat.run,
     outlines.Outlines: outlines.run,
     page.Page: page.run,
 }
@@ -24,6 +25,7 @@ Command = (
     | Annotated[cells.Cells, tyro.conf.subcommand("cells")]
     | Annotated[diagnose.Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[check.Check, tyro.conf.subcommand("check")]
+    | Annotated[heat.Heat, tyro.conf.subcommand("heat")]
     | Annotated[outlines.Outlines, tyro.conf.subcommand("outlines")]
     | Annotated[page.Page, tyro.conf.subcommand("page")]
 )

@@ -14,6 +14,7 @@ from hpa_tf.imaging import pictures, rules
 from hpa_tf.postprocessing import PostProcessing, cell_values, further_factors, mean_probabilities, postprocess
 from hpa_tf.prediction import results
 from hpa_tf.prediction.cards import Cards, write_cards
+from hpa_tf.prediction.heat import HeatWriter
 from hpa_tf.prediction.results import Part
 from hpa_tf.prediction.sources import FieldCells
 
@@ -28,6 +29,7 @@ class Finisher:
         postprocessing: Steps from probabilities to scores.
         overlays: Write the overlay.
         top_k: Classes named in each cell of the overlay.
+        heat: Writes the heat maps; None where none are asked for.
     """
 
     out: str
@@ -35,6 +37,7 @@ class Finisher:
     postprocessing: PostProcessing
     overlays: bool = True
     top_k: int = 2
+    heat: HeatWriter | None = None
 
     def __call__(self, field: FieldCells, probabilities: np.ndarray, embedding: np.ndarray | None, cards: Cards) -> int:
         """Write an image's files, the result file last; return the number of cells below value 1."""
@@ -45,6 +48,8 @@ class Finisher:
                 files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
             if cards is not None:
                 write_cards(self.out, field.image_id, picture, table, cards)
+        if self.heat is not None:
+            self.heat(field.image_id, table, cards)
         part = Part(field.image_id, field.height, field.width, table, probabilities, field.mask_texts, embedding)
         results.write_part(self.out, part)
         return int((table["value"] < 1).sum())

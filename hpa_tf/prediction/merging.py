@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hpa_tf import files, interrupts
+from hpa_tf import files, heat_map_files, interrupts
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import results
 from hpa_tf.prediction.command import fail
@@ -86,10 +86,12 @@ def _copy(source: str, target: str, image_id: str) -> None:
     for folder, name in (
         (results.OVERLAYS, f"{image_id}.png"),
         (results.PARTS, f"{image_id}.cards.npz"),
+        (heat_map_files.FOLDER, f"{image_id}.npz"),
         (results.PARTS, f"{image_id}.parquet"),
     ):
         path = Path(source, folder, name)
         if path.exists():
+            files.make_folder(Path(target, folder))
             with open(path, "rb") as reading, files.atomic_writer(Path(target, folder, name)) as writing:
                 shutil.copyfileobj(reading, writing)
 

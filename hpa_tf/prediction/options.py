@@ -78,6 +78,8 @@ class Options:
     """Write embeddings.parquet: each cell's features before the network's last layer (of the first run)."""
     anndata: bool = False
     """Write cells.h5ad for scanpy: embeddings, scores and measurements. Needs the extra [anndata]."""
+    heat_maps: bool = False
+    """Write heat_maps/{ID}.npz for every image: where in each cell the first network saw its most probable class."""
     csv: bool = False
     """Write cells.csv too: the same table as cells.parquet, for spreadsheets."""
     image_labels: str | None = None

@@ -18,6 +18,7 @@ from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import outputs, report, results, stages
 from hpa_tf.prediction.finishing import Finisher
+from hpa_tf.prediction.heat import heat_writer
 from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.prediction.options import Options, parse_part
@@ -34,7 +35,7 @@ _NOT_IN_REQUEST = (
     *("out", "on_error", "allow_failures", "workers", "runner", "beam_options"),
     *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
 )
-_LATER = ("csv", "image_labels")
+_LATER = ("heat_maps", "csv", "image_labels")
 """Options that earlier versions did not have: not in the request where they have no effect."""
 
 
@@ -67,7 +68,8 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         light = LightCheck(networks)
         if options.data is not None:
             light.check_range(read_manifest(options.data).brightness, options.data)
-        finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k)
+        heat = heat_writer(options, networks)
+        finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k, heat)
         interrupts.keeps(f"finished images are kept in {options.out}; the same command continues")
         num_changed = results.drop_changed(options.out, source.stamps)
         done = results.done_images(options.out)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import checksums, files
+from hpa_tf import checksums, files, heat_map_files
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 
@@ -142,6 +142,7 @@ def drop_changed(out: str, stamps: Mapping[str, str]) -> int:
         files.remove(part_path(out, image_id))  # first: what has no result file is not done
         files.remove(files.join(out, OVERLAYS, f"{image_id}.png"))
         files.remove(files.join(out, PARTS, f"{image_id}.cards.npz"))
+        files.remove(heat_map_files.path_of(out, image_id))
     if (now := {**before, **stamps}) != before:
         files.write_json(path, now)
     return len(changed)

@@ -113,7 +113,7 @@ class Stages:
                 options.batch_size,
                 options.tta,
                 with_embedding=options.embeddings or options.anndata,
-                with_cards=in_report.__contains__,
+                with_cards=lambda image_id: options.heat_maps or image_id in in_report,
                 replicas=device.replicas,
             ):
                 self._start_finishing(one)

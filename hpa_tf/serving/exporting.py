@@ -20,6 +20,7 @@ from hpa_tf.models.network import LOCATED, Network, all_classes
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_to_json
 from hpa_tf.records import Manifest
+from hpa_tf.serving import heat_maps
 from hpa_tf.serving.png import checked_region, prepare_png
 from hpa_tf.views import Crop, View
 from hpa_tf.views.crop import prepare
@@ -160,7 +161,10 @@ def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
     if isinstance(view, Crop):
         found |= _of_crops(view, lambda image: {"probabilities": infer(image)["probabilities"][:, 0]})
         if "cam" in checkpoints[0].network.output:
-            found["activation_maps"] = (_activation_maps(infer, recipe.network), tuple(inputs.values()))
+            found["activation_maps"] = (
+                _activation_maps(infer, checkpoints, recipe.network),
+                tuple(inputs.values()),
+            )
     return found
 
 
@@ -264,22 +268,27 @@ def _mean_of(each: Sequence[Callable[..., Tensors]], shares: Sequence[float], sp
     return infer
 
 
-def _activation_maps(infer: Callable[[tf.Tensor], Tensors], spec: Network) -> Callable[[tf.Tensor], Tensors]:
-    """Return the function for heat maps: the class-activation map of the most probable class, 0..1.
+def _activation_maps(
+    infer: Callable[[tf.Tensor], Tensors], checkpoints: Sequence[Checkpoint], spec: Network
+) -> Callable[[tf.Tensor], Tensors]:
+    """Return the function for heat maps: where the most probable class comes from, 0..1.
 
-    Source: Zhou et al. 2016. Behind pooling and one dense layer it is what Grad-CAM gives, without a gradient.
+    The mean over the checkpoints of `heat_maps.hires_cam`; the class-activation map for a network that has no maps of
+    its strides (Source: Zhou et al. 2016).
     """
     located = [i for i, c in enumerate(spec.classes) if c != NEGATIVE]
 
     def activation_maps(image: tf.Tensor) -> Tensors:
         answer = infer(image)
         probabilities = answer["probabilities"][:, 0]
-        cam = tf.gather(answer["cam"], located, axis=-1)
         chosen = tf.gather(probabilities, [spec.classes[i] for i in located], axis=1)
-        place = tf.argmax(chosen, axis=1, output_type=tf.int32)
-        heat = tf.nn.relu(tf.gather(cam, place, axis=-1, batch_dims=1))
-        heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
-        class_id = tf.gather(tf.constant([spec.classes[i] for i in located], tf.int32), place)
-        return {"probabilities": probabilities, "class_id": class_id, "heat": heat}
+        place = tf.gather(tf.constant(located, tf.int32), tf.argmax(chosen, axis=1, output_type=tf.int32))
+        heats = [heat_maps.hires_cam(one.network, image, place) for one in checkpoints]
+        if any(heat is None for heat in heats):
+            heat = tf.nn.relu(tf.gather(answer["cam"], place, axis=-1, batch_dims=1))
+        else:
+            heat = tf.add_n([heat * one.share for heat, one in zip(heats, checkpoints, strict=True)])
+        class_id = tf.gather(tf.constant(spec.classes, tf.int32), place)
+        return {"probabilities": probabilities, "class_id": class_id, "heat": heat_maps.scaled(heat)}
 
     return activation_maps

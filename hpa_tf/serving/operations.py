@@ -41,6 +41,23 @@ COMPUTE = frozenset(
         # views of whole fields, and networks that merge maps by masks
         *("BatchMatMulV2", "BroadcastTo", "Ceil", "Cumsum", "Einsum", "Erfc", "Floor", "MaxPool", "Neg", "Pow", "Roll"),
         *("SelectV2", "Softmax", "Sqrt", "Square", "SquaredDifference", "StopGradient", "TopKV2", "UnsortedSegmentSum"),
+        # gradients, for heat maps
+        *(
+            "AddN",
+            "BiasAddGrad",
+            "BroadcastGradientArgs",
+            "Conv2DBackpropFilter",
+            "Conv2DBackpropInput",
+            "DynamicStitch",
+        ),
+        *(
+            "DepthwiseConv2dNativeBackpropFilter",
+            "DepthwiseConv2dNativeBackpropInput",
+            "FloorMod",
+            "Relu6Grad",
+            "ShapeN",
+        ),
+        *("Slice", "Tile"),
         *("AvgPool", "OneHot", "Range", "RealDiv", "ResizeNearestNeighbor", "ScaleAndTranslate", "ScatterNd", "Sum"),
     )
 )

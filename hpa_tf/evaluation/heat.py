@@ -1,0 +1,229 @@
+"""`heat`: do heat maps lie on the protein? IoU of binarised map and binarised green inside each cell, by class.
+
+As in figure 9 of Le et al. 2022. Both are cut at Otsu's threshold of their values inside the cell. An IoU alone says
+little, so three others stand beside it: that of a map of the same area at a random place (chance), that of the map of
+another cell of the class, moved here (another), and that of the brightness of all channels (brightness), which knows
+nothing of classes. Cells whose green is even have no place to find; they are left out and counted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from skimage.filters import threshold_otsu
+
+from hpa_tf import cell_table, files, heat_map_files, reporting
+from hpa_tf.classes import CLASSES, GREEN
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.bootstrap import draw_images, interval
+from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.imaging import pictures
+from hpa_tf.imaging.cells import find_boxes
+from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.progress import progress
+
+MEASURES = ("iou", "chance", "another", "brightness")
+_SHOWN, _TILE = 24, 128
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Measure whether heat maps lie on the protein: IoU of map and green inside the cells, by class."""
+
+    predictions: str
+    """Folder that `predict.py --heat-maps` wrote."""
+    images: str
+    """Folder of the images."""
+    masks: str
+    """Folder of the cell masks that were predicted on."""
+    out: str
+    """Folder for heat.csv (a row a class), heat_cells.csv (a row a cell) and heat.png (examples)."""
+    truth_labels: str | None = None
+    """True labels of the same cells, a cell table (.parquet): then only maps of a true class count."""
+    bootstrap: int = 200
+    """Resamples of the images for the 95 % intervals; 0 = none."""
+    seed: int = 0
+    """Seed of the resamples and of the order of the cells."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One cell inside its box.
+
+    Attributes:
+        key: image id, number of the cell, class id of its map.
+        inside: bool [h, w], its mask.
+        green: float32 [h, w], counts.
+        bright: float32 [h, w], all channels, each as a share of its largest count in the image, added up.
+        heat: float32 [h, w] in 0..1.
+    """
+
+    key: tuple[str, int, int]
+    inside: np.ndarray
+    green: np.ndarray
+    bright: np.ndarray
+    heat: np.ndarray
+
+
+def run(options: Heat) -> None:
+    """Measure, write the files, print the table.
+
+    Raises:
+        InputError: An input is missing or wrong, or no image has maps.
+    """
+    if options.bootstrap < 0:
+        raise InputError("--bootstrap", str(options.bootstrap), "a number >= 0", "correct the option")
+    cells, examples = measure(options)
+    table = by_class(cells, options)
+    files.make_folder(options.out)
+    reporting.write_csv(table, files.join(options.out, "heat.csv"))
+    reporting.write_csv(cells, files.join(options.out, "heat_cells.csv"))
+    files.write_bytes(files.join(options.out, "heat.png"), reporting.png_bytes(sheet(examples)))
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(f"Written to {options.out}")
+
+
+def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
+    """Return one row a cell with its measures, and some cells to look at.
+
+    Raises:
+        InputError: See `run`.
+    """
+    true = None
+    if options.truth_labels is not None:
+        truth = cell_table.read(options.truth_labels)
+        true = dict(
+            zip(zip(truth["image_id"], truth["cell"], strict=True), cell_table.values(truth) > 0.5, strict=True)
+        )
+    rng = np.random.default_rng(options.seed)
+    rows, shown = [], {}
+    before: dict[int, Seen] = {}
+    for seen in _cells(options):
+        image_id, number, class_id = seen.key
+        if true is not None and (image_id, number) not in true:
+            continue
+        if true is not None and not true[image_id, number][class_id]:
+            continue
+        rows.append({"image_id": image_id, "cell": number, "class_id": class_id, **compare(seen, before.get(class_id))})
+        before[class_id] = seen
+        if len(shown.setdefault(class_id, [])) < 2 or rng.random() < 0.02:
+            shown[class_id] = [*shown[class_id], seen][-2:]
+    if not rows:
+        found = "no heat map of an image with masks" + (" and of a true class" if true is not None else "")
+        fix = "predict with --heat-maps, and give the same --masks here"
+        raise InputError(options.predictions, found, "maps of these images", fix)
+    return pd.DataFrame(rows), [seen for class_id in sorted(shown) for seen in shown[class_id]][:_SHOWN]
+
+
+def _cells(options: Heat) -> Iterator[Seen]:
+    """Yield each cell that has a map."""
+    masks, fields = MaskFolder(options.masks), find_fields(options.images)
+    with_maps = [one for one in fields if files.exists(heat_map_files.path_of(options.predictions, one.image_id))]
+    for field_files in progress(with_maps, desc="heat maps", unit="image"):
+        maps = heat_map_files.read(options.predictions, field_files.image_id)
+        pixels = read_field(field_files).pixels.astype(np.float32)
+        bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
+        mask = masks.read(field_files.image_id)
+        if mask.shape != bright.shape:
+            fix = "give the masks of these images"
+            raise InputError(options.masks, f"{field_files.image_id}: {mask.shape}", f"{bright.shape}", fix)
+        boxes = dict(find_boxes(mask))
+        for index, number in enumerate(maps.cell.tolist()):
+            if number in boxes:
+                rows, columns = boxes[number]
+                box = rows.start, columns.start, rows.stop, columns.stop
+                yield Seen(
+                    (field_files.image_id, number, int(maps.class_id[index])),
+                    mask[rows, columns] == number,
+                    pixels[rows, columns, GREEN],
+                    bright[rows, columns],
+                    maps.in_box(index, box),
+                )
+
+
+def compare(seen: Seen, other: Seen | None) -> dict[str, float]:
+    """Return the `MEASURES` of a cell, and the shares of it that map and green take; NaN where green is even.
+
+    Args:
+        seen: The cell.
+        other: Another cell of its class, whose map is stretched to this one; None = there is none.
+    """
+    green, heat = above_otsu(seen.green[seen.inside]), above_otsu(seen.heat[seen.inside])
+    if green is None:
+        return dict.fromkeys((*MEASURES, "share_of_heat", "share_of_green"), np.nan)
+    heat = np.zeros_like(green) if heat is None else heat
+    a, b = heat.mean(), green.mean()
+    bright = above_otsu(seen.bright[seen.inside])
+    moved = None if other is None else above_otsu(_stretched(other.heat, seen.inside.shape)[seen.inside])
+    return {
+        "iou": iou(heat, green),
+        "chance": a * b / max(a + b - a * b, 1e-9),
+        "another": np.nan if moved is None else iou(moved, green),
+        "brightness": np.nan if bright is None else iou(bright, green),
+        "share_of_heat": a,
+        "share_of_green": b,
+    }
+
+
+def _stretched(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    rows = np.linspace(0, plane.shape[0] - 1, shape[0]).round().astype(int)
+    columns = np.linspace(0, plane.shape[1] - 1, shape[1]).round().astype(int)
+    return plane[np.ix_(rows, columns)]
+
+
+def above_otsu(values: np.ndarray) -> np.ndarray | None:
+    """Return which values are above Otsu's threshold, bool [P]; None where all are equal, or there are none."""
+    if not len(values) or values.min() == values.max():
+        return None
+    return values > threshold_otsu(values)
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the intersection over union of two bool arrays; 0 where both are empty."""
+    return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+def by_class(cells: pd.DataFrame, options: Heat) -> pd.DataFrame:
+    """Return one row a class and one of the mean over the classes: cells, measures, interval of the IoU."""
+    cells = cells.dropna(subset=["iou"])
+    rows = []
+    for class_id, own in cells.groupby("class_id"):
+        rows.append({"class": CLASSES[class_id], "cells": len(own), **own[list(MEASURES)].mean().to_dict()})
+    table = pd.DataFrame(rows, columns=["class", "cells", *MEASURES])
+    mean = {"class": "mean over the classes", "cells": len(cells), **table[list(MEASURES)].mean().to_dict()}
+    table = pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
+    if options.bootstrap and len(cells):
+        ends = _intervals(cells, table, options)
+        table.insert(3, "iou_low", [low for low, _ in ends])
+        table.insert(4, "iou_high", [high for _, high in ends])
+    return table
+
+
+def _intervals(cells: pd.DataFrame, table: pd.DataFrame, options: Heat) -> list[tuple[float, float]]:
+    """Return the ends of the 95 % interval of each row's IoU; images are resampled."""
+    images, image_ids = pd.factorize(cells["image_id"])
+    classes, class_ids = pd.factorize(cells["class_id"], sort=True)
+    sums, counts = (np.zeros((len(image_ids), len(class_ids))) for _ in range(2))
+    np.add.at(sums, (images, classes), cells["iou"].to_numpy())
+    np.add.at(counts, (images, classes), 1)
+    drawn = draw_images(len(image_ids), options.bootstrap, options.seed)
+    with np.errstate(invalid="ignore"):
+        values = (drawn @ sums) / (drawn @ counts)  # [S, classes]; NaN: a class that was not drawn
+        values = np.concatenate([values, np.nanmean(values, axis=1, keepdims=True)], axis=1)
+    return [interval(column, value) for column, value in zip(values.T, table["iou"], strict=True)]
+
+
+def sheet(examples: list[Seen]) -> np.ndarray:
+    """Draw examples, two tiles a cell: green with the edge of its bright part, and the map over green."""
+    tiles, captions = [], []
+    for seen in examples:
+        green = np.where(seen.inside, seen.green, 0)
+        bright = np.zeros(seen.inside.shape, np.int32)
+        found = above_otsu(seen.green[seen.inside])
+        if found is not None:
+            bright[seen.inside] = found
+        grey = np.repeat(pictures.stretch(green)[..., None], 3, axis=2)
+        tiles += [pictures.draw_outlines(grey, bright, thickness=1), pictures.heat_map(green, seen.heat * seen.inside)]
+        captions += [CLASSES[seen.key[2]], f"{seen.key[0]} cell {seen.key[1]}"]
+    return pictures.contact_sheet(tiles, captions, columns=8, tile_size=_TILE)

@@ -1,0 +1,63 @@
+"""`--heat-maps`: writes where in each cell the first network saw its most probable class (`hpa_tf.heat_map_files`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hpa_tf import files, heat_map_files
+from hpa_tf.errors import InputError
+from hpa_tf.heat_map_files import HeatMaps, SeenSquare
+from hpa_tf.prediction.cards import Cards
+from hpa_tf.prediction.options import Options
+from hpa_tf.records import read_manifest
+
+if TYPE_CHECKING:
+    from hpa_tf.prediction.members import Network
+
+
+@dataclass(frozen=True)
+class HeatWriter:
+    """Writes the maps of an image.
+
+    Attributes:
+        out: Folder of the results.
+        square: What the network sees of a cell.
+    """
+
+    out: str
+    square: SeenSquare
+
+    def __call__(self, image_id: str, table: pd.DataFrame, cards: Cards) -> None:
+        """Write the maps of an image's cells; an image without cells has an empty file."""
+        if cards.heat is None:
+            maps = HeatMaps(
+                *(np.zeros(shape, np.int32) for shape in (0, 0)), np.zeros((0, 1, 1), np.uint8), np.zeros((0, 4))
+            )
+        else:
+            heat = np.rint(cards.heat * 255).astype(np.uint8)
+            maps = HeatMaps(table["cell"].to_numpy(np.int32), cards.heat_class, heat, self.square.of(table))
+        heat_map_files.write(self.out, image_id, maps)
+
+
+def heat_writer(options: Options, networks: Sequence["Network"]) -> HeatWriter | None:
+    """Return what writes the maps, where they are asked for.
+
+    Raises:
+        InputError: The first network has no maps.
+    """
+    if not options.heat_maps:
+        return None
+    first = networks[0].served
+    if not first.has_maps:
+        found = f"{networks[0].name}, a network without maps of its classes"
+        raise InputError(
+            "--heat-maps", found, "a network of single cells that ends in a mean over its map", "leave it out"
+        )
+    files.make_folder(files.join(options.out, heat_map_files.FOLDER))
+    view = first.recipe.asked_view
+    margins = [one.served.dataset["margin"] for one in networks]
+    stored = read_manifest(options.data).margin if options.data is not None else max(margins)
+    return HeatWriter(options.out, SeenSquare(view.square == "grow", view.margin, stored))
