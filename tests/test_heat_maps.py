@@ -1,0 +1,191 @@
+"""Heat maps: the formula, the place in the image that they stand for, and how well they lie on a protein."""
+
+from itertools import product
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import prediction_cases as cases
+import pytest
+import tensorflow as tf
+
+from hpa_tf import cell_table, heat_map_files
+from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation import heat
+from hpa_tf.heat_map_files import HeatMaps, SeenSquare
+from hpa_tf.imaging.cells import cut_cells
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.network import Spec
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
+from hpa_tf.serving import heat_maps
+from hpa_tf.views import Crop
+from hpa_tf.views.crop import prepare
+
+
+def test_a_map_is_gradient_times_features_and_on_the_last_map_that_is_the_class_activation_map():
+    keras.utils.set_random_seed(1)
+    network = Classifier(SmallCnn((8, 12, 16, 20))).build({"image": Spec((64, 64, 4))})
+    fine, last = heat_maps.maps_of(network)
+    assert (fine.shape[1], last.shape[1]) == (8, 4)
+    image = tf.random.uniform((3, 64, 64, 4), seed=2)
+    place = tf.constant([0, 7, 17])
+    found = heat_maps.hires_cam(network, image, place).numpy()
+    outputs = keras.Model(network.input, {"fine": fine, "cam": network.output["cam"]})({"image": image}, training=False)
+    cam = np.maximum(tf.gather(outputs["cam"], place, axis=3, batch_dims=1).numpy(), 0)
+    after = keras.Model(fine, network.output["logits"])  # the rest of the network, by itself
+    features = outputs["fine"].numpy()
+    expected = np.zeros((3, 8, 8))
+    for i, c in enumerate(place.numpy()):
+        with tf.GradientTape() as tape:
+            start = tf.constant(features[i : i + 1])
+            tape.watch(start)
+            logit = after(start, training=False)[0, c]
+        own = np.maximum((tape.gradient(logit, start).numpy()[0] * features[i]).sum(-1), 0)
+        coarse = tf.image.resize(cam[i][..., None], (8, 8)).numpy()[..., 0]
+        expected[i] = own / max(own.max(), 1e-30) + coarse / max(cam[i].max(), 1e-30)
+        expected[i] /= max(expected[i].max(), 1e-30)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_network_without_such_maps_has_none():
+    network = cases.network()
+    assert heat_maps.maps_of(network) == [] and heat_maps.hires_cam(network, tf.zeros((1, 32, 32, 4)), [0]) is None
+
+
+@pytest.mark.parametrize(("square", "margin", "stored"), product(["pad", "grow"], [0, 7], [0, 5, 12]))
+def test_the_square_is_the_one_that_the_network_sees(square, margin, stored):
+    """Pixels hold their own row and column: what the view shows must be what the square says."""
+    height, width, size = 90, 120, 32
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows + 1, columns + 1, rows, columns], axis=-1).astype(np.uint16)
+    mask = np.zeros((height, width), np.int32)
+    mask[3:40, 2:20], mask[50:65, 60:118], mask[70:90, 30:44] = 1, 2, 5
+    view = Crop(size, surroundings="all", square=square, margin=margin)
+    cells = list(cut_cells(FieldOfView("a", pixels, 0.08), Masks(mask, mask), stored))
+    box = pd.DataFrame([cell.box for cell in cells], columns=["top", "left", "bottom", "right"])
+    squares = SeenSquare(square == "grow", margin, stored).of(box.assign(height=height, width=width))
+    for cell, (top, left, bottom, right) in zip(cells, squares, strict=True):
+        assert bottom - top == right - left
+        seen = prepare(tf.constant(cell.crop), tf.constant(cell.region), view).numpy() * 65535
+        place = (np.arange(size) + 0.5) * (bottom - top) / size - 0.5
+        shown = (seen[..., 0] > 0.99) & (seen[..., 1] > 0.99)
+        inner = (
+            cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0) > 0
+        )  # no mixing with padding
+        assert inner.any()
+        grid = np.meshgrid(place + top + 1, place + left + 1, indexing="ij")
+        for channel in (0, 1):
+            np.testing.assert_allclose(seen[..., channel][inner], grid[channel][inner], atol=0.02)
+
+
+def test_a_map_lies_where_its_square_is():
+    square = np.array([[-4, 2, 12, 18]], np.int32)
+    values = np.zeros((1, 4, 4), np.uint8)
+    values[0, 3, 0] = 255  # rows 8 to 12, columns 2 to 6 of the image
+    maps = HeatMaps(np.array([1]), np.array([0]), values, square)
+    found = maps.in_box(0, (0, 0, 20, 20))
+    assert np.unravel_index(found.argmax(), found.shape)[0] in range(9, 12) and found[:, :2].max() == 0
+    assert found[12:].max() == 0 and found[9:12, 2:5].min() > 0.5 and found[:6].max() == 0
+    np.testing.assert_array_equal(maps.in_box(0, (5, 3, 15, 9)), found[5:15, 3:9])
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no", "pickle", "shapes"])
+def test_damaged_files_are_named(tmp_path, damage):
+    good = {"cell": np.ones(2, np.int32), "class_id": np.ones(2, np.int32), "heat": np.ones((2, 3, 3), np.uint8)}
+    good["square"] = np.ones((2, 4), np.int32)
+    (tmp_path / "heat_maps").mkdir()
+    path = tmp_path / "heat_maps/a.npz"
+    if damage == "pickle":
+        np.savez(path, **{**good, "cell": np.array([print, 1], object)})
+    elif damage == "shapes":
+        np.savez(path, **{**good, "heat": np.ones((1, 3, 3), np.uint8)})
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(InputError, match="heat maps"):
+        heat_map_files.read(tmp_path, "a")
+    with pytest.raises(InputError, match="no such file"):
+        heat_map_files.read(tmp_path, "b")
+
+
+def field(folder, image_id: str, green: np.ndarray, mask: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for channel in CHANNELS:
+        plane = green if channel == "green" else np.full(mask.shape, 9)
+        cv2.imwrite(str(folder / f"{image_id}_{channel}.png"), plane.astype(np.uint8))
+    cv2.imwrite(str(folder / f"{image_id}_cellmask.png"), mask.astype(np.uint16))
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Cells of 40 x 40 px whose green is bright in one quarter, and maps that are right, wrong or of even cells."""
+    mask, green = np.zeros((40, 160), np.int32), np.full((40, 160), 20)
+    for number in range(4):
+        mask[:, 40 * number : 40 * number + 40] = number + 1
+        green[:20, 40 * number : 40 * number + 20] = 200
+    green[:, 120:] = 50  # the fourth cell is even
+    field(tmp_path / "images", "a", green, mask)
+    hot = np.zeros((4, 40, 40), np.uint8)
+    hot[0, :20, :20], hot[1, 20:, 20:], hot[2, :20] = 255, 255, 255  # right, wrong, twice too large
+    square = np.array([[0, 40 * i, 40, 40 * i + 40] for i in range(4)], np.int32)
+    (tmp_path / "predictions/heat_maps").mkdir(parents=True)
+    maps = HeatMaps(np.arange(1, 5, dtype=np.int32), np.array([3, 3, 4, 4], np.int32), hot, square)
+    heat_map_files.write(tmp_path / "predictions", "a", maps)
+    truth = np.zeros((4, 19))
+    truth[:, 3] = 1
+    cell_table.write(cell_table.from_values(["a"] * 4, range(1, 5), truth), tmp_path / "truth.parquet", "truth")
+    folders = {name: str(tmp_path / name) for name in ("predictions", "images", "out")}
+    return heat.Heat(**folders, masks=folders["images"])
+
+
+def test_known_overlaps(known):
+    cells, examples = heat.measure(known)
+    cells = cells.set_index("cell")
+    assert cells["iou"][1] == 1 and cells["iou"][2] == 0 and cells["iou"][3] == 0.5 and np.isnan(cells["iou"][4])
+    assert cells["chance"][1] == pytest.approx(1 / 7) and cells["chance"][3] == pytest.approx(0.125 / 0.625)
+    assert cells["another"][2] == 1, "the map of cell 1, moved to cell 2, is right"
+    assert cells["brightness"][1] == 1, "only green varies here"
+    assert heat.sheet(examples).ndim == 3
+
+
+def test_the_table_is_by_class_and_the_command_writes_it(known, tmp_path, capsys):
+    heat.run(known)
+    table = pd.read_csv(tmp_path / "out/heat.csv").set_index("class")
+    assert table.loc[CLASSES[3], "iou"] == 0.5 and table.loc[CLASSES[3], "cells"] == 2
+    assert table.loc[CLASSES[4], "cells"] == 1, "the even cell is left out"
+    assert table.loc["mean over the classes", "iou"] == 0.5
+    assert (tmp_path / "out/heat.png").read_bytes().startswith(b"\x89PNG") and CLASSES[3] in capsys.readouterr().out
+
+
+def test_with_a_truth_only_maps_of_true_classes_count(known, tmp_path):
+    cells, _ = heat.measure(heat.Heat(**{**vars(known), "truth_labels": str(tmp_path / "truth.parquet")}))
+    assert cells["cell"].tolist() == [1, 2]
+
+
+def test_without_maps_the_command_says_so(known, tmp_path):
+    (tmp_path / "predictions/heat_maps/a.npz").unlink()
+    with pytest.raises(InputError, match="--heat-maps"):
+        heat.measure(known)
+
+
+def test_predict_writes_the_maps_of_every_image(tmp_path):
+    images = tmp_path / "images"
+    for seed, (name, cells) in enumerate({"a": 4, "b": 0, "c": 2}.items()):
+        cases.write_field(images, name, cells, seed)
+    run, out = cases.write_run(tmp_path / "run"), tmp_path / "out"
+    asked = Options(str(out), run=(str(run),), images=str(images), masks=str(images), heat_maps=True, workers=1)
+    predict(Options(**{**vars(asked), "report_images": 0, "overlays": False}))
+    table = cell_table.read(out / "cells.parquet")
+    for name in "abc":
+        maps, own = heat_map_files.read(out, name), table[table["image_id"] == name]
+        assert maps.cell.tolist() == own["cell"].tolist() and maps.heat.dtype == np.uint8
+        assert (maps.square[:, 2] - maps.square[:, 0] == maps.square[:, 3] - maps.square[:, 1]).all()
+        if len(own):
+            first = own[[f"raw: {c}" for c in CLASSES[:18]]].to_numpy().argmax(axis=1)
+            np.testing.assert_array_equal(maps.class_id, first)
+            assert (maps.square[:, :2] <= own[["top", "left"]].to_numpy()).all()
