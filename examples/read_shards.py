@@ -31,7 +31,7 @@ def with_tensorflow(folder: str) -> None:
     from hpa_tf.views import Crop
 
     examples = read_examples(folder)
-    batches = training_batches(examples, Crop(size=128), SemiBalanced(), Augmentation(), batch_size=4, seed=0, epoch=0)
+    batches = training_batches(examples, Crop(size=128), Augmentation(), SemiBalanced(), batch_size=4, seed=0, epoch=0)
     for batch in batches.take(1):
         print(
             f"image {batch.inputs['image'].shape}, labels {batch.cell_labels.shape}, cells {batch.rows.numpy().ravel()}"

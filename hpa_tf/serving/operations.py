@@ -41,24 +41,12 @@ COMPUTE = frozenset(
         # views of whole fields, and networks that merge maps by masks
         *("BatchMatMulV2", "BroadcastTo", "Ceil", "Cumsum", "Einsum", "Erfc", "Floor", "MaxPool", "Neg", "Pow", "Roll"),
         *("SelectV2", "Softmax", "Sqrt", "Square", "SquaredDifference", "StopGradient", "TopKV2", "UnsortedSegmentSum"),
-        # gradients, for heat maps
-        *(
-            "AddN",
-            "BiasAddGrad",
-            "BroadcastGradientArgs",
-            "Conv2DBackpropFilter",
-            "Conv2DBackpropInput",
-            "DynamicStitch",
-        ),
-        *(
-            "DepthwiseConv2dNativeBackpropFilter",
-            "DepthwiseConv2dNativeBackpropInput",
-            "FloorMod",
-            "Relu6Grad",
-            "ShapeN",
-        ),
-        *("Slice", "Tile"),
         *("AvgPool", "OneHot", "Range", "RealDiv", "ResizeNearestNeighbor", "ScaleAndTranslate", "ScatterNd", "Sum"),
+        # gradients, for heat maps
+        *("AddN", "AvgPoolGrad", "BiasAddGrad", "BroadcastGradientArgs", "ConcatOffset", "Conv2DBackpropFilter"),
+        *("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput"),
+        *("DynamicStitch", "Exp", "FloorMod", "InvertPermutation", "MaxPoolGrad", "Relu6Grad", "ReluGrad", "RsqrtGrad"),
+        *("ShapeN", "SigmoidGrad", "Slice", "Split", "StridedSliceGrad", "Tile"),
     )
 )
 """Operations in what computes. `tests/test_serving_operations.py` compares them with the exports of all recipes."""
