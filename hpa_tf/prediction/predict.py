@@ -62,7 +62,9 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         device, networks, system = runtimes.open_networks(options)
         usual = system.postprocessing if system else members.usual_postprocessing(networks)
         postprocessing = options.postprocessing or usual
-        source = make_source(options, networks, members.needs_of(networks, options.report_images > 0))
+        source = make_source(
+            options, networks, members.needs_of(networks, options.report_images > 0 or options.heat_maps)
+        )
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
         light = LightCheck(networks)
