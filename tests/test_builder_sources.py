@@ -1,6 +1,7 @@
 """Label tables of three formats, matching with images, folds and the plan."""
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from builder_inputs import write_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from tfrecords_builder.folds import grouped_folds, stratified_folds
 from tfrecords_builder.label_table import parse_labels, read_label_table
@@ -207,6 +209,21 @@ def test_every_image_is_in_one_unit_and_the_order_of_the_folder_does_not_matter(
     table = pd.read_csv(inputs.labels)
     table.iloc[::-1].to_csv(inputs.labels, index=False)
     assert make_plan(options(inputs, images_per_shard=4)).units == plan.units
+
+
+@pytest.mark.parametrize(("num_images", "most"), [(30, 4), (7, 1), (300, 15)])
+def test_small_data_are_cut_into_several_shards_and_large_data_into_small_ones(tmp_path, num_images, most):
+    """Workers share the units, and a unit is what a stopped build does again: 4 a fold at least, 16 images at most."""
+    inputs = write_inputs(tmp_path, 1, size=16, grid=1)
+    row = pd.read_csv(inputs.labels).iloc[0]
+    for number in range(1, num_images):
+        for channel in CHANNELS:
+            os.link(inputs.images / f"image_0000_{channel}.png", inputs.images / f"i{number}_{channel}.png")
+    ids = ["image_0000", *(f"i{number}" for number in range(1, num_images))]
+    pd.DataFrame({"ID": ids, "Label": row["Label"]}).to_csv(inputs.labels, index=False)
+    plan = make_plan(options(inputs, num_folds=2))
+    assert max(len(unit.images) for unit in plan.units) == most
+    assert sum(len(unit.images) for unit in plan.units) == num_images
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):

@@ -5,6 +5,7 @@ import struct
 import zlib
 from typing import get_args
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -182,6 +183,10 @@ def test_verify_and_inspect_read_each_encoding(folders, tmp_path, capsys):
     sheets = [(tmp_path / f"{encoding}.png").read_bytes() for encoding in ENCODINGS]
     assert sheets[0] == sheets[1] == sheets[2]
     assert "20 cells" in capsys.readouterr().out
+    sheet = cv2.imdecode(np.frombuffer(sheets[0], np.uint8), cv2.IMREAD_COLOR)
+    names = sheet[:, : sheet.shape[1] - 10 * 112]  # a name stands before each class, and its count
+    bright = (names.max(axis=(1, 2)) > 200).astype(int)
+    assert (np.diff(bright) == 1).sum() >= 19 and not names[:4].any()
 
 
 def test_another_encoding_is_a_change(folders, tmp_path_factory, capsys):
