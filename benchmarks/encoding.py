@@ -24,7 +24,7 @@ import tyro
 from isal import igzip_lib
 
 from hpa_tf.encoding import encode_picture
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, cut_cells
+from hpa_tf.imaging.cells import cut_cells, is_cell
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, MasksOnDisk
 
@@ -74,7 +74,7 @@ def data_sets(cells: list[tuple[Pixels, Pixels]]) -> dict[str, list[Pixels]]:
     """Return the kinds of pixels to measure on."""
     rng = np.random.default_rng(0)
     plain = [crop for crop, _ in cells]
-    masked = [crop * np.isin(region, (THIS_CELL, THIS_NUCLEUS))[..., None] for crop, region in cells]
+    masked = [crop * is_cell(region)[..., None] for crop, region in cells]
     noise = [(crop.astype(np.uint16) << 4) | rng.integers(0, 16, crop.shape, np.uint16) for crop in plain]
     return {
         "tight, surroundings kept, 8 bit (stored)": plain,

@@ -31,6 +31,7 @@ from sklearn.decomposition import PCA
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.classes import NEGATIVE
 from hpa_tf.evaluation.metric import average_precision, precision_recall
+from hpa_tf.imaging import rules
 from hpa_tf.label_rules import LabelTable
 from hpa_tf.records import CELL_TABLE_NAME
 
@@ -88,8 +89,8 @@ def read_bench(options: Options) -> Bench:
         raise SystemExit(f"{options.truth}: lacks {int((rows < 0).sum())} cells of {options.data}")
     known = known.iloc[rows].reset_index(drop=True)
     features = {name: _features(options, name, view) for name, view in CUTTERS.items()}
-    mitotic = pd.Series(labels.values[:, 11] > 0).groupby(table["image_id"].to_numpy()).transform("max").to_numpy(bool)
-    clean = (table["cleaning_value"].to_numpy() >= 1) | mitotic
+    cleaning, image_of = table["cleaning_value"].to_numpy(), pd.factorize(table["image_id"])[0]
+    clean = rules.stay_in_training(cleaning, labels.values[:, 11], image_of)
     return Bench(table, cell_table.values(known, np.float32), known, clean, features, labels)
 
 

@@ -37,7 +37,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, cut_cells
+from hpa_tf.imaging.cells import cut_cells, is_cell
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
@@ -108,7 +108,7 @@ def pictures(field: FieldOfView, masks: Masks) -> tuple[list[int], list[np.ndarr
     """Cut the cells out, black around them, each scaled to a square picture: numbers and uint8 [S, S, 4] each."""
     numbers, crops = [], []
     for cell in cut_cells(field, masks):
-        inside = (cell.region == THIS_CELL) | (cell.region == THIS_NUCLEUS)
+        inside = is_cell(cell.region)
         pixels = cell.crop * inside[..., None]
         side = max(pixels.shape[:2])
         square = np.zeros((side, side, 4), pixels.dtype)

@@ -1,6 +1,5 @@
 """The build end to end: contents against the inputs, determinism, change detection, unusable images, the lock."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from builder_inputs import Inputs, content, draw_masks, write_inputs
 
-from hpa_tf import cell_table, framing, records
+from hpa_tf import cell_table, folder_lock, framing, records
 from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
@@ -270,10 +269,9 @@ def test_a_folder_with_shards_of_another_program_is_not_touched(tmp_path, capsys
 
 def test_the_second_build_in_a_folder_says_so(folder, capsys):
     inputs, out = folder
-    with open(out / ".build" / "lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with folder_lock.locked(out):
         assert main([*inputs.arguments(out), "--num-folds", "2"]) == 2
-    assert "another build is writing there" in capsys.readouterr().err
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
     assert main([*inputs.arguments(out), "--num-folds", "2"]) == 0
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import os
 import signal
@@ -17,7 +16,7 @@ import pytest
 import segmenting_cases as cases
 import torch_file_writer
 
-from hpa_tf import files
+from hpa_tf import files, folder_lock
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
@@ -147,10 +146,8 @@ def test_masks_of_others_are_not_written_over(images, weights, tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(images, weights, done):
-    with open(done / ".segmenting/lock", "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another segmentation is writing there"):
-            segment(options(images, weights, done))
+    with folder_lock.locked(done), pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        segment(options(images, weights, done))
 
 
 def test_images_that_cannot_be_used_are_named_and_left_out(images, weights, done, tmp_path):

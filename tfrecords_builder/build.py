@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, image_table, interrupts, records
+from hpa_tf import cell_table, files, folder_lock, image_table, interrupts, records
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
@@ -48,7 +48,9 @@ def build(options: BuildOptions) -> Manifest:
     saved = _saved_plan(options)
     plan = make_plan(options, state.drawn_folds(saved))
     interrupts.keeps("finished shards are kept; the same command continues")
-    with state.locked(options.out):
+    for folder in (options.out, files.join(options.out, STATE_FOLDER)):
+        files.make_folder(folder)
+    with folder_lock.locked(options.out):
         results, todo = _results_so_far(options, plan, saved)
         if todo or not _is_finished(options, plan, results):
             _open_folder(options, plan)

@@ -9,7 +9,7 @@ import numpy as np
 from hpa_tf import records
 from hpa_tf.encoding import Encoding, encode_picture
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.cells import Cell, cut_cells
+from hpa_tf.imaging.cells import Cell, cut_cells, measured_row
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import to_square
@@ -95,7 +95,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
     encoded, rows = [], []
     for cell in cut_cells(field, masks, settings.margin):
         encoded.append(_encode_cell(cell, values, fold, field, settings.encoding))
-        rows.append(_row(cell, field))
+        rows.append({"cell": cell.number, **measured_row(cell, field)})
     kept = np.ones(len(rows), bool)
     if settings.drop_unclean:
         kept = ~rejected(cells_table([(image, rows)], fold, settings.columns))
@@ -129,14 +129,6 @@ def _read(image: LabelledImage, settings: Settings) -> tuple[FieldOfView, Masks]
     field_files = FieldFiles(image.image_id, image.paths)
     field = read_field(field_files, source.um_per_px, settings.max_pixels, source.full_scale)
     return field, settings.segmenters[image.source](field)
-
-
-def _row(cell: Cell, field: FieldOfView) -> dict[str, Any]:
-    top, left, bottom, right = cell.box
-    height, width = field.pixels.shape[:2]
-    box = {"top": top, "left": left, "bottom": bottom, "right": right, "height": height, "width": width}
-    scale = {"um_per_px": field.um_per_px, "bits": field.bits}
-    return {"cell": cell.number, **box, **scale, **dataclasses.asdict(cell.measurements)}
 
 
 def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView, encoding: Encoding) -> bytes:

@@ -11,7 +11,7 @@ from hpa_tf.classes import BLUE, CLASSES, GREEN, RED
 from hpa_tf.data_folder import read_cells
 from hpa_tf.encoding import decode_picture
 from hpa_tf.imaging import rules
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import is_cell
 
 _TILE = 112  # px
 _NAME_WIDTH = 190  # px
@@ -116,7 +116,7 @@ def read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray)
 
 def _tile(crop: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Draw one cell in a square of `_TILE` px, uint8 [_TILE, _TILE, 3]."""
-    inside = (region == THIS_CELL) | (region == THIS_NUCLEUS)
+    inside = is_cell(region)
     picture = crop[..., [RED, GREEN, BLUE]].astype(np.float32)
     picture /= np.maximum(np.percentile(picture[inside], 99.7, axis=0), 1)
     picture = np.clip(picture, 0, 1) * np.where(inside, 1.0, 0.35)[..., None].astype(np.float32)

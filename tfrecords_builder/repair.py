@@ -4,7 +4,7 @@ import contextlib
 import os
 from typing import Any
 
-from hpa_tf import files, records
+from hpa_tf import files, folder_lock, records
 from hpa_tf.errors import InputError
 from tfrecords_builder import state
 from tfrecords_builder.build import build
@@ -35,7 +35,7 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
     bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard and not fault.shard.endswith(SIDECAR)})
     with contextlib.chdir(where):  # relative paths are relative to where the build ran
         options = _options(asked, folder, workers)
-        with state.locked(folder):
+        with folder_lock.locked(folder):
             if faults:
                 files.remove(files.join(folder, records.MANIFEST_NAME))  # so that the build writes all of it again
             for name in (files.check_name(name, folder) for name in bad):

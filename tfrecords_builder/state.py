@@ -1,9 +1,6 @@
-"""The state of a build between runs: a lock, the plan that the folder was begun with, and what changed since."""
+"""The state of a build between runs: the plan that the folder was begun with, and what changed since."""
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from hpa_tf import files
@@ -16,35 +13,6 @@ PLAN_NAME = "plan.json"
 _CHECKSUM = "sha256"
 _MAX_NAMED = 5
 _CODE_CHANGED = "the program's code that reads, segments, cuts or encodes"
-
-
-@contextlib.contextmanager
-def locked(out: str) -> Iterator[None]:
-    """Hold a local data folder's lock; the system gives it back however this process ends.
-
-    Object stores have no locks: there it is the user's to start one build a folder.
-
-    Raises:
-        InputError: Another build holds it, or the folder cannot be written.
-    """
-    state = files.join(out, STATE_FOLDER)
-    files.make_folder(out)
-    files.make_folder(state)
-    if files.is_remote(out):
-        yield
-        return
-    with open(os.path.join(state, "lock"), "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            found = f"another build is writing there (process {lock.read().strip() or 'unknown'})"
-            fix = "wait until it ends, or choose another --out"
-            raise InputError(out, found, "one build a folder at a time", fix) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:

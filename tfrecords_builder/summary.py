@@ -9,6 +9,7 @@ import pandas as pd
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
 from hpa_tf.errors import HpaWarning
+from hpa_tf.imaging import rules
 from hpa_tf.records import Manifest
 from tfrecords_builder.plan import Plan
 from tfrecords_builder.unit import UnitResult
@@ -56,7 +57,7 @@ def class_counts(plan: Plan, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     images, cells, clean_cells = np.zeros((3, len(CLASSES)), np.int64)
     for table in tables:
         labels = cell_table.values(table) > 0.5
-        clean = (table["cleaning_value"].to_numpy() >= 1) | labels[:, MITOTIC_SPINDLE]
+        clean = rules.stay_in_training(table["cleaning_value"].to_numpy(), labels[:, MITOTIC_SPINDLE])
         cells += labels.sum(axis=0)
         clean_cells += (labels & clean[:, None]).sum(axis=0)
     for unit in plan.units:

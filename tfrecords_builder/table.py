@@ -9,19 +9,16 @@ import pandas as pd
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.imaging import rules
+from hpa_tf.imaging.cells import MEASURED
 from tfrecords_builder import labels
 from tfrecords_builder.sources import LabelledImage
 
 _INT32 = ("top", "left", "bottom", "right", "height", "width", "bits")
 _INT64 = ("cell_area", "nucleus_area", "nucleus_blue", "sum_red", "sum_green", "sum_blue", "sum_yellow")
 _FLOAT64 = ("um_per_px", "border_ud", "border_lr")
-_MEASURED = (
-    *("top", "left", "bottom", "right", "height", "width", "um_per_px", "bits", "cell_area", "nucleus_area"),
-    *("nucleus_blue", "border_ud", "border_lr", "sum_red", "sum_green", "sum_blue", "sum_yellow"),
-)
 PLACE = ("shard", "record", "offset")
 """Where a cell's record is: added when its shard is written."""
-OWN_COLUMNS = (*cell_table.KEYS, *cell_table.VALUES, "fold", *PLACE, *_MEASURED, "cleaning_value")
+OWN_COLUMNS = (*cell_table.KEYS, *cell_table.VALUES, "fold", *PLACE, *MEASURED, "cleaning_value")
 """Columns that the cell table has anyway: columns of a label table need other names."""
 MARKS = ("graded", "mitotic_lookalike", "field_number")
 """Columns that training would take for its own."""
@@ -38,12 +35,12 @@ def cells_table(
         columns: Columns of the label table that go along.
     """
     counts = [len(rows) for _, rows in images]
-    measured = pd.DataFrame([row for _, rows in images for row in rows], columns=["cell", *_MEASURED])
+    measured = pd.DataFrame([row for _, rows in images for row in rows], columns=["cell", *MEASURED])
     values = [labels.from_image_labels(image.class_ids, len(rows)) for image, rows in images]
     values = np.concatenate([np.zeros((0, NUM_CLASSES), np.float32), *values])
     types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | dict.fromkeys(_FLOAT64, np.float64)
     own = {"fold": np.full(len(measured), fold, np.int32)}
-    own |= {name: measured[name].to_numpy(types[name]) for name in _MEASURED}
+    own |= {name: measured[name].to_numpy(types[name]) for name in MEASURED}
     image_ids = np.repeat([image.image_id for image, _ in images], counts) if images else []
     table = cell_table.from_values(image_ids, measured["cell"], values, own)
     table["cleaning_value"] = rules.cell_values(table, rules.CLEANING_BORDER)
@@ -55,8 +52,8 @@ def cells_table(
 
 def rejected(table: pd.DataFrame) -> np.ndarray:
     """Tell which cells leave a training set, bool [N]. Source: METHODS 3, training set."""
-    is_mitotic = table[CLASSES[MITOTIC_SPINDLE]].to_numpy() > 0
-    return (table["cleaning_value"].to_numpy() < 1) & ~is_mitotic
+    mitotic = table[CLASSES[MITOTIC_SPINDLE]].to_numpy()
+    return ~rules.stay_in_training(table["cleaning_value"].to_numpy(), mitotic)
 
 
 def count_cells(table: pd.DataFrame) -> dict[str, int]:

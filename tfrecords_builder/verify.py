@@ -16,7 +16,7 @@ from hpa_tf import cell_table, files, framing, image_table, interrupts, records
 from hpa_tf.data_folder import check_file, read_cells
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS, find_boxes, measure
+from hpa_tf.imaging.cells import find_boxes, is_cell, measure
 from hpa_tf.progress import progress
 from hpa_tf.records import Shard
 from tfrecords_builder import state
@@ -246,7 +246,7 @@ def _measured_problems(record: dict[str, Any]) -> Problems:
     crop, region = decode_picture(record["crop"]), decode_picture(record["region"])
     if region.max() > 3:
         return [("region map", f"value {region.max()}")]
-    own = np.isin(region, (THIS_CELL, THIS_NUCLEUS)).astype(np.int32)
+    own = is_cell(region).astype(np.int32)
     tight = [[rows.start, columns.start, rows.stop, columns.stop] for _, (rows, columns) in find_boxes(own)]
     stored_box = (record["box"] - np.tile(record["crop_box"][:2], 2)).tolist()
     if [stored_box] != tight:

@@ -13,6 +13,7 @@ from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, MITOTIC_SPINDLE, NEGATIVE
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import rules
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded, px."""
@@ -181,7 +182,7 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
         shard=shard,
         offset=arrow["offset"].to_numpy().astype(np.int64),
         fold=arrow["fold"].to_numpy().astype(np.int32),
-        clean=_clean(arrow["cleaning_value"].to_numpy(), labels, image),
+        clean=rules.stay_in_training(arrow["cleaning_value"].to_numpy(), labels[:, MITOTIC_SPINDLE], image),
         label=labels[:, class_id].copy(),
         alone=(labels[:, class_id] > 0) & ((labels > 0).sum(axis=1) == 1) & (class_id != NEGATIVE),
         score=blank,
@@ -194,13 +195,6 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     if not pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_encode()
     return whole.indices.to_numpy().astype(np.int32), whole.dictionary.to_pylist()
-
-
-def _clean(cleaning_value: np.ndarray, labels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return bool [N]: cells that stay in a training set. Source: METHODS 3 (training set)."""
-    mitotic = np.zeros(image.max(initial=-1) + 1, bool)
-    mitotic[image[labels[:, MITOTIC_SPINDLE] > 0]] = True
-    return (cleaning_value >= 1) | mitotic[image]
 
 
 def _brightness(arrow: pa.Table, image: np.ndarray) -> np.ndarray:

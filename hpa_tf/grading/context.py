@@ -11,7 +11,7 @@ from hpa_tf import files, framing, records
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.grading.cells import MAX_PIXELS, Cells
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import is_cell
 from hpa_tf.imaging.pictures import composite, draw_outlines, shrink, shrink_mask
 
 _KEPT_IMAGES = 24
@@ -56,7 +56,7 @@ class ContextPictures:
         record = self._cells.record(row)
         region = decode_picture(record["region"])
         mask = np.zeros(picture.rgb.shape[:2], np.uint8)
-        _paste(mask, shrink_mask((region == THIS_CELL) | (region == THIS_NUCLEUS), _side(region, picture.scale)),
+        _paste(mask, shrink_mask(is_cell(region), _side(region, picture.scale)),
                record["crop_box"], picture.scale)  # fmt: skip
         drawn = draw_outlines(picture.rgb, mask, thickness=2)
         return cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
@@ -101,7 +101,7 @@ class ContextPictures:
         for record in found:
             crop, region = decode_picture(record["crop"]), decode_picture(record["region"])
             side = _side(region, scale)
-            crop, inside = shrink(crop, side), shrink_mask((region == THIS_CELL) | (region == THIS_NUCLEUS), side) > 0
+            crop, inside = shrink(crop, side), shrink_mask(is_cell(region), side) > 0
             if canvas is None:
                 canvas = np.zeros((max(1, round(height * scale)), max(1, round(width * scale)), 4), crop.dtype)
             _paste(canvas, crop, record["crop_box"], scale, inside)

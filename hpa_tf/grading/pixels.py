@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from hpa_tf.encoding import decode_picture
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import is_cell
 
 BRIGHT_PERCENTILE = 99.8
 """Percentile of a channel over the cell that is drawn at full brightness; 0 counts are black."""
@@ -33,7 +33,7 @@ def pack(record: dict, brightness: np.ndarray, max_size: int, extra: dict) -> by
     crop, region = decode_picture(record["crop"]), decode_picture(record["region"])
     if crop.shape[:2] != region.shape:
         raise ValueError(f"region: found {region.shape}; expected the crop's {crop.shape[:2]}")
-    planes = _stretched(crop, (region == THIS_CELL) | (region == THIS_NUCLEUS))
+    planes = _stretched(crop, is_cell(region))
     factor = max_size / max(region.shape)
     if factor < 1:
         size = tuple(max(1, round(side * factor)) for side in region.shape[::-1])

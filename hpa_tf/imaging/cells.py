@@ -4,7 +4,8 @@ Measurements are raw numbers; the rules that turn them into values are in `rules
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from hpa_tf.imaging.segmentation import Masks
 
 BACKGROUND, THIS_CELL, THIS_NUCLEUS, OTHER_CELL = range(4)
 """Values of a region map."""
+
+Pixels = TypeVar("Pixels")
+"""Integers [H, W] of NumPy or TensorFlow."""
 
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right), px, half-open."""
@@ -49,6 +53,11 @@ class Measurements:
     sum_yellow: int
 
 
+BOX = ("top", "left", "bottom", "right")
+MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
+"""Columns of what is measured of a cell: tight box and image size, px, scale, bits a channel, `Measurements`."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of a field of view.
@@ -70,6 +79,18 @@ class Cell:
     crop: np.ndarray
     region: np.ndarray
     measurements: Measurements
+
+
+def is_cell(region: Pixels) -> Pixels:
+    """Tell which pixels of a region map are this cell or its nucleus, bool [H, W]."""
+    return (region == THIS_CELL) | (region == THIS_NUCLEUS)
+
+
+def measured_row(cell: Cell, field: FieldOfView) -> dict[str, float]:
+    """Return what is measured of a cell, by the names `MEASURED`."""
+    size = dict(zip(("height", "width"), field.pixels.shape[:2], strict=True))
+    scale = {"um_per_px": field.um_per_px, "bits": field.bits}
+    return {**dict(zip(BOX, cell.box, strict=True)), **size, **scale, **asdict(cell.measurements)}
 
 
 def cut_cells(field: FieldOfView, masks: Masks, margin: int = 0) -> Iterator[Cell]:
@@ -131,7 +152,7 @@ def check_region(region: np.ndarray, where: str) -> np.ndarray:
     if outside.size:
         fix = "write these numbers: a mask of 0 and 255 divided by 255 is one"
         raise InputError(where, f"the value {outside.flat[0]} in a region map", expected, fix)
-    if not ((region == THIS_CELL) | (region == THIS_NUCLEUS)).any():
+    if not is_cell(region).any():
         raise InputError(where, "a region map without a pixel of this cell", expected, "mark the cell with 1")
     return region
 
@@ -144,8 +165,7 @@ def measure(crop: np.ndarray, region: np.ndarray) -> Measurements:
         region: uint8 [H, W] region map.
     """
     nucleus = region == THIS_NUCLEUS
-    inside = nucleus | (region == THIS_CELL)
-    cell_area, cell_sums = _area_and_sums(crop, inside)
+    cell_area, cell_sums = _area_and_sums(crop, is_cell(region))
     nucleus_area, nucleus_sums = _area_and_sums(crop, nucleus)
     up_down, left_right = border_ratios(nucleus)
     return Measurements(

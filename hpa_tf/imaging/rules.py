@@ -150,3 +150,26 @@ def factors_of(table: pd.DataFrame, factor: Factor) -> np.ndarray:
         fix = f"predict {factor.column!r} first, or leave the factor out of the system"
         raise InputError("postprocessing.factors", f"no column {factor.column!r}", "it in the cell table", fix)
     return np.where(table[factor.column].to_numpy(float) < factor.below, factor.to, 1.0)
+
+
+def stay_in_training(
+    cleaning_values: np.ndarray, mitotic: np.ndarray, image_of: np.ndarray | None = None
+) -> np.ndarray:
+    """Tell which cells stay in a training set: whole ones that are no outliers, and all of images with mitosis.
+
+    Source: METHODS 3 (training set).
+
+    Args:
+        cleaning_values: float [N].
+        mitotic: Labels of mitotic spindle, [N]; NaN = not known.
+        image_of: int [N], each cell's image from 0; None where each label is that of the cell's image.
+
+    Returns:
+        bool [N].
+    """
+    found = mitotic > 0
+    if image_of is not None:
+        of_image = np.zeros(image_of.max(initial=-1) + 1, bool)
+        of_image[image_of[found]] = True
+        found = of_image[image_of]
+    return (cleaning_values >= 1) | found

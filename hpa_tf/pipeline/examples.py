@@ -13,6 +13,8 @@ from hpa_tf import cell_table, files, image_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
 from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import rules
+from hpa_tf.imaging.cells import BOX
 from hpa_tf.views import View
 
 UnknownCells = Literal["error", "keep", "drop"]
@@ -25,7 +27,7 @@ MARKS = ("graded", "mitotic_lookalike")
 _NEEDED = ("fold", "shard", "offset", "cleaning_value")
 """Columns of a data folder's cell table that are read beside the keys and the labels: the others take three times the
 memory."""
-_FURTHER = (*MARKS, "top", "left", "bottom", "right", "height", "width")
+_FURTHER = (*MARKS, *BOX, "height", "width")
 """Columns that are read if they are there: where a cell lies tells whether the frame cuts it."""
 Found = TypeVar("Found")
 
@@ -216,10 +218,8 @@ def _images_of(folder: str | os.PathLike, table: pd.DataFrame) -> tuple[pd.DataF
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:
     """Return bool [N]: cells that stay in a training set. The table's labels must be those of the shards."""
-    image_of, ids = pd.factorize(table["image_id"])
-    mitotic = np.zeros(len(ids), bool)
-    mitotic[image_of[table[CLASSES[MITOTIC_SPINDLE]].to_numpy() > 0]] = True
-    return (table["cleaning_value"].to_numpy() >= 1) | mitotic[image_of]
+    mitotic = table[CLASSES[MITOTIC_SPINDLE]].to_numpy()
+    return rules.stay_in_training(table["cleaning_value"].to_numpy(), mitotic, pd.factorize(table["image_id"])[0])
 
 
 def overlay_labels(

@@ -11,12 +11,10 @@ from hpa_tf import files, framing, records
 from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 from hpa_tf.prediction.sources import (
-    BOX,
-    MEASURED,
     FieldCells,
     Source,
     digest,
@@ -226,7 +224,7 @@ def _paste(
     pixels = np.zeros((height, width, 4) if with_pixels else (0, 0, 4), decoded[0][0].dtype)
     for record, (crop, region) in zip(found, decoded, strict=True):
         top, left, bottom, right = (int(side) for side in record["crop_box"])
-        mask[top:bottom, left:right][(region == THIS_CELL) | (region == THIS_NUCLEUS)] = record["cell"]
+        mask[top:bottom, left:right][is_cell(region)] = record["cell"]
         if with_pixels:
             pixels[top:bottom, left:right] = crop
     return pixels, mask

@@ -5,7 +5,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -16,16 +16,12 @@ from hpa_tf import files, submission
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import pictures, run_length
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.cells import Measurements, cut_cells
+from hpa_tf.imaging.cells import BOX, MEASURED, cut_cells, measured_row
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
-
-BOX = ("top", "left", "bottom", "right")
-MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
-"""Columns of a field's table beside image_id and cell."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +178,8 @@ def field_cells(field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, pi
     texts = mask_texts(masks.cell)
     picture, outline_mask = small_picture(field.pixels, masks.cell, picture_size)
     height, width = masks.cell.shape
-    image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
-    rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
     numbers = [cell.number for cell in cells]
-    table = measured_table(field.image_id, numbers, rows)
+    table = measured_table(field.image_id, numbers, [measured_row(cell, field) for cell in cells])
     kept = cells if needs.crops else []
     return FieldCells(
         field.image_id,

@@ -4,12 +4,9 @@ An image is done when its record in `.segmenting/` is there, which is written la
 files; so a run may be killed at any moment, and an image that was replaced is segmented again.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -25,32 +22,6 @@ STATE, ABOUT = ".segmenting", "segmenting.json"
 CELL, NUCLEUS, OVERLAYS = "{ID}_cellmask.png", "{ID}_nucleusmask.png", "overlays"
 _MOST_CELLS = 65_535
 _OVERLAY_SIZE = 1536
-
-
-@contextlib.contextmanager
-def locked(out: str) -> Iterator[None]:
-    """Hold a local folder's lock; the system gives it back however this process ends. Object stores have none.
-
-    Raises:
-        InputError: Another segmentation holds it, or the folder cannot be written.
-    """
-    files.make_folder(out)
-    files.make_folder(files.join(out, STATE))
-    if files.is_remote(out):
-        yield
-        return
-    with open(os.path.join(out, STATE, "lock"), "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            found = f"another segmentation is writing there (process {lock.read().strip() or 'unknown'})"
-            fix = "wait until it ends, or choose another --out"
-            raise InputError(out, found, "one segmentation a folder at a time", fix) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def claim(out: str, identity: dict[str, Any]) -> None:

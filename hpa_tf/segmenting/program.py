@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from hpa_tf import files
+from hpa_tf import files, folder_lock
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
@@ -73,7 +73,9 @@ def segment(options: Options) -> Outcome:
     part = parse_part(options.shard)
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
     fields = [one for one in find_fields(options.images, faults) if is_in_part(one.image_id, *part)]
-    with mask_folder.locked(options.out), Workers(options.workers) as workers:
+    for folder in (options.out, files.join(options.out, mask_folder.STATE)):
+        files.make_folder(folder)
+    with folder_lock.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
         mask_folder.claim(options.out, method.identity)
         keeps("finished masks are kept; the same command continues")

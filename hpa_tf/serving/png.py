@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from hpa_tf.imaging.cells import OTHER_CELL, THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import OTHER_CELL, THIS_CELL, is_cell
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
 
@@ -37,7 +37,7 @@ def checked_region(region: tf.Tensor) -> tf.Tensor:
 
     A mask of 0 and 255 would otherwise be a cell without pixels, and get the answer for a black crop.
     """
-    highest, has_cell = tf.reduce_max(region), tf.reduce_any((region == THIS_CELL) | (region == THIS_NUCLEUS))
+    highest, has_cell = tf.reduce_max(region), tf.reduce_any(is_cell(region))
     expected = "Expected 0 background, 1 this cell, 2 its nucleus, 3 another cell, and a pixel of 1 or 2"
     check = tf.debugging.Assert((highest <= OTHER_CELL) & has_cell, ["region of highest value", highest, expected])
     with tf.control_dependencies([check]):

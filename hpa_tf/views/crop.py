@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.cells import OTHER_CELL, THIS_CELL, THIS_NUCLEUS
+from hpa_tf.imaging.cells import OTHER_CELL, THIS_NUCLEUS, is_cell
 from hpa_tf.models.network import Spec, Specs
 from hpa_tf.views.view import CellTable, Kind, Unit, check_channels
 
@@ -113,7 +113,7 @@ def prepare(crop: tf.Tensor, region: tf.Tensor, view: Crop, box: tf.Tensor | Non
     region = region[top:bottom, left:right]
     pixels = tf.bitcast(crop, _PACKED[crop.dtype])[top:bottom, left:right]
     if view.surroundings == "none":
-        pixels *= tf.cast(_is_cell(region), pixels.dtype)  # tf.where takes a quarter longer
+        pixels *= tf.cast(is_cell(region), pixels.dtype)  # tf.where takes a quarter longer
     elif view.surroundings == "background":
         pixels *= tf.cast(region != OTHER_CELL, pixels.dtype)
     pixels = tf.bitcast(_pad_to_square(pixels), crop.dtype)
@@ -132,7 +132,7 @@ def _channels(image: tf.Tensor, region: tf.Tensor, view: Crop) -> tf.Tensor:
     """
     planes = dict(zip(CHANNELS, tf.unstack(image, axis=-1), strict=True))
     if set(view.channels) & set(MASK_CHANNELS):
-        planes_of_region = [tf.cast(mask, tf.float32) for mask in (_is_cell(region), region == THIS_NUCLEUS)]
+        planes_of_region = [tf.cast(mask, tf.float32) for mask in (is_cell(region), region == THIS_NUCLEUS)]
         masks = tf.stack([_pad_to_square(mask) for mask in planes_of_region], axis=-1)
         resized = tf.image.resize(masks, (view.size, view.size), "bilinear", antialias=False)
         planes |= dict(zip(MASK_CHANNELS, tf.unstack(resized, axis=-1), strict=True))
@@ -145,14 +145,10 @@ def cell_box(region: tf.Tensor) -> tf.Tensor:
     Args:
         region: uint8 [H, W] as `prepare` takes it. Without any 1 or 2 the box is the whole crop.
     """
-    inside = _is_cell(region)
+    inside = is_cell(region)
     top, bottom = _extent(tf.reduce_any(inside, axis=1))
     left, right = _extent(tf.reduce_any(inside, axis=0))
     return tf.stack([top, left, bottom, right])
-
-
-def _is_cell(region: tf.Tensor) -> tf.Tensor:
-    return (region == THIS_CELL) | (region == THIS_NUCLEUS)
 
 
 def _extent(line: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
