@@ -12,7 +12,7 @@ from tfrecords_builder.unit import STATE_FOLDER, UnitResult
 PLAN_NAME = "plan.json"
 _CHECKSUM = "sha256"
 _MAX_NAMED = 5
-_CODE_CHANGED = "the program's code that reads, segments, cuts or encodes"
+_CODE_CHANGED = "version of the code that reads, segments, cuts and encodes"
 
 
 def save_plan(out: str, plan: Plan, options: BuildOptions) -> None:
