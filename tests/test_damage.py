@@ -58,7 +58,7 @@ def flip(path: Path, position: int, bit: int) -> None:
 def read_by_training_and_prediction(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read what train.py and predict.py --data read of a folder before the first shard."""
     check_shards(folder, records.read_manifest(folder))
-    return read_examples(folder).table, list(shard_source(str(folder), None, (0, 1), 0).image_ids)
+    return read_examples(folder).table, list(shard_source(str(folder), None, (0, 1)).image_ids)
 
 
 @pytest.mark.parametrize("tries", [3, pytest.param(60, marks=pytest.mark.slow)])

@@ -168,7 +168,7 @@ def test_prediction_reads_the_same_cells_from_each_encoding(folders):
     found = []
     for folder in folders.values():
         table = cell_table.read(f"{folder}/{records.CELL_TABLE_NAME}")
-        found.append(ShardReader(folder, 0)(table[table["image_id"] == "image_0003"]))
+        found.append(ShardReader(folder)(table[table["image_id"] == "image_0003"]))
     for one in found[1:]:
         for name in ("crops", "regions"):
             assert len(getattr(one, name)) == 4

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import replace
@@ -789,3 +790,27 @@ def test_prediction_in_memory_refuses_what_is_no_image(world, image, masks, mess
 
     with pytest.raises(InputError, match=message):
         hpa_tf.Predictor(world[0] / "run").predict(image, masks)
+
+
+@pytest.mark.parametrize(("overlays", "report_images"), [(True, 0), (False, 1)])
+def test_pictures_that_wait_for_their_overlay_are_gone_in_the_end(
+    world, pool, tmp_path, monkeypatch, overlays, report_images
+):
+    """They wait on the disk, not in the main process; also those that nobody takes."""
+    root, _, options = world
+    waiting = tmp_path / "temporary"
+    waiting.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(waiting))
+    sizes = []
+
+    def as_many_as_are_under_way(self, one):
+        sizes.append(len(list(waiting.rglob("*.npz"))))
+        return start_finishing(self, one)
+
+    start_finishing = stages.Stages._start_finishing
+    monkeypatch.setattr(stages.Stages, "_start_finishing", as_many_as_are_under_way)
+    predict(replace(options, out=str(tmp_path / "out"), overlays=overlays, report_images=int(not overlays)), pool)
+    assert max(sizes) > 0 and not list(waiting.iterdir())
+    if overlays:
+        for path in (root / "out/overlays").iterdir():
+            assert (tmp_path / "out/overlays" / path.name).read_bytes() == path.read_bytes()

@@ -5,6 +5,7 @@ sources.py    fields of view with a segmenter -> the cells of one image (worker 
 shards.py     shards -> the same
 workers.py    the process pool that reads, cuts and finishes images while the network runs
 members.py    runs and systems -> networks with their weights in the mean
+aside.py      pictures for overlays, from the worker that reads an image to the one that finishes it
 needs.py      what their views need of an image: crops, the field of view shrunk
 batching.py   cells of many images -> batches, for each view of the networks
 inference.py  batches -> probabilities, each image returned when it is whole

@@ -43,11 +43,13 @@ class Finisher:
         """Write an image's files, the result file last; return the number of cells below value 1."""
         table = score(field.table, probabilities, self.weights, self.postprocessing)
         if field.picture is not None and (self.overlays or cards is not None):
-            picture = overlay(field, table, self.top_k)
+            picture = overlay(*field.picture.take(), table, self.top_k)
             if self.overlays:
                 files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
             if cards is not None:
                 write_cards(self.out, field.image_id, picture, table, cards)
+        elif field.picture is not None:
+            field.picture.drop()
         if self.heat is not None:
             self.heat(field.image_id, table, cards)
         part = Part(field.image_id, field.height, field.width, table, probabilities, field.mask_texts, embedding)
@@ -95,11 +97,17 @@ def _rules_fired(border: np.ndarray, outlier: np.ndarray, no_nucleus: np.ndarray
     return names
 
 
-def overlay(field: FieldCells, table: pd.DataFrame, top_k: int) -> np.ndarray:
+def overlay(picture: np.ndarray, mask: np.ndarray, table: pd.DataFrame, top_k: int) -> np.ndarray:
     """Draw the cells' outlines in the colour of their first class, and name their first classes.
 
     A name that does not fit into its cell is left out, then the second class; the cell's number, by which the report
     and the table list it, goes last.
+
+    Args:
+        picture: uint8 [h, w, 3].
+        mask: int32 [h, w], the cells.
+        table: Their scores.
+        top_k: Classes named in each.
     """
     scores = cell_table.values(table)
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -108,8 +116,8 @@ def overlay(field: FieldCells, table: pd.DataFrame, top_k: int) -> np.ndarray:
         colours[int(number)] = pictures.CLASS_COLOURS[best[0]]
         lines = [f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in best[:top_k]]
         captions[int(number)] = ["\n".join([str(number), *lines[:count]]) for count in range(len(lines), -1, -1)]
-    drawn = pictures.draw_outlines(field.picture, field.outline_mask, colours)
-    return pictures.write_captions(drawn, field.outline_mask, captions)
+    drawn = pictures.draw_outlines(picture, mask, colours)
+    return pictures.write_captions(drawn, mask, captions)
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -17,6 +17,7 @@ from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import outputs, report, results, stages
+from hpa_tf.prediction.aside import Pictures
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.heat import heat_writer
 from hpa_tf.prediction.light import LightCheck
@@ -54,7 +55,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         read_image_labels(options.image_labels)  # what is wrong with it is said before hours of work
     options = with_masks(options)
     keep_freed_memory()
-    with _workers(options, pool) as workers:
+    with _pictures(options) as pictures, _workers(options, pool) as workers:
         import_tensorflow()  # not in the workers, and while they start
         from hpa_tf.prediction import default_run, members, runtimes
 
@@ -62,9 +63,8 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         device, networks, system = runtimes.open_networks(options)
         usual = system.postprocessing if system else members.usual_postprocessing(networks)
         postprocessing = options.postprocessing or usual
-        source = make_source(
-            options, networks, members.needs_of(networks, options.report_images > 0 or options.heat_maps)
-        )
+        needs = members.needs_of(networks, options.report_images > 0 or options.heat_maps)
+        source = make_source(options, networks, needs, pictures)
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
         shares = tuple(network.weight for network in networks)
         light = LightCheck(networks)
@@ -112,6 +112,12 @@ def _workers(options: Options, pool: Workers | None) -> contextlib.AbstractConte
     return Workers(options.workers)
 
 
+def _pictures(options: Options) -> contextlib.AbstractContextManager[Pictures]:
+    """Return what draws overlays; Beam's workers, elsewhere, leave them in their own folder of temporary files."""
+    pictures = Pictures(_PICTURE_SIZE if options.overlays or options.report_images else 0)
+    return pictures.waiting() if options.runner == LOCAL else contextlib.nullcontext(pictures)
+
+
 def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     """Write the final files of a folder of results, as its manifest asks for them."""
     request = results.request_of(out)
@@ -125,23 +131,22 @@ def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
-def make_source(options: Options, networks: list, needs: Needs) -> Source:
+def make_source(options: Options, networks: list, needs: Needs, pictures: Pictures) -> Source:
     """Return the images or shards that are asked for.
 
     Raises:
         InputError: There are none.
     """
     part = parse_part(options.shard)
-    picture_size = _PICTURE_SIZE if options.overlays or options.report_images else 0
     if options.data is not None:
-        return shard_source(options.data, options.fold, part, picture_size, needs)
+        return shard_source(options.data, options.fold, part, pictures, needs)
     check_scale(options.um_per_px, networks)
     reader = ImageReader(
         segmenter_of(options),
         options.um_per_px,
         options.max_pixels,
         needs,
-        picture_size,
+        pictures,
         options.full_scale,
     )
     patterns = (options.cell_pattern, options.nucleus_pattern)

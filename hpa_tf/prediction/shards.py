@@ -13,6 +13,7 @@ from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
+from hpa_tf.prediction.aside import NO_PICTURES, Pictures
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 from hpa_tf.prediction.sources import (
     FieldCells,
@@ -21,7 +22,6 @@ from hpa_tf.prediction.sources import (
     is_in_part,
     mask_texts,
     measured_table,
-    small_picture,
     thumbnails,
 )
 
@@ -29,7 +29,11 @@ _FIELD = {"shard": "field_shard", "offset": "field_offset"}
 
 
 def shard_source(
-    folder: str, fold: int | None, part: tuple[int, int], picture_size: int, needs: Needs = TIGHT_CROPS
+    folder: str,
+    fold: int | None,
+    part: tuple[int, int],
+    pictures: Pictures = NO_PICTURES,
+    needs: Needs = TIGHT_CROPS,
 ) -> Source:
     """List the images in the shards of a data folder, of all folds or of one; those without cells do not occur.
 
@@ -37,7 +41,7 @@ def shard_source(
         folder: Data folder.
         fold: Only this one; None = all.
         part: (i, n): part i of n.
-        picture_size: Larger side of the picture, px; 0 = no picture.
+        pictures: Draws the images' pictures.
         needs: What the networks need of an image.
 
     Raises:
@@ -66,7 +70,7 @@ def shard_source(
     if needs.squares:
         of_fields = table.groupby("image_id")[_FIELD["shard"]].first().map(shards)
         stamps = {image_id: digest([stamp, of_fields[image_id]]) for image_id, stamp in stamps.items()}
-    reader = ShardReader(str(folder), picture_size, needs)
+    reader = ShardReader(str(folder), pictures, needs)
     return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
 
 
@@ -113,12 +117,12 @@ class ShardReader:
 
     Attributes:
         folder: Data folder.
-        picture_size: Larger side of the picture, px; 0 = no picture. Pixels beside the stored crops are black.
+        pictures: Draws the images' pictures; pixels beside the stored crops are black.
         needs: What the networks need of an image.
     """
 
     folder: str
-    picture_size: int = 0
+    pictures: Pictures = NO_PICTURES
     needs: Needs = TIGHT_CROPS
 
     def __call__(self, rows: pd.DataFrame) -> FieldCells:
@@ -142,9 +146,8 @@ class ShardReader:
             expected = "the records that cells.parquet names"
             raise InputError(self.folder, f"other cells of image {image_id}", expected, "build the data again")
         decoded = [_decode_pictures(record, image_id) for record in found]
-        pixels, mask = _paste(found, decoded, height, width, with_pixels=self.picture_size > 0)
+        pixels, mask = _paste(found, decoded, height, width, with_pixels=self.pictures.size > 0)
         texts = mask_texts(mask)
-        picture, outline_mask = small_picture(pixels, mask, self.picture_size)
         kept = decoded if self.needs.crops else []
         return FieldCells(
             image_id,
@@ -154,8 +157,7 @@ class ShardReader:
             tuple(crop for crop, _ in kept),
             tuple(region for _, region in kept),
             tuple(texts[number] for number in numbers),
-            picture,
-            outline_mask,
+            self.pictures.leave(pixels, mask),
             {"read": time.perf_counter() - start},
             squares=self._squares(rows) if self.needs.squares else {},
             thumbnails=thumbnails(decoded) if self.needs.thumbnails else None,

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from hpa_tf import files, submission
 from hpa_tf.errors import HpaWarning
-from hpa_tf.imaging import pictures, run_length
+from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import BOX, MEASURED, cut_cells, measured_row
 from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
+from hpa_tf.prediction.aside import NO_PICTURES, Picture, Pictures
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 
@@ -36,8 +36,7 @@ class FieldCells:
         crops: uint8 or uint16 [H, W, 4] of each cell, counts; empty where no network sees any.
         regions: uint8 [H, W] region map of each crop.
         mask_texts: Each cell's mask as the submission writes it.
-        picture: uint8 [h, w, 3], small, for the overlay; None if none is wanted.
-        outline_mask: int32 [h, w] cell mask of the picture's size; None without picture.
+        picture: Where its picture for the overlay waits; None if none is wanted.
         seconds: Time that each stage took, s.
         warnings: What is unusual about the field.
         brightness: 99.9th percentile of each channel as a share of full scale, NaN = blank; None where not measured.
@@ -52,8 +51,7 @@ class FieldCells:
     crops: tuple[np.ndarray, ...]
     regions: tuple[np.ndarray, ...]
     mask_texts: tuple[str, ...]
-    picture: np.ndarray | None
-    outline_mask: np.ndarray | None
+    picture: Picture | None
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     brightness: tuple[float, ...] | None = None
@@ -134,7 +132,7 @@ class ImageReader:
         um_per_px: Micrometres per pixel.
         max_pixels: Larger images are refused.
         needs: What the networks need of it.
-        picture_size: Larger side of the picture, px; 0 = no picture.
+        pictures: Draws its picture.
         full_scale: Largest count of the camera; None = that of the files.
     """
 
@@ -142,7 +140,7 @@ class ImageReader:
     um_per_px: float = DEFAULT_UM_PER_PX
     max_pixels: int = MAX_PIXELS
     needs: Needs = TIGHT_CROPS
-    picture_size: int = 0
+    pictures: Pictures = NO_PICTURES
     full_scale: int | None = None
 
     def __call__(self, field_files: FieldFiles) -> FieldCells:
@@ -158,25 +156,26 @@ class ImageReader:
             times.append(time.perf_counter())
             masks = self.segmenter(field)
             times.append(time.perf_counter())
-        cells = field_cells(field, masks, self.needs, self.picture_size)
+        cells = field_cells(field, masks, self.needs, self.pictures)
         times.append(time.perf_counter())
         seconds = dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True))
         texts, light = tuple(str(warning.message) for warning in caught), tuple(brightness(field.pixels).tolist())
         return replace(cells, seconds=seconds, warnings=texts, brightness=light)
 
 
-def field_cells(field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, picture_size: int = 0) -> FieldCells:
+def field_cells(
+    field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, pictures: Pictures = NO_PICTURES
+) -> FieldCells:
     """Cut and measure the cells of a field of view in memory.
 
     Args:
         field: Pixels [H, W, 4].
         masks: int32 [H, W] each.
         needs: What the networks need of it.
-        picture_size: Larger side of the picture, px; 0 = no picture.
+        pictures: Draws its picture.
     """
     cells = list(cut_cells(field, masks, needs.margin))
     texts = mask_texts(masks.cell)
-    picture, outline_mask = small_picture(field.pixels, masks.cell, picture_size)
     height, width = masks.cell.shape
     numbers = [cell.number for cell in cells]
     table = measured_table(field.image_id, numbers, [measured_row(cell, field) for cell in cells])
@@ -189,8 +188,7 @@ def field_cells(field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, pi
         tuple(cell.crop for cell in kept),
         tuple(cell.region for cell in kept),
         tuple(texts[number] for number in numbers),
-        picture,
-        outline_mask,
+        pictures.leave(field.pixels, masks.cell),
         {},
         squares=squares_of(field.pixels, masks.cell, numbers, table[list(BOX)].to_numpy(), needs.squares),
         thumbnails=thumbnails([(cell.crop, cell.region) for cell in cells]) if needs.thumbnails else None,
@@ -216,16 +214,3 @@ def measured_table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> p
     }
     keys = {"image_id": pd.Series([image_id] * len(rows), dtype="str"), "cell": np.array(numbers, np.int32)}
     return pd.DataFrame({**keys, **columns})
-
-
-def small_picture(pixels: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the picture and the cell mask of the overlay, `size` px on the larger side; None for size 0."""
-    if size == 0:
-        return None, None
-    picture, outline_mask = pictures.composite(pictures.shrink(pixels, size)), pictures.shrink_mask(mask, size)
-    factor = size // max(mask.shape)
-    if factor > 1:  # captions need room
-        wide = (mask.shape[1] * factor, mask.shape[0] * factor)
-        picture = cv2.resize(picture, wide, interpolation=cv2.INTER_LINEAR)
-        outline_mask = np.repeat(np.repeat(outline_mask, factor, axis=0), factor, axis=1)
-    return picture, outline_mask

@@ -156,6 +156,8 @@ class Stages:
     def _start_finishing(self, one: Any) -> None:
         """Hand a predicted field to a worker; wait when too many are under way."""
         if one.field.image_id in self._done:  # in a group that was begun before
+            if one.field.picture is not None:
+                one.field.picture.drop()
             return
         arguments = (one.field, one.probabilities, one.embedding, one.cards)
         self._finishing.append(self._workers.submit(self._finisher, *arguments))
