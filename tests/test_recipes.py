@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpa_tf import checksums, files, recipes
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
@@ -241,3 +241,21 @@ def test_classes_of_fields_are_chosen_on_the_command_line():
     ):
         recipes.choose_classes(recipe, ["--recipe.view", "Plateau"])
     assert "--recipe.optimization.schedule {Constant,Cosine,Plateau,Steps}" in recipes.describe_choices(recipe)
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("optimization.cosine-epochs 4", lambda recipe: recipe.optimization.schedule.epochs == 4),
+        ("optimization.cosine_epochs=4", lambda recipe: recipe.optimization.schedule.epochs == 4),
+        ("optimization.final-learning-rate 1e-7", lambda recipe: recipe.optimization.schedule.final == 1e-7),
+        ("preparation.size 32", lambda recipe: recipe.view.size == 32),
+        ("network.widths 8 16", lambda recipe: recipe.network.backbone.widths == (8, 16)),
+    ],
+)
+def test_options_of_earlier_versions_are_taken_with_a_word(old, now):
+    from hpa_tf.training.command import parse
+
+    arguments = ["--data", "d", "--out", "o", *f"--recipe.{old}".split()]
+    with pytest.warns(HpaWarning, match="is called --recipe"):
+        assert now(parse(arguments, recipes.recipe_named("cpu_small")).recipe)

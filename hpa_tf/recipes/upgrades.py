@@ -1,8 +1,39 @@
-"""Recipes of earlier versions, as JSON values: what their fields are called now."""
+"""Recipes of earlier versions, as JSON values and on the command line: what their fields are called now."""
 
+import re
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
+from hpa_tf.errors import HpaWarning
+
 Json = dict[str, Any]
+
+_BACKBONE = "variant|widths|stem|drop_connect|norm_momentum|synchronized"
+_OPTIONS = (
+    (r"preparation\.(\w+)", r"view.\1"),
+    (r"optimization\.cosine_epochs", "optimization.schedule.epochs"),
+    (r"optimization\.final_learning_rate", "optimization.schedule.final"),
+    (r"optimization\.plateau_(factor|patience)", r"optimization.schedule.\1"),
+    (rf"network\.({_BACKBONE})", r"network.backbone.\1"),
+)
+"""Fields of version 1 and 2 on the command line, below --recipe, and their names now."""
+
+
+def upgrade_options(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the fields of earlier versions under their names now; a warning says each."""
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option.startswith("--recipe."):
+            path = option.removeprefix("--recipe.").replace("-", "_")
+            now = next((re.sub(old, new, path) for old, new in _OPTIONS if re.fullmatch(old, path)), path)
+            if now != path:
+                renamed = f"--recipe.{now}".replace("_", "-")
+                warnings.warn(f"{option} is called {renamed} now", HpaWarning, stacklevel=2)
+                argument = renamed + equals + value
+        found.append(argument)
+    return found
 
 
 def upgrade_from_1(recipe: Json) -> Json:

@@ -23,6 +23,7 @@ from hpa_tf.recipes import (
     system_named,
 )
 from hpa_tf.recipes.relabel import is_relabelling
+from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.loop import Diverged, Pace
@@ -86,7 +87,7 @@ def parse(arguments: Sequence[str], recipe: Recipe, name: str | None = None) -> 
         InputError: Options exclude each other, or one has no effect beside another.
     """
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
-    recipe, rest = choose_classes(recipe, arguments)
+    recipe, rest = choose_classes(recipe, upgrade_options(arguments))
     out = f"{DEFAULT_RUNS}/{name or recipe.name}"
     default = Options(out=out, data=Data(data=DEFAULT_DATA), recipe=recipe)
     description = f"{DESCRIPTION}\n\nFields of several classes:\n{describe_choices(recipe)}"
