@@ -52,10 +52,13 @@ def steps(demo: Demo) -> list[list[str]]:
         ["build", "--images", train / "images", "--labels", train / "train.csv", "--masks", train / "masks", *scale]
         + ["--out", out / "shards"],
         ["train", "--data", out / "shards", "--out", run, "--recipe", demo.recipe, *demo.options],
-        ["predict", "--run", run, *pictures, *scale, "--out", out / "predictions"],
+        ["predict", "--run", run, *pictures, *scale, "--heat-maps", "--image-labels", test / "train.csv"]
+        + ["--out", out / "predictions"],
         ["score", "--truth-masks", test / "masks", *truth, "--image-labels", test / "train.csv"]
         + ["--submission", out / "predictions" / "submission.csv", "--out", out / "scores"],
-        ["page", "--run-folder", run, *results, *pictures, *truth, *scale, "--out", out / "report.html"],
+        ["heat", "--predictions", out / "predictions", *pictures, *truth, "--out", out / "heat"],
+        ["page", "--run-folder", run, *results, *pictures, *truth, *scale, "--heat", out / "heat"]
+        + ["--out", out / "report.html"],
     ]
     return [[str(word) for word in command] for command in commands]
 

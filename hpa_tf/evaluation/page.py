@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hpa_tf import cell_table, checksums, files, reporting
+from hpa_tf import cell_table, checksums, files, heat_map_files, reporting
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.figures import to_png, training_curve
+from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
-from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, shrink, shrink_mask, stretch
+from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.segmentation import Masks
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -47,6 +48,8 @@ class Page:
     """True labels of the cells, a cell table (.parquet)."""
     out: str
     """HTML file to write."""
+    heat: str | None = None
+    """Folder that `heat` wrote (heat.csv): whether the heat maps lie on the protein."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
     num_fields: int = 4
@@ -77,7 +80,7 @@ def run(options: Page) -> None:
             picture = reporting.png_bytes(opening.draw(field, masks, predicted, truth))
         if field.image_id in shown_fields:
             fields.append(_field_pictures(field, masks, predicted, truth))
-        cards.update(_cards(field, masks, chosen))
+        cards.update(_cards(field, masks, chosen, options.predictions))
     page = reporting.render_page(
         _TEMPLATE.read_text(encoding="utf-8"),
         title=options.title,
@@ -94,6 +97,7 @@ def run(options: Page) -> None:
         curve=reporting.bytes_uri(training_curve(history), "image/png"),
         facts=_facts(recipe, history),
         fields=fields,
+        heat=_heat_rows(options.heat),
         classes=_class_rows(chosen, cards, scores),
         legend=[(name, "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[c])) for c, name in enumerate(CLASSES)],
     )
@@ -162,16 +166,43 @@ def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFram
     return {"image_id": field.image_id, **pictures}
 
 
-def _cards(field: FieldOfView, mask: np.ndarray, chosen: dict) -> Iterator[tuple[tuple[str, int], str]]:
-    """Yield for each chosen cell of a field its picture: the composite beside green alone."""
+def _heat_rows(folder: str | None) -> list[dict]:
+    """Return the rows of heat.csv: each class, then their mean; none without a folder."""
+    if folder is None:
+        return []
+    path = files.join(folder, "heat.csv")
+    if not files.exists(path):
+        fix = "python -m hpa_tf.evaluation heat writes it"
+        raise InputError(path, "no such file", "the table of heat maps", fix)
+    with files.open_file(path) as stream:
+        return pd.read_csv(stream).to_dict("records")
+
+
+def _heat_maps(predictions: str, image_id: str) -> HeatMaps | None:
+    there = files.exists(heat_map_files.path_of(predictions, image_id))
+    return heat_map_files.read(predictions, image_id) if there else None
+
+
+def _cards(
+    field: FieldOfView, mask: np.ndarray, chosen: dict, predictions: str
+) -> Iterator[tuple[tuple[str, int], tuple[str, str]]]:
+    """Yield for each chosen cell of a field its picture and the class of its heat map.
+
+    The picture is the composite beside green alone and, where there is one, the heat map over green.
+    """
     numbers = [cell for image_id, cell in chosen if image_id == field.image_id]
     if not numbers:
         return
-    kept = np.where(np.isin(mask, numbers), mask, 0)
+    kept, maps = np.where(np.isin(mask, numbers), mask, 0), _heat_maps(predictions, field.image_id)
     for cell in cut_cells(field, Masks(kept, kept), margin=round(1 / field.um_per_px)):
         green = np.repeat(stretch(cell.crop[..., GREEN])[..., None], 3, axis=-1)
-        pair = [_square(shrink(picture, _CARD_SIZE)) for picture in (composite(cell.crop), green)]
-        yield (field.image_id, cell.number), reporting.png_uri(np.hstack(pair))
+        shown, of = [composite(cell.crop), green], ""
+        if maps is not None and cell.number in maps.cell:
+            index = int(np.flatnonzero(maps.cell == cell.number)[0])
+            shown.append(heat_map(cell.crop[..., GREEN], maps.in_box(index, cell.crop_box) * (cell.region > 0)))
+            of = CLASSES[maps.class_id[index]]
+        tiles = [_square(shrink(picture, _CARD_SIZE)) for picture in shown]
+        yield (field.image_id, cell.number), (reporting.png_uri(np.hstack(tiles)), of)
 
 
 def _square(rgb: np.ndarray) -> np.ndarray:
@@ -184,7 +215,8 @@ def _class_rows(chosen: dict, cards: dict, scores: dict) -> list[dict]:
     for class_id, name in enumerate(CLASSES):
         cells = [
             {
-                "picture": cards[key],
+                "picture": cards[key][0],
+                "map": cards[key][1],
                 "caption": f"{key[0]} cell {key[1]}",
                 "score": entry["scores"][class_id],
                 "correct": entry["labels"] is not None and entry["labels"][class_id] > 0,

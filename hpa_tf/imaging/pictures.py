@@ -168,9 +168,9 @@ def write_captions(
         captions: Text of each cell number, lines split by newlines; other cells get none. Several texts, longest first:
             the first one is written that fits into its cell and lies over no other caption, or none. Larger cells
             choose first.
-        font_size: px; by default about 1/70 of the picture's larger side, at least 9.
+        font_size: px; by default about 1/60 of the picture's larger side, at least 9.
     """
-    font = ImageFont.load_default(font_size or max(9, round(max(mask.shape) / 70)))
+    font = ImageFont.load_default(font_size or max(9, round(max(mask.shape) / 60)))
     image = Image.fromarray(rgb)
     pen = ImageDraw.Draw(image)
     places = {}

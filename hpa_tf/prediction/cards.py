@@ -117,7 +117,8 @@ def strip(cards: Cards, cell: int) -> np.ndarray:
         for channel, tint in enumerate(_CHANNEL_TINTS)
     ]
     if cards.heat is not None:
-        tiles.append(pictures.heat_map(pixels[..., GREEN], cards.heat[cell]))
+        heat = cv2.resize(cards.heat[cell], pixels.shape[:2], interpolation=cv2.INTER_LINEAR)
+        tiles.append(pictures.heat_map(pixels[..., GREEN], heat * pixels.any(axis=-1)))  # not where all is black
     return np.concatenate(tiles, axis=1)
 
 
