@@ -34,9 +34,9 @@ test: .venv/test
 test-all: .venv/test
 	$(BIN)/python tests/all_environments.py
 
-# -- docs/measurements.md: every benchmark, an hour or more -----------------------------------------------------------
+# -- docs/measurements.md: every benchmark in short, about a quarter of an hour; TABLES="loader demo" for some of them ----
 measurements: .venv/test
-	$(BIN)/python benchmarks/measurements.py
+	$(BIN)/python benchmarks/measurements.py $(TABLES)
 
 clean:
 	rm -rf $(DEMO)

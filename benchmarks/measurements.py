@@ -1,7 +1,7 @@
 """Run benchmarks and write docs/measurements.md from what they print; also: `make measurements`.
 
     python benchmarks/measurements.py                    every table that needs no images of yours
-    python benchmarks/measurements.py loader predict     some of them
+    python benchmarks/measurements.py loader demo        some of them; the demo's three runs only by name
     python benchmarks/measurements.py --fields DIR       those on real fields of view with cell masks too
     python benchmarks/measurements.py --render           only the page, from the tables that are there
 
@@ -29,22 +29,47 @@ FIELDS = "FIELDS"
 
 @dataclass(frozen=True)
 class Table:
-    """A benchmark and what its table shows."""
+    """A benchmark and what its table shows.
+
+    Attributes:
+        title: Heading in the page.
+        command: Words after `python`; short enough that all tables together take about a quarter of an hour.
+        needs: A file below the repository without which it is left out.
+        long: Measured only when it is named.
+    """
 
     title: str
     command: tuple[str, ...]
+    needs: str | None = None
+    long: bool = False
 
 
+_DEMO = ("--run", "demo/run", "--images", "demo/test/images", "--masks", "demo/test/masks")
 TABLES = {
-    "loader": Table("Loading: cells/s of each stage", ("benchmarks/loader.py", "--sizes", "128")),
-    "train_step": Table("A training step beside PyTorch + timm", ("benchmarks/train_step.py",)),
-    "predict_overlap": Table("Prediction against its floor", ("benchmarks/predict.py", "overlap")),
-    "predict_runtimes": Table("Runtimes of prediction", ("benchmarks/predict.py", "runtimes")),
-    "predict_tta": Table("Test-time views", ("benchmarks/predict.py", "tta")),
-    "serving": Table("The HTTP server under load", ("benchmarks/serving.py",)),
-    "synthetic": Table("Generated fields of view", ("benchmarks/synthetic.py",)),
-    "metric": Table("Scoring a submission", ("benchmarks/metric.py",)),
-    "grading": Table("The grading page in a browser", ("benchmarks/grading.py",)),
+    "start": Table("Starting a command", ("benchmarks/start.py",)),
+    "loader": Table(
+        "Loading: cells/s of each stage", ("benchmarks/loader.py", "--sizes", "128", "--cells", "32", "--steps", "10")
+    ),
+    "train_step": Table("A training step beside PyTorch + timm", ("benchmarks/train_step.py", "--rounds", "3")),
+    "predict_overlap": Table("Prediction against its floor", ("benchmarks/predict.py", "overlap", "--repeats", "1")),
+    "predict_runtimes": Table("Runtimes of prediction", ("benchmarks/predict.py", "runtimes", "--repeats", "2")),
+    "predict_tta": Table("Test-time views", ("benchmarks/predict.py", "tta", "--repeats", "1", "--num-images", "8")),
+    "serving": Table("The HTTP server under load", ("benchmarks/serving.py", "--requests", "100")),
+    "synthetic": Table(
+        "Generated fields of view",
+        ("benchmarks/synthetic.py", "--images", "2", "--sizes", "512", "2048", "--segment", "10"),
+    ),
+    "metric": Table("Scoring a submission", ("benchmarks/metric.py", "--num-images", "60", "--original-images", "0")),
+    "grading": Table(
+        "The grading page in a browser",
+        ("benchmarks/grading.py", "--cells", "10000", "--presses", "60", "--decisions", "1000"),
+    ),
+    "heat_maps": Table(
+        "Heat maps: do they lie on the protein?",
+        ("benchmarks/heat_maps.py", *_DEMO, "--truth-labels", "demo/test/truth.parquet"),
+        needs="demo/run/result.json",
+    ),
+    "demo": Table("The demo", ("benchmarks/demo.py",), long=True),
     "segmentation": Table("Segmentation", ("benchmarks/segmentation.py", "--images", FIELDS)),
     "encoding": Table("Encodings of cells", ("benchmarks/encoding.py", "--images", FIELDS, "--masks", FIELDS)),
 }
@@ -92,8 +117,7 @@ def main(options: Options) -> int:
     records = read_records()
     failed = []
     for name, table in TABLES.items():
-        needs_fields = FIELDS in table.command
-        if options.render or (options.names and name not in options.names) or (needs_fields and not options.fields):
+        if options.render or not is_wanted(name, table, options):
             continue
         record = measure(table, options.fields)
         if record is None:
@@ -105,6 +129,16 @@ def main(options: Options) -> int:
     if failed:
         print(f"measurements: these failed and keep their older table: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def is_wanted(name: str, table: Table, options: Options) -> bool:
+    """Tell whether a table is measured; say why not where it was named."""
+    lacks = "--fields DIR" if FIELDS in table.command and not options.fields else None
+    if table.needs is not None and not (ROOT / table.needs).exists():
+        lacks = f"{table.needs} (make demo)"
+    if lacks and name in options.names:
+        print(f"measurements: {name} needs {lacks}", file=sys.stderr)
+    return lacks is None and (name in options.names or (not options.names and not table.long))
 
 
 def read_records() -> dict[str, Record]:

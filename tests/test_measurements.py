@@ -27,3 +27,17 @@ def test_a_table_of_another_commit_says_so():
 
 def test_tables_name_benchmarks_that_exist():
     assert all((ROOT / table.command[0]).exists() for table in measurements.TABLES.values())
+
+
+def test_long_tables_and_those_without_their_files_are_left_out_unless_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measurements, "ROOT", tmp_path)
+    everything, named = measurements.Options(), measurements.Options(names=("demo", "heat_maps"))
+
+    def wanted(options):
+        return {name for name, table in measurements.TABLES.items() if measurements.is_wanted(name, table, options)}
+
+    assert {"start", "loader"} <= wanted(everything) and not {"demo", "heat_maps", "segmentation"} & wanted(everything)
+    assert wanted(named) == {"demo"} and "demo/run/result.json" in capsys.readouterr().err
+    (tmp_path / "demo/run").mkdir(parents=True)
+    (tmp_path / "demo/run/result.json").touch()
+    assert wanted(named) == {"demo", "heat_maps"}
