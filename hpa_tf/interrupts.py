@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -80,8 +81,11 @@ def run(program: str, command: Callable[[], int]) -> int:
     guard = _Guard(program)
     try:
         code = command()
+        sys.stdout.flush()
     except BaseException as error:
         number = error.number if isinstance(error, Stopped) else guard.stopped_by  # a library may turn it into another
+        if number is None and isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         if number is None:
             raise
         guard.end(number)
@@ -89,6 +93,16 @@ def run(program: str, command: Callable[[], int]) -> int:
         guard.end(guard.stopped_by)
     guard.finish(code)
     return code
+
+
+def _nobody_reads() -> bool:
+    """Tell whether standard output is a pipe without a reader, as after `| head`; what is still to come is dropped."""
+    poll = select.poll()
+    poll.register(1, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 class _Guard:

@@ -37,6 +37,22 @@ def stopped(code: str, number: int, signals: int = 1) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_a_reader_that_leaves_is_no_error(count):
+    """`hpa-tf --help | head`: the rest goes nowhere, without a traceback."""
+    program = f"from hpa_tf import interrupts\ninterrupts.run('tool', lambda: print('line\\n' * {count}) or 0)"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(30) in (0, 128 + signal.SIGPIPE)
+
+
+def test_a_broken_pipe_elsewhere_is_still_an_error():
+    program = "from hpa_tf import interrupts\ndef main():\n raise BrokenPipeError('of a worker')\n"
+    command = [sys.executable, "-c", program + "interrupts.run('tool', main)"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "of a worker" in result.stderr and result.returncode == 1
+
+
 @pytest.mark.parametrize("number, code, word", STOPS)
 @pytest.mark.parametrize(
     "body",
