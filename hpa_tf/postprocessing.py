@@ -10,14 +10,15 @@ Team 4's order, each step a pure function of NumPy arrays and each with its swit
 Source: METHODS 3 (ensemble, post-processing); W 8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from hpa_tf.classes import NEGATIVE, NUM_CLASSES
+from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.rules import Factor, SmallNucleusRule
 
@@ -51,11 +52,15 @@ class PostProcessing:
     """Multiply the scores of cells whose number in a column of the cell table is low (team 1)."""
     negative: Literal["derived", "predicted"] = "derived"
     """Negative is 1 - the largest of the other probabilities, or what the networks say of it."""
+    alone: tuple[int, ...] = ()
+    """Classes whose probability is not the members' mean but that of a network of their own (team 3's spindles)."""
 
     def __post_init__(self):
         weights = np.asarray(self.cell_weights, float)
         if weights.shape != (NUM_CLASSES,) or not ((weights >= 0) & (weights <= 1)).all():
             raise ValueError(f"cell_weights: found {self.cell_weights}; expected {NUM_CLASSES} numbers in 0..1")
+        if not set(self.alone) <= set(range(NUM_PREDICTED)):
+            raise ValueError(f"alone: found {self.alone}; expected classes 0 to {NUM_PREDICTED - 1}")
 
 
 PREDICTED_NEGATIVE = PostProcessing(
@@ -72,6 +77,7 @@ def postprocess(
     value: np.ndarray,
     image_ids: Sequence[str],
     options: PostProcessing = FINAL_2,
+    alone: Mapping[int, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Turn the members' probabilities into scores, float64 [N, 19] in 0..1.
 
@@ -81,11 +87,12 @@ def postprocess(
         value: [N] cell values in 0..1 (`cell_values`); a cell is valid where it is 1.
         image_ids: [N] the image of each cell.
         options: Which steps are taken.
+        alone: Of `alone_of`: probabilities [N] of classes that networks of their own answer.
 
     Raises:
         ValueError: Shapes differ, or a probability or value is not a number in 0..1.
     """
-    probabilities = mean_probabilities(members, weights, options)
+    probabilities = mean_probabilities(members, weights, options, alone)
     value = np.asarray(value, float)
     if value.shape != (len(probabilities),) or len(image_ids) != len(value):
         found = f"{value.shape} values and {len(image_ids)} image ids for {len(probabilities)} cells"
@@ -98,7 +105,10 @@ def postprocess(
 
 
 def mean_probabilities(
-    members: Sequence[np.ndarray], weights: Sequence[float] | None, options: PostProcessing = FINAL_2
+    members: Sequence[np.ndarray],
+    weights: Sequence[float] | None,
+    options: PostProcessing = FINAL_2,
+    alone: Mapping[int, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Return the weighted mean of the members' probabilities with Negative, float64 [N, 19].
 
@@ -108,13 +118,37 @@ def mean_probabilities(
             a member that says nothing of it gives 1 - the largest of its own others.
         weights: One weight a member; None = equal.
         options: How Negative is found.
+        alone: Of `alone_of`: they take the place of the mean, before Negative is derived.
 
     Raises:
         ValueError: See `weighted_mean`.
     """
     if options.negative == "derived":
-        return with_negative(weighted_mean([np.asarray(member)[:, :NUM_PREDICTED] for member in members], weights))
-    return weighted_mean([_with_own_negative(np.asarray(member, np.float64)) for member in members], weights)
+        mean = weighted_mean([np.asarray(member)[:, :NUM_PREDICTED] for member in members], weights)
+    else:
+        mean = weighted_mean([_with_own_negative(np.asarray(member, np.float64)) for member in members], weights)
+    for class_id, probabilities in (alone or {}).items():
+        _check_range(f"probability of {CLASSES[class_id]}", probabilities)
+        mean[:, class_id] = probabilities
+    return with_negative(mean) if options.negative == "derived" else mean
+
+
+def alone_column(class_id: int) -> str:
+    """Return the column of the cell table that holds the answer of a class's own network."""
+    return f"alone: {CLASSES[class_id]}"
+
+
+def alone_of(table: pd.DataFrame, options: PostProcessing) -> dict[int, np.ndarray]:
+    """Return the probabilities [N] of classes that networks of their own answer, from the cell table.
+
+    Raises:
+        InputError: One's column is missing.
+    """
+    missing = [alone_column(class_id) for class_id in options.alone if alone_column(class_id) not in table]
+    if missing:
+        fix = "predict with a system that has such a network, or leave the class out"
+        raise InputError("postprocessing.alone", f"no column {missing[0]!r}", "it in the cell table", fix)
+    return {class_id: table[alone_column(class_id)].to_numpy(float) for class_id in options.alone}
 
 
 def _with_own_negative(probabilities: np.ndarray) -> np.ndarray:

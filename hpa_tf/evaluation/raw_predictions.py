@@ -9,7 +9,14 @@ import pandas as pd
 
 from hpa_tf import cell_table, files
 from hpa_tf.errors import InputError
-from hpa_tf.postprocessing import NUM_PREDICTED, PostProcessing, cell_values, postprocess
+from hpa_tf.postprocessing import (
+    NUM_PREDICTED,
+    PostProcessing,
+    alone_of,
+    cell_values,
+    further_factors,
+    postprocess,
+)
 
 _VALUES = ("border_value", "outlier_factor")
 _FIX = "give a folder that predict.py has finished"
@@ -40,7 +47,7 @@ class RawPredictions:
     """All networks on the same cells.
 
     Attributes:
-        cells: N rows: image_id, cell, border_value, outlier_factor.
+        cells: N rows: image_id, cell, border_value, outlier_factor and all else that was measured.
         networks: The ensemble.
     """
 
@@ -51,8 +58,9 @@ class RawPredictions:
         """Return the scores, float64 [N, 19], of some of the networks (default: all) after post-processing."""
         chosen = self.networks if networks is None else networks
         value = cell_values(self.cells["border_value"], self.cells["outlier_factor"], options)
+        value = value * further_factors(self.cells, options)
         members, weights = [one.probabilities for one in chosen], [one.weight for one in chosen]
-        return postprocess(members, weights, value, self.cells["image_id"], options)
+        return postprocess(members, weights, value, self.cells["image_id"], options, alone_of(self.cells, options))
 
 
 def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
@@ -72,11 +80,11 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
     if missing:
         raise InputError(files.join(folder, "cells.parquet"), f"no column {missing}", f"columns {_VALUES}", _FIX)
     networks = []
-    for network in listed:
+    for network in (one for one in listed if "column" not in one):
         path = files.join(folder, "raw", f"{network['name']}.parquet")
         probabilities = _aligned(cell_table.read(path), cells, path)
         networks.append(RawNetwork(network["name"], float(network["weight"]), probabilities))
-    return RawPredictions(cells[[*cell_table.KEYS, *_VALUES]], tuple(networks))
+    return RawPredictions(cells.drop(columns=cell_table.VALUES), tuple(networks))
 
 
 def _aligned(table: pd.DataFrame, cells: pd.DataFrame, path: str) -> np.ndarray:

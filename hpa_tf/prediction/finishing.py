@@ -11,7 +11,14 @@ from PIL import Image
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CLASSES
 from hpa_tf.imaging import pictures, rules
-from hpa_tf.postprocessing import PostProcessing, cell_values, further_factors, mean_probabilities, postprocess
+from hpa_tf.postprocessing import (
+    PostProcessing,
+    alone_of,
+    cell_values,
+    further_factors,
+    mean_probabilities,
+    postprocess,
+)
 from hpa_tf.prediction import results
 from hpa_tf.prediction.cards import Cards, write_cards
 from hpa_tf.prediction.heat import HeatWriter
@@ -75,8 +82,9 @@ def score(
     border = rules.border_values(measured)
     outlier = rules.outlier_factors(measured, border)
     value = cell_values(border, outlier, options) * further_factors(measured, options)
-    scores = postprocess(probabilities, weights, value, measured["image_id"], options)
-    raw = mean_probabilities(probabilities, weights, options)
+    alone = alone_of(measured, options)
+    scores = postprocess(probabilities, weights, value, measured["image_id"], options, alone)
+    raw = mean_probabilities(probabilities, weights, options, alone)
     no_nucleus = (measured["nucleus_area"] == 0) | (measured["nucleus_blue"] == 0)
     columns = {
         **{name: measured[name] for name in measured.columns if name not in cell_table.KEYS},

@@ -28,7 +28,7 @@ class Predicted:
 
     Attributes:
         field: The field, without its crops.
-        probabilities: float32 [M, N, 19] of each network and cell, mean over the views of test time; Negative is NaN
+        probabilities: float32 [M, N, 19] of each member and cell, mean over the views of test time; Negative is NaN
             where a network does not answer it.
         embedding: float32 [N, D] of the first network; None if not asked for.
         cards: What the report shows of each cell; None for a field that is not in the report.
@@ -54,7 +54,7 @@ def predict_fields(
 
     Args:
         fields: Their cells; None = no batch crosses this place.
-        networks: What is averaged later.
+        networks: What is averaged later, then the specialists, whose answers become columns of the table.
         runs: Each network under its runtime.
         batch_size: Cells a batch.
         tta: Views of each cell: "none", "2", "8" or "16".
@@ -83,8 +83,23 @@ def predict_fields(
         for collector, rows in zip(collectors, batch.rows, strict=True):
             collector.missing -= int((rows >= 0).sum())
         while waiting and not waiting[0].missing:
-            yield waiting.popleft().result()
+            yield _with_columns(waiting.popleft().result(), networks)
             num_done += 1
+
+
+def _with_columns(one: Predicted, networks: Sequence[Network]) -> Predicted:
+    """Move the answers of specialists to columns of the field's table; of one's several checkpoints the mean."""
+    if all(network.column is None for network in networks):
+        return one
+    columns: dict[str, np.ndarray] = {}
+    for column in dict.fromkeys(network.column for network in networks if network.column is not None):
+        own = [i for i, network in enumerate(networks) if network.column == column]
+        (class_id,) = networks[own[0]].served.recipe.network.classes
+        weights = [networks[i].weight for i in own]
+        columns[column] = np.average(one.probabilities[own, :, class_id], axis=0, weights=weights)
+    members = [i for i, network in enumerate(networks) if network.column is None]
+    field = replace(one.field, table=one.field.table.assign(**columns))
+    return replace(one, field=field, probabilities=one.probabilities[members])
 
 
 def _answer(inputs: Inputs, run: Run, tta: str) -> tuple[np.ndarray, np.ndarray | None]:

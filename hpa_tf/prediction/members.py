@@ -15,7 +15,7 @@ from hpa_tf.models.network import LOCATED
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System, run_folder
-from hpa_tf.recipes.recipe import Member
+from hpa_tf.recipes.recipe import Member, Specialist
 from hpa_tf.serving import Served
 from hpa_tf.views import AnyView, Bag, Crop
 from hpa_tf.views.asking import square_of
@@ -34,6 +34,7 @@ class Network:
         served: The network with its preparation.
         digest: SHA-256 of its files.
         run: Its run folder.
+        column: Column of the cell table that the answer of a specialist becomes; None = it is a member of the mean.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Network:
     served: Served
     digest: str
     run: str
+    column: str | None = None
 
     @property
     def view(self) -> AnyView:
@@ -95,7 +97,28 @@ def load_members(system: System, folder: str) -> list[Network]:
         found = _networks_of(run, name, member.weight, member.asked)
         _check_member(member, found[0], networks[0] if networks else found[0])
         networks += found
-    return networks
+    return networks + [one for specialist in system.specialists for one in _load_specialist(specialist, system, folder)]
+
+
+def _load_specialist(specialist: Specialist, system: System, folder: str) -> list[Network]:
+    """Load a specialist of a system from beside its members, or from beside the folder of a fold or second stage.
+
+    Raises:
+        InputError: It is missing: names the command that trains it; or it answers another class.
+    """
+    name = specialist.recipe.name
+    places = [files.join(folder, name), files.join(os.path.dirname(folder.rstrip("/")), name)]
+    run = next((place for place in places if run_folder.is_finished(place)), None)
+    if run is None:
+        labels = " --labels TABLE" if specialist.own_labels else ""
+        fix = f"python train.py --data DIR --recipe {name}{labels} --out {places[0]}"
+        found = f"no finished run of {name}, whose answer becomes {specialist.column!r}"
+        raise InputError(folder, found, f"it beside the members of {system.name}", fix)
+    networks = _networks_of(run, name, 1.0, alone=True)
+    own, wanted = networks[0].served.recipe.network.classes, specialist.recipe.network.classes
+    if own != wanted:
+        raise InputError(run, f"a network of {_named(own)}", f"{_named(wanted)} as {name}", "train it again")
+    return [replace(network, column=specialist.column) for network in networks]
 
 
 def _check_member(member: Member, network: Network, first: Network) -> None:
@@ -114,13 +137,15 @@ def _check_member(member: Member, network: Network, first: Network) -> None:
         raise InputError(network.run, found, "members of one data folder", "train one of them again, on the same data")
 
 
-def _networks_of(run: str, name: str, weight: float, asked: AnyView | None = None) -> list[Network]:
+def _networks_of(
+    run: str, name: str, weight: float, asked: AnyView | None = None, alone: bool = False
+) -> list[Network]:
     if asked is not None and asked != run_folder.read_run(run).recipe.asked_view:
         return _from_weights(run, name, weight, asked)
     if _averages(run) and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
-        return _from_weights(run, name, weight)
+        return _from_weights(run, name, weight, alone=alone)
     served = serving.load(run)
-    _check_classes(served.recipe, run)
+    _check_classes(served.recipe, run, alone)
     sha256 = digest(served.folder)
     if not served.checkpoints:
         return [Network(name, weight, served, sha256, run)]
@@ -136,7 +161,9 @@ def _averages(run: str) -> bool:
     return files.exists(files.join(run, run_folder.RECIPE)) and len(run_folder.read_run(run).checkpoints) > 1
 
 
-def _from_weights(run: str, name: str, weight: float, asked: AnyView | None = None) -> list[Network]:
+def _from_weights(
+    run: str, name: str, weight: float, asked: AnyView | None = None, alone: bool = False
+) -> list[Network]:
     """Build a run's network anew with each of the weights that it predicts with.
 
     Args:
@@ -144,13 +171,14 @@ def _from_weights(run: str, name: str, weight: float, asked: AnyView | None = No
         name: Name of the network.
         weight: Of the run.
         asked: What it is asked through; None = as its recipe says.
+        alone: It answers one class, and is no member of a mean.
 
     Raises:
         InputError: The weights are missing or damaged, or the view has other channels than the network.
     """
     trained = run_folder.read_run(run)
     recipe = trained.recipe if asked is None else replace(trained.recipe, asked=asked)
-    _check_classes(recipe, run)
+    _check_classes(recipe, run, alone)
     networks = []
     for path, share in trained.checkpoints:
         network = recipe.network.build(recipe.asked_view.specs())
@@ -161,14 +189,16 @@ def _from_weights(run: str, name: str, weight: float, asked: AnyView | None = No
     return networks
 
 
-def _check_classes(recipe: Recipe, run: str) -> None:
-    """Refuse a network that does not answer all classes, or all but Negative.
+def _check_classes(recipe: Recipe, run: str, alone: bool = False) -> None:
+    """Refuse a network that does not answer all classes, or all but Negative; `alone`: that answers more than one.
 
     Raises:
         InputError: It does not: its answer cannot be mixed with others, nor be a submission.
     """
     classes = recipe.network.classes
-    if classes not in (LOCATED, _ALL_CLASSES):
+    if alone and len(classes) > 1:
+        raise InputError(run, f"a network of {_named(classes)} ({recipe.name})", "one class", "predict with --run")
+    if not alone and classes not in (LOCATED, _ALL_CLASSES):
         found = f"a network of {_named(classes)} ({recipe.name})"
         expected = f"all {NUM_CLASSES} classes, or all but Negative"
         raise InputError(run, found, expected, "predict with another run; `train.py --out-of-fold` asks this one")

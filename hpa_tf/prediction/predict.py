@@ -66,7 +66,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         needs = members.needs_of(networks, options.report_images > 0 or options.heat_maps)
         source = make_source(options, networks, needs, pictures)
         results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
-        shares = tuple(network.weight for network in networks)
+        shares = tuple(network.weight for network in networks if network.column is None)
         light = LightCheck(networks)
         if options.data is not None:
             light.check_range(read_manifest(options.data).brightness, options.data)
@@ -121,7 +121,8 @@ def _pictures(options: Options) -> contextlib.AbstractContextManager[Pictures]:
 def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     """Write the final files of a folder of results, as its manifest asks for them."""
     request = results.request_of(out)
-    asked, names = request["options"], [network["name"] for network in request["networks"]]
+    asked = request["options"]
+    names = [network["name"] for network in request["networks"] if "column" not in network]
     labels = read_image_labels(asked["image_labels"]) if asked.get("image_labels") else {}
     asked_for = outputs.Asked(asked["embeddings"], asked["anndata"], asked.get("csv", False), labels)
     rows = outputs.write_outputs(out, image_ids, names, asked_for)
@@ -186,6 +187,8 @@ def _request(
         "segmenter": reader.segmenter.name if isinstance(reader, ImageReader) else None,
         "postprocessing": dataclasses.asdict(postprocessing),
         "networks": [
-            {"name": network.name, "weight": network.weight, "sha256": network.digest} for network in networks
+            {"name": network.name, "weight": network.weight, "sha256": network.digest}
+            | ({} if network.column is None else {"column": network.column})
+            for network in networks
         ],
     }

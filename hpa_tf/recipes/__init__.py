@@ -17,7 +17,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, red_ai, relabel, small, starter
 from hpa_tf.recipes.choices import choose_classes, describe_choices
 from hpa_tf.recipes.optimization import Optimization
-from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
+from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, Specialist, System
 from hpa_tf.recipes.serialization import (
     differences,
     from_json,
@@ -42,6 +42,7 @@ __all__ = [
     "Member",
     "Optimization",
     "Recipe",
+    "Specialist",
     "System",
     "choose_classes",
     "describe_choices",

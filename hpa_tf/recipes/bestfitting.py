@@ -2,11 +2,11 @@
 
 Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 1. Reported (public / private): plain B0 on fields
 .479 / .492, FCAN .529 / .557, one InceptionV3 cell network .565 / .547, the system .590 / .567; the hardware is not
-known here. The labels of the cell networks are those in five levels that FCAN gives out of fold:
+known here. The labels of the cell networks are those in five levels that FCAN gives out of fold; the network of
+completeness, which needs no labels, is trained beside the members:
 
     train.py --data DIR --recipe bestfitting_fcan --folds 5 --out-of-fold FCAN.parquet --out runs/fcan
     train.py --data DIR --system bestfitting --labels LEVELS --out runs/bestfitting
-    train.py --data DIR --recipe bestfitting_completeness --out runs/bestfitting/bestfitting_completeness
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
@@ -30,7 +30,7 @@ from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells
 from hpa_tf.pipeline.warps import Affine
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes.optimization import Cosine, Optimization, Steps
-from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, System
+from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, Specialist, System
 from hpa_tf.views import Crop, Field
 
 TERMS = (FocalSum(), SymmetricLovasz(), HardNegatives())
@@ -108,16 +108,16 @@ BESTFITTING_COMPLETENESS = Recipe(
 """Whole cells against cells cut by a line; its one output is the probability that a cell is whole. No labels needed."""
 
 INCOMPLETE = Factor("completeness", below=0.2, to=0.3)
+_WHOLE_CELLS = replace(PREDICTED_NEGATIVE, factors=(INCOMPLETE,))
 BESTFITTING = System(
     "bestfitting",
     (
         *(Member(recipe, 0.25) for recipe in _MEMBERS[:2]),
         *(Member(recipe, 0.125) for recipe in _MEMBERS[2:]),
     ),
-    PREDICTED_NEGATIVE,
+    _WHOLE_CELLS,
+    (Specialist(BESTFITTING_COMPLETENESS, INCOMPLETE.column),),
 )
-"""Without `INCOMPLETE`, which needs a column "completeness" in the cell table:
-`replace(BESTFITTING.postprocessing, factors=(INCOMPLETE,))`."""
 
 # -- what two cores train ---------------------------------------------------------------------------------------------
 
@@ -153,5 +153,10 @@ CPU_COMPLETENESS = replace(
     optimization=Optimization(epochs=3, batch_size=16, learning_rate=1e-3, schedule=Cosine(3), warmup_steps=50),
 )
 RECIPES += (BESTFITTING_COMPLETENESS, CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_CELLS_OF_FCAN, CPU_COMPLETENESS)
-CPU_BESTFITTING = System("cpu_bestfitting", (Member(CPU_FCAN, 0.5), Member(CPU_CELLS_OF_FCAN, 0.5)), PREDICTED_NEGATIVE)
+CPU_BESTFITTING = System(
+    "cpu_bestfitting",
+    (Member(CPU_FCAN, 0.5), Member(CPU_CELLS_OF_FCAN, 0.5)),
+    _WHOLE_CELLS,
+    (Specialist(CPU_COMPLETENESS, INCOMPLETE.column),),
+)
 SYSTEMS = (BESTFITTING, CPU_BESTFITTING)

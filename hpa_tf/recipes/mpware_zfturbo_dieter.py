@@ -6,8 +6,11 @@ one student .528 / .528, all .59768 / .54995; the hardware is not known here.
     train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT --out runs/team_3
 
 The table STUDENT has what the other members say out of fold, mixed as for a submission: the students' targets. The
-spindle network (`zfturbo_spindle`: one class, trained on hand labels of cells of positive images) is asked by itself;
-its answer replaces class 11. Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
+answer of the spindle network replaces class 11; it is trained on hand labels of cells of positive images:
+
+    train.py --data DIR --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
+
+Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
 and half, the spindle network's part. Other than theirs: Dieter's fields are asked whole at the
 scale they are trained at, not their centre; plateau by validation mAP instead of loss; ZFTurbo's augmentation, which is
 not known, is flips, turns and rotation. Not run at full size. Source: SYSTEMS 3.
@@ -30,9 +33,9 @@ from hpa_tf.pipeline import Augmentation, EveryCell, InverseFrequency
 from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise
 from hpa_tf.pipeline.steps import OneOf
 from hpa_tf.pipeline.warps import Affine, ElasticDistortion, GridDistortion, OpticalDistortion
-from hpa_tf.postprocessing import PREDICTED_NEGATIVE
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE, alone_column
 from hpa_tf.recipes.optimization import Cosine, Optimization, Plateau
-from hpa_tf.recipes.recipe import Member, Recipe, System
+from hpa_tf.recipes.recipe import Member, Recipe, Specialist, System
 from hpa_tf.views import Bag, Crop, Field
 
 _TURNS = Augmentation(flip=0.5, quarter_turns=True, rotation=30)
@@ -164,7 +167,8 @@ MPWARE_ZFTURBO_DIETER = System(
         *(Member(recipe, 0.05) for recipe in (DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD)),
         *(Member(recipe, 0.2) for recipe in (ZFTURBO_6_CHANNELS, ZFTURBO_GREEN)),
     ),
-    PREDICTED_NEGATIVE,
+    replace(PREDICTED_NEGATIVE, alone=(MITOTIC_SPINDLE,)),
+    (Specialist(ZFTURBO_SPINDLE, alone_column(MITOTIC_SPINDLE), own_labels=True),),
 )
 
 # -- what two cores train ---------------------------------------------------------------------------------------------

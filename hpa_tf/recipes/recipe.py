@@ -101,6 +101,26 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Specialist:
+    """A network with one output that takes no part in the mean: it becomes a column of the cell table.
+
+    Rules read the column: `PostProcessing.factors` ("completeness"), `PostProcessing.alone` (`alone_column`).
+    """
+
+    recipe: Recipe
+    """How it is trained; its network answers one class."""
+    column: str
+    """The column."""
+    own_labels: bool = False
+    """It needs labels of its own, so that `train.py --system` leaves it to a command of its own."""
+
+    def __post_init__(self):
+        if len(self.recipe.network.classes) != 1:
+            found = f"{self.recipe.name}, which answers {len(self.recipe.network.classes)} classes"
+            raise InputError("system.specialists", found, "a network of one class", "make it a member")
+
+
+@dataclass(frozen=True)
 class System:
     """Networks whose probabilities are averaged, and what is done to the mean."""
 
@@ -110,3 +130,5 @@ class System:
     """Its networks."""
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
     """From probabilities to scores."""
+    specialists: tuple[Specialist, ...] = ()
+    """Networks beside them, whose answers the post-processing uses."""

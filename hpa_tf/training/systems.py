@@ -7,7 +7,8 @@ import keras
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import Recipe, System, differences, to_json
+from hpa_tf.recipes import Recipe, Specialist, System, differences, to_json
+from hpa_tf.recipes.run_folder import is_finished
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
@@ -31,13 +32,29 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     Raises:
         InputError: `out` holds another system; also see `train`.
     """
+    specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]  # refused now, not days later
     claim_system(system, out, site)
     for number, member in enumerate(system.members, start=1):
         announce(system, number, "", site)
         train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
         keras.backend.clear_session()
+    for specialist in specialists:
+        _train_specialist(specialist, data, files.join(out, specialist.recipe.name), site)
     if site.is_chief:
         write_system_card(system, out)
+
+
+def _train_specialist(specialist: Specialist, data: Data, folder: str, site: Site) -> None:
+    """Train a specialist, or say which command does where it needs labels of its own."""
+    recipe = specialist.recipe
+    if not specialist.own_labels:
+        if site.is_chief:
+            print(f"beside the members: {recipe.name}, which becomes {specialist.column!r}", flush=True)
+        train(recipe, data, folder, site)
+        keras.backend.clear_session()
+    elif site.is_chief and not is_finished(folder):
+        command = f"train.py --data {data.data} --recipe {recipe.name} --labels TABLE --out {folder}"
+        print(f"{recipe.name} needs labels of its own: {command}", flush=True)
 
 
 def train_system_folds(
@@ -59,10 +76,11 @@ def train_system_folds(
     check_num_folds(num_folds, data)
     check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
     claim_system(system, out, site)
+    members = replace(system, specialists=())  # they say nothing of the classes that are written out of fold
     for fold in range(num_folds):
         if site.is_chief:
             print(f"fold {fold}, networks {fold + 1} of {num_folds}", flush=True)
-        train_system(system, _without(fold, adapt), data, fold_folder(out, fold), site)
+        train_system(members, _without(fold, adapt), data, fold_folder(out, fold), site)
 
 
 def _without(fold: int, adapt: Callable[[Recipe], Recipe]) -> Callable[[Recipe], Recipe]:
@@ -89,11 +107,18 @@ def claim_system(system: System, out: str, site: Site) -> None:
         InputError: It holds another one.
     """
     path, value = files.join(out, SYSTEM), to_json(system)
-    if files.exists(path) and (lines := differences(files.read_json(path), value)):
+    if files.exists(path) and (lines := differences(_of_this_version(files.read_json(path)), value)):
         raise InputError(path, f"another system ({'; '.join(lines[:10])})", system.name, "choose another --out")
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)
+
+
+def _of_this_version(system: object) -> object:
+    """Return the JSON of a system with the fields that earlier versions did not have."""
+    if not isinstance(system, dict) or not isinstance(system.get("postprocessing"), dict):
+        return system
+    return {"specialists": [], **system, "postprocessing": {"alone": [], **system["postprocessing"]}}
 
 
 def announce(system: System, number: int, stage: str, site: Site) -> None:
