@@ -156,14 +156,14 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
 
 def _diff(command: Diff) -> int:
     from hpa_tf.label_rules import read_labels
-    from tfrecords_builder import label, label_diff
+    from tfrecords_builder import label_diff, label_start
 
     if command.data is None and (command.sheet or command.page):
         raise InputError("--data", "none", "the data folder of the cells", "give it: the pictures are drawn from it")
     if command.count < 1:
         raise InputError("--count", str(command.count), "1 or more", "change it")
     is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
-    before = label.from_data(command.before) if is_data else read_labels(command.before)
+    before = label_start.from_data(command.before) if is_data else read_labels(command.before)
     after = read_labels(command.after)
     print(label_diff.describe(before, after))
     if command.data is not None:

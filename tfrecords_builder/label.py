@@ -7,49 +7,24 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import tyro
 
-from hpa_tf import cell_table, label_rules, records
-from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf import label_rules, records
+from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
+from tfrecords_builder.label_predictions import AddLikely, DropUnlikely, FiveLevels, OutOfFold
+from tfrecords_builder.label_start import Rule
 
 PROGRAM = "python -m tfrecords_builder label"
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """What every rule asks for."""
-
-    out: str
-    """Table of labels to write (.parquet)."""
-    data: str | None = None
-    """Data folder: its labels are the start where no --labels is given."""
-    labels: str | None = None
-    """Table of labels to begin with, with its provenance."""
-
-    def start(self) -> LabelTable:
-        """Return the labels to begin with."""
-        if self.labels is not None:
-            return label_rules.read_labels(self.labels)
-        if self.data is None:
-            raise InputError("--labels", "neither --labels nor --data", "one of them", "say where the labels begin")
-        return from_data(self.data)
-
-
-def from_data(folder: str) -> LabelTable:
-    """Return the labels of a data folder: those of the images, copied to their cells."""
-    manifest = records.read_manifest(folder)
-    table = read_cells(folder, manifest)
-    return label_rules.from_image(table, {"data": manifest.fingerprint})
-
-
-@dataclass(frozen=True)
-class FromImage(_Rule):
+class FromImage(Rule):
     """Give every cell the labels of its image."""
 
     image_labels: str | None = None
@@ -77,7 +52,7 @@ class FromImage(_Rule):
 
 
 @dataclass(frozen=True)
-class FromGrades(_Rule):
+class FromGrades(Rule):
     """Turn hand grades (of `python -m hpa_tf.grading`) into soft labels, and mark the graded cells."""
 
     grades: tuple[str, ...] = ()
@@ -91,8 +66,6 @@ class FromGrades(_Rule):
 
     def apply(self) -> LabelTable:
         """Run the rule."""
-        import pandas as pd
-
         if not self.grades:
             raise InputError("--grades", "none", "one folder or more", "give the --out of the grading page")
         if self.data is None:
@@ -109,112 +82,19 @@ class FromGrades(_Rule):
 
 
 @dataclass(frozen=True)
-class _Predicted(_Rule):
-    predictions: str = tyro.MISSING
-    """Cell table of probabilities by networks that have not seen the cells (`train.py --folds K --out-of-fold`)."""
-    classes: tuple[int, ...] = ()
-    """Class ids to look at; default: see the rule."""
+class Soften(Rule):
+    """Move labels away from 0 and 1, the further the more labels the cell has."""
+
+    share: float = 0.01
+    """For each label of a cell."""
     keep: tuple[str, ...] = ("from_grades",)
     """Values that these rules set stay."""
-    any_kind: bool = False
-    """Take predictions that are not marked as out of fold: a network knows the cells it was trained on by heart."""
-    default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
-
-    def read(self, labels: LabelTable, path: str) -> tuple[np.ndarray, dict[str, str]]:
-        """Return (probabilities [N, 19], what they were read from)."""
-        table = cell_table.read(path)
-        if not self.any_kind and (found := cell_table.kind(path)) != "out_of_fold":
-            fix = "predict with train.py --folds K --out-of-fold, or give --any-kind"
-            raise InputError(path, f"a table of {found or 'no known kind'}", "out-of-fold predictions", fix)
-        return labels.values_from(table, path), {os.path.basename(path): label_rules.digest(path)}
-
-    def chosen(self) -> tuple[int, ...]:
-        """Return the classes to look at."""
-        if outside := [class_id for class_id in self.classes if not 0 <= class_id < NEGATIVE]:
-            raise InputError("--classes", f"{outside}", f"ids 0 to {NEGATIVE - 1}", "choose other classes")
-        return self.classes or self.default_classes
-
-    def check_shares(self, **shares: float) -> None:
-        """Check that numbers lie in 0..1."""
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"--{name.replace('_', '-')}", str(value), "0 to 1", "change it")
-
-
-@dataclass(frozen=True)
-class DropUnlikely(_Predicted):
-    """Lower the label of positive cells that a network finds unlikely (default: all classes)."""
-
-    threshold: float = 0.3
-    """Probability below which a cell is unlikely."""
-    to: float = 0.01
-    """The label that it gets."""
 
     def apply(self) -> LabelTable:
         """Run the rule."""
-        self.check_shares(threshold=self.threshold, to=self.to)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
-        return label_rules.drop_unlikely(labels, values, inputs, **options)
-
-
-@dataclass(frozen=True)
-class AddLikely(_Predicted):
-    """Give a label to cells that a network finds likely in images without it (default: mitotic spindle)."""
-
-    threshold: float = 0.9
-    """Probability from which on a cell is likely."""
-    to: float = 0.99
-    """The label that it gets."""
-    default_classes: ClassVar[tuple[int, ...]] = (CLASSES.index("Mitotic spindle"),)
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        self.check_shares(threshold=self.threshold, to=self.to)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
-        return label_rules.add_likely(labels, values, inputs, **options)
-
-
-@dataclass(frozen=True)
-class OutOfFold(_Predicted):
-    """Replace labels by out-of-fold probabilities: the targets of a student (default: all classes)."""
-
-    share: float = 1.0
-    """Weight of the probability; the label so far has the rest."""
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        self.check_shares(share=self.share)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        return label_rules.out_of_fold(labels, values, inputs, share=self.share, classes=self.chosen(), keep=self.keep)
-
-
-@dataclass(frozen=True)
-class FiveLevels(_Rule):
-    """Replace image labels by 1, .75, .5, .25 or 0: the higher, the surer networks are of the image and of the cell."""
-
-    image_predictions: str = tyro.MISSING
-    """Cell table of probabilities of each cell's whole image."""
-    cell_predictions: str = tyro.MISSING
-    """Cell table of probabilities of each cell."""
-    keep: tuple[str, ...] = ("from_grades",)
-    """Values that these rules set stay."""
-    add: bool = False
-    """Also give .5 to cells of images without the label where both are very sure."""
-    any_kind: bool = False
-    """Take predictions that are not marked as out of fold."""
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        labels = self.start()
-        reader = _Predicted(self.out, any_kind=self.any_kind, predictions="")
-        of_image, first = reader.read(labels, self.image_predictions)
-        of_cell, second = reader.read(labels, self.cell_predictions)
-        return label_rules.five_levels(labels, of_image, of_cell, {**first, **second}, self.keep, self.add)
+        if not 0 <= self.share <= 1:
+            raise InputError("--share", str(self.share), "0 to 1", "change it")
+        return label_rules.soften(self.start(), self.share, self.keep)
 
 
 @dataclass(frozen=True)
@@ -240,6 +120,7 @@ RULES = {
     "from_grades": FromGrades,
     "drop_unlikely": DropUnlikely,
     "add_likely": AddLikely,
+    "soften": Soften,
     "five_levels": FiveLevels,
     "out_of_fold": OutOfFold,
     "merge": Merge,
@@ -263,7 +144,7 @@ def run(arguments: Sequence[str]) -> None:
             return
         raise InputError("--rule", repr(names.rule), f"one of {', '.join(RULES)}", "choose one")
     rule = tyro.cli(RULES[names.rule], args=rest, prog=f"{PROGRAM} --rule {names.rule}")
-    before = rule.start() if isinstance(rule, _Rule) and not isinstance(rule, FromImage) else None
+    before = rule.start() if isinstance(rule, Rule) and not isinstance(rule, FromImage) else None
     labels = rule.apply()
     label_rules.write_labels(labels, rule.out)
     print(describe(labels, before))

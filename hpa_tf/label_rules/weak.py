@@ -1,4 +1,4 @@
-"""Labels of cells from labels of images: copied, or in five levels by what networks say of image and cell."""
+"""Labels of cells from labels of images: copied, softened, or in five levels by what networks say of them."""
 
 from collections.abc import Collection, Mapping
 
@@ -28,6 +28,25 @@ def from_image(
     values = np.array([of_image.get(name, unknown) for name in table["image_id"]], np.float32).reshape(-1, NUM_CLASSES)
     set_by = np.where(np.isnan(values), np.int16(-1), np.int16(0))
     return LabelTable(labels.cells, values, set_by, labels.steps)
+
+
+def soften(labels: LabelTable, share: float = 0.01, keep: tuple[str, ...] = ("from_grades",)) -> LabelTable:
+    """Move each label y towards the other end by share x n, n the labels of the cell: y' = y (1 - e) + (1 - y) e.
+
+    An image with more labels is less often right in each of its cells. Unknown values stay unknown.
+
+    Args:
+        labels: Labels so far.
+        share: For each label of a cell, 0..1; e is at most .5.
+        keep: Values that these rules set stay.
+
+    Source: SYSTEMS 3 (Z): ".01 x labels".
+    """
+    count = (np.nan_to_num(labels.values) >= 0.5).sum(axis=1, keepdims=True)
+    e = np.minimum(share * count, 0.5)
+    values = labels.values * (1 - e) + (1 - labels.values) * e
+    mask = ~np.isnan(labels.values) & ~labels.was_set_by(keep)
+    return labels.with_step("soften", {"share": share, "keep": list(keep)}, {}, values, mask)
 
 
 LEVELS = ((0.5, 0.7, 1.0), (0.5, 0.5, 0.75), (0.0, 0.25, 0.5))

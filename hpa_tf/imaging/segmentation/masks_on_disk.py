@@ -78,6 +78,17 @@ class MasksOnDisk:
         check_nuclei(nucleus, cell, nucleus_path)
         return Masks(nucleus=match_to_cells(nucleus, cell), cell=cell)
 
+    def cell_mask(self, image_id: str) -> np.ndarray:
+        """Read the cell mask of an image alone, int32 [H, W].
+
+        Raises:
+            InputError: There is none, or two of them, or it is no label image.
+        """
+        path = self._find(image_id, self.cell_pattern, CELL_PATTERNS, "cell")
+        mask = read_mask(path, self.max_pixels)
+        check_cells(mask, path)
+        return mask
+
     def _find(self, image_id: str, pattern: str | None, defaults: tuple[str, ...], kind: str) -> str | None:
         """Return the path of a mask; None where a nucleus mask is neither asked for nor there."""
         tried = (pattern,) if pattern else defaults

@@ -1,0 +1,118 @@
+"""Predictions of cells of other masks, matched to one's own; softened labels."""
+
+from itertools import product
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shards import one_hot, write_dataset
+
+from hpa_tf import cell_table
+from hpa_tf import label_rules as rules
+from hpa_tf.errors import InputError
+from tfrecords_builder.__main__ import main
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 0.6, 0.8]))
+@settings(max_examples=60, deadline=None)
+def test_partners_are_those_of_a_slow_loop_and_no_cell_has_two(seed, least):
+    rng = np.random.default_rng(seed)
+    own = np.repeat(np.repeat(rng.integers(0, 5, (4, 5)), 3, 0), 3, 1) * 10
+    other = np.where(rng.random(own.shape) < 0.8, own // 10, rng.integers(0, 5, own.shape)) * 300
+    expected = {}
+    for i, j in product(np.unique(own[own > 0]), np.unique(other[other > 0])):
+        union = ((own == i) | (other == j)).sum()
+        if ((own == i) & (other == j)).sum() > least * union:
+            expected[i] = j
+    found = rules.match_cells(own, other, least)
+    assert found == expected and len(set(found.values())) == len(found)
+
+
+def test_refuses_masks_of_two_sizes_and_thresholds_with_two_partners():
+    mask = np.ones((4, 4), int)
+    for arguments in ((mask, mask[:3]), (mask, mask, 0.4)):
+        with pytest.raises(ValueError, match="one size"):
+            rules.match_cells(*arguments)
+
+
+def masks(shift: int) -> np.ndarray:
+    """Return three cells in a row, moved to the right; renumbered where they are moved."""
+    mask = np.zeros((20, 80), np.uint16)
+    for number, left in enumerate((2, 28, 54), start=1):
+        mask[4:16, left + shift : left + shift + 20] = number if shift == 0 else 100 - number
+    return mask
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Write a data folder of two images of three cells, its masks, and other masks: of image 1 far off."""
+    labels = np.stack([one_hot(3)] * 6)
+    table = write_dataset(tmp_path / "data", labels, cells_per_image=3, num_shards=1, num_folds=1)
+    ids = table["image_id"].unique()
+    for name, shifts in (("own", (0, 0)), ("other", (2, 15))):
+        (tmp_path / name).mkdir()
+        for image_id, shift in zip(ids, shifts, strict=True):
+            cv2.imwrite(str(tmp_path / name / f"{image_id}_cellmask.png"), masks(shift))
+    values = np.full((6, 19), 0.1)
+    values[:, 3] = [0.6, 0.7, 0.8, 0.9, 0.9, 0.9]  # cells 97, 98, 99 of each image
+    predicted = cell_table.from_values(np.repeat(ids, 3), [97, 98, 99] * 2, values)
+    cell_table.write(predicted, tmp_path / "oof.parquet", "out_of_fold")
+    return tmp_path
+
+
+def words(folder, *more: str) -> list[str]:
+    given_masks = ["--masks", str(folder / "own"), "--prediction-masks", str(folder / "other")]
+    start = ["label", "--rule", "out_of_fold", "--data", str(folder / "data"), "--out", str(folder / "out.parquet")]
+    return [*start, "--predictions", str(folder / "oof.parquet"), *(more or given_masks)]
+
+
+def test_the_command_matches_cells_and_prints_the_share(folders, capsys):
+    assert main(words(folders)) == 0
+    assert "50.0% of the cells have a partner among the predicted ones (3 cells)" in capsys.readouterr().out
+    labels = rules.read_labels(folders / "out.parquet").values
+    np.testing.assert_allclose(labels[:3, 3], [0.8, 0.7, 0.6])  # 1 is 99 there
+    np.testing.assert_allclose(labels[:3, 18], 0.1)  # a student learns Negative too
+    np.testing.assert_allclose(labels[3:, 3], 1)  # no partner: the label so far
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--masks", "MASKS"), "both folders"),
+        (("--prediction-masks", "MASKS"), "both folders"),
+        (("--iou", "0.7"), "both folders"),
+        (("--masks", "MASKS", "--prediction-masks", "MASKS", "--iou", "0.3"), "two partners"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(folders, capsys, more, said):
+    filled = [str(folders / "own") if word == "MASKS" else word for word in more]
+    assert main(words(folders, *filled)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_images_or_cells_that_are_all_others_are_refused():
+    cells = pd.DataFrame({"image_id": ["a", "a"], "cell": [1, 2]})
+    predicted = cell_table.from_values(["b"], [1], np.full((1, 19), 0.5))
+    own = np.array([[1, 1, 0, 2, 2, 0]])
+    with pytest.raises(InputError, match="no image of the data folder"):
+        rules.on_own_cells(predicted, cells, lambda i: own, lambda i: own, "there")
+    predicted = predicted.assign(image_id="a")
+    with pytest.raises(InputError, match="masks of 6 x 1 px and 5 x 1 px of image a"):
+        rules.on_own_cells(predicted, cells, lambda i: own, lambda i: own[:, 1:], "there")
+    with pytest.raises(InputError, match="none of 2 cells overlaps"):
+        rules.on_own_cells(predicted, cells, lambda i: own, lambda i: own[:, ::-1] * 0 + 7, "there")
+
+
+def test_softened_labels_are_those_of_the_formula():
+    values = np.zeros((3, 19), np.float32)
+    values[0, [1, 4]], values[1, 2], values[2, :] = 1, 1, np.nan
+    table = cell_table.from_values(["a"] * 3, [1, 2, 3], values)
+    found = rules.soften(rules.from_image(table, {}), 0.01).values
+    np.testing.assert_allclose(found[0, [1, 4]], 0.98)
+    np.testing.assert_allclose(found[0, 0], 0.02)
+    np.testing.assert_allclose(found[1, [2, 3]], [0.99, 0.01])
+    assert np.isnan(found[2]).all()

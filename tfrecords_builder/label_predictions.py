@@ -1,0 +1,150 @@
+"""The rules of `label` that read what networks say of the cells."""
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from hpa_tf import cell_table, label_rules
+from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.label_rules import LabelTable
+from tfrecords_builder.label_start import Rule
+
+
+@dataclass(frozen=True)
+class _Predicted(Rule):
+    predictions: str = tyro.MISSING
+    """Cell table of probabilities by networks that have not seen the cells (`train.py --folds K --out-of-fold`)."""
+    classes: tuple[int, ...] = ()
+    """Class ids to look at; default: see the rule."""
+    keep: tuple[str, ...] = ("from_grades",)
+    """Values that these rules set stay."""
+    any_kind: bool = False
+    """Take predictions that are not marked as out of fold: a network knows the cells it was trained on by heart."""
+    masks: str | None = None
+    """Folder of the masks that the data were built with; only beside --prediction-masks."""
+    prediction_masks: str | None = None
+    """Folder of the masks that the predictions are of, where they are others: cells are matched to those of --masks by
+    intersection over union, and the share that has a partner is printed."""
+    iou: float = label_rules.LEAST
+    """Two cells are the same where their intersection over union is larger."""
+    default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
+
+    def read(self, labels: LabelTable, path: str) -> tuple[np.ndarray, dict[str, str]]:
+        """Return (probabilities [N, 19], what they were read from)."""
+        table = cell_table.read(path)
+        if not self.any_kind and (found := cell_table.kind(path)) != "out_of_fold":
+            fix = "predict with train.py --folds K --out-of-fold, or give --any-kind"
+            raise InputError(path, f"a table of {found or 'no known kind'}", "out-of-fold predictions", fix)
+        if self.masks or self.prediction_masks or self.iou != label_rules.LEAST:
+            table = self.on_own_cells(labels, table, path)
+        return labels.values_from(table, path), {os.path.basename(path): label_rules.digest(path)}
+
+    def on_own_cells(self, labels: LabelTable, table: pd.DataFrame, path: str) -> pd.DataFrame:
+        """Return predictions of cells of other masks as predictions of the labels' cells."""
+        if not (self.masks and self.prediction_masks):
+            found = f"--masks {self.masks}, --prediction-masks {self.prediction_masks}"
+            fix = "give both folders, or neither and no --iou"
+            raise InputError("--prediction-masks", found, "both folders of masks", fix)
+        if not 0.5 <= self.iou < 1:
+            raise InputError("--iou", f"{self.iou:g}", "0.5 to 1: below it a cell may have two partners", "change it")
+        own, other = (MasksOnDisk(folder).cell_mask for folder in (self.masks, self.prediction_masks))
+        table, share = label_rules.on_own_cells(table, labels.cells, own, other, path, self.iou)
+        print(f"{path}: {share:.1%} of the cells have a partner among the predicted ones ({len(table)} cells)")
+        return table
+
+    def chosen(self) -> tuple[int, ...]:
+        """Return the classes to look at."""
+        highest = max(self.default_classes, default=0)
+        highest = max(highest, NEGATIVE - 1)
+        if outside := [class_id for class_id in self.classes if not 0 <= class_id <= highest]:
+            raise InputError("--classes", f"{outside}", f"ids 0 to {highest}", "choose other classes")
+        return self.classes or self.default_classes
+
+    def check_shares(self, **shares: float) -> None:
+        """Check that numbers lie in 0..1."""
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"--{name.replace('_', '-')}", str(value), "0 to 1", "change it")
+
+
+@dataclass(frozen=True)
+class DropUnlikely(_Predicted):
+    """Lower the label of positive cells that a network finds unlikely (default: all classes)."""
+
+    threshold: float = 0.3
+    """Probability below which a cell is unlikely."""
+    to: float = 0.01
+    """The label that it gets."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(threshold=self.threshold, to=self.to)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
+        return label_rules.drop_unlikely(labels, values, inputs, **options)
+
+
+@dataclass(frozen=True)
+class AddLikely(_Predicted):
+    """Give a label to cells that a network finds likely in images without it (default: mitotic spindle)."""
+
+    threshold: float = 0.9
+    """Probability from which on a cell is likely."""
+    to: float = 0.99
+    """The label that it gets."""
+    default_classes: ClassVar[tuple[int, ...]] = (CLASSES.index("Mitotic spindle"),)
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(threshold=self.threshold, to=self.to)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
+        return label_rules.add_likely(labels, values, inputs, **options)
+
+
+@dataclass(frozen=True)
+class OutOfFold(_Predicted):
+    """Replace labels by out-of-fold probabilities: the targets of a student (default: all classes)."""
+
+    share: float = 1.0
+    """Weight of the probability; the label so far has the rest."""
+    default_classes: ClassVar[tuple[int, ...]] = tuple(range(NUM_CLASSES))
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        self.check_shares(share=self.share)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        return label_rules.out_of_fold(labels, values, inputs, share=self.share, classes=self.chosen(), keep=self.keep)
+
+
+@dataclass(frozen=True)
+class FiveLevels(Rule):
+    """Replace image labels by 1, .75, .5, .25 or 0: the higher, the surer networks are of the image and of the cell."""
+
+    image_predictions: str = tyro.MISSING
+    """Cell table of probabilities of each cell's whole image."""
+    cell_predictions: str = tyro.MISSING
+    """Cell table of probabilities of each cell."""
+    keep: tuple[str, ...] = ("from_grades",)
+    """Values that these rules set stay."""
+    add: bool = False
+    """Also give .5 to cells of images without the label where both are very sure."""
+    any_kind: bool = False
+    """Take predictions that are not marked as out of fold."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        labels = self.start()
+        reader = _Predicted(self.out, any_kind=self.any_kind, predictions="")
+        of_image, first = reader.read(labels, self.image_predictions)
+        of_cell, second = reader.read(labels, self.cell_predictions)
+        return label_rules.five_levels(labels, of_image, of_cell, {**first, **second}, self.keep, self.add)

@@ -1,0 +1,35 @@
+"""What every rule of `label` asks for: where the labels begin."""
+
+from dataclasses import dataclass
+
+from hpa_tf import label_rules, records
+from hpa_tf.data_folder import read_cells
+from hpa_tf.errors import InputError
+from hpa_tf.label_rules import LabelTable
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What every rule asks for."""
+
+    out: str
+    """Table of labels to write (.parquet)."""
+    data: str | None = None
+    """Data folder: its labels are the start where no --labels is given."""
+    labels: str | None = None
+    """Table of labels to begin with, with its provenance."""
+
+    def start(self) -> LabelTable:
+        """Return the labels to begin with."""
+        if self.labels is not None:
+            return label_rules.read_labels(self.labels)
+        if self.data is None:
+            raise InputError("--labels", "neither --labels nor --data", "one of them", "say where the labels begin")
+        return from_data(self.data)
+
+
+def from_data(folder: str) -> LabelTable:
+    """Return the labels of a data folder: those of the images, copied to their cells."""
+    manifest = records.read_manifest(folder)
+    table = read_cells(folder, manifest)
+    return label_rules.from_image(table, {"data": manifest.fingerprint})
