@@ -82,10 +82,9 @@ class Fcan(CbamClassifier):
         Without masks (a view of single crops) there is one piece, the image, and nothing to merge.
         """
         maps, head = self.maps(specs["image"].shape, policy), self.head()
-        if "masks" not in specs:
-            inputs = inputs_beside(specs, maps.input)
-            return keras.Model(inputs, self.outputs(maps.output, head), name=f"fcan_{maps.name}")
         inputs = make_inputs(specs)
+        if "masks" not in specs:  # the map is called all the same: files of weights know layers by where they lie
+            return keras.Model(inputs, self.outputs(maps(inputs["image"]), head), name=f"fcan_{maps.name}")
         num_cells = specs["present"].shape[0]
         masks = CellMasks(num_cells, rest=True, dtype="float32", name=f"{HEAD}cell_masks")(inputs["masks"])
         pieces = maps(Pieces(name=f"{HEAD}pieces")(inputs["image"], masks))

@@ -1,0 +1,141 @@
+"""Systems end to end: members that see different things, a run asked twice, Negative as the networks predict it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import prediction_cases as cases
+import pytest
+import toy_networks
+
+from hpa_tf import cell_table, recipes, serving
+from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.errors import InputError
+from hpa_tf.models import weights
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.fcan import ALL_CLASSES, Fcan
+from hpa_tf.models.puzzle_cam import PuzzleCam
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE
+from hpa_tf.prediction import members
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import predict
+from hpa_tf.recipes import Member, Recipe, System, run_folder
+from hpa_tf.records import write_manifest
+from hpa_tf.views import CellInField, Crop, Field
+
+TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
+CELLS = Recipe("cells", Crop(16), Classifier(SmallCnn((4, 6)), classes=ALL_CLASSES))
+RGB = ("red", "green", "blue")
+SYSTEM = System(
+    "toys",
+    (
+        Member(TOYS["toy_puzzle"], 0.2),
+        Member(replace(TOYS["toy_fcan"], asked=None), 0.1),
+        Member(replace(TOYS["toy_fcan"], asked=None), 0.1, asked=CellInField(32)),
+        Member(TOYS["toy_duo"], 0.3),
+        Member(CELLS, 0.3),
+    ),
+    PREDICTED_NEGATIVE,
+)
+
+
+def write_member(folder: Path, recipe: Recipe, **facts) -> None:
+    """Write a whole run folder of a network with random weights."""
+    keras.utils.set_random_seed(len(recipe.name))
+    network = recipe.network.build(recipe.asked_view.specs())
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.set_weights([layer.get_weights()[0] * 3, *layer.get_weights()[1:]])
+    (folder / "weights").mkdir(parents=True)
+    weights.save(network, folder / run_folder.BEST_WEIGHTS)
+    manifest = replace(cases.MANIFEST, **facts)
+    recipes.save(recipe, folder / run_folder.RECIPE)
+    write_manifest(folder, manifest)
+    serving.export(folder, network, recipe, manifest)
+    run_folder.write_result(folder, {run_folder.BEST_WEIGHTS: 1.0}, {})
+
+
+@pytest.mark.slow
+def test_a_system_of_all_views_is_the_weighted_mean_of_its_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "SYSTEMS", (SYSTEM,))
+    for recipe in dict.fromkeys(member.recipe for member in SYSTEM.members):
+        write_member(tmp_path / "runs" / recipe.name, recipe)
+    masks = cases.write_images(tmp_path / "images")
+    images = str(tmp_path / "images")
+    options = Options(str(tmp_path / "out"), system="toys", runs=str(tmp_path / "runs"), images=images, masks=images)
+    predict(replace(options, workers=1, report_images=2))
+    names = ["toy_puzzle", "toy_fcan", "toy_fcan.CellInField", "toy_duo", "cells"]
+    tables = [cell_table.read(tmp_path / f"out/raw/{name}.parquet") for name in names]
+    values = [cell_table.values(table) for table in tables]
+    assert [np.isnan(one[:, NEGATIVE]).all() for one in values] == [True, True, True, True, False]
+    assert np.abs(values[1] - values[2])[:, :NEGATIVE].max() > 0.01, "asked in two ways, it gives two answers"
+    for one in values:
+        one[:, NEGATIVE] = np.where(np.isnan(one[:, NEGATIVE]), 1 - one[:, :NEGATIVE].max(axis=1), one[:, NEGATIVE])
+    shares = np.array([member.weight for member in SYSTEM.members])
+    mean = np.tensordot(shares / shares.sum(), np.stack(values), axes=1)
+    cells = cell_table.read(tmp_path / "out/cells.parquet")
+    assert len(cells) == sum(len(np.unique(mask)) - 1 for mask in masks.values())
+    np.testing.assert_allclose(cell_table.values(cells), mean, atol=1e-6)
+    np.testing.assert_allclose(cells[[f"raw: {name}" for name in CLASSES]], mean, atol=1e-6)
+    assert (tmp_path / "out/submission.csv").read_text().count("\n") == len(masks) + 1
+
+
+def network(recipe: Recipe, name: str = "run", **facts) -> members.Network:
+    """Return a network that was never built."""
+    manifest = vars(replace(cases.MANIFEST, **facts))
+    return members.Network(name, 1.0, serving.Served(name, {}, recipe, manifest, 16, None), "", name)
+
+
+def test_members_of_other_classes_or_data_are_named():
+    member, first = Member(CELLS, 1.0), network(CELLS, "runs/first")
+    members._check_member(member, network(CELLS), first)
+    located = replace(CELLS, network=replace(CELLS.network, classes=tuple(range(NEGATIVE))))
+    with pytest.raises(InputError, match="found a network of 18 classes; expected 19 classes as cells"):
+        members._check_member(member, network(located), first)
+    with pytest.raises(InputError, match="trained on other data than runs/first"):
+        members._check_member(member, network(CELLS, fingerprint="1" * 64), first)
+
+
+def test_missing_members_are_counted_once_though_a_run_is_asked_twice(tmp_path):
+    with pytest.raises(InputError) as error:
+        members.load_members(recipes.system_named("cpu_red_ai"), str(tmp_path))
+    assert "cpu_duo_branch, cpu_red_ai_field, cpu_red_ai_cell (3 of 3 members)" in str(error.value)
+
+
+@pytest.mark.parametrize("system", recipes.SYSTEMS, ids=lambda system: system.name)
+def test_members_of_every_system_can_be_asked(system):
+    """Channels of a second view are those of the network, and every member answers all classes or all but Negative."""
+    for member in system.members:
+        asked = replace(member.recipe, asked=member.asked or member.recipe.asked)
+        members._check_classes(asked, member.recipe.name)
+        assert members.needs_of([network(asked)]).crops == (asked.asked_view.reads == "cells")
+    names = [(member.recipe.name, type(member.asked)) for member in system.members]
+    assert len(set(names)) == len(names), "each network's table has its own name"
+
+
+ASKED_TWICE = {
+    "field, cell on it, crop": (
+        Classifier(SmallCnn((4, 6))),
+        [Field(16, RGB, 3), CellInField(32, RGB), Crop(24, channels=RGB)],
+    ),
+    "FCAN": (Fcan(SmallCnn((4, 6)), hidden=8), [Field(16, num_cells=3), Field(32, num_cells=5), CellInField(32)]),
+    "Puzzle-CAM": (PuzzleCam(SmallCnn((4, 6))), [Field(32, num_cells=2), Crop(16)]),
+}
+
+
+@pytest.mark.parametrize("name", ASKED_TWICE)
+def test_weights_of_one_view_are_those_of_another(name, tmp_path):
+    """What a run learned through one view answers through another: every weight comes to its place."""
+    spec, views = ASKED_TWICE[name]
+    keras.utils.set_random_seed(0)
+    trained = spec.build(views[0].specs())
+    for i, variable in enumerate(trained.variables):
+        variable.assign(np.full(variable.shape, i + 1, np.float32))
+    expected = [(variable.shape, i + 1.0) for i, variable in enumerate(trained.variables)]
+    weights.save(trained, tmp_path / "all.weights.h5")
+    for view in views[1:]:
+        asked = spec.build(view.specs())
+        weights.load(asked, str(tmp_path / "all.weights.h5"))
+        assert [(variable.shape, float(variable.numpy().flat[0])) for variable in asked.variables] == expected
