@@ -63,16 +63,6 @@ def world(tmp_path_factory, pool):
     return root, masks, options
 
 
-def prepared(crop: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Prepare a tight crop as METHODS 3 says, in NumPy and OpenCV."""
-    pixels = np.where(inside[..., None], crop, 0)
-    side = max(crop.shape[:2])
-    above, before = (side - crop.shape[0]) // 2, (side - crop.shape[1]) // 2
-    square = np.zeros((side, side, 4), np.float32)
-    square[above : above + crop.shape[0], before : before + crop.shape[1]] = pixels
-    return cv2.resize(square, (cases.SIZE,) * 2, interpolation=cv2.INTER_LINEAR) / np.iinfo(crop.dtype).max
-
-
 def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, pool):
     root, masks, _ = world
     raw = cell_table.read(root / "out/raw/run.parquet").set_index(["image_id", "cell"])
@@ -86,7 +76,7 @@ def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, poo
             inside = masks[image_id] == cell
             rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            image = prepared(field.pixels[box], inside[box])[None]
+            image = cases.prepared(field.pixels[box], inside[box])[None]
             logits = network({"image": image}, training=False)["logits"].numpy()[0]
             expected = 1 / (1 + np.exp(-logits.astype(float)))
             found = raw.loc[(image_id, cell), list(CLASSES[:18])].to_numpy(float)

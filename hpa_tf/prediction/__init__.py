@@ -4,6 +4,7 @@ options.py    what a prediction is asked for
 sources.py    fields of view with a segmenter -> the cells of one image (worker processes)
 shards.py     shards -> the same
 workers.py    the process pool that reads, cuts and finishes images while the network runs
+adapting.py   --adapt: a run with the batch statistics of the images to predict
 members.py    runs and systems -> networks with their weights in the mean
 aside.py      pictures for overlays, from the worker that reads an image to the one that finishes it
 needs.py      what their views need of an image: crops, the field of view shrunk

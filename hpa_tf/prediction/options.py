@@ -26,6 +26,12 @@ class Options:
     mean of several networks. Default: the newest finished run below runs/, or else the starter."""
     system: str | None = None
     """Name of a system (such as milimed_final_2) instead of runs; its networks are read from --runs."""
+    adapt: str | None = None
+    """Before predicting, re-estimate the network's batch statistics on the cells of these images (no labels needed) and
+    write that network to this run folder, which predicts here and can be given as --run later. For images unlike
+    those of the training: another microscope, cell line or stain; 100 cells or more."""
+    adapt_share: float = 0.5
+    """With --adapt: weight of the images' own statistics, 0 to 1; those of the training keep the rest."""
     runs: str = "runs"
     """Folder that `train.py --system` wrote: one run folder a member."""
     images: str | None = None
@@ -116,6 +122,7 @@ class Options:
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
         self._check_effects()
+        self._check_adapting()
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
         if self.segmenter_weights and self.segmenter not in BY_NETWORK:
@@ -134,6 +141,24 @@ class Options:
                 raise InputError(option, str(getattr(self, name)), f"a number >= {least}", "correct the option")
         parse_part(self.shard)
 
+    def _check_adapting(self) -> None:
+        """Refuse what cannot go with --adapt.
+
+        Raises:
+            InputError: Names the option.
+        """
+        if not 0 <= self.adapt_share <= 1:
+            raise InputError("--adapt-share", f"{self.adapt_share:g}", "a share from 0 to 1", "correct the option")
+        if self.adapt is None:
+            return
+        if len(self.run) != 1:
+            found = f"--system {self.system}" if self.system else f"{len(self.run)} runs"
+            raise InputError("--adapt", found, "one --run", "adapt one run at a time, then predict with all of them")
+        for option, given in (("--shard", self.shard is not None), ("--runner", self.runner != LOCAL)):
+            if given:
+                fix = "adapt without it, then give the adapted folder as --run"
+                raise InputError("--adapt", f"{option} beside it", "all images on this machine", fix)
+
     def _check_effects(self) -> None:
         """Refuse options that would have no effect beside the others.
 
@@ -148,6 +173,7 @@ class Options:
                 *(("um_per_px", DEFAULT_UM_PER_PX), ("max_pixels", MAX_PIXELS), ("full_scale", None)),
             ),
             "masks": (self.masks is not None, ("cell_pattern", None), ("nucleus_pattern", None)),
+            "adapt": (self.adapt is not None, ("adapt_share", 0.5)),
             "system": (self.system is not None, ("runs", "runs")),
             "overlays or --report-images": (pictures, ("top_k", 2)),
             "on-error skip": (self.on_error == "skip", ("allow_failures", False)),

@@ -16,8 +16,8 @@ from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import outputs, report, results, stages
-from hpa_tf.prediction.aside import Pictures
+from hpa_tf.prediction import adapting, outputs, report, results, stages
+from hpa_tf.prediction.aside import NO_PICTURES, Pictures
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.heat import heat_writer
 from hpa_tf.prediction.light import LightCheck
@@ -33,7 +33,7 @@ from hpa_tf.records import read_manifest
 _PICTURE_SIZE = 1024
 _SCALE_TOLERANCE = 0.1
 _NOT_IN_REQUEST = (
-    *("out", "on_error", "allow_failures", "workers", "runner", "beam_options"),
+    *("out", "on_error", "allow_failures", "workers", "runner", "beam_options", "adapt", "adapt_share"),
     *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
 )
 _LATER = ("heat_maps", "csv", "image_labels")
@@ -60,6 +60,8 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         from hpa_tf.prediction import default_run, members, runtimes
 
         options = default_run.with_run(options)
+        if options.adapt is not None:
+            options = adapted(options, workers)
         device, networks, system = runtimes.open_networks(options)
         usual = system.postprocessing if system else members.usual_postprocessing(networks)
         postprocessing = options.postprocessing or usual
@@ -89,6 +91,19 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     write_final(options.out, image_ids, len(failed))
     interrupts.keeps(f"everything is written to {options.out}")
     return outcome
+
+
+def adapted(options: Options, workers: Workers) -> Options:
+    """Return options that predict with the run that `--adapt` names, after it was written; see `adapting`.
+
+    Raises:
+        InputError: See `adapting.adapt`.
+    """
+    from hpa_tf.prediction import members
+
+    networks = members.load_networks(options.run)
+    source = make_source(options, networks, members.needs_of(networks), NO_PICTURES)
+    return adapting.adapt(options, source, networks, workers)
 
 
 def with_masks(options: Options) -> Options:

@@ -1,0 +1,148 @@
+"""`--adapt`: a network's batch statistics re-estimated on the images it is to predict, as a run folder of its own.
+
+Another microscope, cell line or stain moves the mean and the spread of what each layer sees. Batch normalization keeps
+both from the training; here they move towards those of the user's cells, which needs no labels. All trained weights
+stay as they are. Source: Li et al. 2016 (AdaBN); Schneider et al. 2020 for the mixture with the training's statistics.
+"""
+
+import dataclasses
+import hashlib
+import heapq
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.sources import FieldCells, Source, digest
+from hpa_tf.prediction.stages import Failed, load
+from hpa_tf.prediction.workers import Workers
+from hpa_tf.progress import progress
+
+RECORD = "adapted.json"
+LEAST_CELLS = 100
+"""Fewer cells say too little about means and spreads."""
+MOST_CELLS, _MOST_BYTES = 2048, 2**29
+_BATCH_PIXELS, _SUFFIX = 2**20, ".weights.h5"
+
+
+def adapt(options: Options, source: Source, networks: Sequence[Any], workers: Workers) -> Options:
+    """Write the run folder `options.adapt`, or find it finished, and return options that predict with it.
+
+    Args:
+        options: What is asked.
+        source: The images.
+        networks: `members.Network`s of the one run.
+        workers: What reads the images.
+
+    Raises:
+        InputError: The folder holds something else, there are too few cells, or the network has no such statistics.
+    """
+    from hpa_tf.recipes import run_folder
+
+    out, run = options.adapt, networks[0].run
+    adapted = dataclasses.replace(options, run=(out,), adapt=None)
+    record = {
+        "run": [network.digest for network in networks],
+        "images": digest(sorted(source.stamps.items())),
+        "share": options.adapt_share,
+    }
+    if files.exists(files.join(out, RECORD)):
+        _check_same(out, record)
+        if run_folder.is_finished(out):
+            return adapted
+    elif files.exists(files.join(out, run_folder.RECIPE)):
+        raise InputError(out, "another run", "a new folder for the adapted run", "choose another --adapt")
+    images = sample(_fields(options, source, workers), networks[0].served)
+    if len(images) < LEAST_CELLS:
+        fix = "predict without --adapt, or give more images"
+        raise InputError(options.images or options.data, f"{len(images)} cells", f"{LEAST_CELLS} or more", fix)
+    write_run(run, out, images, options.adapt_share, record)
+    return adapted
+
+
+def _check_same(out: str, record: dict[str, Any]) -> None:
+    found = files.read_json(files.join(out, RECORD))
+    if differing := [name for name, value in record.items() if found.get(name) != value]:
+        text = f"a run that was adapted to other {' and '.join(differing)}"
+        raise InputError(out, text, "the same run, images and share", "choose another --adapt, or remove the folder")
+
+
+def _fields(options: Options, source: Source, workers: Workers) -> Iterator[FieldCells]:
+    """Yield the cells of each image; images that cannot be used are left out under --on-error skip."""
+    tasks = ((source.load, source.task(i), image_id) for i, image_id in enumerate(source.image_ids))
+    with progress(desc="adapt", total=len(source.image_ids), unit="image") as bar:
+        for field in workers.map(load, tasks, workers.count + 2):
+            bar.update()
+            if not isinstance(field, Failed):
+                yield field
+            elif options.on_error == "fail":
+                raise field.error
+
+
+def sample(fields: Iterator[FieldCells], served: Any) -> np.ndarray:
+    """Prepare a sample of the cells as the network sees them: those whose names have the smallest hashes.
+
+    Args:
+        fields: Cells of each image, in any order.
+        served: `serving.Served`, which prepares them.
+
+    Returns:
+        float32 [N, S, S, 4], in the order of the hashes.
+    """
+    most = min(MOST_CELLS, _MOST_BYTES // (16 * served.size**2))
+    kept: list[tuple[int, np.ndarray]] = []  # a heap whose first entry has the largest hash
+    for field in fields:
+        names = (f"{field.image_id} {cell}".encode() for cell in field.table["cell"])
+        for name, crop, region in zip(names, field.crops, field.regions, strict=True):
+            key = -int.from_bytes(hashlib.sha256(name).digest()[:8])
+            if len(kept) == most and key < kept[0][0]:
+                continue
+            entry = (key, served.prepare(crop, region).numpy())
+            heapq.heappush(kept, entry) if len(kept) < most else heapq.heapreplace(kept, entry)
+    images = [image for _, image in sorted(kept, key=lambda entry: -entry[0])]
+    return np.stack(images) if images else np.zeros((0, served.size, served.size, 4), np.float32)
+
+
+def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict[str, Any]) -> None:
+    """Write a run folder whose networks are those of `run` with re-estimated statistics.
+
+    Args:
+        run: Run folder with weights.
+        out: Run folder to write.
+        images: float32 [N, S, S, 4], prepared cells.
+        share: Weight of their statistics, 0..1.
+        record: What the folder is made from.
+
+    Raises:
+        InputError: `run` has no weights, or its network no batch statistics.
+    """
+    from hpa_tf import serving
+    from hpa_tf.models import weights
+    from hpa_tf.models.normalization import re_estimate
+    from hpa_tf.recipes import run_folder
+
+    trained = run_folder.read_run(run)
+    batch_size = int(np.clip(_BATCH_PIXELS // images.shape[1] ** 2, 8, 256))
+    checkpoints = []
+    for path, part in trained.checkpoints:
+        network = trained.recipe.network.build(trained.recipe.asked_view.specs())
+        weights.load(network, path)
+        if not re_estimate(network, {"image": images}, share, batch_size):
+            fix = "predict without --adapt"
+            raise InputError(run, "a network without batch normalization", "one with it", fix)
+        checkpoints.append(serving.Checkpoint(Path(path).name.removesuffix(_SUFFIX), network, part))
+    files.make_folder(files.join(out, run_folder.WEIGHTS))
+    files.write_json(files.join(out, RECORD), {**record, "cells": len(images)})
+    shares = {}
+    for one in checkpoints:
+        name = f"{run_folder.WEIGHTS}/{one.name}{_SUFFIX}"
+        weights.save(one.network, files.join(out, name))
+        shares[name] = one.share
+    for name in (run_folder.RECIPE, run_folder.DATASET):
+        files.write_bytes(files.join(out, name), files.read_bytes(files.join(run, name)))
+    serving.export(out, checkpoints, trained.recipe, trained.manifest)
+    files.write_json(files.join(out, run_folder.RESULT), {"checkpoints": shares})
