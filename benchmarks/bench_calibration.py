@@ -55,7 +55,7 @@ def score(options: Options, labels: str) -> dict:
     out = Path(options.out)
     test, folder = out / "test", out / f"{labels}_labels"
     training = ["--recipe", "cpu_lite0", "--recipe.optimization.epochs", options.epochs]
-    training += ["--recipe.optimization.cosine-epochs", options.epochs, "--recipe.sampling.num-cells", options.cells]
+    training += ["--recipe.optimization.schedule.epochs", options.epochs, "--recipe.sampling.num-cells", options.cells]
     if labels == "cell":
         training += ["--labels", out / "train" / "truth.parquet"]
     run("train", "--data", out / "shards", "--out", folder / "run", *training)
