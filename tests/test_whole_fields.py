@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.evaluation.whole_fields import agreement, counted_classes, interval, resampled
@@ -43,3 +44,19 @@ def test_resamples_are_paired_and_centred():
     low, high = interval(one[:, 0])
     assert low < agreement(truth, scores).auc < high < 1
     assert not np.array_equal(one, resampled(truth, scores, 100, seed=1))
+
+
+def test_resamples_are_those_of_scikit_learn():
+    """Each resample scored by itself, with equal scores and with a class that some resamples lack."""
+    rng = np.random.default_rng(3)
+    truth = rng.random((25, NUM_CLASSES)) < 0.2
+    truth[:, 4] = np.arange(25) < 2
+    scores = np.round(rng.random((25, NUM_CLASSES)) + 0.2 * truth, 1)
+    drawn, expected = np.random.default_rng(7), []
+    for _ in range(60):
+        rows = drawn.integers(25, size=25)
+        kept = [c for c in counted_classes(truth) if 0 < truth[rows, c].sum() < 25]
+        auc = np.mean([roc_auc_score(truth[rows, c], scores[rows, c]) for c in kept])
+        ap = np.mean([average_precision_score(truth[rows, c], scores[rows, c]) for c in kept])
+        expected.append((auc, ap, truth[rows, scores[rows, :18].argmax(1)].mean()))
+    assert resampled(truth, scores, 60, seed=7) == pytest.approx(np.array(expected))

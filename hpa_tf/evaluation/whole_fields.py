@@ -77,15 +77,29 @@ def resampled(truth: np.ndarray, scores: np.ndarray, num_samples: int = 1000, se
     The classes are those that count among all fields; in a resample, those of them that it still has.
     """
     rng = np.random.default_rng(seed)
-    classes = counted_classes(truth)
-    rows = []
-    for _ in range(num_samples):
-        drawn = rng.integers(len(truth), size=len(truth))
-        kept = [c for c in classes if 0 < truth[drawn, c].sum() < len(drawn)]
-        auc = [roc_auc_score(truth[drawn, c], scores[drawn, c]) for c in kept]
-        ap = [average_precision_score(truth[drawn, c], scores[drawn, c]) for c in kept]
-        rows.append((np.mean(auc), np.mean(ap), _first(truth[drawn], scores[drawn])))
-    return np.array(rows)
+    count = len(truth)
+    times = np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(num_samples)])
+    auc, ap = np.stack([_curves(times, truth[:, c], scores[:, c]) for c in counted_classes(truth)]).transpose(1, 0, 2)
+    right = truth[np.arange(count), scores[:, :NEGATIVE].argmax(1)]
+    return np.column_stack([np.nanmean(auc, axis=0), np.nanmean(ap, axis=0), times @ right / count])
+
+
+def _curves(times: np.ndarray, truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return area under the ROC curve and average precision of resamples, float [S] each; NaN without both kinds.
+
+    Args:
+        times: int [S, F], how often each field was drawn.
+        truth: bool [F], of one class.
+        scores: float [F].
+    """
+    steps = np.eye(len(scores))[np.unique(-scores, return_inverse=True)[1]]  # equal scores share a step, highest first
+    positive, negative = times @ (steps * truth[:, None]), times @ (steps * ~truth[:, None])
+    above, false = positive.cumsum(1), negative.cumsum(1)
+    with np.errstate(invalid="ignore"):
+        auc = (positive * (false[:, -1:] - false + negative / 2)).sum(1) / (above[:, -1] * false[:, -1])
+        precision = np.nan_to_num(above / (above + false))
+        ap = (positive * precision).sum(1) / above[:, -1]
+    return auc, np.where(np.isnan(auc), np.nan, ap)
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
