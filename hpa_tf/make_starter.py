@@ -21,6 +21,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.starter import FOLDER, WEIGHTS
+from hpa_tf.synthetic import dataset
 
 UM_PER_PX = 0.32
 SETS = {
@@ -40,6 +41,14 @@ class MakeStarter:
     """Images of real difficulty."""
     easy_images: int = 240
     """Easy images."""
+    weights: str = "imagenet"
+    """Where the training starts; starter = from the network in the package, which is then trained further."""
+    epochs: int = 12
+    """Epochs of the training."""
+    cells: int = 8192
+    """Cells of an epoch."""
+    learning_rate: float = 2e-3
+    """Highest learning rate; 5e-4 from the network in the package."""
     package: str = str(FOLDER)
     """Folder that gets recipe.json, dataset.json and weights.npz."""
     fields: str | None = None
@@ -58,13 +67,27 @@ def steps(asked: MakeStarter) -> list[list[str]]:
     commands = [
         ["generate", "--out", str(out / name), "--num-images", str(number), *options]
         for (name, options), number in zip(SETS.items(), numbers, strict=True)
-        if not (out / name / "truth.parquet").exists()
+        if not is_made(out / name, number)
     ]
     build = ["build", "--um-per-px", str(UM_PER_PX), "--encoding", "npy", "--out", str(out / "shards")]
     for option, name in (("--images", "images"), ("--labels", "train.csv"), ("--masks", "masks")):
         build += [option, *(str(folder / name) for folder in sets)]
     train = ["train", "--recipe", "starter", "--data", str(out / "shards"), "--labels", str(out / "truth.parquet")]
+    recipe = {
+        "weights": asked.weights,
+        "optimization.epochs": asked.epochs,
+        "optimization.schedule.epochs": asked.epochs,
+        "optimization.learning-rate": asked.learning_rate,
+        "sampling.num-cells": asked.cells,
+    }
+    train += [word for name, value in recipe.items() for word in (f"--recipe.{name}", str(value))]
     return [*commands, build, [*train, "--out", str(out / "run")]]
+
+
+def is_made(folder: Path, num_images: int) -> bool:
+    """Tell whether a generated set is whole; a set of another size is made anew, or refused, by `hpa-tf generate`."""
+    whole = (folder / dataset.TRUTH).exists() and (folder / dataset.TRAIN_CSV).exists()
+    return whole and files.read_json(folder / dataset.CONFIG)["num_images"] == num_images
 
 
 def join_truth(out: str) -> None:
@@ -81,6 +104,7 @@ def pack_run(run: str, package: str) -> None:
     trained = run_folder.read_run(run)
     network = trained.recipe.network.build(trained.recipe.preparation.size)
     weights.load(network, trained.checkpoints[-1][0])
+    files.make_folder(package)
     packed.pack(network, files.join(package, WEIGHTS.name))
     for name in (run_folder.RECIPE, run_folder.DATASET):
         files.write_bytes(files.join(package, name), files.read_bytes(files.join(run, name)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpa_tf import Predictor, recipes, starter
+from hpa_tf import Predictor, make_starter, recipes, starter
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed, weights
@@ -111,3 +111,22 @@ def test_training_starts_from_it():
     with np.load(starter.WEIGHTS, allow_pickle=False) as stored:
         kernel = network.get_layer("head_logits").get_weights()[0]
         assert kernel == pytest.approx(stored["head_logits/0"].astype(np.float32))
+
+
+@pytest.mark.slow
+def test_one_command_makes_it_and_goes_on_after_a_stop(tmp_path):
+    """`make starter` with tiny numbers; stopped before its end, it comes to the same weights."""
+    asked = ["--out", tmp_path / "work", "--package", tmp_path / "package", "--real-images", 3, "--easy-images", 2]
+    asked += ["--epochs", 2, "--cells", 64, "--weights", "none"]
+    assert make_starter.main([str(word) for word in asked]) == 0
+    packed_once = (tmp_path / "package/weights.npz").read_bytes()
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/images/*.png")}
+    assert len(images) == 5 * 4
+    for name in ("package/weights.npz", "work/run/result.json", "work/truth.parquet"):
+        (tmp_path / name).unlink()
+    assert make_starter.main([str(word) for word in asked]) == 0
+    assert (tmp_path / "package/weights.npz").read_bytes() == packed_once
+    assert images == {path: path.stat().st_mtime_ns for path in images}  # what is whole is not made again
+    network = recipes.recipe_named("starter").network.build(recipes.recipe_named("starter").view.specs())
+    packed.unpack(network, tmp_path / "package/weights.npz")
+    assert recipes.load(tmp_path / "package/recipe.json").optimization.epochs == 2
