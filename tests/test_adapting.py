@@ -13,6 +13,7 @@ import pytest
 from hpa_tf import files, serving
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.manifest import write_manifest
 from hpa_tf.models import weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
@@ -23,7 +24,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes import run_folder
-from hpa_tf.recipes.serialization import recipe_to_json
+from hpa_tf.recipes.serialization import save
 from hpa_tf.views import Crop
 
 
@@ -110,11 +111,12 @@ def world(tmp_path_factory, pool):
 
 
 def write_trained(folder: Path, network: keras.Model, recipe) -> None:
+    files.make_folder(folder / run_folder.WEIGHTS)
     weights.save(network, folder / run_folder.BEST_WEIGHTS)
-    files.write_json(folder / run_folder.RECIPE, recipe_to_json(recipe))
-    files.write_json(folder / run_folder.DATASET, dataclasses.asdict(cases.MANIFEST))
+    save(recipe, folder / run_folder.RECIPE)
+    write_manifest(str(folder), cases.MANIFEST)
     serving.export(folder, network, recipe, cases.MANIFEST)
-    files.write_json(folder / run_folder.RESULT, {"checkpoints": {run_folder.BEST_WEIGHTS: 1.0}})
+    run_folder.write_result(folder, {run_folder.BEST_WEIGHTS: 1.0}, {})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -160,7 +162,7 @@ def test_the_statistics_are_those_of_the_images_cells(world):
     seen = keras.Model(network.input, first.input)({"image": np.array(cells, np.float32)}).numpy()
     weights.load(adapted, str(root / "mine" / run_folder.BEST_WEIGHTS))
     mixed = 0.25 * first.moving_mean.numpy() + 0.75 * seen.mean((0, 1, 2))
-    assert norms(adapted)[0].moving_mean.numpy() == pytest.approx(mixed, abs=0.02 * np.abs(seen).mean())
+    assert norms(adapted)[0].moving_mean.numpy() == pytest.approx(mixed, abs=0.02 * float(np.abs(seen).mean()))
 
 
 def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
@@ -208,9 +210,10 @@ def test_a_network_without_batch_norm_is_refused(tmp_path):
         cases.recipe(), network=Classifier(VisionTransformer(depth=1, embedding=64)), view=Crop(32)
     )
     network = recipe.network.build(recipe.view.specs())
+    files.make_folder(tmp_path / "run" / run_folder.WEIGHTS)
     weights.save(network, tmp_path / "run" / run_folder.BEST_WEIGHTS)
-    files.write_json(tmp_path / "run" / run_folder.RECIPE, recipe_to_json(recipe))
-    files.write_json(tmp_path / "run" / run_folder.DATASET, dataclasses.asdict(cases.MANIFEST))
+    save(recipe, tmp_path / "run" / run_folder.RECIPE)
+    write_manifest(str(tmp_path / "run"), cases.MANIFEST)
     with pytest.raises(InputError, match="batch norm"):
         adapting.write_run(str(tmp_path / "run"), str(tmp_path / "mine"), shifted(), 0.5, {})
 

@@ -145,4 +145,4 @@ def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict
     for name in (run_folder.RECIPE, run_folder.DATASET):
         files.write_bytes(files.join(out, name), files.read_bytes(files.join(run, name)))
     serving.export(out, checkpoints, trained.recipe, trained.manifest)
-    files.write_json(files.join(out, run_folder.RESULT), {"checkpoints": shares})
+    run_folder.write_result(out, shares, {})
