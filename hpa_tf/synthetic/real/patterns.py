@@ -19,9 +19,10 @@ from hpa_tf.synthetic.texture import soft_step
 
 
 def nucleoplasm(brush: Brush) -> np.ndarray:
-    """Fill the nucleus, smooth or nearly speckled; the nucleoli are left out more or less."""
+    """Fill the nucleus, smooth or, in some images, nearly speckled; the nucleoli are left out more or less."""
     scene, rng = brush.scene, brush.rng
-    grain = 0.7 + rng.uniform(0.05, 0.3) * scene.grain(rng, rng.uniform(0.4, 1.0)) + 0.09 * scene.grain(rng, 2.0)
+    coarse = rng.uniform(0.15, 0.35) if rng.random() < 0.25 else rng.uniform(0.02, 0.12)
+    grain = 0.7 + coarse * scene.grain(rng, rng.uniform(0.4, 1.0)) + 0.06 * scene.grain(rng, 2.0)
     return np.clip(grain, 0.1, None) * _depth(brush) * (1 - rng.uniform(0.1, 0.95) * scene.nucleolus_map)
 
 
@@ -164,8 +165,8 @@ def aggresome(brush: Brush) -> np.ndarray:
 def cytosol(brush: Brush) -> np.ndarray:
     """Fill the cell but the nucleus; grainy or nearly netted, and the nucleus may be stained half as much."""
     scene, rng = brush.scene, brush.rng
-    mottle = 0.8 + rng.uniform(0.05, 0.25) * scene.grain(rng, rng.uniform(0.4, 1.0)) + 0.12 * scene.grain(rng, 3.0)
-    holes = 1 - rng.uniform(0.2, 0.8) * soft_step(scene.grain(rng, rng.uniform(1.0, 1.8)), rng.uniform(1.0, 2.0), 0.5)
+    mottle = 0.8 + rng.uniform(0.03, 0.15) * scene.grain(rng, rng.uniform(0.4, 1.0)) + 0.08 * scene.grain(rng, 3.0)
+    holes = 1 - rng.uniform(0.0, 0.6) * soft_step(scene.grain(rng, rng.uniform(1.0, 1.8)), rng.uniform(1.0, 2.0), 0.5)
     net = 1.0
     if rng.random() < 0.3:
         net = 0.6 + 0.6 * np.clip(1 - np.abs(scene.grain(rng, 1.0)), 0, 1)

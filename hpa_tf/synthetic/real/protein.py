@@ -32,7 +32,7 @@ def green(
         total += np.clip(pattern, 0, 2.5).astype(np.float32) * scene.per_body(share)
     total += _haze(scene, rng)
     uneven = rng.uniform(*REALITY.clumps)
-    total *= stains.clouds(scene, rng, 0.1, 0.5)
+    total *= stains.clouds(scene, rng, *REALITY.clouds)
     total *= np.exp(np.float32(uneven) * scene.grain(rng, 0.3) - np.float32(uneven**2 / 2))
     total += _specks(scene, rng)
     for most, reference in zip(REALITY.cross_talk, references, strict=True):

@@ -60,6 +60,7 @@ class Reality:
         haze: Off-target stain of whole cells: median and log deviation, in units of a pattern.
         haze_nuclear: Share of the haze that the nucleus takes, relative to the cytoplasm.
         clumps: How uneven antibodies bind: log deviation of the grain.
+        clouds: How uneven the protein is over 1 to 5 um: from, to.
         speck: Mean number of stray antibody specks per 100 um2.
         cross_talk: Largest share of the red, blue and yellow stain that green shows; most images show little.
         defocused_images: Share of images that are out of focus, and `image_defocus`.
@@ -84,13 +85,14 @@ class Reality:
     faint_strength: Range = (0.08, 0.4)
     haze: tuple[float, float] = (0.035, 0.8)
     haze_nuclear: Range = (0.2, 1.0)
-    clumps: Range = (0.25, 0.9)
+    clumps: Range = (0.08, 0.4)
+    clouds: Range = (0.03, 0.2)
     speck: Range = (0.0, 1.5)
     cross_talk: tuple[float, float, float] = (0.08, 0.06, 0.08)
     defocused_images: float = 0.10
     image_defocus: Range = (0.15, 0.5)
     defocused_cells: float = 0.10
-    cell_defocus: Range = (0.2, 1.0)
+    cell_defocus: Range = (0.2, 0.8)
     dim_cells: float = 0.08
     dim_strength: Range = (0.15, 0.6)
     micronuclei: float = 0.04
