@@ -8,6 +8,7 @@ stay as they are. Source: Li et al. 2016 (AdaBN); Schneider et al. 2020 for the 
 import dataclasses
 import hashlib
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,12 @@ def adapt(options: Options, source: Source, networks: Sequence[Any], workers: Wo
         InputError: The folder holds something else, there are too few cells, or the network has no such statistics.
     """
     from hpa_tf.recipes import run_folder
+    from hpa_tf.views import Crop
 
-    out, run = options.adapt, networks[0].run
+    out, run, view = options.adapt, networks[0].run, networks[0].view
+    if not isinstance(view, Crop):
+        found = f"a network that sees {type(view).__name__}"
+        raise InputError("--adapt", found, "a network of single cells", "predict without --adapt")
     adapted = dataclasses.replace(options, run=(out,), adapt=None)
     record = {
         "run": [network.digest for network in networks],
@@ -56,7 +61,7 @@ def adapt(options: Options, source: Source, networks: Sequence[Any], workers: Wo
             return adapted
     elif files.exists(files.join(out, run_folder.RECIPE)):
         raise InputError(out, "another run", "a new folder for the adapted run", "choose another --adapt")
-    images = sample(_fields(options, source, workers), networks[0].served)
+    images = sample(_fields(options, source, workers), networks[0].served, view.specs()["image"].shape)
     if len(images) < LEAST_CELLS:
         fix = "predict without --adapt, or give more images"
         raise InputError(options.images or options.data, f"{len(images)} cells", f"{LEAST_CELLS} or more", fix)
@@ -83,17 +88,18 @@ def _fields(options: Options, source: Source, workers: Workers) -> Iterator[Fiel
                 raise field.error
 
 
-def sample(fields: Iterator[FieldCells], served: Any) -> np.ndarray:
+def sample(fields: Iterator[FieldCells], served: Any, shape: tuple[int, int, int]) -> np.ndarray:
     """Prepare a sample of the cells as the network sees them: those whose names have the smallest hashes.
 
     Args:
         fields: Cells of each image, in any order.
         served: `serving.Served`, which prepares them.
+        shape: [S, S, C] of a prepared cell.
 
     Returns:
-        float32 [N, S, S, 4], in the order of the hashes.
+        float32 [N, S, S, C], in the order of the hashes.
     """
-    most = min(MOST_CELLS, _MOST_BYTES // (16 * served.size**2))
+    most = min(MOST_CELLS, _MOST_BYTES // (4 * math.prod(shape)))
     kept: list[tuple[int, np.ndarray]] = []  # a heap whose first entry has the largest hash
     for field in fields:
         names = (f"{field.image_id} {cell}".encode() for cell in field.table["cell"])
@@ -101,10 +107,10 @@ def sample(fields: Iterator[FieldCells], served: Any) -> np.ndarray:
             key = -int.from_bytes(hashlib.sha256(name).digest()[:8])
             if len(kept) == most and key < kept[0][0]:
                 continue
-            entry = (key, served.prepare(crop, region).numpy())
+            entry = (key, served.prepare(crop=crop, region=region)["image"].numpy())
             heapq.heappush(kept, entry) if len(kept) < most else heapq.heapreplace(kept, entry)
     images = [image for _, image in sorted(kept, key=lambda entry: -entry[0])]
-    return np.stack(images) if images else np.zeros((0, served.size, served.size, 4), np.float32)
+    return np.stack(images) if images else np.zeros((0, *shape), np.float32)
 
 
 def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict
     Args:
         run: Run folder with weights.
         out: Run folder to write.
-        images: float32 [N, S, S, 4], prepared cells.
+        images: float32 [N, S, S, C], prepared cells.
         share: Weight of their statistics, 0..1.
         record: What the folder is made from.
 

@@ -151,7 +151,7 @@ class Options:
             raise InputError("--adapt-share", f"{self.adapt_share:g}", "a share from 0 to 1", "correct the option")
         if self.adapt is None:
             return
-        if len(self.run) != 1:
+        if self.system or len(self.run) > 1:
             found = f"--system {self.system}" if self.system else f"{len(self.run)} runs"
             raise InputError("--adapt", found, "one --run", "adapt one run at a time, then predict with all of them")
         for option, given in (("--shard", self.shard is not None), ("--runner", self.runner != LOCAL)):
