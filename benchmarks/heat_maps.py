@@ -5,7 +5,8 @@
 
 For each true class of each cell: IoU of binarised map and binarised green in the cell, at the size of the network's
 input (both cut at Otsu's threshold), and that of the same map of a class which the cell has not. A map that shows what
-is bright and not what the class is has both alike. `hpa_tf.serving.heat_maps` is the one that is used.
+is bright and not what the class is has both alike. Maps that are 0 all over are left out of both. HiResCAM is the one
+in use: `hpa_tf.serving.heat_maps`.
 """
 
 from collections.abc import Callable
@@ -116,8 +117,7 @@ def overlaps(draw: Maps, images: np.ndarray, inside: np.ndarray, cells: np.ndarr
         for row, heat in zip(rows, draw(images[rows], classes[start : start + _BATCH]), strict=True):
             full = cv2.resize(heat.astype(np.float32), inside.shape[1:], interpolation=cv2.INTER_LINEAR)
             one, other = above_otsu(full[inside[row]]), above_otsu(images[row][..., GREEN][inside[row]])
-            one = np.zeros(inside[row].sum(), bool) if one is None else one
-            if other is None:
+            if one is None or other is None:  # a map that is 0 all over says nothing, right or wrong
                 found.append((np.nan, np.nan))
                 continue
             a, b = one.mean(), other.mean()
@@ -141,7 +141,7 @@ def main(options: Options) -> None:
     for name, draw in methods(built.pop(view.size), built).items():
         right, other = (overlaps(draw, images, inside, cells, of) for of in (classes, wrong))
         gain = (right - other)[:, 0]
-        error = np.nanstd(gain) / np.sqrt(len(gain))
+        error = np.nanstd(gain) / np.sqrt(np.isfinite(gain).sum())
         numbers = f"{np.nanmean(right[:, 0]):6.3f} {np.nanmean(right[:, 1]):7.3f} {np.nanmean(other[:, 0]):12.3f}"
         print(f"{name:<36} {numbers} {np.nanmean(gain):>20.3f} +- {error:.3f}", flush=True)
 

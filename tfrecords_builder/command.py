@@ -120,6 +120,7 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
         from tfrecords_builder.build import FAILURES_NAME, build
 
         build(command)
+        print(f"Written to {command.out}. Next: python train.py --strategy mirrored --data {command.out}")
         return int(files.exists(files.join(command.out, FAILURES_NAME)) and not command.allow_failures)
     if isinstance(command, Verify):
         from tfrecords_builder.verify import report, verify

@@ -27,6 +27,7 @@ class Generate:
     def run(self) -> None:
         """Write the data set."""
         dataset.write(self.config, self.out, self.num_images, self.workers)
+        print(f"{self.num_images} images with masks, labels and the truth of every cell: {self.out}")
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _head(recipe: Recipe) -> Iterator[str]:
     yield f"# {text(recipe.name)}: where in the cell is a protein?"
     yield ""
     yield (
-        f"A network ({_network(recipe)}) that sees {type(view).__name__} of {view.size} px with the channels "
+        f"A network ({_network(recipe)}) that sees views of {view.size} px ({type(view).__name__}) with the channels "
         f"{', '.join(map(text, view.channels))} and answers for each cell: {answers}. "
         "Trained with hpa_tf on labels of whole images or better ones, as said below."
     )
