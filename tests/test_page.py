@@ -1,0 +1,107 @@
+"""The demo's page: one self-contained file that opens with a picture, escapes names, and shows maps where there are."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import prediction_cases as cases
+import pytest
+from PIL import Image
+
+from hpa_tf import cell_table, heat_map_files
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.evaluation import opening
+from hpa_tf.evaluation.command import main
+from hpa_tf.heat_map_files import HeatMaps
+from hpa_tf.recipes import recipe_named, save
+
+HOSTILE = '<img src=x onerror="alert(1)">{{7*7}}'
+
+
+def one_hot(classes: list[int]) -> np.ndarray:
+    return np.eye(NUM_CLASSES)[classes]
+
+
+def table(cells: dict[str, list[int]]) -> pd.DataFrame:
+    """Return a cell table: image id -> the class of each of its cells, from 1 on."""
+    keys = [(name, i) for name, classes in cells.items() for i in range(1, len(classes) + 1)]
+    values = one_hot([c for classes in cells.values() for c in classes])
+    return cell_table.from_values(*zip(*keys, strict=True), values)
+
+
+def test_the_opening_image_is_a_typical_one():
+    """Right in all cells, in half of them and in none; the mean is a half, so neither the best nor the worst."""
+    truth = table({"best": [0, 1, 2, 3], "half": [0, 1, 2, 3], "none": [0, 1, 2, 3]})
+    predicted = table({"best": [0, 1, 2, 3], "half": [0, 1, 5, 5], "none": [6, 7, 8, 9]})
+    assert opening.choose(predicted, truth) == "half"
+
+
+def test_negative_cells_have_no_place_that_could_be_right():
+    truth = table({"a": [18, 18, 18, 0], "b": [18, 0, 1, 2], "c": [0, 0, 0, 1]})
+    predicted = table({"a": [5, 5, 5, 0], "b": [3, 4, 5, 6], "c": [0, 0, 0, 1]})
+    assert opening.choose(predicted, truth) in ("a", "c"), "right in all cells that have a place; b in none"
+
+
+@pytest.fixture
+def world(tmp_path):
+    predicted, truth = [], []
+    rng = np.random.default_rng(0)
+    for seed, name in enumerate(("a", HOSTILE)):
+        mask = cases.write_field(tmp_path / "images", name, 4, seed)
+        numbers = [int(n) for n in np.unique(mask) if n]
+        predicted.append(cell_table.from_values([name] * 4, numbers, rng.random((4, NUM_CLASSES))))
+        truth.append(cell_table.from_values([name] * 4, numbers, one_hot(rng.integers(0, 19, 4).tolist())))
+        square = np.array([[0, 0, 48, 48]] * 4, np.int32)
+        maps = HeatMaps(np.array(numbers, np.int32), np.full(4, 7, np.int32), np.full((4, 4, 4), 99, np.uint8), square)
+        if name == "a":
+            (tmp_path / "predictions/heat_maps").mkdir(parents=True)
+            heat_map_files.write(tmp_path / "predictions", name, maps)
+    cell_table.write(pd.concat(predicted), tmp_path / "predictions/cells.parquet", "predictions")
+    cell_table.write(pd.concat(truth), tmp_path / "truth.parquet", "truth")
+    run = tmp_path / "run"
+    run.mkdir()
+    save(recipe_named("cpu_small"), run / "recipe.json")
+    rows = "epoch,step,loss,mAP,seconds,cells_per_second\n1,10,0.5,0.3,1,9\n2,20,0.4,0.4,1,9\n"
+    (run / "history.csv").write_text(rows)
+    ap = dict.fromkeys(CLASSES, 0.25) | {"Centrosome": None}
+    one = {"mAP": 0.25, "AP": ap, "mAP_interval": [0.2, 0.3]}
+    scores = {**one, "baselines": {"random": one, "image_labels_copied": one}, "num_images": 2, "num_cells": 8}
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores/scores.json").write_text(json.dumps(scores))
+    (tmp_path / "heat").mkdir()
+    measured = "class,cells,iou,iou_low,iou_high,chance,another,brightness\n"
+    (tmp_path / "heat/heat.csv").write_text(f"{measured}Golgi apparatus,4,0.321,0.3,0.34,0.1,0.2,0.3\n")
+    return tmp_path
+
+
+def page(world, *more: str) -> str:
+    folders = {"--run-folder": "run", "--predictions": "predictions", "--scores": "scores", "--images": "images"}
+    folders |= {"--masks": "images", "--truth-labels": "truth.parquet", "--out": "report.html"}
+    words = [word for option, name in folders.items() for word in (option, str(world / name))]
+    assert main(["page", *words, *more]) == 0
+    return (world / "report.html").read_text()
+
+
+def test_the_page_holds_everything_and_escapes_names(world):
+    text = page(world, "--heat", str(world / "heat"), "--picture", str(world / "picture.png"))
+    assert HOSTILE not in text and "&lt;img src=x onerror=" in text and "{{7*7}}" in text
+    assert "http://" not in text and "https://" not in text and text.count('src="data:image/png') == text.count('src="')
+    assert text.index("<img") < text.index("mAP 0.250"), "the picture comes first"
+    assert "0.321" in text and "0.300 to 0.340" in text and "map of: Golgi apparatus" in text
+    picture = Image.open(io.BytesIO((world / "picture.png").read_bytes()))
+    assert picture.size[0] > 1000 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
+
+
+def test_without_heat_maps_the_page_has_none(world):
+    (world / "predictions/heat_maps/a.npz").unlink()
+    text = page(world)
+    assert "map of:" not in text and "Do the heat maps" not in text
+
+
+def test_a_missing_table_of_heat_maps_is_named(world, capsys):
+    (world / "heat/heat.csv").unlink()
+    folders = ["--run-folder", "run", "--predictions", "predictions", "--scores", "scores", "--images", "images"]
+    folders += ["--masks", "images", "--truth-labels", "truth.parquet", "--heat", "heat", "--out", "report.html"]
+    words = [word if word.startswith("--") else str(world / word) for word in folders]
+    assert main(["page", *words]) == 2 and "evaluation heat" in capsys.readouterr().err
