@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 
@@ -20,8 +19,9 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction import results, runtimes
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.light import LightCheck
+from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.sources import Source
+from hpa_tf.prediction.sources import Source, Task
 from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
 from hpa_tf.prediction.workers import Inline
 
@@ -40,7 +40,7 @@ class Group:
 
     start: int
     image_ids: tuple[str, ...]
-    tasks: tuple[Any, ...]
+    tasks: tuple[Task, ...]
     done: frozenset[str]
     num_cards: int
 
@@ -103,7 +103,7 @@ def predict_group(group: Group, options: Options, load: Callable, finisher: Fini
 
 
 @functools.lru_cache(maxsize=1)
-def _open_networks(options: Options) -> tuple:
+def _open_networks(options: Options) -> tuple[runtimes.Device, list[Network]]:
     """Load the networks once a worker."""
     return runtimes.open_networks(options)[:2]
 

@@ -2,12 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.brightness import Range, brightness_range, unlike
+
+if TYPE_CHECKING:  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import Network
 
 _FIX = "expect wrong scores; if the camera has 12 bits, give --full-scale 4095 (14 bits: 16383)"
 
@@ -16,10 +19,10 @@ class LightCheck:
     """Gathers the images' brightness and warns once of a folder that is far darker or brighter.
 
     Args:
-        networks: `members.Network`s; one whose training data's brightness is not known is passed over.
+        networks: What predicts; one whose training data's brightness is not known is passed over.
     """
 
-    def __init__(self, networks: Sequence[Any]):
+    def __init__(self, networks: Sequence["Network"]):
         known = {network.name: network.served.dataset.get("brightness") for network in networks}
         self._trained: dict[str, Range] = {name: found for name, found in known.items() if found}
         self._shares: list[tuple[float, ...]] = []

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hpa_tf import files, interrupts
 from hpa_tf.beam import LOCAL
@@ -29,6 +29,9 @@ from hpa_tf.prediction.stages import Outcome
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.quiet import import_tensorflow
 from hpa_tf.records import read_manifest
+
+if TYPE_CHECKING:  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import Network
 
 _PICTURE_SIZE = 1024
 _SCALE_TOLERANCE = 0.1
@@ -147,7 +150,7 @@ def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
-def make_source(options: Options, networks: list, needs: Needs, pictures: Pictures) -> Source:
+def make_source(options: Options, networks: Sequence["Network"], needs: Needs, pictures: Pictures) -> Source:
     """Return the images or shards that are asked for.
 
     Raises:
@@ -169,7 +172,7 @@ def make_source(options: Options, networks: list, needs: Needs, pictures: Pictur
     return image_source(options.images, part, reader, options.masks, patterns, options.on_error == "skip")
 
 
-def check_scale(um_per_px: float, networks: list) -> None:
+def check_scale(um_per_px: float, networks: Sequence["Network"]) -> None:
     """Warn of images at another scale than a network was trained on: crops are not scaled to it."""
     for network in networks:
         trained = network.served.dataset.get("um_per_px")
@@ -186,8 +189,12 @@ def segmenter_of(options: Options) -> Segmenter:
 
 
 def _request(
-    options: Options, facts: dict[str, Any], networks: list, source: Source, postprocessing: PostProcessing
-) -> dict[str, Any]:
+    options: Options,
+    facts: Mapping[str, object],
+    networks: Sequence["Network"],
+    source: Source,
+    postprocessing: PostProcessing,
+) -> dict[str, object]:
     """Return everything that decides the results, as JSON values."""
     asked = {
         field.name: getattr(options, field.name)

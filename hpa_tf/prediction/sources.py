@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +58,10 @@ class FieldCells:
     thumbnails: np.ndarray | None = None
 
 
+Task = FieldFiles | pd.DataFrame
+"""What a worker needs to know to read an image: its files, or its rows of a data folder's cell table."""
+
+
 def is_in_part(image_id: str, index: int, count: int) -> bool:
     """Tell whether an image belongs to part `index` of `count`: a hash of its id, equal on every machine."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) % count == index
@@ -77,8 +80,8 @@ class Source:
     """
 
     image_ids: tuple[str, ...]
-    task: Callable[[int], Any]
-    load: Callable[[Any], FieldCells]
+    task: Callable[[int], Task]
+    load: Callable[[Task], FieldCells]
     stamps: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
@@ -118,7 +121,7 @@ def image_source(
     return Source(ids, fields.__getitem__, reader, stamps, own_faults)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return a digest of a JSON value."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 

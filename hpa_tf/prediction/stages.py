@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,6 +20,11 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
 from hpa_tf.prediction.workers import Inline, Workers, result
 from hpa_tf.progress import progress
+
+if TYPE_CHECKING:  # TensorFlow: not in the workers
+    from hpa_tf.prediction.inference import Predicted
+    from hpa_tf.prediction.members import Network
+    from hpa_tf.prediction.runtimes import Device
 
 FAILURES = "failures.csv"
 GROUP = 32
@@ -88,12 +93,12 @@ class Stages:
         self._finishing: collections.deque = collections.deque()
         self.outcome = Outcome()
 
-    def run(self, networks: Sequence[Any], device: Any) -> Outcome:
+    def run(self, networks: Sequence["Network"], device: "Device") -> Outcome:
         """Predict.
 
         Args:
-            networks: `members.Network`s.
-            device: `runtimes.Device`.
+            networks: What predicts.
+            device: Where they run.
 
         Raises:
             InputError: An image cannot be used and failures are not skipped.
@@ -153,7 +158,7 @@ class Stages:
         self._bar.write(f"skipped {failed.image_id}: {failed.error}")
         self._bar.update()
 
-    def _start_finishing(self, one: Any) -> None:
+    def _start_finishing(self, one: "Predicted") -> None:
         """Hand a predicted field to a worker; wait when too many are under way."""
         if one.field.image_id in self._done:  # in a group that was begun before
             if one.field.picture is not None:
