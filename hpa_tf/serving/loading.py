@@ -148,7 +148,9 @@ def check_files(folder: str) -> None:
         except OSError as error:
             raise InputError(path, str(error.strerror), "a file of the SavedModel", _COPY_AGAIN) from error
         if not whole:
-            raise InputError(path, "a damaged file (its checksum differs)", "the file as written", _COPY_AGAIN)
+            raise InputError(
+                path, "a damaged file (its checksum differs)", "a file of the SavedModel, whole", _COPY_AGAIN
+            )
 
 
 @contextlib.contextmanager
