@@ -74,6 +74,15 @@ def test_the_share_of_the_gap_is_0_for_plain_and_1_for_true_labels():
     assert ladder_scores.score(truth, [noise, noise], 5).mean == pytest.approx(plain.mean)
 
 
+def test_without_a_gap_no_share_of_it_is_claimed():
+    truth, rng = truth_of(), np.random.default_rng(3)
+    noise = [rng.random(truth.labels.shape) for _ in range(3)]
+    plain, row, best = (ladder_scores.score(truth, [one], 40) for one in noise)
+    assert ladder_table._share_closed(row, plain, best) == "no gap shown"
+    best = ladder_scores.score(truth, [noise[2] + truth.labels], 40)
+    assert ladder_table._share_closed(best, plain, best).startswith("1.000 [1.000")
+
+
 def test_copied_labels_are_those_of_the_image_in_random_order():
     labels = np.zeros((6, 19), bool)
     labels[:, [2, 7]] = True

@@ -135,6 +135,17 @@ DIETER_FIELD = replace(
 )
 """18 classes, the only network without its own Negative; `--weights` takes a noisy student file of timm."""
 
+DIETER_STUDENT = Recipe(
+    name="dieter_student",
+    view=Crop(256),
+    network=Classifier(_with_pixels_by_image("seresnext101_32x4d"), dropout=0, classes=ALL_CLASSES),
+    augmentation=DIETER_BAG_26.augmentation,
+    sampling=EveryCell(),
+    objective=(Labels(loss=CrossEntropy()),),
+    optimization=replace(_DIETER, batch_size=64),
+)
+"""On the labels that the others give out of fold; not a member of the system, whose students are ZFTurbo's."""
+
 # -- ZFTurbo ----------------------------------------------------------------------------------------------------------
 
 ZFTURBO_6_CHANNELS = Recipe(
@@ -155,7 +166,7 @@ ZFTURBO_SPINDLE = replace(
     objective=(Labels(loss=CrossEntropy()),),
 )
 RECIPES = (
-    *(MPWARE_PUZZLE_CAM, DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD),
+    *(MPWARE_PUZZLE_CAM, DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD, DIETER_STUDENT),
     *(ZFTURBO_6_CHANNELS, ZFTURBO_GREEN, ZFTURBO_SPINDLE),
 )
 
