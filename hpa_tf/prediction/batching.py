@@ -101,15 +101,13 @@ class _Collected:
     def is_full(self) -> bool:
         return len(self.owners) == self._stream.size
 
-    def add(self, owner: int, rows: np.ndarray, field: FieldCells) -> None:
+    def add(self, owner: int, rows: np.ndarray, records: Sequence[Mapping[str, np.ndarray] | None]) -> None:
         """Prepare one example of a field of view."""
-        view, place = self._stream.view, len(self.owners)
-        square = None if self._stream.square is None else field.squares[self._stream.square]
-        cells = tuple(zip(field.crops, field.regions, strict=True))
-        for i, record in enumerate(records_of(view, rows, cells, square)):
+        place = len(self.owners)
+        for i, record in enumerate(records, start=place * self._stream.view.num_records):
             if record is not None:
                 for name, value in self._stream.served.prepare(**record).items():
-                    self._records[name][place * view.num_records + i] = value.numpy()
+                    self._records[name][i] = value.numpy()
         self._rows[place] = rows
         self.owners.append(owner)
 
@@ -152,9 +150,11 @@ def batches(fields: Iterable[FieldCells | None], streams: Sequence[Stream]) -> I
             continue
         owner += 1
         started.append(replace(field, crops=(), regions=(), squares={}))
+        cells = tuple(zip(field.crops, field.regions, strict=True))
         for number, stream in enumerate(streams):
+            square = None if stream.square is None else field.squares[stream.square]
             for rows in rows_of_image(stream.view, len(field.table)):
-                collected[number].add(owner, rows, field)
+                collected[number].add(owner, rows, records_of(stream.view, rows, cells, square))
                 if collected[number].is_full:
                     yield batch(number)
     yield from rest()
