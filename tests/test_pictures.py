@@ -109,6 +109,14 @@ def test_captions_of_a_dense_field_fit_their_cells_and_lie_over_no_other():
     np.testing.assert_array_equal(written[mask == 55], small[mask == 55])
 
 
+def test_captions_of_a_cell_around_another_do_not_cross():
+    mask = np.ones((100, 100), np.int32)
+    mask[20:80, 20:80] = 2
+    blank = np.zeros((100, 100, 3), np.uint8)
+    both = pictures.write_captions(blank, mask, {1: ["outer", "1"], 2: ["inner", "2"]}, 12)
+    np.testing.assert_array_equal(both, pictures.write_captions(blank, mask, {1: "outer"}, 12))
+
+
 def test_a_caption_without_room_is_left_out():
     mask = np.zeros((40, 80), np.int32)
     mask[10:16, 10:16] = 3

@@ -5,11 +5,12 @@ map is multiplied, place by place and channel by channel, by the gradient of the
 added; what is positive of each map is scaled to a maximum of 1, and the maps are added. On the last map before a mean
 and a dense layer this is the class-activation map. Source: Draelos & Carin 2020.
 
-ours: measured on 523 classes of 412 generated cells, 64 px, IoU of binarised map and binarised green in the cell, and
-in brackets that of the map of a class which the cell has not: .148 (.112 +- .005 less); areas of that size at chance
-.106. The class-activation map of stride 32: .106, of a crop enlarged twice .079, four times .064, all at chance (.105,
-.073, .062). LayerCAM at the ends of the stages .155 (.125), on the widest maps .196 (.189). Input x gradient .228
-(.219), but brightness alone has .241: that shows what is bright, not what the network looked at.
+ours: measured by benchmarks/heat_maps.py on 523 classes of 412 generated cells, 64 px: IoU of binarised map and green
+in the cell, and in brackets that of the map of a class which the cell has not, and of an area of that size at chance:
+.149 (.114, .107), right above wrong by .035 +- .005. The class-activation map of stride 32: .126 (.103, .126); of the
+crop enlarged twice .115 (.087, .103), four times .104 (.065, .089), which costs 16 times as much. LayerCAM on the same
+maps .198 (.191, .123) and input x gradient .216 (.206, .106) show what is bright, as brightness alone does (.276), not
+what the class is.
 """
 
 from collections.abc import Sequence
