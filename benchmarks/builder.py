@@ -189,7 +189,7 @@ import resource, sys
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import make_plan
-from tfrecords_builder.pool import use_one_thread
+from hpa_tf.worker_processes import use_one_thread
 from tfrecords_builder.unit import build_unit
 import os
 use_one_thread()

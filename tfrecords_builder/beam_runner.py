@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from hpa_tf import beam
 from hpa_tf.errors import InputError
+from hpa_tf.worker_processes import use_one_thread
 from tfrecords_builder.field_shards import run_unit
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
-from tfrecords_builder.pool import Progress, use_one_thread
+from tfrecords_builder.pool import Progress
 from tfrecords_builder.unit import UnitResult, read_sidecar
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from hpa_tf import files, records
 from hpa_tf.errors import InputError
+from hpa_tf.worker_processes import num_cores
 from tfrecords_builder.options import BuildOptions
 
 
@@ -20,7 +21,7 @@ class Verify:
     """Data folder."""
     deep: bool = False
     """Also decode every picture and measure every cell again."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=num_cores)
     """Processes."""
 
 
@@ -32,7 +33,7 @@ class Repair:
     """Data folder."""
     deep: bool = False
     """Find bad shards as verify --deep does."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=num_cores)
     """Worker processes."""
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.worker_processes import num_cores
 from tfrecords_builder.sources import Source
 
 Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"]
@@ -84,7 +84,7 @@ class BuildOptions:
     """Exit with 0 although --on-error skip left images out."""
     on_change: Literal["fail", "rebuild"] = "fail"
     """When options or inputs changed since the folder was begun: say what changed, or rebuild what it touches."""
-    workers: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = dataclasses.field(default_factory=num_cores)
     """Worker processes; the shards do not depend on it."""
     tfds: bool = False
     """Also write the metadata of TensorFlow Datasets; needs the extra [tfds]."""

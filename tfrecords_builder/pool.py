@@ -7,17 +7,15 @@ skipped the others go on. Workers die with their parent, so that a killed build 
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 
 from hpa_tf.errors import InputError
-from hpa_tf.interrupts import leave_to_parent, starting_workers
+from hpa_tf.worker_processes import begin, start_method
 from tfrecords_builder.field_shards import run_unit
 from tfrecords_builder.image import Settings
 from tfrecords_builder.plan import Unit
@@ -67,22 +65,13 @@ def run_units(
             worker.pipe.close()
 
 
-def warm_up() -> str:
-    """Start the process that workers are forked from, so that it imports while the plan is made; return the method."""
-    # a fork of this process would copy locks that its threads hold; the fork server has no threads, and has imported
-    # what workers need once for all of them
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    multiprocessing.set_forkserver_preload(
-        ["tfrecords_builder.field_shards", "hpa_tf.imaging.segmentation.nuclei_of_cells"]
-    )
-    with starting_workers():
-        forkserver.ensure_running()
-    return "forkserver"
+def warm_up() -> BaseContext:
+    """Start the process that workers are forked from, so that it imports while the plan is made."""
+    return start_method(("tfrecords_builder.field_shards", "hpa_tf.imaging.segmentation.nuclei_of_cells"))
 
 
 def _start(settings: Settings) -> _Worker:
-    context = multiprocessing.get_context(warm_up())
+    context = warm_up()
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there, settings), daemon=True)
     process.start()
@@ -147,9 +136,7 @@ def _describe_exit(code: int | None) -> str:
 
 def _work(pipe: Connection, settings: Settings) -> None:
     """Build units until the parent closes the pipe."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    leave_to_parent()
-    use_one_thread()
+    begin()
     while True:
         try:
             unit, poisoned = pipe.recv()
@@ -161,20 +148,3 @@ def _work(pipe: Connection, settings: Settings) -> None:
             pipe.send(("error", error))
             return
         pipe.send(("unit", result))
-
-
-def use_one_thread() -> None:
-    """Keep the libraries of this process to one thread: there is a worker for each core."""
-    import cv2
-    import pyarrow
-    import threadpoolctl
-
-    cv2.setNumThreads(1)
-    pyarrow.set_cpu_count(1)
-    threadpoolctl.threadpool_limits(1)
-
-
-def _die_with_parent() -> None:
-    """End this process when the build is killed: nothing may write to its folder any more."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)

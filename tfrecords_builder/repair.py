@@ -6,6 +6,7 @@ from typing import Any
 
 from hpa_tf import files, folder_lock, records
 from hpa_tf.errors import InputError
+from hpa_tf.worker_processes import num_cores
 from tfrecords_builder import state
 from tfrecords_builder.build import build
 from tfrecords_builder.options import BuildOptions
@@ -29,7 +30,7 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
             manifest's.
     """
     folder = folder if files.is_remote(folder) else os.path.abspath(folder)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or num_cores()
     asked, where = _asked(folder)
     before, faults = _state(folder, deep, workers)
     bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard and not fault.shard.endswith(SIDECAR)})

@@ -1,7 +1,6 @@
 """Check a data folder against its manifest and cell table, at the speed of checksums; `deep` decodes every picture."""
 
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import find_boxes, is_cell, measure
 from hpa_tf.progress import progress
 from hpa_tf.records import Shard
+from hpa_tf.worker_processes import begin, start_method
 from tfrecords_builder import state
 from tfrecords_builder.field_shards import table_problem
 from tfrecords_builder.table import OWN_COLUMNS
@@ -78,7 +78,7 @@ def _map(check, jobs: list, workers: int) -> Iterator[list[Fault]]:
     if workers <= 1:
         yield from map(check, jobs)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), interrupts.leave_to_parent) as pool:
+    with ProcessPoolExecutor(workers, start_method(), begin) as pool:
         with interrupts.starting_workers():
             found = pool.map(check, jobs, chunksize=max(1, len(jobs) // (workers * 8)))
         yield from found

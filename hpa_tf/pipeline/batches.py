@@ -6,7 +6,6 @@ Shapes are fixed under every view: rows of padding are -1, their inputs 0.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,10 +20,11 @@ from hpa_tf.pipeline.loaders import make_loader
 from hpa_tf.pipeline.pasting import PasteCells, Pasted, plan_pasting
 from hpa_tf.pipeline.sampling import Sampling, SemiBalanced, draw_epoch, repeat_factors
 from hpa_tf.views import Batch, View
+from hpa_tf.worker_processes import num_cores
 
 PREFETCHED = 2
 """Batches that wait for the training step."""
-RECORDS_AT_ONCE = 2 * (os.cpu_count() or 1) + 2
+RECORDS_AT_ONCE = 2 * num_cores() + 2
 """Records being read and decoded: more than processors, because each waits now and then for the disk or for another
 thread. AUTOTUNE stops at the number of processors, and is a tenth slower (benchmarks/loader.py)."""
 

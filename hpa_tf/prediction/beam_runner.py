@@ -7,7 +7,6 @@ the results under the paths that the command names.
 
 import functools
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import Source, Task
 from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
 from hpa_tf.prediction.workers import Inline
+from hpa_tf.worker_processes import num_cores
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Fini
     for group in groups:
         files.remove(_note(options.out, group))
     if groups:
-        num_workers = options.workers or len(os.sched_getaffinity(0))
+        num_workers = options.workers or num_cores()
         shared = (options, source.load, finisher)
         beam.run_each(predict_group, groups, shared, options.runner, options.beam_options, num_workers)
     outcome = _gather(options, groups)

@@ -3,13 +3,13 @@
 import contextlib
 import importlib.metadata
 import importlib.util
-import warnings
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.devices import find_gpus, mirrored_strategy
+from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
 from hpa_tf.prediction.batching import Inputs
 from hpa_tf.prediction.inference import Run
@@ -33,7 +33,7 @@ class Device:
     """
 
     def __init__(self, options: Options):
-        gpus = tf.config.list_physical_devices("GPU")
+        gpus = find_gpus()
         if options.strategy != "one" and options.runtime not in ("tensorflow", "auto"):
             fix = "drop one of the two"
             raise InputError("--strategy", f"mirrored with --runtime {options.runtime}", "--runtime tensorflow", fix)
@@ -44,15 +44,9 @@ class Device:
         if self._mixed:
             kind = "auto_mixed_precision" if gpus else "auto_mixed_precision_onednn_bfloat16"
             tf.config.optimizer.set_experimental_options({kind: True})
-        for gpu in gpus:
-            with contextlib.suppress(RuntimeError):  # already in use: then it is set
-                tf.config.experimental.set_memory_growth(gpu, True)
         self._strategy = None
         if options.strategy == "mirrored":
-            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-            if len(devices) == 1:
-                warnings.warn(f"--strategy mirrored found one device: {devices[0].name}", HpaWarning, stacklevel=2)
+            self._strategy = mirrored_strategy()
 
     @property
     def facts(self) -> dict[str, Any]:

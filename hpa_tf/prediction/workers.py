@@ -5,20 +5,12 @@ At most `limit` images are under way at a time, so memory does not depend on how
 
 import collections
 import concurrent.futures
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
 from typing import Any
 
-import cv2
-
-from hpa_tf import interrupts
 from hpa_tf.errors import InputError
-from hpa_tf.memory import keep_freed_memory
+from hpa_tf.worker_processes import begin, num_cores, start_method
 
 Future = concurrent.futures.Future
 _READERS = (
@@ -36,15 +28,9 @@ class Workers:
     """
 
     def __init__(self, count: int = 0):
-        self.count = count or len(os.sched_getaffinity(0))
-        # a fork of this process would copy TensorFlow's threads in whatever state; the server imports once for all
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["hpa_tf.prediction.finishing", *_READERS])
-            with interrupts.starting_workers():
-                forkserver.ensure_running()
-        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start)
+        self.count = count or num_cores()
+        context = start_method(("hpa_tf.prediction.finishing", *_READERS))
+        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, begin)
         self.submit(int)  # starts the workers: their imports run beside TensorFlow's
 
     def __enter__(self) -> "Workers":
@@ -100,19 +86,6 @@ def result(future: Future) -> Any:
         return future.result()
     except BrokenProcessPool as error:
         raise _killed() from error
-
-
-def _start() -> None:
-    interrupts.leave_to_parent()
-    keep_freed_memory()
-    cv2.setNumThreads(1)  # one core a worker: threads within workers would only compete
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the main process is gone: killed, it cannot tell its workers."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _killed() -> InputError:

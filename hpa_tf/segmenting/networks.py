@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf.errors import HpaWarning
+from hpa_tf.devices import find_gpus, mirrored_strategy
 from hpa_tf.models import weights
 from hpa_tf.models.dpn_unet import DpnUnet, Stage
 from hpa_tf.segmenting import preparation
@@ -29,18 +28,12 @@ class Devices:
     """
 
     def __init__(self, strategy: str, precision: str):
-        gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:
-            with contextlib.suppress(RuntimeError):  # already in use: then it is set
-                tf.config.experimental.set_memory_growth(gpu, True)
+        gpus = find_gpus()
         self.are_gpus = bool(gpus)
         self.policy = ("mixed_float16" if gpus else "float32") if precision == "auto" else precision
         self._strategy = None
         if strategy == "mirrored":
-            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-            if len(devices) == 1:
-                warnings.warn(f"--strategy mirrored found one device: {devices[0].name}", HpaWarning, stacklevel=2)
+            self._strategy = mirrored_strategy()
 
     @property
     def count(self) -> int:

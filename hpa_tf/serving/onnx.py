@@ -14,6 +14,7 @@ import tensorflow as tf
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.serving.loading import Served, load
+from hpa_tf.worker_processes import num_cores
 
 OPSET = 17
 FILE = "onnx/network.onnx"
@@ -116,6 +117,6 @@ def onnx_session(data: bytes):
     except ImportError as error:
         raise InputError("onnxruntime", "it is not installed", "onnxruntime", "pip install 'hpa_tf[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = num_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the workers need the cores
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -10,7 +10,6 @@ true of the other. Networks of bags and of fields of view are asked about whole 
 knows no passwords: who can reach it may ask it.
 """
 
-import os
 import socket
 from typing import Any
 
@@ -22,6 +21,7 @@ from hpa_tf.memory import keep_freed_memory
 from hpa_tf.serving import whole_images
 from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, parse
 from hpa_tf.views import Crop
+from hpa_tf.worker_processes import num_cores
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8501
 
@@ -88,7 +88,7 @@ def serve(
     keep_freed_memory()
     with _listen(host, port) as listening:
         served = serving.load(run)
-        app = web.application(name, lambda body: predict(served, body), len(os.sched_getaffinity(0)))
+        app = web.application(name, lambda body: predict(served, body), num_cores())
         server = uvicorn.Server(web.configured(app, web.Hosts(host, allow_hosts)))
         where = f"[{host}]" if ":" in host else host
         print(f"{run}: http://{where}:{listening.getsockname()[1]}/v1/models/{name}:predict", flush=True)

@@ -10,6 +10,7 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.synthetic import bench, dataset
 from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.worker_processes import num_cores
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Generate:
     """Folder to write to."""
     num_images: int = 100
     """Number of images; a larger number later only adds images."""
-    workers: int = field(default_factory=dataset.default_workers)
+    workers: int = field(default_factory=num_cores)
     """Number of processes; the result does not depend on it."""
     config: tyro.conf.OmitArgPrefixes[SyntheticConfig] = field(default_factory=SyntheticConfig)
 
@@ -36,7 +37,7 @@ class Bench:
 
     out: str
     """Folder to write to."""
-    workers: int = field(default_factory=dataset.default_workers)
+    workers: int = field(default_factory=num_cores)
     """Number of processes; the result does not depend on it."""
 
     def run(self) -> None:

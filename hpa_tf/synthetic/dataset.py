@@ -13,8 +13,6 @@ comes from it.
 
 import concurrent.futures
 import functools
-import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,10 +23,10 @@ import pandas as pd
 from hpa_tf import cell_table, files, interrupts
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.memory import keep_freed_memory
 from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, make
+from hpa_tf.worker_processes import begin, start_method
 
 VERSION = 1
 IMAGES, MASKS = "images", "masks"
@@ -119,17 +117,10 @@ def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> It
     if workers == 1:
         yield from map(job, range(num_images))
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, start_method(), begin) as pool:
         with interrupts.starting_workers():
             made = pool.map(job, range(num_images))
         yield from made
-
-
-def _start() -> None:
-    interrupts.leave_to_parent()
-    keep_freed_memory()
-    cv2.setNumThreads(1)
 
 
 def _make_and_write(config: SyntheticConfig, out: str, index: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -154,8 +145,3 @@ def encode_png(pixels: np.ndarray) -> bytes:
     if not done:
         raise ValueError(f"pixels: OpenCV cannot encode {pixels.dtype} {pixels.shape} as PNG")
     return data.tobytes()
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tyro
 
 from hpa_tf import files
+from hpa_tf.devices import find_gpus
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.recipes import (
@@ -262,11 +263,9 @@ def start(options: Options) -> Site:
         InputError: The devices that the strategy needs are not there.
     """
     keep_freed_memory()
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = find_gpus()
     if options.deterministic == "on" or (options.deterministic == "auto" and not gpus and options.strategy != "tpu"):
         tf.config.experimental.enable_op_determinism()
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
     strategy = make_strategy(options.strategy)
     site = Site(strategy, resolve_precision(options.precision, strategy), options.pace)
     print(describe(strategy, site.policy), flush=True)

@@ -8,14 +8,15 @@ tpu          one TPU slice; TPU_NAME names it, none = the machine's own
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import tensorflow as tf
 
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.devices import mirrored_strategy
+from hpa_tf.errors import InputError
 from hpa_tf.training.cluster import read_cluster
+from hpa_tf.worker_processes import num_cores
 
 StrategyName = Literal["one", "mirrored", "multiworker", "tpu"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
@@ -27,15 +28,10 @@ def make_strategy(name: StrategyName) -> tf.distribute.Strategy:
     Raises:
         InputError: What the strategy needs is not there.
     """
-    gpus = tf.config.list_logical_devices("GPU") if name in ("one", "mirrored") else []
     if name == "one":
-        return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+        return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
     if name == "mirrored":
-        if not gpus:
-            cpus = len(tf.config.list_logical_devices("CPU"))
-            message = f"--strategy mirrored found no GPU: it trains on {cpus} logical CPU device(s)"
-            warnings.warn(message, HpaWarning, stacklevel=2)
-        return tf.distribute.MirroredStrategy(None if gpus else tf.config.list_logical_devices("CPU"))
+        return mirrored_strategy()
     if name == "multiworker":
         return _multi_worker_strategy()
     return _tpu_strategy()
@@ -109,7 +105,7 @@ def describe(strategy: tf.distribute.Strategy, policy: str) -> str:
     """Return the start-up line that names the devices."""
     index, count = worker(strategy)
     here = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    names = ", ".join(sorted({detail.get("device_name", "GPU") for detail in here})) or f"CPU, {os.cpu_count()} cores"
+    names = ", ".join(sorted({detail.get("device_name", "GPU") for detail in here})) or f"CPU, {num_cores()} cores"
     devices = ", ".join(device.split("task:")[-1] for device in strategy.extended.worker_devices)
     process = f" | process {index + 1} of {count}" if count > 1 else ""
     replicas = strategy.num_replicas_in_sync
