@@ -25,7 +25,7 @@ from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import MAX_PIXELS, find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.models.network import Spec
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.serving.heat_maps import added, hires_cam, maps_of, scaled
 from hpa_tf.views.crop import prepare
 

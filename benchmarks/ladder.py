@@ -35,7 +35,7 @@ from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mix_with_image_mean, weighted_mean
 from hpa_tf.recipes import Recipe
-from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop, Pace
 from hpa_tf.training.preemption import Preemption

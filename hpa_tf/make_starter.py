@@ -98,10 +98,11 @@ def join_truth(out: str) -> None:
 
 def pack_run(run: str, package: str) -> None:
     """Write recipe, manifest and weights of a finished run as the package's data."""
+    from hpa_tf import run_folder
     from hpa_tf.models import packed, weights
-    from hpa_tf.recipes import run_folder
+    from hpa_tf.recipes.runs import read_run
 
-    trained = run_folder.read_run(run)
+    trained = read_run(run)
     network = trained.recipe.network.build(trained.recipe.preparation.size)
     weights.load(network, trained.checkpoints[-1][0])
     files.make_folder(package)

@@ -15,7 +15,8 @@ from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.pipeline import evaluation_batches
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE, PostProcessing, mean_of_known
 from hpa_tf.recipes import Member, System
-from hpa_tf.recipes.run_folder import read_run, write_result
+from hpa_tf.recipes.runs import read_run
+from hpa_tf.run_folder import write_result
 from hpa_tf.training import command, leaks, out_of_fold, run
 from hpa_tf.training.out_of_fold import mix
 from hpa_tf.training.site import Data

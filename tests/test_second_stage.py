@@ -16,7 +16,7 @@ from hpa_tf.recipes import Member, System, recipe_named
 from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
 from hpa_tf.recipes.optimization import Constant
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest
 from hpa_tf.training import command
 from hpa_tf.training.fine_tuning import stage_labels

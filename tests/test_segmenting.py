@@ -133,7 +133,7 @@ def test_a_finished_folder_is_left_alone_and_a_changed_image_is_not(images, weig
     third = segment(options(own, weights, out))
     assert (third.num_segmented, third.num_changed, third.num_cells) == (2, 1, 4)
     assert digests(out)["a_nucleusmask.png"] == before["a_nucleusmask.png"]
-    with pytest.raises(InputError, match=r"masks of other settings \(scale: was 1.0, is 0.5; .*um_per_px"):
+    with pytest.raises(InputError, match=r"another set of masks \(scale: 1.0 -> 0.5; .*um_per_px"):
         segment(Options(str(own), str(out), weights=str(weights), um_per_px=0.16, workers=1))
 
 

@@ -8,10 +8,9 @@ import prediction_cases as cases
 import pytest
 import tensorflow as tf
 
-from hpa_tf import files, recipes, serving
+from hpa_tf import files, recipes, run_folder, serving
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
-from hpa_tf.recipes import run_folder
 from hpa_tf.serving import runs
 
 CONTENT = {

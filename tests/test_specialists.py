@@ -24,7 +24,7 @@ from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.recipes import Member, Recipe, Specialist, System
-from hpa_tf.recipes.run_folder import write_result
+from hpa_tf.run_folder import write_result
 from hpa_tf.views import Crop
 
 SMALL = Classifier(SmallCnn((4,)))

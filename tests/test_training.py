@@ -17,7 +17,7 @@ from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.pipeline import evaluation_batches, training_batches
 from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Member, System
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.logs import Profiler
 from hpa_tf.training.site import Data, Site

@@ -19,7 +19,7 @@ from hpa_tf.models import weights
 from hpa_tf.pipeline import read_examples
 from hpa_tf.pipeline.damage import find_damage
 from hpa_tf.recipes import recipe_named
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest
 from hpa_tf.training import claim, command, run
 from hpa_tf.training.cluster import read_cluster

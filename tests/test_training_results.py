@@ -16,7 +16,7 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.metrics import soft_average_precision
 from hpa_tf.pipeline import Examples
 from hpa_tf.recipes import recipe_named
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress

@@ -17,7 +17,7 @@ from hpa_tf.models.network import all_classes
 from hpa_tf.pipeline import evaluation_batches
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.recipes.run_folder import read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from tfrecords_builder.__main__ import main as builder
 

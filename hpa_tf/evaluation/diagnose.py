@@ -22,6 +22,7 @@ from hpa_tf.evaluation.pairing import Unpaired, pair_images
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
 from hpa_tf.postprocessing import weighted_mean, with_negative
+from hpa_tf.prediction_folder import CELLS
 
 BEFORE, AFTER = "before", "after"
 _TEMPLATE = Path(__file__).with_name("diagnose.html")
@@ -127,7 +128,7 @@ def diagnose(options: Diagnose) -> Diagnosis:
 
 def _images(options: Diagnose, truth: Truth) -> Iterator[tuple[ImageTruth, ImageDetections, Overlaps]]:
     folder = options.masks or options.truth_masks
-    source = options.submission or files.join(options.prediction, "cells.parquet")
+    source = options.submission or files.join(options.prediction, CELLS)
     found = read_detections(source, MaskFolder(folder) if folder else None)
     for image_truth, detections in pair_images(truth, found, Unpaired(), "diagnose"):
         yield image_truth, detections, overlap(image_truth, detections.masks, options.metric)

@@ -24,6 +24,8 @@ from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.prediction_folder import CELLS
+from hpa_tf.run_folder import HISTORY, RECIPE, RESULT
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _CARD_SIZE, _FIELD_SIZE = 112, 560
@@ -70,7 +72,7 @@ def run(options: Page) -> None:
     """
     scores = files.read_json(files.join(options.scores, "scores.json"))
     history, recipe = _read_run(options.run_folder)
-    predicted = cell_table.read(files.join(options.predictions, "cells.parquet"))
+    predicted = cell_table.read(files.join(options.predictions, CELLS))
     truth = cell_table.read(options.truth_labels)
     chosen = choose_cells(predicted, truth, options.cells_per_class)
     shown_fields, first = _choose_fields(predicted, options.num_fields), opening.choose(predicted, truth)
@@ -108,14 +110,14 @@ def run(options: Page) -> None:
 
 
 def _read_run(folder: str) -> tuple[pd.DataFrame, dict]:
-    path = files.join(folder, "history.csv")
+    path = files.join(folder, HISTORY)
     if not files.exists(path):
         raise InputError(path, "no such file", "the history of a training", "give the folder that train.py wrote")
-    result, fix = files.join(folder, "result.json"), "copy the run folder again"
+    result, fix = files.join(folder, RESULT), "copy the run folder again"
     if files.exists(result):
         digest = checksums.read_json(result, fix).get("history_sha256")
         checksums.check_file(path, digest, "the history of the training", fix)
-    recipe = checksums.read_json(files.join(folder, "recipe.json"), fix)
+    recipe = checksums.read_json(files.join(folder, RECIPE), fix)
     with files.open_file(path) as stream:
         return pd.read_csv(stream), recipe
 

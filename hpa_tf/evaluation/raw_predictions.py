@@ -17,6 +17,7 @@ from hpa_tf.postprocessing import (
     further_factors,
     postprocess,
 )
+from hpa_tf.prediction_folder import CELLS, MANIFEST, RAW
 
 _VALUES = ("border_value", "outlier_factor")
 _FIX = "give a folder that predict.py has finished"
@@ -69,19 +70,19 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
     Raises:
         InputError: A file is missing, or the tables do not hold the same cells.
     """
-    path = files.join(folder, "predictions.json")
+    path = files.join(folder, MANIFEST)
     manifest = files.read_json(path)
     listed = manifest.get("request", {}).get("networks")
     if not listed or manifest.get("state") != "done":
         found = f"state {manifest.get('state')!r}, {len(listed or ())} networks"
         raise InputError(path, found, "a finished prediction with the weight of each network", _FIX)
-    cells = cell_table.read(files.join(folder, "cells.parquet"))
+    cells = cell_table.read(files.join(folder, CELLS))
     missing = [name for name in _VALUES if name not in cells]
     if missing:
-        raise InputError(files.join(folder, "cells.parquet"), f"no column {missing}", f"columns {_VALUES}", _FIX)
+        raise InputError(files.join(folder, CELLS), f"no column {missing}", f"columns {_VALUES}", _FIX)
     networks = []
     for network in (one for one in listed if "column" not in one):
-        path = files.join(folder, "raw", f"{network['name']}.parquet")
+        path = files.join(folder, RAW, f"{network['name']}.parquet")
         probabilities = _aligned(cell_table.read(path), cells, path)
         networks.append(RawNetwork(network["name"], float(network["weight"]), probabilities))
     return RawPredictions(cells.drop(columns=cell_table.VALUES), tuple(networks))

@@ -20,12 +20,11 @@ from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
 from hpa_tf.models.tensor_file import SUFFIXES
 from hpa_tf.models.weights_file import check_weights_file
+from hpa_tf.run_folder import BEST_WEIGHTS
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
 IMAGENET_SUFFIXES = (".h5", *SUFFIXES)
-BEST_WEIGHTS = "weights/best" + OWN_SUFFIX
-"""Where a run folder keeps the weights that did best in validation."""
 _RGB = CHANNELS[:3]
 
 

@@ -23,6 +23,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import Source, Task
 from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
 from hpa_tf.prediction.workers import Inline
+from hpa_tf.prediction_folder import PARTS
 from hpa_tf.worker_processes import num_cores
 
 
@@ -80,7 +81,7 @@ def _group(indices: range, options: Options, source: Source, done: Set[str]) -> 
 
 def _note(out: str, group: Group) -> str:
     """Return the path of what a worker says about a group: it is there once the group is done."""
-    return files.join(out, results.PARTS, f"group-{group.start:08d}.json")
+    return files.join(out, PARTS, f"group-{group.start:08d}.json")
 
 
 def predict_group(group: Group, options: Options, load: Callable, finisher: Finisher) -> None:

@@ -16,7 +16,7 @@ from hpa_tf.classes import GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
-from hpa_tf.prediction import results
+from hpa_tf.prediction_folder import PARTS
 
 TILE_SIZE = 112
 """Side of a cell's picture in the report, px."""
@@ -70,7 +70,7 @@ def thumbnail(crop: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 def cards_path(out: str, image_id: str) -> str:
     """Return the path of an image's pictures for the report."""
-    return files.join(out, results.PARTS, f"{image_id}.cards.npz")
+    return files.join(out, PARTS, f"{image_id}.cards.npz")
 
 
 def write_cards(out: str, image_id: str, overlay: np.ndarray, table: pd.DataFrame, cards: Cards) -> None:

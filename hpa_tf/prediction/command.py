@@ -8,10 +8,10 @@ import tyro
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.outputs import CELLS, SUBMISSION
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.report import REPORT
 from hpa_tf.prediction.stages import FAILURES, Outcome
+from hpa_tf.prediction_folder import CELLS, SUBMISSION
 
 EXIT_FAILURES, EXIT_INPUT = 1, 2
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from hpa_tf import files, starter
 from hpa_tf.prediction import results
 from hpa_tf.prediction.options import Options
-from hpa_tf.recipes.run_folder import RESULT, SAVED_MODEL, is_finished
+from hpa_tf.prediction_folder import MANIFEST
+from hpa_tf.run_folder import RESULT, SAVED_MODEL, is_finished
 
 FOLDER = "runs"
 
@@ -24,7 +25,7 @@ def with_run(options: Options) -> Options:
 
 
 def _begun_with(out: str) -> tuple[str, str] | None:
-    if not files.exists(files.join(out, results.MANIFEST)) or results.summary_of(out) is not None:
+    if not files.exists(files.join(out, MANIFEST)) or results.summary_of(out) is not None:
         return None
     runs = results.request_of(out)["options"].get("run") or ()
     return (runs[0], f"{out} was begun with it") if len(runs) == 1 else None

@@ -24,6 +24,7 @@ from hpa_tf.prediction.cards import Cards, write_cards
 from hpa_tf.prediction.heat import HeatWriter
 from hpa_tf.prediction.results import Part
 from hpa_tf.prediction.sources import FieldCells
+from hpa_tf.prediction_folder import OVERLAYS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Finisher:
         if field.picture is not None and (self.overlays or cards is not None):
             picture = overlay(*field.picture.take(), table, self.top_k)
             if self.overlays:
-                files.write_bytes(files.join(self.out, results.OVERLAYS, f"{field.image_id}.png"), _png(picture))
+                files.write_bytes(files.join(self.out, OVERLAYS, f"{field.image_id}.png"), _png(picture))
             if cards is not None:
                 write_cards(self.out, field.image_id, picture, table, cards)
         elif field.picture is not None:

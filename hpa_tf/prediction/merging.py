@@ -13,10 +13,12 @@ import tyro
 
 from hpa_tf import files, heat_map_files, interrupts
 from hpa_tf.errors import InputError
+from hpa_tf.identity import differences
 from hpa_tf.prediction import results
 from hpa_tf.prediction.command import fail
 from hpa_tf.prediction.options import parse_part
 from hpa_tf.prediction.predict import write_final
+from hpa_tf.prediction_folder import OVERLAYS, PARTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +68,7 @@ def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) 
     """Return the request of the whole."""
     shards = [request["options"].pop("shard") for request in requests]
     for folder, request in zip(folders, requests, strict=True):
-        if request != requests[0]:
-            from hpa_tf.recipes.serialization import differences
-
-            lines = differences(requests[0], request)
+        if lines := differences(requests[0], request):
             raise InputError(folder, f"other options than {folders[0]}: {'; '.join(lines)}", "equal ones", "predict it")
     places = [parse_part(shard) for shard in shards]
     counts = {count for _, count in places}
@@ -84,10 +83,10 @@ def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) 
 def _copy(source: str, target: str, image_id: str) -> None:
     """Copy an image's files; the result file, which marks it as done, last."""
     for folder, name in (
-        (results.OVERLAYS, f"{image_id}.png"),
-        (results.PARTS, f"{image_id}.cards.npz"),
+        (OVERLAYS, f"{image_id}.png"),
+        (PARTS, f"{image_id}.cards.npz"),
         (heat_map_files.FOLDER, f"{image_id}.npz"),
-        (results.PARTS, f"{image_id}.parquet"),
+        (PARTS, f"{image_id}.parquet"),
     ):
         path = Path(source, folder, name)
         if path.exists():

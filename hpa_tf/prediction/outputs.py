@@ -15,10 +15,8 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import heterogeneity, results
 from hpa_tf.prediction.results import Part
+from hpa_tf.prediction_folder import ANNDATA, CELLS, CELLS_CSV, EMBEDDINGS, RAW, SUBMISSION
 from hpa_tf.submission import SubmissionRow, SubmissionWriter
-
-SUBMISSION, CELLS, CELLS_CSV = "submission.csv", "cells.parquet", "cells.csv"
-EMBEDDINGS, ANNDATA = "embeddings.parquet", "cells.h5ad"
 
 _ROW_GROUP = 64
 """Images in memory together: one row group of the tables."""
@@ -53,7 +51,7 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
     Returns:
         The rows of heterogeneity.csv.
     """
-    tables = [files.join(out, CELLS)] + [files.join(out, results.RAW, f"{name}.parquet") for name in network_names]
+    tables = [files.join(out, CELLS)] + [files.join(out, RAW, f"{name}.parquet") for name in network_names]
     rows = []
     with contextlib.ExitStack() as stack:
         submission = stack.enter_context(SubmissionWriter(files.join(out, SUBMISSION)))

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from hpa_tf import checksums, files, heat_map_files
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.identity import check_same
+from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS
 
-MANIFEST, STAMPS, PARTS, OVERLAYS, RAW = "predictions.json", "inputs.json", "parts", "overlays", "raw"
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
 _METADATA, _CHECKSUM = b"hpa_tf.prediction", b"hpa_tf.checksum"
@@ -175,8 +176,6 @@ def start(out: str, request: dict[str, Any]) -> None:
     Raises:
         InputError: `out` holds a prediction under other options: names each difference; or it cannot be written.
     """
-    from hpa_tf.recipes.serialization import differences  # its package needs TensorFlow: not in the workers
-
     for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
         files.make_folder(folder)
     request = json.loads(json.dumps({"version": VERSION, **request}))
@@ -184,10 +183,8 @@ def start(out: str, request: dict[str, Any]) -> None:
     if not files.exists(path):
         files.write_json(path, {"request": request, "state": "running"})
         return
-    found = _manifest(out)
-    if lines := differences(found.get("request"), request):
-        fix = "give the same options, or another --out"
-        raise InputError(path, f"a prediction that differs in {'; '.join(lines[:10])}", "the same prediction", fix)
+    before = _manifest(out).get("request")
+    check_same(path, before, request, "prediction", "give the same options, or another --out")
 
 
 def end(out: str, summary: dict[str, Any]) -> None:

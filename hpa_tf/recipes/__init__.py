@@ -8,7 +8,7 @@ upgrades.py       recipes of earlier versions
 bestfitting.py, red_ai.py, mpware_zfturbo_dieter.py, milimed.py    teams 1 to 4
 relabel.py        one single-output network a class, for pseudo-labels
 small.py          recipes that a CPU trains
-run_folder.py     what a trained run leaves behind, for those who read it
+runs.py           a trained run, for those who use its network
 """
 
 import difflib
@@ -19,7 +19,6 @@ from hpa_tf.recipes.choices import choose_classes, describe_choices
 from hpa_tf.recipes.optimization import Optimization
 from hpa_tf.recipes.recipe import ALL_FOLDS, Member, Recipe, Specialist, System
 from hpa_tf.recipes.serialization import (
-    differences,
     from_json,
     load,
     recipe_from_json,
@@ -46,7 +45,6 @@ __all__ = [
     "System",
     "choose_classes",
     "describe_choices",
-    "differences",
     "from_json",
     "load",
     "recipe_from_json",

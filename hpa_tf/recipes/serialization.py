@@ -75,18 +75,6 @@ def _dataclass_from_json(annotation: Any, value: dict, where: str) -> Any:
     return kind(**{name: from_json(hints[name], value[name], f"{where}: {name}") for name in names})
 
 
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Return a line "field: before -> now" for each leaf in which two JSON values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(before.keys() | now.keys())
-        return [
-            line
-            for key in keys
-            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
-
-
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as JSON values, with the version of its fields."""
     return {_VERSION: VERSION, **to_json(recipe)}

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
+from hpa_tf.identity import check_same
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
@@ -40,11 +41,7 @@ def claim(out: str, identity: dict[str, Any]) -> None:
             )
         files.write_json(path, identity)
         return
-    saved = files.read_json(path)
-    differing = sorted(name for name in saved.keys() | identity.keys() if saved.get(name) != identity.get(name))
-    if differing:
-        named = "; ".join(f"{name}: was {saved.get(name)!r}, is {identity.get(name)!r}" for name in differing)
-        raise InputError(out, f"masks of other settings ({named})", "the same settings", "choose another --out")
+    check_same(out, files.read_json(path), identity, "set of masks", "choose another --out")
 
 
 def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]]) -> str:

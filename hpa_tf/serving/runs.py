@@ -11,9 +11,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpa_tf import files
+from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import run_folder
 from hpa_tf.serving import starter
 
 _NEEDED = (

@@ -11,10 +11,9 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from hpa_tf import __version__, files, starter
+from hpa_tf import __version__, files, run_folder, starter
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed, weights
-from hpa_tf.recipes import run_folder
 from hpa_tf.recipes.serialization import load
 from hpa_tf.records import read_manifest
 from hpa_tf.serving.exporting import export

@@ -23,6 +23,7 @@ import pandas as pd
 from hpa_tf import cell_table, files, interrupts
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.identity import check_same
 from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, make
@@ -97,18 +98,12 @@ def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
     path = files.join(out, CONFIG)
     content = {"version": VERSION, "num_images": num_images, "um_per_px": config.pixel_um, "config": config.as_dict()}
     if files.exists(path):
-        found = files.read_json(path)
-        wanted = _as_read(content["config"])
-        there = found.get("config", {})
-        differing = sorted(name for name in {*wanted, *there} if there.get(name) != wanted.get(name))
-        if differing or found.get("version") != VERSION or found.get("num_images", 0) > num_images:
-            what = f"another configuration ({', '.join(differing)})" if differing else "a larger or older data set"
-            raise InputError(out, what, "an empty folder, or the same data set", "choose another --out")
+        found, several = files.read_json(path), ("num_images",)
+        before, now = ({name: v for name, v in one.items() if name not in several} for one in (found, content))
+        check_same(out, before, now, "configuration", "choose another --out, or make the same data set")
+        if found.get("num_images", 0) > num_images:
+            raise InputError(out, f"{found['num_images']} images", f"at most {num_images}", "choose another --out")
     files.write_json(path, content)
-
-
-def _as_read(config: dict) -> dict:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
 
 def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from hpa_tf import checksums, files, folder_lock
 from hpa_tf.errors import InputError
-from hpa_tf.recipes import Recipe, differences, load, recipe_to_json, save
-from hpa_tf.recipes.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
+from hpa_tf.identity import check_same
+from hpa_tf.recipes import Recipe, load, recipe_to_json, save
 from hpa_tf.records import Manifest, manifest_json
+from hpa_tf.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import gathered, worker
@@ -59,9 +60,7 @@ def check_same_run(out: str, identity: dict[str, object]) -> None:
             continue
         before = recipe_to_json(load(path)) if name == RECIPE else checksums.read_json(path, MEND)
         expected = {key: value for key, value in expected.items() if key != checksums.KEY}
-        if lines := differences(before, expected):
-            shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
-            raise InputError(path, f"another run ({shown})", "the same run", "choose another --out")
+        check_same(path, before, expected, "run", "choose another --out")
 
 
 def check_shared(site: Site, out: str, token: int) -> None:

@@ -23,8 +23,9 @@ from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.milimed import fine_tuning
-from hpa_tf.recipes.run_folder import BEST_WEIGHTS, WEIGHTS, Run, is_finished, read_result, read_run
+from hpa_tf.recipes.runs import Run, read_run
 from hpa_tf.records import CELL_TABLE_NAME, read_manifest
+from hpa_tf.run_folder import BEST_WEIGHTS, WEIGHTS, is_finished, read_result
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.run import conclude, train

@@ -10,8 +10,9 @@ from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.models.weights import OWN_SUFFIX
 from hpa_tf.recipes import ALL_FOLDS, Recipe
-from hpa_tf.recipes.run_folder import RECIPE, read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import CELL_TABLE_NAME, Manifest, read_manifest
+from hpa_tf.run_folder import RECIPE
 
 
 def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:

@@ -14,7 +14,7 @@ from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.pictures import composite
 from hpa_tf.progress import progress
-from hpa_tf.recipes.run_folder import HISTORY, LOGS
+from hpa_tf.run_folder import HISTORY, LOGS
 
 NUM_PICTURES = 16
 TIMES = ("seconds", "cells_per_second", "waiting")

@@ -18,7 +18,7 @@ from hpa_tf.pipeline import Examples, steps_per_epoch
 from hpa_tf.pipeline.batches import plan_epoch
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import best_epoch
-from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
 from hpa_tf.training import checkpoint
 from hpa_tf.training.inputs import distributed_training_batches
 from hpa_tf.training.logs import Logs, Profiler, Watch

@@ -18,8 +18,9 @@ from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.figures import training_curve
 from hpa_tf.models.network import LOCATED
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
-from hpa_tf.recipes.run_folder import HISTORY, INPUTS, MEND, is_finished, read_result, read_run
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import Manifest
+from hpa_tf.run_folder import HISTORY, INPUTS, MEND, is_finished, read_result
 
 CARD, CURVE = "README.md", "training.png"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")

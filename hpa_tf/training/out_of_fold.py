@@ -21,7 +21,7 @@ from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mean_of_known, weighted_mean, with_negative
 from hpa_tf.recipes import Member, Recipe, System, to_json
-from hpa_tf.recipes.run_folder import Run, read_run
+from hpa_tf.recipes.runs import Run, read_run
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import gathered, wait_for_all, worker
 from hpa_tf.training.trainee import Trainee

@@ -23,8 +23,8 @@ from hpa_tf.pipeline import Examples
 from hpa_tf.pipeline.damage import damage_explained
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.relabel import ASKED
-from hpa_tf.recipes.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
 from hpa_tf.records import Manifest, read_manifest
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
 from hpa_tf.training import checkpoint
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.folds import fold_folder

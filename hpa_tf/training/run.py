@@ -11,14 +11,8 @@ from hpa_tf.pipeline import Examples, describe_sampling, whole_cells
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.optimization import Plateau, best_epoch
-from hpa_tf.recipes.run_folder import (
-    BEST_WEIGHTS,
-    CHECKPOINTS,
-    epoch_weights,
-    is_finished,
-    write_result,
-)
 from hpa_tf.records import Manifest, read_manifest
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_batch_size

@@ -6,9 +6,9 @@ from dataclasses import replace
 import keras
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
-from hpa_tf.recipes import Recipe, Specialist, System, differences, to_json
-from hpa_tf.recipes.run_folder import is_finished
+from hpa_tf.identity import check_same
+from hpa_tf.recipes import Recipe, Specialist, System, to_json
+from hpa_tf.run_folder import is_finished
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
@@ -107,8 +107,8 @@ def claim_system(system: System, out: str, site: Site) -> None:
         InputError: It holds another one.
     """
     path, value = files.join(out, SYSTEM), to_json(system)
-    if files.exists(path) and (lines := differences(_of_this_version(files.read_json(path)), value)):
-        raise InputError(path, f"another system ({'; '.join(lines[:10])})", system.name, "choose another --out")
+    if files.exists(path):
+        check_same(path, _of_this_version(files.read_json(path)), value, "system", "choose another --out")
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)

@@ -1,4 +1,4 @@
-"""A run folder: the files of one training, by name, and how those who use a trained network read them.
+"""A run folder: the files of one training, by name, for all who read it.
 
 recipe.json          how it was trained
 dataset.json         manifest of the data it was trained on
@@ -17,39 +17,18 @@ the history stands in result.json, checkpoints have those of zip files and the S
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hpa_tf import checksums, files
 from hpa_tf.errors import InputError
-from hpa_tf.models.weights import BEST_WEIGHTS
-from hpa_tf.recipes.recipe import Recipe
-from hpa_tf.recipes.serialization import load
-from hpa_tf.records import MANIFEST_NAME, Manifest, read_manifest
+from hpa_tf.manifest import MANIFEST_NAME
 
 RECIPE, INPUTS, RESULT, HISTORY = "recipe.json", "inputs.json", "result.json", "history.csv"
 CHECKPOINTS, WEIGHTS, LOGS, SAVED_MODEL = "checkpoints", "weights", "logs", "saved_model/1"
+BEST_WEIGHTS = f"{WEIGHTS}/best.weights.h5"
+"""Those that did best in validation."""
 DATASET = MANIFEST_NAME
 MEND = "copy the run folder again; if there is no other, remove this file and run the same training again: it goes on"
-
-__all__ = ["BEST_WEIGHTS", "Run", "epoch_weights", "is_finished", "read_run"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run, read from its folder.
-
-    Attributes:
-        folder: Run folder, local or remote.
-        recipe: How it was trained.
-        manifest: What it was trained on.
-        checkpoints: (path of a weights file, its share) for the weighted mean of probabilities; shares sum to 1.
-    """
-
-    folder: str
-    recipe: Recipe
-    manifest: Manifest
-    checkpoints: tuple[tuple[str, float], ...]
 
 
 def epoch_weights(epoch: int) -> str:
@@ -91,18 +70,3 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any]:
         for part in name.split("/"):
             files.check_name(part, path)
     return found
-
-
-def read_run(folder: str | os.PathLike) -> Run:
-    """Read a run folder; a run that is not finished predicts with its best weights so far.
-
-    Raises:
-        InputError: The folder is no run, or another version wrote it.
-    """
-    recipe, manifest = load(files.join(folder, RECIPE)), read_manifest(folder)
-    shares = {BEST_WEIGHTS: 1.0}
-    if is_finished(folder):
-        shares = read_result(folder)["checkpoints"]
-    total = sum(shares.values())
-    checkpoints = tuple((files.join(folder, name), share / total) for name, share in shares.items())
-    return Run(str(folder), recipe, manifest, checkpoints)

@@ -1,0 +1,44 @@
+"""Whether what is in a folder is what is asked for now: its identity is a named set of JSON values.
+
+Who owns a folder says what decides its content, and nothing else: how many workers, what is done with errors and where
+the log goes do not belong there. A new option changes no identity unless somebody names it there.
+"""
+
+import json
+import os
+from typing import Any
+
+from hpa_tf.errors import InputError
+
+_MOST_NAMED = 20
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Return a line "field: before -> now" for each leaf in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
+
+
+def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:
+    """Check that what was written down is what is asked for now.
+
+    Args:
+        where: The file that says it, or its folder.
+        before: JSON value that was written down.
+        now: What would be written now.
+        what: What the folder holds, such as "run".
+        fix: What to do where they differ.
+
+    Raises:
+        InputError: They differ; names the fields.
+    """
+    lines = differences(before, json.loads(json.dumps(now)))
+    if lines:
+        more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+        raise InputError(where, f"another {what} ({'; '.join(lines[:_MOST_NAMED])}{more})", f"the same {what}", fix)
