@@ -8,14 +8,14 @@ import prediction_cases as cases
 import pytest
 import tensorflow as tf
 
-from hpa_tf import cell_table, files, records, serving, submission
+from hpa_tf import cell_table, files, records, run_folder, serving, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.workers import Workers
-from hpa_tf.recipes import Member, System, run_folder, save
+from hpa_tf.recipes import Member, System, save
 from hpa_tf.recipes import recipe as recipe_module
 from tfrecords_builder.build import build
 from tfrecords_builder.options import BuildOptions

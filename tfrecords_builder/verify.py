@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
@@ -11,14 +10,14 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, framing, image_table, interrupts, records
+from hpa_tf import cell_table, files, framing, image_table, records
 from hpa_tf.data_folder import check_file, read_cells
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import find_boxes, is_cell, measure
 from hpa_tf.progress import progress
 from hpa_tf.records import Shard
-from hpa_tf.worker_processes import begin, start_method
+from hpa_tf.worker_processes import Pool
 from tfrecords_builder import state
 from tfrecords_builder.field_shards import table_problem
 from tfrecords_builder.table import OWN_COLUMNS
@@ -78,10 +77,8 @@ def _map(check, jobs: list, workers: int) -> Iterator[list[Fault]]:
     if workers <= 1:
         yield from map(check, jobs)
         return
-    with ProcessPoolExecutor(workers, start_method(), begin) as pool:
-        with interrupts.starting_workers():
-            found = pool.map(check, jobs, chunksize=max(1, len(jobs) // (workers * 8)))
-        yield from found
+    with Pool(workers) as pool:
+        yield from pool.map(check, jobs, limit=4 * workers)
 
 
 def _check_files(folder: str | os.PathLike, manifest: records.Manifest) -> Iterator[Fault]:

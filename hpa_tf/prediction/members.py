@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpa_tf import files, serving
+from hpa_tf import files, run_folder, serving
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.squares import Square
@@ -14,8 +14,9 @@ from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction.needs import Needs
-from hpa_tf.recipes import Recipe, System, run_folder
+from hpa_tf.recipes import Recipe, System
 from hpa_tf.recipes.recipe import Member, Specialist
+from hpa_tf.recipes.runs import read_run
 from hpa_tf.serving import Served
 from hpa_tf.views import AnyView, Bag, Crop
 from hpa_tf.views.asking import square_of
@@ -140,7 +141,7 @@ def _check_member(member: Member, network: Network, first: Network) -> None:
 def _networks_of(
     run: str, name: str, weight: float, asked: AnyView | None = None, alone: bool = False
 ) -> list[Network]:
-    if asked is not None and asked != run_folder.read_run(run).recipe.asked_view:
+    if asked is not None and asked != read_run(run).recipe.asked_view:
         return _from_weights(run, name, weight, asked)
     if _averages(run) and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
         return _from_weights(run, name, weight, alone=alone)
@@ -158,7 +159,7 @@ def _networks_of(
 
 def _averages(run: str) -> bool:
     """Tell whether a run predicts with several weights files."""
-    return files.exists(files.join(run, run_folder.RECIPE)) and len(run_folder.read_run(run).checkpoints) > 1
+    return files.exists(files.join(run, run_folder.RECIPE)) and len(read_run(run).checkpoints) > 1
 
 
 def _from_weights(
@@ -176,7 +177,7 @@ def _from_weights(
     Raises:
         InputError: The weights are missing or damaged, or the view has other channels than the network.
     """
-    trained = run_folder.read_run(run)
+    trained = read_run(run)
     recipe = trained.recipe if asked is None else replace(trained.recipe, asked=asked)
     _check_classes(recipe, run, alone)
     networks = []

@@ -18,7 +18,7 @@ from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
-from hpa_tf.prediction.workers import Inline, Workers, result
+from hpa_tf.prediction.workers import Inline, Workers
 from hpa_tf.progress import progress
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
@@ -131,7 +131,7 @@ class Stages:
         groups = collections.deque(groups_to_do(self._source.image_ids, self._done))
         indices = [i for group in groups for i in group]
         tasks = ((self._source.load, self._source.task(i), self._source.image_ids[i]) for i in indices)
-        loaded = self._workers.map(load, tasks, self._limit)
+        loaded = self._workers.map(load, tasks, self._limit, _died)
         for i, field in zip(indices, loaded, strict=True):
             if isinstance(field, Failed):
                 self._fail(field)
@@ -165,13 +165,13 @@ class Stages:
                 one.field.picture.drop()
             return
         arguments = (one.field, one.probabilities, one.embedding, one.cards)
-        self._finishing.append(self._workers.submit(self._finisher, *arguments))
+        self._finishing.append(self._workers.submit(self._finisher, *arguments, name=f"image {one.field.image_id}"))
         self.outcome.num_cells += len(one.field.table)
         while len(self._finishing) > self._limit or (self._finishing and self._finishing[0].done()):
             self._finish()
 
     def _finish(self) -> None:
-        self.outcome.num_lowered += result(self._finishing.popleft())
+        self.outcome.num_lowered += self._finishing.popleft().result()
         self.outcome.num_predicted += 1
         self._bar.update()
 
@@ -206,3 +206,9 @@ def load(task: tuple) -> FieldCells | Failed:
         found = f"{type(error).__name__}: {error}"
         fix = "look at its files and their permissions, or leave it out with --on-error skip"
         return Failed(image_id, InputError(f"image {image_id}", found, "an image that can be read", fix))
+
+
+def _died(task: tuple, error: InputError) -> Failed:
+    """Return what comes of an image that killed its worker."""
+    image_id = task[2]
+    return Failed(image_id, InputError(f"image {image_id}", error.found, "an image that can be read", error.fix))

@@ -1,60 +1,28 @@
-"""The process pool that reads and cuts images, and finishes them, while the network runs in the main process.
+"""The worker processes that read and cut images, and finish them, while the network runs in the main process."""
 
-At most `limit` images are under way at a time, so memory does not depend on how many there are.
-"""
-
-import collections
-import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from typing import Any
 
-from hpa_tf.errors import InputError
-from hpa_tf.worker_processes import begin, num_cores, start_method
+from hpa_tf.worker_processes import Pool
 
-Future = concurrent.futures.Future
-_READERS = (
+_PRELOAD = (
+    "hpa_tf.prediction.finishing",
     "hpa_tf.prediction.shards",
     "hpa_tf.imaging.segmentation.classical",
     "hpa_tf.imaging.segmentation.masks_on_disk",
 )
 
 
-class Workers:
-    """A pool of processes without TensorFlow; `with` ends it.
+class Workers(Pool):
+    """The pool of a prediction: see `Pool`.
 
     Args:
         count: Processes; 0 = one a core.
     """
 
     def __init__(self, count: int = 0):
-        self.count = count or num_cores()
-        context = start_method(("hpa_tf.prediction.finishing", *_READERS))
-        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, begin)
-        self.submit(int)  # starts the workers: their imports run beside TensorFlow's
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def submit(self, function: Callable, *arguments: Any) -> Future:
-        """Start one call in a worker."""
-        try:
-            return self._pool.submit(function, *arguments)
-        except BrokenProcessPool as error:
-            raise _killed() from error
-
-    def map(self, function: Callable, tasks: Iterable[Any], limit: int) -> Iterator[Any]:
-        """Yield `function(task)` in the order of the tasks; at most `limit` are started ahead."""
-        waiting: collections.deque[Future] = collections.deque()
-        for task in tasks:
-            waiting.append(self.submit(function, task))
-            if len(waiting) >= limit:
-                yield result(waiting.popleft())
-        while waiting:
-            yield result(waiting.popleft())
+        super().__init__(count, _PRELOAD)
 
 
 class Inline:
@@ -62,7 +30,7 @@ class Inline:
 
     count = 1
 
-    def submit(self, function: Callable, *arguments: Any) -> Future:
+    def submit(self, function: Callable, *arguments: Any, name: str = "") -> Future:
         """Call the function; the future holds what it returned or raised."""
         future: Future = Future()
         try:
@@ -71,23 +39,6 @@ class Inline:
             future.set_exception(error)
         return future
 
-    def map(self, function: Callable, tasks: Iterable[Any], limit: int) -> Iterator[Any]:
-        """Yield `function(task)` in the order of the tasks; nothing is started ahead."""
+    def map(self, function: Callable, tasks: Iterable[Any], limit: int, instead: Callable | None = None) -> Iterator:
+        """Yield `function(task)` in the order of the tasks; nothing is started ahead, and nothing survives a crash."""
         return map(function, tasks)
-
-
-def result(future: Future) -> Any:
-    """Return what a worker returned, or raise what it raised.
-
-    Raises:
-        InputError: The worker was killed.
-    """
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise _killed() from error
-
-
-def _killed() -> InputError:
-    fix = "give fewer --workers or a lower --max-pixels, and run the same command again: it continues"
-    return InputError("worker process", "it was killed (out of memory?)", "a worker that lives", fix)

@@ -21,7 +21,7 @@ from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
 from hpa_tf.prediction.options import parse_part
 from hpa_tf.prediction.sources import is_in_part
-from hpa_tf.prediction.workers import Workers, result
+from hpa_tf.prediction.workers import Workers
 from hpa_tf.progress import progress
 from hpa_tf.reporting import write_csv
 from hpa_tf.segmenting import mask_folder
@@ -136,7 +136,7 @@ class _Run:
         limit = 2 * self._method.batch_size + self._workers.count
         for one in [*todo, *[None] * limit]:
             if one is not None:
-                ahead.append((one.image_id, self._workers.submit(self._method.read, one, stamps[one.image_id])))
+                ahead.append((one.image_id, self._submit(one.image_id, self._method.read, one, stamps[one.image_id])))
             if ahead and (one is None or len(ahead) >= limit):
                 image_id, future = ahead.popleft()
                 read = self._result(image_id, future)
@@ -145,11 +145,14 @@ class _Run:
                         warnings.warn(text, HpaWarning, stacklevel=2)
                     yield read
 
+    def _submit(self, image_id: str, function: Callable, *arguments: Any) -> Future:
+        return self._workers.submit(function, *arguments, name=f"image {image_id}")
+
     def _answer(self, group: list[Field]) -> None:
         answers = self._method.answer([one.seen for one in group])
         for one, answer in zip(group, answers, strict=True):
             slim = Field(one.files, one.stamp, one.shape, np.empty(0), ())
-            self._finishing.append((one.files.image_id, self._workers.submit(self._finish, slim, answer)))
+            self._finishing.append((one.files.image_id, self._submit(one.files.image_id, self._finish, slim, answer)))
         while len(self._finishing) > 2 * self._workers.count + self._method.batch_size:
             self._take()
 
@@ -164,9 +167,9 @@ class _Run:
     def _result(self, image_id: str, future: Future) -> Any:
         """Return a worker's result; None for an image that is skipped."""
         try:
-            return result(future)
+            return future.result()
         except InputError as error:
-            if self._options.on_error == "fail" or error.where == "worker process":
+            if self._options.on_error == "fail":
                 raise
             self._outcome.failures.append((image_id, error))
             self._bar.update(1)

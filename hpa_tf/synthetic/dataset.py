@@ -11,7 +11,6 @@ flagged and shows no class, not even Negative: whatever is predicted for it coun
 comes from it.
 """
 
-import concurrent.futures
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from hpa_tf.identity import check_same
 from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, make
-from hpa_tf.worker_processes import begin, start_method
+from hpa_tf.worker_processes import Pool
 
 VERSION = 1
 IMAGES, MASKS = "images", "masks"
@@ -112,10 +111,8 @@ def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> It
     if workers == 1:
         yield from map(job, range(num_images))
         return
-    with concurrent.futures.ProcessPoolExecutor(workers, start_method(), begin) as pool:
-        with interrupts.starting_workers():
-            made = pool.map(job, range(num_images))
-        yield from made
+    with Pool(workers) as pool:
+        yield from pool.map(job, range(num_images), limit=4 * workers)
 
 
 def _make_and_write(config: SyntheticConfig, out: str, index: int) -> tuple[pd.DataFrame, np.ndarray]:
