@@ -169,6 +169,8 @@ def test_both_stages_of_a_system(data, graded, tmp_path, monkeypatch, capsys):
     one, two = (read_run(out / "fine_tuned" / name) for name in ("one", "two"))
     assert [share for _, share in one.checkpoints] == [1.0]
     assert [share for _, share in two.checkpoints] == [0.25, 0.75] and (out / "fine_tuned/two/saved_model/1").is_dir()
+    cards = [(out / "fine_tuned" / name / "README.md").read_text() for name in (".", "one", "two")]
+    assert "](one/README.md)" in cards[0] and "](two/README.md)" in cards[0] and "SHA-256" in cards[2]
     for path, _ in two.checkpoints:  # each checkpoint moved, from its own start
         started = json.loads((out / "fine_tuned/two/stages" / path.split("/")[-1][:10] / "recipe.json").read_text())
         assert json.dumps(started).count(path.split("/")[-1]) == 1

@@ -69,6 +69,7 @@ def test_run_folder_is_complete_with_its_saved_model(data, tmp_path, capsys):
     assert call(data, out, "--strategy", "mirrored", *two) == 0
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert {"recipe.json", "dataset.json", "inputs.json", "history.csv", "result.json"} <= names
+    assert {"README.md", "training.png"} <= names and "cpu\\_small" in (out / "README.md").read_text()
     assert {"weights/best.weights.h5", "weights/epoch-0001.weights.h5", "weights/epoch-0002.weights.h5"} <= names
     trained = read_run(out)
     assert [share for _, share in trained.checkpoints] == [0.25, 0.75]
