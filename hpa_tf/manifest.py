@@ -13,7 +13,7 @@ from hpa_tf.errors import InputError
 
 SCHEMA_VERSION = 1
 """Raised by every change of the fields of the records (`hpa_tf.records`) or of what they mean."""
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 """Raised by every change of `Manifest`; older manifests stay readable, what they do not say is not known (None)."""
 
 MANIFEST_NAME = "dataset.json"
@@ -60,6 +60,7 @@ class Manifest:
             scale (None where every image is blank): see `hpa_tf.imaging.brightness`. None = not known (version 1).
         checksums: SHA-256 of the folder's other files by name, the cell table among them. None = not known (version 1).
         manifest_version: `MANIFEST_VERSION` of the program that wrote it.
+        without: The channels that are black, for each kind of source: () = all four are there.
     """
 
     schema_version: int
@@ -79,6 +80,7 @@ class Manifest:
     brightness: Mapping[str, tuple[float, float, float] | None] | None = None
     checksums: Mapping[str, str] | None = None
     manifest_version: int = MANIFEST_VERSION
+    without: tuple[tuple[str, ...], ...] = ((),)
 
     def shards_of(self, kind: str = "cells", folds: Iterable[int] | None = None) -> tuple[Shard, ...]:
         """Return the shards of one kind of record, of all folds or of those in `folds`, in stored order."""
@@ -86,7 +88,7 @@ class Manifest:
         return tuple(s for s in self.shards if s.kind == kind and (wanted is None or s.fold in wanted))
 
 
-_SINCE = {"brightness": 2, "checksums": 2, "manifest_version": 2}
+_SINCE = {"brightness": 2, "checksums": 2, "manifest_version": 2, "without": 3}
 """Version of the manifest that each field is in since, where not since the first."""
 
 
@@ -160,6 +162,10 @@ def _manifest_from(found: Mapping[str, Any]) -> Manifest:
     if not all(isinstance(number, int | float) for number in (*tuples["um_per_px"], *tuples["bits"])):
         raise ValueError(f"um_per_px {found['um_per_px']}, bits {found['bits']}")
     new = {"manifest_version": found.get("manifest_version", 1), "options": dict(found["options"])}
+    if "without" in found:
+        new["without"] = tuple(tuple(channels) for channels in found["without"])
+        if not new["without"] or not all(set(channels) < set(CHANNELS) for channels in new["without"]):
+            raise ValueError(f"without {found['without']}")
     if found.get("brightness") is not None:
         new["brightness"] = {name: triple and tuple(triple) for name, triple in found["brightness"].items()}
     if found.get("checksums") is not None:

@@ -208,7 +208,7 @@ def test_an_image_that_vanishes_during_the_build(inputs, tmp_path):
     last = unit.images[-1]
 
     def vanish(image_id: str, num_cells: int) -> None:
-        Path(last.paths["green"]).unlink(missing_ok=True)
+        Path(last.files.paths["green"]).unlink(missing_ok=True)
 
     result = build_unit(unit, Settings.of(options), vanish)
     assert [failure[0] for failure in result.failures] == [last.image_id]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import find_fields, read_channel, read_field
+from hpa_tf.imaging.channel_files import read_channel
+from hpa_tf.imaging.fields import find_fields, read_field
 
 SIZE = (24, 40)  # rows, columns
 

@@ -45,7 +45,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 5"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 6"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
@@ -186,11 +186,22 @@ def test_a_recipe_of_version_4_is_read():
         plain = replace(new, augmentation=replace(new.augmentation, steps=(), paste=None))
         value = recipes.recipe_to_json(plain)
         value["version"] = 4
-        for name_of_5 in ("steps", "paste", "cut"):
-            del value["augmentation"][name_of_5]
+        for field in ("steps", "paste", "cut", "drop_red", "drop_yellow"):
+            del value["augmentation"][field]
         for view in (value["view"], value["asked"] or {}):
             view.pop("whole", None)
         assert recipes.recipe_from_json(value, "here") == plain
+
+
+def test_a_recipe_of_version_5_is_read():
+    """Version 6 added channels that are black in some examples."""
+    new = recipes.recipe_named("mpware_puzzle_cam")
+    value = recipes.recipe_to_json(new)
+    value["version"] = 5
+    del value["augmentation"]["drop_red"], value["augmentation"]["drop_yellow"]
+    assert recipes.recipe_from_json(value, "here") == new
+    dropping = replace(new, augmentation=replace(new.augmentation, drop_red=0.1, drop_yellow=0.5))
+    assert recipes.recipe_from_json(recipes.recipe_to_json(dropping), "here") == dropping
 
 
 @pytest.mark.parametrize(

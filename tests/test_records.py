@@ -169,7 +169,7 @@ def a_manifest() -> Manifest:
 
 def old_manifest() -> dict:
     """Return a manifest as version 1 wrote it: without brightness, checksums and a checksum of itself."""
-    new = ("brightness", "checksums", "manifest_version")
+    new = ("brightness", "checksums", "manifest_version", "without")
     return {name: value for name, value in dataclasses.asdict(a_manifest()).items() if name not in new}
 
 
@@ -189,6 +189,20 @@ def test_manifest_of_version_1_is_read_and_what_it_does_not_say_is_not_known(tmp
     assert found == dataclasses.replace(a_manifest(), manifest_version=1)
     assert found.brightness is found.checksums is None
     assert records.manifest_json(found) == json.loads(json.dumps(old_manifest()))  # a run's copy stays as it was
+
+
+def test_manifest_of_version_2_speaks_of_no_missing_channel(tmp_path):
+    version_2 = dataclasses.replace(a_manifest(), manifest_version=2)
+    records.write_manifest(tmp_path, version_2)
+    assert "without" not in json.loads((tmp_path / records.MANIFEST_NAME).read_text())
+    assert records.read_manifest(tmp_path) == version_2 and version_2.without == ((),)
+
+
+@pytest.mark.parametrize("without", [(("yellow",),), ((), ("red", "yellow"))])
+def test_black_channels_come_back(tmp_path, without):
+    known = dataclasses.replace(a_manifest(), without=without)
+    records.write_manifest(tmp_path, known)
+    assert records.read_manifest(tmp_path) == known
 
 
 def test_manifest_with_any_flipped_bit_is_refused_and_named(tmp_path):

@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from hpa_tf.errors import InputError
+from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.imaging.cells import border_ratios
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation.mask_files import read_mask
@@ -98,6 +99,11 @@ def test_any_numbers_survive_npz(tmp_path_factory, mask):
         ("a_1_mask.tif", "a_1_nuclei_mask.npy"),
         ("a_1_cells.npy", "a_1_nuclei.png"),
         ("a_1.npz", "a_1_nucleus_mask.tiff"),
+        ("a_1_cp_masks.tif", "a_1_blue_cp_masks.tif"),  # Cellpose names masks after the file that it was given
+        ("a_1_red_cp_masks.png", "a_1_blue_cp_masks.png"),
+        ("a_1.ome_cp_masks.tif", "a_1_stardist.tif"),
+        ("a_1_labels.tif", "a_1_nuclei_labels.tif"),
+        ("a_1_cellmask.png", "a_1_nucleimask.png"),  # HPACellSegmentator's
     ],
 )
 def test_names_that_are_known(tmp_path, cell_name, nucleus_name):
@@ -107,6 +113,19 @@ def test_names_that_are_known(tmp_path, cell_name, nucleus_name):
     masks = MasksOnDisk(str(tmp_path))(field_like(CELLS))
     np.testing.assert_array_equal(masks.cell, CELLS)
     np.testing.assert_array_equal(masks.nucleus, nuclei)
+
+
+@pytest.mark.parametrize("name", ["a_1_red_cp_masks.png", "a_1.ome_cp_masks.tif", "a_1_labels.tif", "a_1_mask.png"])
+def test_evaluation_finds_them_too(tmp_path, name):
+    save(tmp_path / name, CELLS.astype(np.uint16))
+    save(tmp_path / "a_1_blue_cp_masks.png", CELLS.astype(np.uint16))
+    assert MaskFolder(str(tmp_path)).image_ids == ("a_1",)
+
+
+def test_masks_as_stardist_and_csbdeep_save_them(tmp_path):
+    """`save_tiff_imagej_compatible` turns whole numbers into 16 bit with a sign, in an ImageJ file."""
+    tifffile.imwrite(tmp_path / "a_1_labels.tif", CELLS.astype(np.int16), imagej=True, metadata={"axes": "YX"})
+    np.testing.assert_array_equal(MasksOnDisk(str(tmp_path))(field_like(CELLS)).cell, CELLS)
 
 
 @pytest.mark.parametrize("pattern", ["seg-{ID}-cyto", "seg-{ID}-cyto.npy"])

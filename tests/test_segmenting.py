@@ -110,8 +110,8 @@ def test_labelled_at_the_networks_size():
     for row, column in ((40, 30), (40, 50), (40, 90), (90, 100)):
         nuclei[..., 2] = np.maximum(nuclei[..., 2], np.hypot(y - row, x - column) < 8.5)
     cells[..., 1] = (np.hypot(y - 40, x - 40) < 25) & (np.hypot(y - 40, x - 90) < 25)
-    small = Labeller(0.08, 0.25, at_full_size=False)((nuclei, cells), (512, 640))
-    full = Labeller(0.08, 0.25, at_full_size=True)((nuclei, cells), (512, 640))
+    small = Labeller(0.25, at_full_size=False)((nuclei, cells), (512, 640), 0.08)
+    full = Labeller(0.25, at_full_size=True)((nuclei, cells), (512, 640), 0.08)
     for one, other in ((small.cell, full.cell), (small.nucleus, full.nucleus)):
         assert one.shape == other.shape == (512, 640) and one.dtype == other.dtype == np.int32
         for number in range(1, int(full.cell.max()) + 1):

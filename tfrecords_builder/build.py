@@ -95,7 +95,8 @@ def _results_so_far(options: BuildOptions, plan: Plan, saved: dict[str, Any] | N
     found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
     failed = {failure[0] for result in found.values() if result for failure in result.failures}
     changed = state.changes(saved, plan, failed) if saved else []
-    if changed and options.on_change == "fail":
+    has_shards = any(".tfrecord-" in name or name == records.MANIFEST_NAME for name in stamps)
+    if changed and options.on_change == "fail" and has_shards:  # else nothing is lost by beginning anew
         fix = "undo the change, choose another --out, or give --on-change rebuild"
         raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
     # failed images are tried again: they are the reason why somebody runs the command again
@@ -253,7 +254,7 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
         classes=CLASSES,
         channels=CHANNELS,
         encoding=options.encoding,
-        um_per_px=tuple(sorted(set(options.um_per_px))),
+        um_per_px=tuple(sorted({um_per_px for result in ordered for um_per_px in result.um_per_px})),
         bits=tuple(sorted({bits for result in ordered for bits in result.bits})),
         margin=options.margin,
         segmenter=" + ".join(segmenters),
@@ -265,6 +266,7 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
         fingerprint=plan.fingerprint,
         brightness=brightness_range(_brightness(results.values())),
         checksums=_checksums(options),
+        without=tuple(dict.fromkeys(source.layout.without for source in options.sources)),
     )
 
 

@@ -10,7 +10,7 @@ from hpa_tf import records
 from hpa_tf.encoding import Encoding, encode_picture
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import Cell, cut_cells, measured_row
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
+from hpa_tf.imaging.fields import FieldOfView, read_field
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import to_square
 from tfrecords_builder import labels
@@ -72,6 +72,7 @@ class ImageResult:
         rows: Measurements of all cells found, in order, for `cells_table`.
         kept: Which of them have a record, bool [N].
         bits: Bits per channel.
+        um_per_px: Micrometres per pixel.
         brightness: Of each channel, 0..1; None = blank: see `hpa_tf.imaging.brightness`.
     """
 
@@ -81,6 +82,7 @@ class ImageResult:
     rows: list[dict[str, Any]]
     kept: np.ndarray
     bits: int
+    um_per_px: float
     brightness: tuple[float | None, ...]
 
 
@@ -105,7 +107,7 @@ def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageRes
         whole = _encode_field(field, masks, numbers, values, fold, settings)
     chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
     shares = tuple(None if np.isnan(share) else float(share) for share in brightness(field.pixels))
-    return ImageResult(image, chosen, whole, rows, kept, field.bits, shares)
+    return ImageResult(image, chosen, whole, rows, kept, field.bits, field.um_per_px, shares)
 
 
 def build_field(image: LabelledImage, fold: int, numbers: list[int], settings: Settings) -> bytes:
@@ -126,8 +128,7 @@ def build_field(image: LabelledImage, fold: int, numbers: list[int], settings: S
 
 def _read(image: LabelledImage, settings: Settings) -> tuple[FieldOfView, Masks]:
     source = settings.sources[image.source]
-    field_files = FieldFiles(image.image_id, image.paths)
-    field = read_field(field_files, source.um_per_px, settings.max_pixels, source.full_scale)
+    field = read_field(image.files, source.um_per_px, settings.max_pixels, source.full_scale)
     return field, settings.segmenters[image.source](field)
 
 

@@ -28,6 +28,8 @@ def describe(folder: str | os.PathLike) -> str:
         f"{sum(shard.num_bytes for shard in manifest.shards) / 1e6:.1f} MB; bits {list(manifest.bits)}, "
         f"{list(manifest.um_per_px)} um/px, segmenter {manifest.segmenter}"
     ]
+    if black := [",".join(channels) or "none" for channels in manifest.without if manifest.without != ((),)]:
+        lines.append(f"black channels of the sources: {'; '.join(black)}")
     if not len(table):
         return "\n".join([*lines, "no cells"])
     labels = cell_table.values(table)

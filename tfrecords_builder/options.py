@@ -13,12 +13,15 @@ from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.layout import Project, parse_layout
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.worker_processes import num_cores
 from tfrecords_builder.sources import Source
 
+_PER_SOURCE = ("masks", "um_per_px", "full_scale", "pattern", "without")
+"""Options that may have one value a source, or one for all, or none."""
 Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"]
 
 
@@ -26,12 +29,13 @@ Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "Dataflo
 class BuildOptions:
     """Build TFRecord shards of single cells from images and image labels.
 
-    Give --images, --labels, --masks, --um-per-px and --full-scale several values to build from several sources at once:
-    one value a source, or one for all.
+    Give --images, --labels, --masks, --um-per-px, --full-scale, --pattern and --without several values to build from
+    several sources at once: one value a source, or one for all.
     """
 
     images: tuple[str, ...]
-    """Folders with {ID}_{red,green,blue,yellow}.png (also .tif, .tif.gz, .jpg)."""
+    """Folders with {ID}_{red,green,blue,yellow}.png (also .tif, .tif.gz, .jpg), or with one TIFF file an image that
+    holds all channels (OME-TIFF, ImageJ, ...)."""
     labels: tuple[str, ...]
     """CSV tables: ID,Label as the competition's train.csv, or the public HPA list."""
     out: str
@@ -48,16 +52,30 @@ class BuildOptions:
     """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
     nucleus_pattern: str | None = None
     """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
-    um_per_px: tuple[float, ...] = (DEFAULT_UM_PER_PX,)
-    """Micrometres per pixel of the images."""
+    pattern: tuple[str, ...] = ()
+    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
+    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
+    channels: tuple[str, ...] = ()
+    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
+    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
+    without: tuple[str, ...] = ()
+    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black. none = all
+    four are there."""
+    project: Project | None = None
+    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
+    um_per_px: tuple[float, ...] = ()
+    """Micrometres per pixel of the images. Default: what OME-TIFF and ImageJ files say, else 0.08."""
     full_scale: tuple[int, ...] = ()
     """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits: counts are
     stretched so that it becomes 65535. Default: counts stay as they are."""
-    num_folds: int = 5
-    """Number of folds; each image is in one."""
+    num_folds: int | None = None
+    """Number of folds; each image is in one. Default: 5."""
     group_by: str | None = None
     """Column of the label tables whose values stay in one fold (cell_line, antibody, duplicate cluster, ...); images
     with an empty value are grouped with none. Default: folds stratified by the labels alone."""
+    folds_from: str | None = None
+    """CSV table with the columns fold (whole numbers from 0) and ID, or that of --group-by: the folds are its, such as
+    those of a published split, and --num-folds is their number."""
     columns: tuple[str, ...] = ()
     """Further columns of the label tables to copy into the cell table."""
     seed: int = 0
@@ -95,9 +113,9 @@ class BuildOptions:
 
     def __post_init__(self):
         count = len(self.images)
-        for name in ("labels", "masks", "um_per_px", "full_scale"):
+        for name in ("labels", *_PER_SOURCE):
             given = len(getattr(self, name))
-            if given not in (1, count) and not (name in ("masks", "full_scale") and given == 0):
+            if given not in (1, count) and not (name in _PER_SOURCE and given == 0):
                 found = f"{given} values for {count} image folders"
                 raise InputError(_flag(name), found, f"1 or {count}", "give one a source, or one for all")
         if self.segmenter == "masks" and not self.masks:
@@ -123,6 +141,7 @@ class BuildOptions:
             raise InputError("--um-per-px", f"{self.um_per_px}", "micrometres between 0 and 100", "correct it")
         for full_scale in self.full_scale:
             check_full_scale(full_scale)
+        _ = self.sources  # checks their layouts
 
     def _refuse_without_effect(self) -> None:
         """Refuse options that another one makes useless: whoever gives them expects something of them."""
@@ -130,6 +149,8 @@ class BuildOptions:
             if getattr(self, name) is not None and not self.masks:
                 fix = "add --masks DIR, or leave it out"
                 raise InputError(_flag(name), "no --masks", "the folder of the masks that it names", fix)
+        if self.folds_from is not None and self.seed != 0:
+            raise InputError("--seed", "--folds-from: nothing is drawn", "one of them", "leave one of them out")
         if self.beam_options and self.runner == LOCAL:
             raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "add --runner DirectRunner")
         if self.allow_failures and self.on_error != "skip":
@@ -140,8 +161,12 @@ class BuildOptions:
     def sources(self) -> tuple[Source, ...]:
         """One source an image folder."""
         count = len(self.images)
-        several = (self.labels, self.um_per_px, self.full_scale or (None,))
-        return tuple(Source(*row) for row in zip(self.images, *(_spread(v, count) for v in several), strict=True))
+        several = [self.labels, *(getattr(self, name) or (None,) for name in _PER_SOURCE[1:])]
+        rows = zip(self.images, *(_spread(values, count) for values in several), strict=True)
+        return tuple(
+            Source(images, labels, um_per_px, full_scale, parse_layout(pattern, self.channels, without, self.project))
+            for images, labels, um_per_px, full_scale, pattern, without in rows
+        )
 
     @property
     def mask_folders(self) -> tuple[str | None, ...]:
@@ -174,11 +199,18 @@ def with_masks(options: BuildOptions) -> BuildOptions:
     outs = [folder] if len(options.images) == 1 else [files.join(folder, str(i)) for i in range(len(options.images))]
     how = (options.segmenter_weights, options.max_pixels, options.workers, options.on_error)
     for source, out in zip(options.sources, outs, strict=True):
-        write_masks(MaskRequest(options.segmenter, source.images, out, source.um_per_px, *how, source.full_scale))
+        write_masks(
+            MaskRequest(
+                *(options.segmenter, source.images, out, source.um_per_px, *how, source.full_scale),
+                layout=source.layout,
+            )
+        )
     return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=tuple(outs))
 
 
-_PATHS = ("images", "labels", "masks", "out")
+_PATHS = ("images", "labels", "masks", "out", "folds_from")
+_LATER = ("pattern", "channels", "without", "project")
+"""Options that earlier versions did not have: named where they are given, so that what those began goes on."""
 _HOW = ("allow_failures", "on_change", "workers", "runner", "beam_options")
 
 
@@ -186,6 +218,8 @@ def content_options(options: BuildOptions) -> dict[str, Any]:
     """Return what decides what the shards hold beside the inputs, as JSON values: not where and how they are made."""
     left_out = {*_PATHS, *_HOW, "on_error", "tfds"}
     kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in left_out}
+    kept = {name: value for name, value in kept.items() if name not in _LATER or value}
+    kept["um_per_px"] = options.um_per_px or (DEFAULT_UM_PER_PX,)  # what is the files' own stands in their stamps
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it
     segmenter = "masks" if options.masks else options.segmenters()[0].name
     versions = {"schema_version": records.SCHEMA_VERSION, "version": hpa_tf.__version__, CODE: CODE_VERSION}

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 
 from hpa_tf import files
-from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.classes import DEFAULT_UM_PER_PX, NUM_CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import Fault
 from hpa_tf.records import shard_name
+from tfrecords_builder.fold_table import read_folds
 from tfrecords_builder.folds import grouped_folds, stratified_folds
 from tfrecords_builder.options import BuildOptions, content_options, digest
 from tfrecords_builder.sources import LabelledImage, find_images
 from tfrecords_builder.table import MARKS, OWN_COLUMNS
 
 DEFAULT_IMAGES_PER_SHARD = 16
+DEFAULT_NUM_FOLDS = 5
 _LEAST_SHARDS_A_FOLD = 4
 FIELDS = "fields"
 """The option that decides nothing about the cells: fields of view can be added to a folder that has its cells."""
@@ -129,10 +131,15 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         )
     _check_columns(images, options)
     images = sorted(images, key=lambda image: _hash(image.image_id))
-    options = _with_enough_images(options, len(images))
-    folds = _draw_folds(images, options, drawn)
+    if options.folds_from is None:
+        options = _with_enough_images(options, len(images))
+        folds = _draw_folds(images, options, drawn)
+    else:
+        options, folds = _folds_of_table(images, options)
     stamps = _stamps(images, options)
     content = content_options(options)
+    if options.folds_from is not None:
+        content["folds_from"] = folds.key  # what the table says, wherever it lies
     of_cells = {name: value for name, value in content.items() if name != FIELDS}
     units = []
     for fold in range(options.num_folds):
@@ -144,11 +151,23 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
 
 def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:
     """Return the options with as many folds as there are images, where there are fewer than folds."""
-    if num_images >= options.num_folds:
-        return options
-    text = f"{options.num_folds} folds for {num_images} images: built with --num-folds {num_images}"
+    asked = options.num_folds or DEFAULT_NUM_FOLDS
+    if num_images >= asked:
+        return replace(options, num_folds=asked)
+    text = f"{asked} folds for {num_images} images: built with --num-folds {num_images}"
     warnings.warn(text, HpaWarning, stacklevel=3)
     return replace(options, num_folds=num_images)
+
+
+def _folds_of_table(images: list[LabelledImage], options: BuildOptions) -> tuple[BuildOptions, DrawnFolds]:
+    """Return the options with the number of folds of the table, and the folds that it says."""
+    folds = read_folds(options.folds_from, images, options.group_by)
+    count = max(folds) + 1
+    if options.num_folds not in (None, count):
+        found = f"{options.num_folds}, and {count} folds in {options.folds_from}"
+        raise InputError("--num-folds", found, f"{count}, or nothing", "leave it out")
+    key = digest([[image.image_id, fold] for image, fold in zip(images, folds, strict=True)])
+    return replace(options, num_folds=count), DrawnFolds(key, tuple(folds))
 
 
 def _first_of(faults: list[Fault]) -> InputError:
@@ -218,10 +237,11 @@ def _stamps(images: list[LabelledImage], options: BuildOptions) -> dict[str, Sta
     used = sorted({*options.columns, *filter(None, [options.group_by])})
     stamps = {}
     for image in images:
-        names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in image.paths.values())
-        states = [(name, *channel_files[image.source].get(name, (0, "gone"))) for name in names]
+        states = [(name, *channel_files[image.source].get(name, (0, "gone"))) for name in image.files.names]
         states += mask_files[image.source].get(image.image_id, [])
         source = options.sources[image.source]
-        row = [image.class_ids, [image.columns[name] for name in used], source.um_per_px, source.full_scale]
+        scale = DEFAULT_UM_PER_PX if source.um_per_px is None else source.um_per_px
+        row = [image.class_ids, [image.columns[name] for name in used], scale, source.full_scale]
+        row += ["the scale of its files"] if source.um_per_px is None and image.files.says_scale() else []
         stamps[image.image_id] = Stamp(digest(states), digest([state[:2] for state in states]), digest(row))
     return stamps

@@ -3,10 +3,11 @@
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import Fault, find_fields
+from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
+from hpa_tf.imaging.layout import Layout
 from tfrecords_builder.label_table import Row, read_label_table
 
 _ENDING = re.compile(r"\.(?:png|(?:ome\.)?tiff?(?:\.gz)?|jpe?g)$", re.I)
@@ -21,14 +22,16 @@ class Source:
     Attributes:
         images: Folder.
         labels: CSV file.
-        um_per_px: Micrometres per pixel of the images.
+        um_per_px: Micrometres per pixel of the images; None = what their files say, or 0.08.
         full_scale: Largest count of the camera in 16-bit files; None = all of their range.
+        layout: How the channels lie in files.
     """
 
     images: str
     labels: str
-    um_per_px: float
+    um_per_px: float | None = None
     full_scale: int | None = None
+    layout: Layout = field(default_factory=Layout)
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class LabelledImage:
     Attributes:
         image_id: Its name.
         source: Index of its source.
-        paths: File of each channel.
+        files: Its files.
         class_ids: Its classes, sorted.
         columns: The other columns of its row in the label table.
     """
 
     image_id: str
     source: int
-    paths: Mapping[str, str]
+    files: FieldFiles
     class_ids: tuple[int, ...]
     columns: Mapping[str, str]
 
@@ -67,7 +70,7 @@ def find_images(sources: tuple[Source, ...]) -> tuple[list[LabelledImage], list[
     faults: list[Fault] = []
     for index, source in enumerate(sources):
         own: list[Fault] = []
-        fields = {field.image_id: field.paths for field in find_fields(source.images, own)}
+        fields = {one.image_id: one for one in find_fields(source.images, own, source.layout)}
         rows, row_faults = read_label_table(source.labels)
         rows = _mend_ids(rows, fields, source, row_faults)
         own += row_faults

@@ -49,6 +49,7 @@ class UnitResult:
         warnings: Texts of the warnings.
         fields: Side of its whole fields of view, px; None = it has none.
         field_offsets: Where the field of each of `images` begins in its shard, bytes.
+        um_per_px: Micrometres per pixel that occur.
     """
 
     fingerprint: str
@@ -61,6 +62,7 @@ class UnitResult:
     warnings: tuple[str, ...]
     fields: int | None = None
     field_offsets: tuple[int, ...] = ()
+    um_per_px: tuple[float, ...] = ()
 
 
 Report = Callable[[str, int], None]
@@ -105,7 +107,7 @@ def build_unit(
     """
     kinds = ("cells",) if settings.fields is None else ("cells", "fields")
     done: list[tuple[LabelledImage, list, np.ndarray]] = []
-    failures, texts, bits, shares = [], [], set(), []
+    failures, texts, bits, scales, shares = [], [], set(), set(), []
     with clear_write_errors(settings.out), contextlib.ExitStack() as stack:
         writers = {}
         for kind in kinds:
@@ -121,6 +123,7 @@ def build_unit(
                     writers["fields"].write(result.field)
                 done.append((image, result.rows, result.kept))
                 bits.add(result.bits)
+                scales.add(result.um_per_px)
                 shares.append(result.brightness)
             report(image.image_id, len(result.cells) if result else 0)
     table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings.columns)
@@ -135,6 +138,7 @@ def build_unit(
         warnings=tuple(texts),
         fields=settings.fields,
         field_offsets=tuple(writers["fields"].offsets) if "fields" in writers else (),
+        um_per_px=tuple(sorted(scales)),
     )
     kept = np.concatenate([np.zeros(0, bool), *(kept for *_, kept in done)])
     with clear_write_errors(settings.out):
@@ -226,7 +230,7 @@ def read_sidecar(out: str | os.PathLike, unit: Unit) -> UnitResult | None:
         return None
     found = json.loads((pq.read_schema(stream).metadata or {})[_SIDECAR_KEY])
     found["shards"] = tuple(records.Shard(**shard) for shard in found["shards"])
-    for name in ("images", "bits", "warnings", "field_offsets"):
+    for name in ("images", "bits", "warnings", "field_offsets", "um_per_px"):
         found[name] = tuple(found.get(name, ()))
     for name in ("failures", "brightness"):
         found[name] = tuple(tuple(row) for row in found[name])

@@ -15,8 +15,9 @@ from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import run_length
-from hpa_tf.imaging.fields import find_fields
+from hpa_tf.imaging.fields import MAX_PIXELS, FieldFiles, find_fields
 from hpa_tf.imaging.run_length import Rle
+from hpa_tf.imaging.stacks import open_stack
 from hpa_tf.progress import progress
 
 ERROR, WARNING = "error", "warning"
@@ -107,14 +108,17 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
         InputError: The folder or the sample cannot be read.
     """
     if options.images:
-        return {field.image_id: _image_size(field.paths) for field in find_fields(options.images)}
+        return {field.image_id: _image_size(field) for field in find_fields(options.images)}
     if options.sample:
         return {row.image_id: (row.width, row.height) for row in submission.read(options.sample)}
     return None
 
 
-def _image_size(paths: dict[str, str]) -> tuple[int, int]:
-    path = next(iter(paths.values()))
+def _image_size(field: FieldFiles) -> tuple[int, int]:
+    if field.stack:
+        with open_stack(field.stack[0], MAX_PIXELS) as stack:
+            return stack.shape[::-1]
+    path = next(iter(field.paths.values()))
     try:
         with files.open_file(path) as stream, _open_image(stream, path) as image:
             return image.size

@@ -43,7 +43,9 @@ class MaskFolder:
             if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS) or name.startswith("."):
                 continue
             stem = stem[:-4] if stem.lower().endswith(".ome") else stem
-            rank, end = next((rank, end) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end))
+            fitting = [(len(end), rank) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end)]
+            rank = max(fitting)[1]  # the longest: _red_cp_masks is no _cp_masks of an image that ends in _red
+            end = _CELL_ENDS[rank]
             image_id = stem.removesuffix(end)
             other_rank, other = ranked.get(image_id, (rank + 1, ""))
             if other_rank == rank:

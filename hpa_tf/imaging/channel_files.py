@@ -12,6 +12,8 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.gzipped import TooLargeError, gunzip
 from hpa_tf.imaging import tiff
+from hpa_tf.imaging.layout import Project
+from hpa_tf.imaging.stacks import open_stack
 
 MAX_PIXELS = 100_000_000
 """Largest height x width that is decoded, px: 10,000 x 10,000."""
@@ -22,11 +24,33 @@ _GREY = "8 or 16 bit grey"
 _SAVE_AS_GREY = "save the channel as 8 or 16 bit grey PNG or TIFF"
 
 
+Scale = tuple[float, float] | None
+"""Micrometres across and down a pixel; None = the file does not say."""
+
+
 def read_channel(path: str, channel: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read one channel as uint8 or uint16 [H, W].
+    """Read one channel as uint8 or uint16 [H, W]: see `read_channel_file`."""
+    return read_channel_file(path, channel, max_pixels)[0]
+
+
+def read_channel_file(
+    path: str,
+    channel: str,
+    max_pixels: int = MAX_PIXELS,
+    project: Project | None = None,
+    with_scale: bool = False,
+) -> tuple[np.ndarray, Scale]:
+    """Read one channel as uint8 or uint16 [H, W], and the scale that its file says.
 
     A JPEG in its channel's pure colour (as the Human Protein Atlas serves them) is read from that colour. Rows and
     columns are those of the file, whatever an orientation tag says: masks lie on them. Min-is-white TIFF is inverted.
+
+    Args:
+        path: The file, local or remote.
+        channel: Its channel, for errors and for colour JPEG.
+        max_pixels: Larger images (height x width, px) are refused before they are decoded.
+        project: What becomes of several pages: "max", or None = they are refused.
+        with_scale: Read the scale; otherwise it is None.
 
     Raises:
         InputError: The file is missing, cannot be read, is too large, damaged, or not an 8 or 16 bit grey image.
@@ -40,8 +64,12 @@ def read_channel(path: str, channel: str, max_pixels: int = MAX_PIXELS) -> np.nd
     if path.lower().endswith(".gz"):
         data = _gunzip(data, path, limit=max_pixels * 2 + (1 << 20))
     try:
-        plane = _read_tiff(data, path, max_pixels) if data[:4] in tiff.MAGIC else None
-        return _read_other(data, path, channel, max_pixels) if plane is None else plane
+        if data[:4] not in tiff.MAGIC:
+            return _read_other(data, path, channel, max_pixels), None
+        opened = tiff.open_tiff(data, path, several=True)
+        if opened.num_pages != 1:
+            return _read_pages(data, path, max_pixels, project)
+        return _read_tiff(opened, path, max_pixels), tiff.scale_of(data, path) if with_scale else None
     except InputError:
         raise
     except MemoryError as error:
@@ -86,8 +114,17 @@ def _gunzip(data: bytes, path: str, limit: int) -> bytes:
         raise damaged(path, error) from error
 
 
-def _read_tiff(data: bytes, path: str, max_pixels: int) -> np.ndarray:
-    opened = tiff.open_tiff(data, path)
+def _read_pages(data: bytes, path: str, max_pixels: int, project: Project | None) -> tuple[np.ndarray, Scale]:
+    """Read a file of one channel with several pages: planes in depth or time, or smaller copies."""
+    with open_stack(path, max_pixels, data) as stack:
+        if len(stack.names) != 1:
+            found = f"{len(stack.names)} channels in the file of one"
+            fix = "leave {channel} out of --pattern (a file an image), or save each channel as its own file"
+            raise InputError(path, found, "one grey image a file", fix)
+        return stack.read({"": 0}, project)[""], stack.scale
+
+
+def _read_tiff(opened: tiff.Tiff, path: str, max_pixels: int) -> np.ndarray:
     page = opened.page
     check_size(path, (page.imagewidth, page.imagelength), max_pixels)
     if page.samplesperpixel != 1 or opened.dtype is None or opened.dtype.kind != "u" or page.bitspersample > 16:

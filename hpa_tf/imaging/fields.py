@@ -1,35 +1,41 @@
-"""Fields of view: find the four channel files of each image, check them before decoding, read them.
+"""Fields of view: read the channels of an image, however they lie in files, after a check of their headers.
 
-Naming: `{image_id}_{red,green,blue,yellow}` with one of `EXTENSIONS`. Pixels keep their depth (8 or 16 bit). The size
-is read from the header, so that a small file that would decode to a huge image is refused before it is decoded.
+Pixels keep their depth (8 or 16 bit). The size is read from the header, so that a small file that would decode to a
+huge image is refused before it is decoded.
 """
 
 import os
-import re
-import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
 
-from hpa_tf import files
 from hpa_tf.classes import CHANNELS, DEFAULT_UM_PER_PX
-from hpa_tf.errors import HpaWarning, InputError, printable
-from hpa_tf.imaging.channel_files import MAX_PIXELS, read_channel
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.channel_files import MAX_PIXELS, read_channel_file
+from hpa_tf.imaging.field_files import Fault, FieldFiles, expected_names, find_fields
+from hpa_tf.imaging.layout import choose_channels
+from hpa_tf.imaging.ome import checked_scale
+from hpa_tf.imaging.stacks import open_stack
 
-EXTENSIONS = (".png", ".tif", ".tiff", ".tif.gz", ".tiff.gz", ".jpg", ".jpeg")
-"""In lower or upper case; `.ome.tif` is a `.tif`."""
+__all__ = [
+    "DEFAULT_UM_PER_PX",
+    "MAX_PIXELS",
+    "Fault",
+    "FieldFiles",
+    "FieldOfView",
+    "Planes",
+    "check_full_scale",
+    "find_fields",
+    "read_field",
+    "read_planes",
+    "to_full_scale",
+]
 
 _LARGEST_COUNT = 65_535
-_NAME = re.compile(
-    rf"(?P<id>.+)_(?P<channel>{'|'.join(CHANNELS)})(?P<extension>\.(?:png|(?:ome\.)?tiff?(?:\.gz)?|jpe?g))", re.I
-)
-_COMPOSITE = re.compile(rf"(?P<id>.+?)(?:_(?:{'|'.join(CHANNELS)}))+", re.I)
-_NUM_SHOWN = 5
-_EXPECTED_NAMES = f"files named {{ID}}_{{{','.join(CHANNELS)}}} with one of the extensions {', '.join(EXTENSIONS)}"
+_SAME_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,13 @@ class FieldOfView:
         image_id: Name without channel and extension.
         pixels: uint8 or uint16 [H, W, 4], counts, channels R, G, B, Y.
         um_per_px: Micrometres per pixel.
+        without: Channels that are black because they were left out.
     """
 
     image_id: str
     pixels: np.ndarray
     um_per_px: float = DEFAULT_UM_PER_PX
+    without: tuple[str, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -53,107 +61,116 @@ class FieldOfView:
 
 
 @dataclass(frozen=True)
-class FieldFiles:
-    """The files of one field of view, by channel; a channel without a file is missing in `paths`."""
+class Planes:
+    """Some channels of a field of view.
 
-    image_id: str
-    paths: Mapping[str, str]
-
-
-Fault = tuple[str, InputError]
-"""An image id and why the image cannot be used."""
-
-
-def find_fields(folder: str | os.PathLike, faults: list[Fault] | None = None) -> list[FieldFiles]:
-    """List the fields of view in a folder (not below it), sorted by image id.
-
-    Hidden files (such as macOS's `._` files) and pictures of several channels beside the channels themselves (such as
-    `{ID}_blue_red_green.jpg`) are left alone. Ids are in Unicode's composed form (NFC), whatever the file system made
-    of them.
-
-    Args:
-        folder: Local or remote.
-        faults: Where images that cannot be used are added, if they are not to raise an error.
-
-    Raises:
-        InputError: The folder is missing or holds no channel file, an id is unsafe, or a channel has two files.
+    Attributes:
+        by_channel: uint8 or uint16 [H, W] each, of one size and type, counts.
+        um_per_px: Micrometres per pixel.
     """
-    found: dict[str, dict[str, str]] = {}
-    names = [name for name in files.list_names(folder) if not name.startswith(".")]
-    problems: list[Fault] = []
-    for match in filter(None, map(_NAME.fullmatch, names)):
-        image_id, channel = unicodedata.normalize("NFC", match["id"]), match["channel"].lower()
-        path = files.join(folder, match[0])
-        try:
-            files.check_image_id(image_id, path)
-        except InputError as error:
-            problems.append((printable(image_id), error))
-            continue
-        other = found.setdefault(image_id, {}).setdefault(channel, path)
-        if other != path:
-            what = f"a second file for {channel}, beside {other}"
-            problems.append((image_id, InputError(path, what, "one file a channel", "remove one")))
-    if problems and faults is None:
-        raise problems[0][1]
-    if not found and not problems:
-        raise _no_image(folder, names)
-    bad = {image_id for image_id, _ in problems}
-    if faults is not None:
-        faults += problems
-    kept = sorted(found.keys() - bad - set(filter(partial(_is_composite, found=found), found)))
-    return [FieldFiles(image_id, found[image_id]) for image_id in kept]
 
-
-def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]]) -> bool:
-    """Tell whether `{image_id}_{channel}` are pictures of several channels: of an image that is there by itself."""
-    match = _COMPOSITE.fullmatch(image_id)
-    return match is not None and match["id"] in found and len(found[image_id]) < len(CHANNELS)
-
-
-def _no_image(folder: str | os.PathLike, names: list[str]) -> InputError:
-    shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-    found = f"no image among {len(names)} files ({shown})" if names else "no image, and no other file"
-    fix = "check the path, and rename the files: the channel's name stands after the image's, in one folder"
-    return InputError(folder, found, _EXPECTED_NAMES, fix)
+    by_channel: dict[str, np.ndarray]
+    um_per_px: float
 
 
 def read_field(
     field_files: FieldFiles,
-    um_per_px: float = DEFAULT_UM_PER_PX,
+    um_per_px: float | None = None,
     max_pixels: int = MAX_PIXELS,
     full_scale: int | None = None,
 ) -> FieldOfView:
-    """Read the four channels of one field of view.
+    """Read the four channels of one field of view; arguments and errors as of `read_planes`."""
+    planes = read_planes(field_files, CHANNELS, um_per_px, max_pixels, full_scale)
+    pixels = cv2.merge([planes.by_channel[channel] for channel in CHANNELS])
+    return FieldOfView(field_files.image_id, pixels, planes.um_per_px, field_files.layout.without)
 
-    A blank channel (all pixels equal) is a warning, not an error.
+
+def read_planes(
+    field_files: FieldFiles,
+    channels: Sequence[str] = CHANNELS,
+    um_per_px: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+    full_scale: int | None = None,
+) -> Planes:
+    """Read channels of one field of view: the one function by which every command reads images.
+
+    A blank channel (all pixels equal) is a warning, not an error. Channels that the layout leaves out are black.
 
     Args:
         field_files: Where the channels are.
-        um_per_px: Micrometres per pixel of the image.
+        channels: Which are wanted.
+        um_per_px: Micrometres per pixel of the image; None = what its files say, or 0.08 where they say nothing.
         max_pixels: Larger images (height x width, px) are refused before they are decoded.
         full_scale: Largest count that 16-bit files can hold, such as 4095 of a 12-bit camera: see `to_full_scale`.
 
     Raises:
         InputError: A channel is missing, cannot be decoded, is not 8 or 16 bit grey, is too large, holds counts above
-            `full_scale`, or the channels differ in size or depth.
+            `full_scale`, or the channels differ in size, depth or scale.
     """
+    present = [channel for channel in channels if channel in field_files.layout.present]
+    read = _read_stack if field_files.stack else _read_files
+    found, where, scales = read(field_files, present, max_pixels, um_per_px is None)
+    if not found:
+        found_out = f"--without {','.join(field_files.layout.without)} and no other channel that is wanted"
+        raise InputError(f"image {field_files.image_id}", found_out, "a channel to read", "correct --without")
+    first = next(iter(found))
+    for channel, plane in found.items():
+        if plane.shape != found[first].shape or plane.dtype != found[first].dtype:
+            size, expected = (f"{p.shape[1]} x {p.shape[0]} px, {p.dtype}" for p in (plane, found[first]))
+            fix = "export the channels alike"
+            raise InputError(where[channel], size, f"{expected} as {where[first]}", fix)
+        if plane.max() == plane.min():
+            warnings.warn(f"{where[channel]}: the {channel} channel is blank", HpaWarning, stacklevel=3)
+        if full_scale is not None:
+            found[channel] = to_full_scale(plane, full_scale, where[channel])
+    black = np.zeros_like(found[first])
+    scale = um_per_px if um_per_px is not None else _scale(scales)
+    return Planes({channel: found.get(channel, black) for channel in channels}, scale)
+
+
+_Found = tuple[dict[str, np.ndarray], dict[str, str], dict[str, tuple[float, float] | None]]
+"""Planes and their files by channel; micrometres across and down a pixel by file."""
+
+
+def _read_files(field_files: FieldFiles, channels: Sequence[str], max_pixels: int, with_scale: bool) -> _Found:
+    """Read channels that have a file each."""
     paths = field_files.paths
-    missing = [channel for channel in CHANNELS if channel not in paths]
+    missing = [channel for channel in channels if channel not in paths]
     if missing:
         beside = next(iter(paths.values()))
-        raise InputError(beside, f"no {', '.join(missing)} channel beside it", _EXPECTED_NAMES, "add or rename it")
-    planes = {channel: read_channel(paths[channel], channel, max_pixels) for channel in CHANNELS}
-    first = planes[CHANNELS[0]]
-    for channel, plane in planes.items():
-        if plane.shape != first.shape or plane.dtype != first.dtype:
-            found = f"{plane.shape[1]} x {plane.shape[0]} px, {plane.dtype}"
-            expected = f"{first.shape[1]} x {first.shape[0]} px, {first.dtype} as {paths[CHANNELS[0]]}"
-            raise InputError(paths[channel], found, expected, "export the four channels alike")
-        if plane.max() == plane.min():
-            warnings.warn(f"{paths[channel]}: the {channel} channel is blank", HpaWarning, stacklevel=2)
-        if full_scale is not None:
-            planes[channel] = to_full_scale(plane, full_scale, paths[channel])
-    return FieldOfView(field_files.image_id, cv2.merge(list(planes.values())), um_per_px)
+        expected = expected_names(field_files.layout)
+        fix = "add or rename it"
+        if set(missing) <= {"red", "yellow"}:
+            fix += f", or work without it: --without {','.join(missing)}"
+        raise InputError(beside, f"no {', '.join(missing)} channel beside it", expected, fix)
+    planes, scales, project = {}, {}, field_files.layout.project
+    for channel in channels:
+        path = paths[channel]
+        planes[channel], scales[path] = read_channel_file(path, channel, max_pixels, project, with_scale)
+    return planes, {channel: paths[channel] for channel in channels}, scales
+
+
+def _read_stack(field_files: FieldFiles, channels: Sequence[str], max_pixels: int, with_scale: bool) -> _Found:
+    """Read channels that lie in one file, or in the files of an OME-TIFF set."""
+    path, layout = field_files.stack[0], field_files.layout
+    with open_stack(path, max_pixels) as stack:
+        chosen = choose_channels(stack.names, layout, path)
+        planes = stack.read({channel: chosen[channel] for channel in channels}, layout.project)
+        return planes, dict.fromkeys(channels, path), {path: stack.scale}
+
+
+def _scale(scales: Mapping[str, tuple[float, float] | None]) -> float:
+    """Return the scale that the files say; 0.08 where none says one."""
+    said = {path: checked_scale(scale, path) for path, scale in scales.items()}
+    known = {path: um for path, um in said.items() if um is not None}
+    if not known:
+        return DEFAULT_UM_PER_PX
+    first, um_per_px = next(iter(known.items()))
+    other = next((path for path, um in known.items() if abs(um / um_per_px - 1) > _SAME_SCALE), None)
+    if other is not None:
+        found, expected = f"{known[other]:g} micrometres per pixel", f"{um_per_px:g} as {first}"
+        raise InputError(other, found, expected, "give --um-per-px, or export the channels alike")
+    return um_per_px
 
 
 def to_full_scale(plane: np.ndarray, full_scale: int, where: str | os.PathLike) -> np.ndarray:

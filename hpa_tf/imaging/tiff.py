@@ -5,6 +5,7 @@ by some). Here both are taken out of the data before anything is decoded; whoeve
 """
 
 import io
+import logging
 import math
 import struct
 import zlib
@@ -14,6 +15,9 @@ import numpy as np
 import tifffile
 
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import ome
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its words stand between ours
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF, little and big endian."""
@@ -27,6 +31,9 @@ DAMAGE = (
 """What decoders raise for damaged files."""
 
 _PHOTOMETRIC, _ORIENTATION = 262, 274
+_X_RESOLUTION, _Y_RESOLUTION = 282, 283
+_UM = {"micron": 1, "microns": 1, "um": 1, "µm": 1, "μm": 1, "\\u00b5m": 1, "nm": 1e-3, "mm": 1e3}
+"""Micrometres a unit, as ImageJ writes it."""
 _MIN_IS_WHITE, _MIN_IS_BLACK, _TOP_LEFT = 0, 1, 1
 _FORMATS = {3: "H", 4: "I"}
 """Formats of a tag's value by its type: SHORT and LONG."""
@@ -40,11 +47,13 @@ class Tiff:
         data: The file with its page marked as min-is-black and top-left: every decoder gives the stored numbers.
         page: What tifffile says of it.
         is_min_white: The stored numbers of an image are to be inverted (those of a mask are not).
+        num_pages: Pages of the file.
     """
 
     data: bytes
     page: tifffile.TiffPage
     is_min_white: bool
+    num_pages: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,15 +76,25 @@ class Tiff:
     @property
     def kind(self) -> str:
         """What the numbers are, in words."""
-        bits, samples = self.page.bitspersample, self.page.samplesperpixel
-        if samples > 1:
-            return f"{samples} numbers a pixel ({getattr(self.page.photometric, 'name', 'unknown')})"
-        kinds = {"f": "floating point numbers", "i": "signed integers", "c": "complex numbers"}
-        return f"{bits}-bit {kinds.get(self.dtype.kind if self.dtype is not None else '', 'integers')}"
+        return numbers_in_words(self.page)
 
 
-def open_tiff(data: bytes, path: str) -> Tiff:
+def numbers_in_words(page: tifffile.TiffPage) -> str:
+    """Say what the numbers of a page are."""
+    bits, samples = page.bitspersample, page.samplesperpixel
+    if samples > 1:
+        return f"{samples} numbers a pixel ({getattr(page.photometric, 'name', 'unknown')})"
+    kinds = {"f": "floating point numbers", "i": "signed integers", "c": "complex numbers"}
+    return f"{bits}-bit {kinds.get(page.dtype.kind if page.dtype is not None else '', 'integers')}"
+
+
+def open_tiff(data: bytes, path: str, several: bool = False) -> Tiff:
     """Read the header of a TIFF file.
+
+    Args:
+        data: The file.
+        path: Its name.
+        several: Files of several pages are taken; what is returned then speaks of the first.
 
     Raises:
         InputError: It has several pages.
@@ -84,8 +103,9 @@ def open_tiff(data: bytes, path: str) -> Tiff:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = [page for page in tiff.pages if not page.is_reduced]  # the others are smaller copies of it
         in_one = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1  # ImageJ's large stacks
-        if len(pages) != 1 or in_one != 1:
-            found = f"{in_one if len(pages) == 1 else len(pages)} pages"
+        num_pages = in_one if len(pages) == 1 else len(pages)
+        if num_pages != 1 and not several:
+            found = f"{num_pages} pages"
             raise InputError(path, found, "one grey page a file", "save each channel or mask as its own file")
         page, order = pages[0], tiff.byteorder
     tag = page.tags.get(_PHOTOMETRIC)
@@ -95,7 +115,46 @@ def open_tiff(data: bytes, path: str) -> Tiff:
         tag = page.tags.get(code)
         if tag is not None and tag.dtype in _FORMATS and (code == _ORIENTATION or is_min_white):
             struct.pack_into(order + _FORMATS[tag.dtype], changed, tag.valueoffset, value)
-    return Tiff(bytes(changed), page, is_min_white)
+    return Tiff(bytes(changed), page, is_min_white, num_pages)
+
+
+def scale_of(data: bytes, path: str) -> tuple[float, float] | None:
+    """Return the micrometres across and down a pixel that an OME or ImageJ file says; None where it says nothing.
+
+    Raises:
+        InputError: Its metadata cannot be read.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        text = opened.pages[0].description
+        return ome.read_ome(text, path).scale if ome.is_ome(text) else imagej_scale(opened)
+
+
+def check_chain(opened: tifffile.TiffFile) -> None:
+    """Refuse a file whose last page names a next one: it has lost some.
+
+    Raises:
+        ValueError: It has.
+    """
+    stream, kind, last = opened.filehandle, opened.tiff, opened.pages[-1]
+    stream.seek(last.offset)
+    (num_tags,) = struct.unpack(kind.tagnoformat, stream.read(kind.tagnosize))
+    stream.seek(last.offset + kind.tagnosize + num_tags * kind.tagsize)
+    if struct.unpack(kind.offsetformat, stream.read(kind.offsetsize))[0]:
+        raise ValueError("the file ends before its pages do")
+
+
+def imagej_scale(opened: tifffile.TiffFile) -> tuple[float, float] | None:
+    """Return the micrometres across and down a pixel that an ImageJ file says; None where it says nothing."""
+    if not opened.is_imagej:
+        return None  # dots per inch of other programs are those of a screen
+    unit = _UM.get(str((opened.imagej_metadata or {}).get("unit", "")).strip().lower())
+    tags = [opened.pages[0].tags.get(code) for code in (_X_RESOLUTION, _Y_RESOLUTION)]
+    if unit is None or None in tags:
+        return None
+    values = [tag.value for tag in tags]
+    if not all(isinstance(value, tuple) and len(value) == 2 and all(value) for value in values):
+        return None
+    return unit * values[0][1] / values[0][0], unit * values[1][1] / values[1][0]
 
 
 def decode_plain(tiff: Tiff, path: str) -> np.ndarray:

@@ -45,15 +45,25 @@ class Augmentation:
     """Before everything else: a cell of another image may be pasted into a field of view."""
     cut: CutCells | None = None
     """Before everything else: a cell may be cut by a line; the labels say whether it was."""
+    drop_red: float = 0.0
+    """Probability that an example's red channel (microtubules) is black: the network then also serves images without
+    it."""
+    drop_yellow: float = 0.0
+    """The same for the yellow channel (endoplasmic reticulum); both are drawn on their own."""
 
     def __post_init__(self):
         check_steps(self.steps)
-        for name in ("flip", "resizer", "pad"):
+        for name in ("flip", "resizer", "pad", "drop_red", "drop_yellow"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name}: found {getattr(self, name)}; expected a probability 0..1")
         low, high = self.resizer_range
         if not 0 < low <= high <= 1:
             raise ValueError(f"augmentation.resizer_range: found {self.resizer_range}; expected 0 < low <= high <= 1")
+
+    @property
+    def dropped(self) -> dict[str, float]:
+        """Probability that a channel is black, of those that may be."""
+        return {name: share for name, share in (("red", self.drop_red), ("yellow", self.drop_yellow)) if share}
 
 
 NO_AUGMENTATION = Augmentation(flip=0, rotation=0)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation
+from hpa_tf.pipeline.dropping import drop_channels
 from hpa_tf.pipeline.examples import Examples
 from hpa_tf.pipeline.loaders import make_loader
 from hpa_tf.pipeline.pasting import PasteCells, Pasted, plan_pasting
@@ -166,12 +167,12 @@ def _batches(
     examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots], *(pasted or ())))
     labels = tf.data.Dataset.from_tensors((examples.values, examples.images.values, examples.image_of)).repeat()
     dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True), labels))
-    dataset = dataset.map(_batch_maker(view))
+    dataset = dataset.map(_batch_maker(view, tuple(augmentation.dropped.items())))
     return dataset.with_options(_options()).prefetch(PREFETCHED)
 
 
 @functools.cache
-def _batch_maker(view: View) -> Callable:
+def _batch_maker(view: View, dropped: tuple[tuple[str, float], ...]) -> Callable:
     """Return a graph function from prepared records, rows and seeds, and the labels of all cells to a `Batch`.
 
     Those accompany every batch by reference: as constants of a graph they would be copied for every epoch.
@@ -189,6 +190,9 @@ def _batch_maker(view: View) -> Callable:
             rows = tf.where(failed > 0, tf.constant(-1, rows.dtype), rows)
         image = tf.gather(image_of, tf.maximum(rows[:, 0], 0))  # the first cell of an example is real, or none is
         inputs = view.assemble(prepared, rows)
+        if dropped:
+            seen = drop_channels(inputs["image"], seeds, view.channels, dict(dropped))
+            inputs = {**inputs, "image": seen}
         if "present" in inputs:
             rows = tf.where(inputs["present"] > 0, rows, -1)  # a cell outside a random square is not answered for
         cell_labels, cell_known = _known(tf.gather(of_cells, tf.maximum(rows, 0)), (rows >= 0)[..., None])

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import tyro
 
 from hpa_tf.beam import LOCAL
-from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.postprocessing import PostProcessing
 
@@ -35,7 +35,8 @@ class Options:
     runs: str = "runs"
     """Folder that `train.py --system` wrote: one run folder a member."""
     images: str | None = None
-    """Folder with the images {ID}_{red,green,blue,yellow}.png (or .tif, .tif.gz, .jpg)."""
+    """Folder with the images {ID}_{red,green,blue,yellow}.png (or .tif, .tif.gz, .jpg), or with one TIFF file an image
+    that holds all channels (OME-TIFF, ImageJ, ...)."""
     data: str | None = None
     """Data folder with shards, instead of images."""
     fold: int | None = None
@@ -52,8 +53,21 @@ class Options:
     two are kept in the folder `masks` of the results."""
     segmenter_weights: str | None = None
     """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
-    um_per_px: float = DEFAULT_UM_PER_PX
-    """Micrometres per pixel of the images."""
+    pattern: str | None = None
+    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
+    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
+    channels: tuple[str, ...] = ()
+    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
+    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
+    without: str | None = None
+    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black. The networks
+    must have been trained so."""
+    allow_other_channels: bool = False
+    """Predict although the networks were trained with other channels than --without leaves."""
+    project: Project | None = None
+    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
+    um_per_px: float | None = None
+    """Micrometres per pixel of the images. Default: what OME-TIFF and ImageJ files say, else 0.08."""
     full_scale: int | None = None
     """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits: counts are
     stretched so that it becomes 65535. Default: counts stay as they are."""
@@ -103,6 +117,11 @@ class Options:
     beam_options: tuple[str, ...] = ()
     """Command line of the Beam runner, such as --beam-options=--direct_num_workers=4."""
 
+    @property
+    def layout(self) -> Layout:
+        """How the channels lie in files."""
+        return parse_layout(self.pattern, self.channels, self.without, self.project)
+
     def check(self) -> None:
         """Refuse options that exclude each other.
 
@@ -116,11 +135,12 @@ class Options:
             raise InputError("--images", "neither --images nor --data", "a folder of images or of shards", fix)
         if self.images is not None and self.data is not None:
             raise InputError("--images", f"--data {self.data} beside it", "one of them", "drop one of the two")
-        if not 0.005 <= self.um_per_px <= 20:
+        if self.um_per_px is not None and not 0.005 <= self.um_per_px <= 20:
             fix = "give micrometres (0.08 for 63 x), not nanometres"
             raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
+        _ = self.layout
         self._check_effects()
         self._check_adapting()
         if self.masks and self.segmenter:
@@ -170,7 +190,8 @@ class Options:
             "images": (  # shards hold their own cells
                 self.images is not None,
                 *(("masks", None), ("segmenter", None), ("cell_pattern", None), ("nucleus_pattern", None)),
-                *(("um_per_px", DEFAULT_UM_PER_PX), ("max_pixels", MAX_PIXELS), ("full_scale", None)),
+                *(("um_per_px", None), ("max_pixels", MAX_PIXELS), ("full_scale", None), ("pattern", None)),
+                *(("channels", ()), ("without", None), ("project", None)),
             ),
             "masks": (self.masks is not None, ("cell_pattern", None), ("nucleus_pattern", None)),
             "adapt": (self.adapt is not None, ("adapt_share", 0.5)),

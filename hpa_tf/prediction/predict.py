@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hpa_tf import files, interrupts
 from hpa_tf.beam import LOCAL
-from hpa_tf.errors import HpaWarning
+from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
@@ -26,6 +25,7 @@ from hpa_tf.prediction.options import Options, parse_part
 from hpa_tf.prediction.shards import shard_source
 from hpa_tf.prediction.sources import ImageReader, Source, image_source
 from hpa_tf.prediction.stages import Outcome
+from hpa_tf.prediction.trained_on import check_channels, check_scale, scales_of
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.quiet import import_tensorflow
 from hpa_tf.records import read_manifest
@@ -34,12 +34,12 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
 _PICTURE_SIZE = 1024
-_SCALE_TOLERANCE = 0.1
 _NOT_IN_REQUEST = (
-    *("out", "on_error", "allow_failures", "workers", "runner", "beam_options", "adapt", "adapt_share"),
+    *("out", "on_error", "allow_failures", "allow_other_channels", "workers", "runner", "beam_options"),
+    *("adapt", "adapt_share"),
     *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
 )
-_LATER = ("heat_maps", "csv", "image_labels")
+_LATER = ("heat_maps", "csv", "image_labels", "pattern", "channels", "without", "project")
 """Options that earlier versions did not have: not in the request where they have no effect."""
 
 
@@ -70,22 +70,23 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         postprocessing = options.postprocessing or usual
         needs = members.needs_of(networks, options.report_images > 0 or options.heat_maps)
         source = make_source(options, networks, needs, pictures)
-        results.start(options.out, _request(options, device.facts, networks, source, postprocessing))
-        shares = tuple(network.weight for network in networks if network.column is None)
+        request = _request(options, device.facts, networks, source, postprocessing)
         light = LightCheck(networks)
         if options.data is not None:
             light.check_range(read_manifest(options.data).brightness, options.data)
+        shares = tuple(network.weight for network in networks if network.column is None)
         heat = heat_writer(options, networks)
         finisher = Finisher(options.out, shares, postprocessing, options.overlays, options.top_k, heat)
-        interrupts.keeps(f"finished images are kept in {options.out}; the same command continues")
-        num_changed = results.drop_changed(options.out, source.stamps)
-        done = results.done_images(options.out)
-        if options.runner == LOCAL:
-            outcome = stages.Stages(options, source, done, workers, finisher, light).run(networks, device)
-        else:
-            from hpa_tf.prediction.beam_runner import run_on_beam  # TensorFlow
+        with results.begun(options.out, request):
+            interrupts.keeps(f"finished images are kept in {options.out}; the same command continues")
+            num_changed = results.drop_changed(options.out, source.stamps)
+            done = results.done_images(options.out)
+            if options.runner == LOCAL:
+                outcome = stages.Stages(options, source, done, workers, finisher, light).run(networks, device)
+            else:
+                from hpa_tf.prediction.beam_runner import run_on_beam  # TensorFlow
 
-            outcome = run_on_beam(options, source, done, finisher, light)
+                outcome = run_on_beam(options, source, done, finisher, light)
     outcome.failures += [(image_id, str(error)) for image_id, error in source.faults]
     stages.report(outcome, options)
     failed = {image_id for image_id, _ in outcome.failures}
@@ -118,8 +119,10 @@ def with_masks(options: Options) -> Options:
     if options.segmenter not in BY_NETWORK:
         return options
     out, how = files.join(options.out, FOLDER), (options.max_pixels, options.workers, options.on_error)
-    weights, part = options.segmenter_weights, options.shard
-    request = MaskRequest(options.segmenter, options.images, out, options.um_per_px, weights, *how, shard=part)
+    weights, more = options.segmenter_weights, {"shard": options.shard, "layout": options.layout}
+    request = MaskRequest(
+        *(options.segmenter, options.images, out, options.um_per_px, weights, *how, options.full_scale), **more
+    )
     return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=write_masks(request))
 
 
@@ -158,8 +161,11 @@ def make_source(options: Options, networks: Sequence["Network"], needs: Needs, p
     """
     part = parse_part(options.shard)
     if options.data is not None:
+        check_channels(read_manifest(options.data).without, networks, options.allow_other_channels)
         return shard_source(options.data, options.fold, part, pictures, needs)
-    check_scale(options.um_per_px, networks)
+    check_channels([options.layout.without], networks, options.allow_other_channels)
+    if options.um_per_px is not None:
+        check_scale(options.um_per_px, scales_of(networks))
     reader = ImageReader(
         segmenter_of(options),
         options.um_per_px,
@@ -167,18 +173,11 @@ def make_source(options: Options, networks: Sequence["Network"], needs: Needs, p
         needs,
         pictures,
         options.full_scale,
+        scales_of(networks) if options.um_per_px is None else (),
     )
     patterns = (options.cell_pattern, options.nucleus_pattern)
-    return image_source(options.images, part, reader, options.masks, patterns, options.on_error == "skip")
-
-
-def check_scale(um_per_px: float, networks: Sequence["Network"]) -> None:
-    """Warn of images at another scale than a network was trained on: crops are not scaled to it."""
-    for network in networks:
-        trained = network.served.dataset.get("um_per_px")
-        if trained and not any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in trained):
-            text = f"--um-per-px {um_per_px:g}, but {network.name} was trained at {' and '.join(map(str, trained))}"
-            warnings.warn(f"{text}: say what the images have, or expect worse scores", HpaWarning, stacklevel=4)
+    skip = options.on_error == "skip"
+    return image_source(options.images, part, reader, options.masks, patterns, skip, options.layout)
 
 
 def segmenter_of(options: Options) -> Segmenter:
@@ -202,6 +201,7 @@ def _request(
         if field.name not in _NOT_IN_REQUEST
         and not (field.name in _LATER and getattr(options, field.name) == field.default)
     }
+    asked["um_per_px"] = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `image_source`
     reader = source.load
     return {
         "options": asked,

@@ -1,11 +1,17 @@
 """Predict in memory: an image in, a table of its cells out. The numbers are those of `predict.py`."""
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
+from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
@@ -14,9 +20,9 @@ from hpa_tf.prediction.finishing import score
 from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import load_networks, needs_of, usual_postprocessing
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.predict import check_scale
 from hpa_tf.prediction.runtimes import Device
 from hpa_tf.prediction.sources import field_cells
+from hpa_tf.prediction.trained_on import check_channels, check_scale, scales_of
 
 _SHAPE = f"pixels [height, width, {len(CHANNELS)}] in the order {', '.join(CHANNELS)}, uint8 or uint16"
 
@@ -56,20 +62,30 @@ class Predictor:
 
     def predict(
         self,
-        image: np.ndarray | FieldOfView,
+        image: np.ndarray | FieldOfView | str | os.PathLike,
         masks: Masks | np.ndarray | None = None,
         um_per_px: float | None = None,
         *,
+        channels: Sequence[str] = (),
+        without: str | None = None,
+        project: Project | None = None,
+        allow_other_channels: bool = False,
         embeddings: bool = False,
         heat_maps: bool = False,
     ) -> pd.DataFrame:
         """Predict the cells of one field of view.
 
         Args:
-            image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; or a field of view.
+            image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; a field of view; or the path of a TIFF file that
+                holds all channels (images in several files: `imaging.fields.find_fields`, then `read_field`).
             masks: Cell and nucleus masks, or the cell mask alone (int [H, W], 0 = background: nuclei are then found in
                 the blue channel). None: the classical segmenter finds the cells.
-            um_per_px: Micrometres per pixel; by default those of the field of view, or 0.08.
+            um_per_px: Micrometres per pixel; by default those of the field of view or of the file, or 0.08.
+            channels: Of a file: what each channel is called there, or its number, as `predict.py --channels`:
+                ["microtubules=1", "protein=DYE 488", ...].
+            without: Channels that are black, or are to be: "yellow", "red" or "red,yellow".
+            project: Of a file with planes in depth or time: "max" = the brightest of each pixel.
+            allow_other_channels: Predict although the network was trained with other channels than `without` leaves.
             embeddings: Add the column `embedding`: float32 [D] of each cell, the features before the last layer.
             heat_maps: Add the columns `heat_map`, float32 [h, w] in 0..1 over the network's view of the cell, and
                 `heat_class`, the name of the class it is for.
@@ -81,8 +97,9 @@ class Predictor:
         Raises:
             InputError: The image or the masks are of another kind or size.
         """
-        field = _field(image, um_per_px)
-        check_scale(field.um_per_px, self._networks)
+        field = _field(image, um_per_px, channels, without, project)
+        check_scale(field.um_per_px, scales_of(self._networks))
+        check_channels([field.without], self._networks, allow_other_channels)
         cells = field_cells(field, _masks(masks, field), needs_of(self._networks, heat_maps))
         found = next(
             predict_fields(
@@ -108,17 +125,40 @@ class Predictor:
         return table
 
 
-def _field(image: np.ndarray | FieldOfView, um_per_px: float | None) -> FieldOfView:
+def _field(
+    image: np.ndarray | FieldOfView | str | os.PathLike,
+    um_per_px: float | None,
+    channels: Sequence[str],
+    without: str | None,
+    project: Project | None,
+) -> FieldOfView:
+    layout = parse_layout(None, channels, without, project)
+    if um_per_px is not None and not 0 < um_per_px < 100:
+        raise InputError("um_per_px", str(um_per_px), "micrometres between 0 and 100", "say what the image has")
+    if isinstance(image, str | os.PathLike):
+        path = str(image)
+        name = Path(path).stem.removesuffix(".ome")
+        return read_field(FieldFiles(name, {}, (path,), layout), um_per_px)
+    if channels or project:
+        option = "channels" if channels else "project"
+        raise InputError(option, "an image that is in memory", "the path of a file", f"leave {option} out")
     if isinstance(image, FieldOfView):
-        return image if um_per_px is None else FieldOfView(image.image_id, image.pixels, um_per_px)
+        return _blackened(image if um_per_px is None else replace(image, um_per_px=um_per_px), layout)
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != len(CHANNELS) or pixels.dtype not in (np.uint8, np.uint16):
         found = f"{pixels.dtype} {list(pixels.shape)}"
         raise InputError("image", found, _SHAPE, "stack the four channels along the last axis")
     scale = DEFAULT_UM_PER_PX if um_per_px is None else um_per_px
-    if not 0 < scale < 100:
-        raise InputError("um_per_px", str(scale), "micrometres between 0 and 100", "say what the image has")
-    return FieldOfView("image", np.ascontiguousarray(pixels), scale)
+    return _blackened(FieldOfView("image", np.ascontiguousarray(pixels), scale), layout)
+
+
+def _blackened(field: FieldOfView, layout: Layout) -> FieldOfView:
+    """Return a field of view whose left-out channels are black."""
+    if not layout.without:
+        return field
+    kept = np.array([channel not in layout.without for channel in CHANNELS], field.pixels.dtype)
+    without = tuple(channel for channel in CHANNELS if channel in {*field.without, *layout.without})
+    return replace(field, pixels=field.pixels * kept, without=without)
 
 
 def _masks(masks: Masks | np.ndarray | None, field: FieldOfView) -> Masks:

@@ -5,10 +5,11 @@ It appears whole and last, so an image is either done or not begun. The final fi
 order of the ids: a prediction that was killed and continued ends with the same bytes.
 """
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,22 @@ def read_stamps(out: str | os.PathLike) -> dict[str, str]:
     if not isinstance(found, dict):
         raise InputError(path, f"a {type(found).__name__}", "the states of the images' files", fix)
     return found
+
+
+@contextlib.contextmanager
+def begun(out: str, request: dict[str, Any]) -> Iterator[None]:
+    """Begin a prediction; arguments and errors as of `start`.
+
+    Where the block fails on bad input before any image has its result, the folder is free for other options again:
+    nothing is lost, and the error was most likely about the options.
+    """
+    start(out, request)
+    try:
+        yield
+    except InputError:
+        if not done_images(out):
+            files.remove(files.join(out, MANIFEST))
+        raise
 
 
 def start(out: str, request: dict[str, Any]) -> None:

@@ -15,12 +15,14 @@ from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.cells import BOX, MEASURED, cut_cells, measured_row
-from hpa_tf.imaging.fields import DEFAULT_UM_PER_PX, MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.fields import MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.layout import Layout
 from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.prediction.aside import NO_PICTURES, Picture, Pictures
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
+from hpa_tf.prediction.trained_on import check_scale
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def image_source(
     masks: str | None = None,
     patterns: Sequence[str | None] = (),
     skip_faults: bool = False,
+    layout: Layout | None = None,
 ) -> Source:
     """List the fields of view of one part of a folder.
 
@@ -103,20 +106,21 @@ def image_source(
         masks: Folder of the masks that the reader's segmenter reads, if it reads any.
         patterns: Their names.
         skip_faults: Leave images out whose names cannot be used, instead of raising the first one's error.
+        layout: How the channels lie in files.
 
     Raises:
         InputError: See `find_fields`.
     """
     faults: list[Fault] = []
-    found = find_fields(folder, faults if skip_faults else None)
+    found = find_fields(folder, faults if skip_faults else None, layout)
     fields = tuple(field for field in found if is_in_part(field.image_id, *part))
     ids = tuple(field.image_id for field in fields)
     images, of_masks = files.list_stamps(folder), files.stamps_by_id(masks, ids, patterns) if masks else {}
     stamps = {}
     for one in fields:
-        names = sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in one.paths.values())
-        own = [(name, *images.get(name, (0, "gone"))) for name in names]
-        stamps[one.image_id] = digest([own, of_masks.get(one.image_id, [])])
+        own = [(name, *images.get(name, (0, "gone"))) for name in one.names]
+        scale = ["the scale of its files"] if reader.um_per_px is None and one.says_scale() else []
+        stamps[one.image_id] = digest([own, of_masks.get(one.image_id, []), *scale])
     own_faults = tuple(fault for fault in faults if is_in_part(fault[0], *part))
     return Source(ids, fields.__getitem__, reader, stamps, own_faults)
 
@@ -132,19 +136,21 @@ class ImageReader:
 
     Attributes:
         segmenter: Finds the cells.
-        um_per_px: Micrometres per pixel.
+        um_per_px: Micrometres per pixel; None = what the files say, or 0.08.
         max_pixels: Larger images are refused.
         needs: What the networks need of it.
         pictures: Draws its picture.
         full_scale: Largest count of the camera; None = that of the files.
+        trained_um_per_px: (network, micrometres per pixel of its training data) each, where `um_per_px` is None.
     """
 
     segmenter: Segmenter
-    um_per_px: float = DEFAULT_UM_PER_PX
+    um_per_px: float | None = None
     max_pixels: int = MAX_PIXELS
     needs: Needs = TIGHT_CROPS
     pictures: Pictures = NO_PICTURES
     full_scale: int | None = None
+    trained_um_per_px: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __call__(self, field_files: FieldFiles) -> FieldCells:
         """Return the cells of one field of view.
@@ -156,6 +162,7 @@ class ImageReader:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
             field = read_field(field_files, self.um_per_px, self.max_pixels, self.full_scale)
+            check_scale(field.um_per_px, self.trained_um_per_px)
             times.append(time.perf_counter())
             masks = self.segmenter(field)
             times.append(time.perf_counter())

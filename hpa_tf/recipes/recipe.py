@@ -66,6 +66,10 @@ class Recipe:
         if tuple(self.asked_view.channels) != tuple(self.view.channels):
             found = f"{self.asked_view.channels} for a network of {self.view.channels}"
             raise InputError("recipe.asked.channels", found, "the channels of recipe.view", "change one of them")
+        if lacking := set(self.augmentation.dropped) - set(self.view.channels):
+            name = f"recipe.augmentation.drop_{min(lacking)}"
+            found = f"a network of {', '.join(self.view.channels)}"
+            raise InputError(name, found, "a channel that it sees", "leave it out, or change recipe.view.channels")
         if self.augmentation.paste and not (isinstance(self.view, Field) and self.view.num_cells > 1):
             found = f"recipe.view {type(self.view).__name__}"
             fix = "leave recipe.augmentation.paste out, or choose such a view"

@@ -13,9 +13,9 @@ from typing import Any
 from hpa_tf import checksums, files
 from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
-from hpa_tf.recipes.upgrades import upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4
+from hpa_tf.recipes.upgrades import upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5
 
-VERSION = 5
+VERSION = 6
 """Of the fields of a recipe; raised by every change of them, with a step in `upgrades`."""
 _CLASS, _VERSION = "class", "version"
 
@@ -93,7 +93,7 @@ def recipe_from_json(value: Any, where: str | os.PathLike) -> Recipe:
     if version not in range(1, VERSION + 1):
         expected = f"version 1 to {VERSION}"
         raise InputError(where, f"a recipe of version {version}", expected, "use the version that wrote the file")
-    for upgrade in (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4)[version - 1 :]:
+    for upgrade in (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5)[version - 1 :]:
         value = upgrade(value)
     return from_json(Recipe, value, str(where))
 

@@ -72,6 +72,11 @@ def upgrade_from_4(recipe: Json) -> Json:
     return recipe
 
 
+def upgrade_from_5(recipe: Json) -> Json:
+    """Return a recipe of version 5 as one of version 6: channels that are black in some examples."""
+    return {**recipe, "augmentation": {**recipe["augmentation"], "drop_red": 0.0, "drop_yellow": 0.0}}
+
+
 def _network(network: Json) -> Json:
     network = dict(network)
     dropout = network.pop("dropout")

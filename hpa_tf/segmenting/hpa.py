@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.segmenting.fields import Labeller, Reader
 from hpa_tf.segmenting.networks import CELLS, HpaNetworks
 from hpa_tf.segmenting.options import Options
@@ -24,14 +25,16 @@ class HpaMethod:
         self._networks = HpaNetworks(options)
         self.batch_size = self._networks.batch_size
         yellow = self._networks.converted[CELLS].yellow
-        self.read = Reader(options.network_scale, yellow, options.max_pixels, options.full_scale)
-        self.label = Labeller(options.um_per_px, options.network_scale, options.labels_at == "full")
+        self.read = Reader(options.um_per_px, options.scale, yellow, options.max_pixels, options.full_scale)
+        self.label = Labeller(options.scale, options.labels_at == "full")
+        um_per_px = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `mask_folder.stamp_of`
         self.identity: dict[str, Any] = {
             "segmenter": "hpa",
             "weights": {name: one.sha256 for name, one in self._networks.converted.items()},
-            "um_per_px": options.um_per_px,
+            "um_per_px": um_per_px,
             "full_scale": options.full_scale,
-            "scale": options.network_scale,
+            "scale": options.network_scale(um_per_px),
+            **options.layout_identity,
             "labels_at": options.labels_at,
             "precision": self._networks.devices.policy,
         }

@@ -6,7 +6,6 @@ files; so a run may be killed at any moment, and an image that was replaced is s
 
 import hashlib
 import json
-import os
 from typing import Any
 
 import cv2
@@ -41,18 +40,22 @@ def claim(out: str, identity: dict[str, Any]) -> None:
             )
         files.write_json(path, identity)
         return
-    check_same(out, files.read_json(path), identity, "set of masks", "choose another --out")
+    if done_images(out):
+        check_same(out, files.read_json(path), identity, "set of masks", "choose another --out")
+    else:  # nothing is lost by beginning anew
+        files.write_json(path, identity)
 
 
-def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]]) -> str:
+def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_scale: bool = False) -> str:
     """Return a digest of the names, sizes and times of a field's files.
 
     Args:
         field_files: The field.
         stamps: `files.list_stamps` of its folder.
     """
-    names = sorted(os.path.basename(path) for path in field_files.paths.values())
-    return hashlib.sha256(json.dumps([[name, *stamps.get(name, (0, ""))] for name in names]).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([[name, *stamps.get(name, (0, ""))] for name in field_files.names]).encode()
+    ).hexdigest()[:32]
 
 
 def done_images(out: str) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.segmenting.published import DEFAULT_FOLDER
 
 NETWORK_UM_PER_PX = 0.32
@@ -21,15 +22,26 @@ class Options:
     """
 
     images: str
-    """Folder with the images {ID}_{red,blue,yellow}.png (or .tif, .tif.gz, .jpg); green is not needed."""
+    """Folder with the images {ID}_{red,blue,yellow}.png (or .tif, .tif.gz, .jpg; green is not needed), or with one TIFF
+    file an image that holds all channels (OME-TIFF, ImageJ, ...)."""
     out: str
     """Folder for the masks."""
     segmenter: Literal["hpa", "hpacellseg"] = "hpa"
     """hpa = HPACellSegmentator's networks in Keras; hpacellseg = the original package, where it is installed."""
     weights: str = DEFAULT_FOLDER
     """Folder of the converted weights (python -m hpa_tf.segmenting convert); for hpacellseg: that of its .pth files."""
-    um_per_px: float = DEFAULT_UM_PER_PX
-    """Micrometres per pixel of the images."""
+    pattern: str | None = None
+    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
+    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
+    channels: tuple[str, ...] = ()
+    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
+    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
+    without: str | None = None
+    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black."""
+    project: Project | None = None
+    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
+    um_per_px: float | None = None
+    """Micrometres per pixel of the images. Default: what OME-TIFF and ImageJ files say, else 0.08."""
     full_scale: int | None = None
     """Largest count of the camera where it uses only a part of 16-bit files, such as 4095 for 12 bits."""
     scale: float | None = None
@@ -66,13 +78,12 @@ class Options:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"--{name.replace('_', '-')}", str(value), f"at least {least}", "correct the option")
-        if not 0 < self.um_per_px < 100:
+        if self.um_per_px is not None and not 0 < self.um_per_px < 100:
             raise InputError("--um-per-px", str(self.um_per_px), "micrometres between 0 and 100", "correct it")
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
-        if not 0 < self.network_scale <= 4:
-            found = f"{self.network_scale:g} (of --um-per-px {self.um_per_px:g})" if self.scale is None else self.scale
-            raise InputError("--scale", str(found), "above 0 and at most 4", "correct --scale or --um-per-px")
+        self.network_scale(DEFAULT_UM_PER_PX if self.um_per_px is None else self.um_per_px)
+        _ = self.layout
         if self.segmenter == "hpacellseg":
             self._check_original()
 
@@ -85,6 +96,37 @@ class Options:
                 raise InputError(option, f"{getattr(self, name)} with --segmenter hpacellseg", "no such option", fix)
 
     @property
-    def network_scale(self) -> float:
-        """`scale`, or its default."""
-        return self.um_per_px / NETWORK_UM_PER_PX if self.scale is None else self.scale
+    def layout(self) -> Layout:
+        """How the channels lie in files."""
+        return parse_layout(self.pattern, self.channels, self.without, self.project)
+
+    @property
+    def layout_identity(self) -> dict[str, Any]:
+        """What of the layout decides the masks, as JSON values; nothing for the usual one."""
+        names = ("pattern", "channels", "without", "project")
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
+
+    def network_scale(self, um_per_px: float) -> float:
+        """Return `scale`, or its default for an image of so many micrometres per pixel.
+
+        Raises:
+            InputError: It cannot be.
+        """
+        return network_scale(um_per_px, self.scale)
+
+
+def network_scale(um_per_px: float, scale: float | None) -> float:
+    """Return the size of what the networks see / size of the image.
+
+    Args:
+        um_per_px: Micrometres per pixel of the image.
+        scale: What was asked; None = what gives 0.32 um/px.
+
+    Raises:
+        InputError: It is not above 0 and at most 4.
+    """
+    wanted = um_per_px / NETWORK_UM_PER_PX if scale is None else scale
+    if not 0 < wanted <= 4:
+        found = f"{wanted:g} (of {um_per_px:g} micrometres per pixel)" if scale is None else str(scale)
+        raise InputError("--scale", found, "above 0 and at most 4", "correct --scale or --um-per-px")
+    return wanted

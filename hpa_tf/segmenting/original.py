@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import FieldFiles
+from hpa_tf.imaging.fields import FieldFiles, read_planes
 from hpa_tf.imaging.segmentation import Masks
-from hpa_tf.segmenting.fields import Field, read_planes
+from hpa_tf.segmenting.fields import Field
 from hpa_tf.segmenting.options import Options
 
 PACKAGE = "hpacellseg"
@@ -19,15 +20,22 @@ PACKAGE = "hpacellseg"
 
 @dataclass(frozen=True)
 class _Reader:
+    um_per_px: float | None
     max_pixels: int
     full_scale: int | None
 
     def __call__(self, field_files: FieldFiles, stamp: str) -> Field:
-        planes = read_planes(field_files, ("red", "yellow", "blue"), self.max_pixels, self.full_scale)
-        return Field(field_files, stamp, planes[0].shape, np.stack(planes, axis=-1))
+        channels = ("red", "yellow", "blue")
+        read = read_planes(field_files, channels, self.um_per_px, self.max_pixels, self.full_scale)
+        if self.um_per_px is None and read.um_per_px != DEFAULT_UM_PER_PX:
+            found = f"{read.um_per_px:g} micrometres per pixel in its metadata"
+            fix = f"give --um-per-px {read.um_per_px:g}, for images that all have it, or use --segmenter hpa"
+            raise InputError(f"image {field_files.image_id}", found, f"{DEFAULT_UM_PER_PX}, as nothing was said", fix)
+        seen = np.stack(list(read.by_channel.values()), axis=-1)
+        return Field(field_files, stamp, seen.shape[:2], read.um_per_px, seen)
 
 
-def _as_masks(answer: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> Masks:
+def _as_masks(answer: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], um_per_px: float) -> Masks:
     nuclei, cells = (np.asarray(mask).astype(np.int32) for mask in answer)
     for mask in (nuclei, cells):
         if mask.shape != shape:  # it exchanges height and width of fields that are not square
@@ -47,6 +55,8 @@ class OriginalPackage:
     """
 
     def __init__(self, options: Options):
+        um_per_px = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px
+        scale = options.network_scale(um_per_px)  # one for all: the package takes it before it sees a field
         try:
             segmentator = importlib.import_module(f"{PACKAGE}.cellsegmentator")
             self._label_cell = importlib.import_module(f"{PACKAGE}.utils").label_cell
@@ -55,7 +65,7 @@ class OriginalPackage:
             self._segmentator = segmentator.CellSegmentator(
                 os.path.join(folder, "nuclei_model.pth"),
                 os.path.join(folder, "cell_model.pth"),
-                scale_factor=options.network_scale,
+                scale_factor=scale,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 padding=True,
                 multi_channel_model=True,
@@ -67,13 +77,14 @@ class OriginalPackage:
                 "--segmenter hpacellseg", found, expected, "use --segmenter hpa, the same networks"
             ) from error
         self.batch_size = 1
-        self.read, self.label = _Reader(options.max_pixels, options.full_scale), _as_masks
+        self.read, self.label = _Reader(options.um_per_px, options.max_pixels, options.full_scale), _as_masks
         self.identity: dict[str, Any] = {
             "segmenter": PACKAGE,
             "version": getattr(importlib.import_module(PACKAGE), "__version__", "unknown"),
-            "um_per_px": options.um_per_px,
+            "um_per_px": um_per_px,
             "full_scale": options.full_scale,
-            "scale": options.network_scale,
+            "scale": scale,
+            **options.layout_identity,
         }
 
     def answer(self, fields: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

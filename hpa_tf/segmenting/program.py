@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,13 +38,13 @@ class Method(Protocol):
         identity: What of it decides the masks, as JSON values.
         batch_size: Fields that `answer` takes at once.
         read: (files, stamp) -> field; runs in workers.
-        label: (answer, shape) -> masks; runs in workers.
+        label: (answer, shape, um per px) -> masks; runs in workers.
     """
 
     identity: dict[str, Any]
     batch_size: int
     read: Callable[[FieldFiles, str], Field]
-    label: Callable[[Any, tuple[int, int]], Masks]
+    label: Callable[[Any, tuple[int, int], float], Masks]
 
     def answer(self, fields: Sequence[np.ndarray]) -> list[Any]:
         """Return the networks' answers for fields of one size."""
@@ -72,7 +72,8 @@ def segment(options: Options) -> Outcome:
     options.check()
     part = parse_part(options.shard)
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
-    fields = [one for one in find_fields(options.images, faults) if is_in_part(one.image_id, *part)]
+    found = find_fields(options.images, faults, options.layout)
+    fields = [one for one in found if is_in_part(one.image_id, *part)]
     for folder in (options.out, files.join(options.out, mask_folder.STATE)):
         files.make_folder(folder)
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
@@ -80,7 +81,7 @@ def segment(options: Options) -> Outcome:
         mask_folder.claim(options.out, method.identity)
         keeps("finished masks are kept; the same command continues")
         listed = files.list_stamps(options.images)
-        stamps = {one.image_id: mask_folder.stamp_of(one, listed) for one in fields}
+        stamps = {one.image_id: mask_folder.stamp_of(one, listed, options.um_per_px is None) for one in fields}
         done = mask_folder.done_images(options.out)
         outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
         for image_id in done.keys() & stamps.keys():
@@ -151,7 +152,7 @@ class _Run:
     def _answer(self, group: list[Field]) -> None:
         answers = self._method.answer([one.seen for one in group])
         for one, answer in zip(group, answers, strict=True):
-            slim = Field(one.files, one.stamp, one.shape, np.empty(0), ())
+            slim = replace(one, seen=np.empty(0), warnings=())
             self._finishing.append((one.files.image_id, self._submit(one.files.image_id, self._finish, slim, answer)))
         while len(self._finishing) > 2 * self._workers.count + self._method.batch_size:
             self._take()

@@ -6,11 +6,12 @@ Its masks lie beside the output, are finished where an earlier call stopped, and
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.layout import Layout
 
 BY_NETWORK = ("hpa", "hpacellseg")
 """Segmenters that the child process knows."""
@@ -29,25 +30,27 @@ class MaskRequest:
         segmenter: One of `BY_NETWORK`.
         images: Folder of images.
         out: Folder of the masks.
-        um_per_px: Micrometres per pixel.
+        um_per_px: Micrometres per pixel; None = what the files say, or 0.08.
         weights: Folder of the weights; None = the program's default.
         max_pixels: Larger images are refused.
         workers: Processes; 0 = one a core.
         on_error: "fail", or "skip": images without masks are then named again where their masks are missed.
         full_scale: Largest count of the camera in 16-bit files, or None.
         shard: "i/n": a part of the images only, or None.
+        layout: How the channels lie in files.
     """
 
     segmenter: str
     images: str
     out: str
-    um_per_px: float
+    um_per_px: float | None
     weights: str | None = None
     max_pixels: int | None = None
     workers: int = 0
     on_error: str = "fail"
     full_scale: int | None = None
     shard: str | None = None
+    layout: Layout = field(default_factory=Layout)
 
     def arguments(self) -> list[str]:
         """Return the command line."""
@@ -55,8 +58,12 @@ class MaskRequest:
             **{"segmenter": self.segmenter, "images": self.images, "out": self.out, "um-per-px": self.um_per_px},
             **{"weights": self.weights, "max-pixels": self.max_pixels, "workers": self.workers},
             **{"on-error": self.on_error, "full-scale": self.full_scale, "shard": self.shard},
+            **{"pattern": self.layout.pattern, "without": ",".join(self.layout.without) or None},
+            "project": self.layout.project,
         }
-        return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+        words = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+        named = [f"{channel}={name}" for channel, name in self.layout.channels]
+        return [*words, *(["--channels", *named] if named else [])]
 
 
 def write_masks(request: MaskRequest) -> str:

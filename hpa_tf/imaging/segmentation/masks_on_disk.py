@@ -17,9 +17,17 @@ from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
 from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
 
-CELL_PATTERNS = ("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}_cp_masks", "{ID}")
-"""The names that are tried, in this order; `_cp_masks` is Cellpose's."""
-NUCLEUS_PATTERNS = ("{ID}_nucleusmask", "{ID}_nucleimask", "{ID}_nucleus_mask", "{ID}_nuclei_mask", "{ID}_nuclei")
+CELL_PATTERNS = (
+    *("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}_cp_masks", "{ID}.ome_cp_masks"),
+    *("{ID}_red_cp_masks", "{ID}_yellow_cp_masks", "{ID}_green_cp_masks", "{ID}_labels", "{ID}_label", "{ID}"),
+)
+"""The names that are tried, in this order: HPACellSegmentator's, those of Cellpose (`_cp_masks` after the name of the
+file that it was given, without its last ending), and that of StarDist's examples (`_labels`)."""
+NUCLEUS_PATTERNS = (
+    *("{ID}_nucleusmask", "{ID}_nucleimask", "{ID}_nucleus_mask", "{ID}_nuclei_mask", "{ID}_nuclei"),
+    *("{ID}_blue_cp_masks", "{ID}_nuclei_cp_masks", "{ID}_blue_labels", "{ID}_nuclei_labels", "{ID}_stardist"),
+)
+"""The same for nuclei, which is what StarDist finds by itself."""
 _ENDINGS = (*EXTENSIONS, ".ome.tif", ".ome.tiff")
 _ENDING = re.compile(r"(?:\.ome)?\.(?:png|tiff?|npy|npz)$", re.I)
 _CHANNEL = re.compile(rf"_(?:{'|'.join(CHANNELS)})\.\w+$", re.I)

@@ -1,0 +1,280 @@
+"""The fields of view of a folder: which files belong to which image, by their names alone."""
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+
+from hpa_tf import files
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import HpaWarning, InputError, printable
+from hpa_tf.imaging.layout import MEANINGS, Layout
+from hpa_tf.imaging.naming import EXTENSIONS, Naming
+from hpa_tf.imaging.stacks import files_of_set, has_one_plane
+
+_COMPOSITE = re.compile(rf"(?P<id>.+?)(?:_(?:{'|'.join(CHANNELS)}))+", re.I)
+_MASK = re.compile(
+    r"(?P<id>.+?)(?:\.ome)?_(?:cell|nucleus|nuclei|cell_|nucleus_|nuclei_|cp_)?(?:masks?|cells|nuclei|labels?)", re.I
+)
+_STEM = re.compile(r"(?:\.ome)?\.tiff?$", re.I)
+_TIFF = re.compile(r"\.tiff?(?:\.gz)?$", re.I)
+_SET = re.compile(r"\.ome\.tiff?$", re.I)
+_OTHER_FORMATS = {
+    ".czi": "Zeiss CZI",
+    ".nd2": "Nikon ND2",
+    ".lif": "Leica LIF",
+    ".lsm": "Zeiss LSM",
+    ".oib": "Olympus OIB",
+    ".oif": "Olympus OIF",
+    ".vsi": "Olympus VSI",
+    ".ims": "Imaris",
+    ".zarr": "Zarr",
+    ".dv": "DeltaVision",
+    ".svs": "Aperio SVS",
+}
+_CONVERT = (
+    "convert each to OME-TIFF: bfconvert IN OUT.ome.tif (Bio-Formats), or Fiji, Save As OME-TIFF; see docs/data.md"
+)
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FieldFiles:
+    """The files of one field of view.
+
+    Attributes:
+        image_id: Its name.
+        paths: The file of each channel; a channel without a file is missing. Empty where `stack` is not.
+        stack: The file that holds all channels, first; then the other files of an OME-TIFF set.
+        layout: How to read them.
+    """
+
+    image_id: str
+    paths: Mapping[str, str]
+    stack: tuple[str, ...] = ()
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all its files, sorted, without their folder."""
+        every = (*self.paths.values(), *self.stack)
+        return sorted(path.replace("\\", "/").rsplit("/", 1)[-1] for path in every)
+
+    def says_scale(self) -> bool:
+        """Tell whether one of its files may say how many micrometres a pixel has: only TIFF does."""
+        return any(_TIFF.search(name) for name in self.names)
+
+
+Fault = tuple[str, InputError]
+"""An image id and why the image cannot be used."""
+
+
+def find_fields(
+    folder: str | os.PathLike, faults: list[Fault] | None = None, layout: Layout | None = None
+) -> list[FieldFiles]:
+    """List the fields of view in a folder (not below it), sorted by image id.
+
+    Hidden files (such as macOS's `._` files), ImageXpress' small copies (`_thumb`), and pictures of several channels
+    beside the channels themselves (such as `{ID}_blue_red_green.jpg`) are left alone. Ids are in Unicode's composed
+    form (NFC), whatever the file system made of them.
+
+    Args:
+        folder: Local or remote.
+        faults: Where images that cannot be used are added, if they are not to raise an error.
+        layout: How the channels lie in files; by default `{ID}_{red,green,blue,yellow}`, and where there is none of
+            these a TIFF file an image.
+
+    Raises:
+        InputError: The folder is missing or holds no image, an id is unsafe, or a channel has two files.
+    """
+    layout = layout or Layout()
+    naming = Naming(layout)
+    names = [name for name in files.list_names(folder) if not name.startswith(".")]
+    if layout.pattern is not None:
+        names = [name for name in names if "_thumb" not in name]
+    problems: list[Fault] = []
+    if naming.one_file_a_channel:
+        found = _by_channel(folder, names, naming, layout, problems)
+        if not found and not problems and layout.pattern is None:
+            naming = Naming(Layout("{ID}"))
+            found = _stacks(folder, names, naming, layout, problems, check=True)
+    else:
+        found = _stacks(folder, names, naming, layout, problems)
+    if problems and faults is None:
+        raise problems[0][1]
+    if not found and not problems:
+        raise _no_image(folder, names, layout)
+    _tell_of_other_formats(folder, names)
+    if faults is not None:
+        faults += problems
+    bad = {image_id for image_id, _ in problems}
+    return [found[image_id] for image_id in sorted(found.keys() - bad)]
+
+
+def _group(
+    folder: str | os.PathLike, names: Sequence[str], naming: Naming, problems: list[Fault]
+) -> dict[str, dict[str, str]]:
+    """Return the path of each channel ("" = all channels) of each image."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = naming.match(name)
+        if match is None:
+            continue
+        image_id, channel, path = unicodedata.normalize("NFC", match[0]), match[1] or "", files.join(folder, name)
+        try:
+            files.check_image_id(image_id, path)
+        except InputError as error:
+            problems.append((printable(image_id), error))
+            continue
+        other = found.setdefault(image_id, {}).setdefault(channel, path)
+        if other != path:
+            what = f"a second file for {channel or f'image {image_id}'}, beside {other}"
+            fix = "remove one, or give a --pattern that only one of them fits"
+            problems.append((image_id, InputError(path, what, "one file a channel", fix)))
+    return found
+
+
+def _by_channel(
+    folder: str | os.PathLike, names: Sequence[str], naming: Naming, layout: Layout, problems: list[Fault]
+) -> dict[str, FieldFiles]:
+    found = _group(folder, names, naming, problems)
+    if layout.pattern is None:
+        composites = set(filter(partial(_is_composite, found=found), found))
+        found = {image_id: paths for image_id, paths in found.items() if image_id not in composites}
+        if found and layout.channels and not any(map(naming.uses_given, names)):
+            text = f"--channels: no file of {folder} is named so; its channels are told by {{ID}}_red and the like"
+            warnings.warn(text, HpaWarning, stacklevel=3)
+    kept = {}
+    for image_id, paths in found.items():
+        own = {channel: path for channel, path in paths.items() if channel in layout.present}
+        if own:
+            kept[image_id] = FieldFiles(image_id, own, layout=layout)
+    return kept
+
+
+def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]]) -> bool:
+    """Tell whether `{image_id}_{channel}` are pictures of several channels: of an image that is there by itself."""
+    match = _COMPOSITE.fullmatch(image_id)
+    return match is not None and match["id"] in found and len(found[image_id]) < len(CHANNELS)
+
+
+def _stacks(
+    folder: str | os.PathLike,
+    names: Sequence[str],
+    naming: Naming,
+    layout: Layout,
+    problems: list[Fault],
+    check: bool = False,
+) -> dict[str, FieldFiles]:
+    """Return the images of a folder that has a TIFF file an image.
+
+    Args:
+        folder: The folder.
+        names: Its files.
+        naming: Which of them are images.
+        layout: How to read them.
+        problems: Where images that cannot be used are added.
+        check: Look into the first file whether it may be an image of several channels.
+    """
+    grouped = {image_id: paths[""] for image_id, paths in _group(folder, names, naming, problems).items()}
+    stems = set(grouped)
+    grouped = {image_id: path for image_id, path in grouped.items() if not _is_mask(image_id, stems)}
+    sets = _sets(folder, grouped)
+    if check and grouped and not sets and has_one_plane(min(grouped.values())):
+        return {}
+    found = {}
+    for image_id, path in grouped.items():
+        if path in sets:
+            image_id, paths = sets[path]
+            found.setdefault(image_id, FieldFiles(image_id, {}, paths, layout))
+        else:
+            found[image_id] = FieldFiles(image_id, {}, (path,), layout)
+    return found
+
+
+def _is_mask(image_id: str, stems: set[str]) -> bool:
+    match = _MASK.fullmatch(image_id)
+    return match is not None and match["id"] in stems
+
+
+def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return (image id, paths) of OME-TIFF images that lie in several files, by the path of each.
+
+    Only where the first OME-TIFF file of a folder is one of a set are the others looked into.
+    """
+    paths = sorted(path for path in grouped.values() if _SET.search(path))
+    if not paths or not files_of_set(paths[0]):
+        return {}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for path in paths:
+        if path not in found and (names := files_of_set(path)):
+            members = tuple(files.join(folder, name) for name in names)
+            found |= dict.fromkeys(members, (_common_id(names), members))
+    return found
+
+
+def _common_id(names: Sequence[str]) -> str:
+    """Return what the names of a set begin with, up to the last sign between words."""
+    stems = [_STEM.sub("", unicodedata.normalize("NFC", name)) for name in names]
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
+    common = "".join(letters[0] for letters in same)
+    whole = re.match(r"(.*[^\W_])[\W_]+[^\W_]*$", common)
+    return (whole[1] if whole else common.rstrip(" _-.")) or stems[0]
+
+
+def expected_names(layout: Layout) -> str:
+    """Return what the files of a folder should be called, for errors."""
+    endings = f"one of the extensions {', '.join(EXTENSIONS)}"
+    if layout.pattern is None:
+        return f"files named {{ID}}_{{{','.join(CHANNELS)}}} with {endings}"
+    if "{channel}" not in layout.pattern:
+        return f"TIFF files named {layout.pattern}"
+    names = ", ".join(layout.given.get(channel, MEANINGS[channel]) for channel in layout.present)
+    return f"files named {layout.pattern} with the channels {names}"
+
+
+def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> InputError:
+    shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
+    found = f"no image among {len(names)} files ({shown})" if names else "no image, and no other file"
+    expected = expected_names(layout)
+    if other := _other_formats(folder, names):
+        return InputError(folder, f"{found}, but {other}", expected, _CONVERT)
+    if layout.pattern is not None:
+        seen = Naming(layout).channels_seen(names)
+        if seen:
+            listed = ", ".join(map(repr, seen[:12])) + (", ..." if len(seen) > 12 else "")
+            stains = " ".join(f"{stain}={name}" for stain, name in zip(MEANINGS.values(), seen, strict=False))
+            fix = f"say what each shows, such as --channels {stains}"
+            return InputError(folder, f"{found} whose {{channel}} is known; there are {listed}", expected, fix)
+        fix = "correct --pattern: {ID} and {channel} stand for what varies, * for any text, the rest is as it is"
+        return InputError(folder, found, expected, fix)
+    expected += ", or TIFF files that hold all channels"
+    fix = (
+        "check the path; name other files by --pattern '{ID}_{channel}.tif' and --channels microtubules=NAME "
+        "protein=NAME nucleus=NAME er=NAME, or rename them: the channel's name stands after the image's, in one folder"
+    )
+    return InputError(folder, found, expected, fix)
+
+
+def _other_formats(folder: str | os.PathLike, names: Sequence[str]) -> str:
+    """Return in words which files, and folders, are of a format that is not read here; "" for none."""
+    every = [*names, *_folders(folder)]
+    counts = {kind: sum(name.lower().endswith(ending) for name in every) for ending, kind in _OTHER_FORMATS.items()}
+    return ", ".join(f"{count} of {kind}" for kind, count in counts.items() if count)
+
+
+def _folders(folder: str | os.PathLike) -> list[str]:
+    if files.is_remote(folder):
+        return []
+    own = [".zarr"] if any(os.path.exists(os.path.join(folder, name)) for name in (".zgroup", "zarr.json")) else []
+    with os.scandir(folder) as entries:
+        return own + [entry.name for entry in entries if entry.is_dir()]
+
+
+def _tell_of_other_formats(folder: str | os.PathLike, names: Sequence[str]) -> None:
+    if other := _other_formats(folder, names):
+        warnings.warn(f"{folder}: {other} are not read; {_CONVERT}", HpaWarning, stacklevel=3)

@@ -1,0 +1,203 @@
+"""How the four channels lie in files: what each is called, which are missing, and what becomes of stacks.
+
+What a channel shows is never guessed from its place: a name that says the stain, or `--channels`, decides.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import InputError
+
+STAINS: Mapping[str, tuple[str, ...]] = {
+    "red": ("red", "microtubules", "microtubule", "mt", "mts", "tubulin", "alpha tubulin", "beta tubulin"),
+    "green": ("green", "protein", "protein of interest", "poi", "antibody"),
+    "blue": ("blue", "nucleus", "nuclei", "nuclear", "dna", "dapi", "hoechst"),
+    "yellow": ("yellow", "er", "endoplasmic reticulum", "calreticulin"),
+}
+"""Names that say what a channel shows, by our channel, in lower case; signs between words do not count. A dye that is
+used for anything (GFP, Alexa 488, FITC) is not among them."""
+
+MEANINGS: Mapping[str, str] = {"red": "microtubules", "green": "protein", "blue": "nucleus", "yellow": "er"}
+"""What each channel shows, in one word of `STAINS`: for `--channels` and errors."""
+Project = Literal["max"]
+_NUM_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How fields of view lie in files.
+
+    Attributes:
+        pattern: File name with {ID} for the image id and {channel} for the channel's name (without it, a file holds
+            all channels); * is any text. None: `{ID}_red.png` and so on, else a TIFF file an image.
+        channels: (our channel, its name in file names, or its name or number, from 1, in the file), for those that
+            are not called by one of `STAINS`.
+        without: Channels that are black, whether there is a file or not.
+        project: What becomes of planes in depth or time: "max" = the brightest; None = they are refused.
+    """
+
+    pattern: str | None = None
+    channels: tuple[tuple[str, str], ...] = ()
+    without: tuple[str, ...] = ()
+    project: Project | None = None
+
+    @cached_property
+    def present(self) -> tuple[str, ...]:
+        """The channels that are read."""
+        return tuple(channel for channel in CHANNELS if channel not in self.without)
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """Names that were given, by channel."""
+        return dict(self.channels)
+
+
+def parse_layout(
+    pattern: str | None = None,
+    channels: Sequence[str] = (),
+    without: str | None = None,
+    project: Project | None = None,
+) -> Layout:
+    """Return the layout that the options of the command lines ask for.
+
+    Args:
+        pattern: See `Layout`.
+        channels: "STAIN=NAME" each, such as "microtubules=ch01".
+        without: "yellow", "red" or "red,yellow"; None or "none" = all four are there.
+        project: See `Layout`.
+
+    Raises:
+        InputError: Names the option.
+    """
+    from hpa_tf.imaging.naming import Naming
+
+    layout = Layout(pattern, _parse_channels(channels), parse_without(without), project)
+    twice = next((channel for channel in layout.given if channel in layout.without), None)
+    if twice is not None:
+        found = f"{MEANINGS[twice]}, which --without leaves out"
+        raise InputError("--channels", found, "names of channels that are read", "drop one of the two")
+    Naming(layout)
+    return layout
+
+
+def parse_without(text: str | None) -> tuple[str, ...]:
+    """Return the channels that are black, in our order.
+
+    Raises:
+        InputError: One is no channel that a network can do without.
+    """
+    if text is None or _words(text) == "none":
+        return ()
+    found = {channel_of(part) for part in text.split(",")}
+    if not found <= {"red", "yellow"}:
+        expected = "yellow (er), red (microtubules), both joined by a comma, or none"
+        fix = "the protein and the nucleus are needed; correct the option"
+        raise InputError("--without", repr(text), expected, fix)
+    return tuple(channel for channel in CHANNELS if channel in found)
+
+
+def _parse_channels(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for text in texts:
+        stain, sign, name = text.partition("=")
+        channel = channel_of(stain)
+        if channel is None or not sign or not name.strip():
+            expected = f"STAIN=NAME with a stain of {', '.join(MEANINGS.values())}, such as microtubules=ch01"
+            raise InputError("--channels", repr(text), expected, "correct it")
+        other = next((one for one, its in found.items() if its.casefold() == name.strip().casefold()), None)
+        if channel in found or other is not None:
+            twice = MEANINGS[channel] if channel in found else repr(name.strip())
+            raise InputError("--channels", f"{twice} twice", "one name a stain and one stain a name", "correct it")
+        found[channel] = name.strip()
+    return tuple(found.items())
+
+
+def channel_of(name: str) -> str | None:
+    """Return our channel that a name speaks of, as a whole or by one of its words; None where it is none, or several.
+
+    "Hoechst 33342" and "ER (Concanavalin A)" say what they show; "Alexa 488" does not.
+    """
+    words = _words(name)
+    whole = [channel for channel, stains in STAINS.items() if words in stains]
+    if whole:
+        return whole[0]
+    found = {c for c, stains in STAINS.items() if any(f" {stain} " in f" {words} " for stain in stains)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
+
+
+def choose_channels(names: Sequence[str], layout: Layout, where: str) -> dict[str, int]:
+    """Return which of a file's channels each of ours is.
+
+    Args:
+        names: What the file calls its channels, in order; "" = it has no name.
+        layout: Names that were given; the others are told by `STAINS`.
+        where: The file, for errors.
+
+    Returns:
+        Index in `names`, by channel; channels that the layout leaves out are missing.
+
+    Raises:
+        InputError: A channel is not there, or two may be meant: lists what there is.
+    """
+    chosen: dict[str, int] = {}
+    for channel in layout.present:
+        found = _meant(channel, names, layout)
+        if len(found) != 1:
+            raise _not_one(channel, found, names, layout, where)
+        chosen[channel] = found[0]
+    if len(set(chosen.values())) < len(chosen):
+        raise InputError(where, f"{_listed(names)}, one of them for two stains", "one a stain", "correct --channels")
+    return chosen
+
+
+def _meant(channel: str, names: Sequence[str], layout: Layout) -> list[int]:
+    """Return the indices of a file's channels that may be one of ours."""
+    if channel in layout.given:
+        return _by_name(names, layout.given[channel])
+    taken = {index for given in layout.given.values() for index in _by_name(names, given)}
+    return [index for index, name in enumerate(names) if channel_of(name) == channel and index not in taken]
+
+
+def _by_name(names: Sequence[str], wanted: str) -> list[int]:
+    """Return the indices of a name, or of a number counted from 1."""
+    for same in (str, str.casefold, _words):
+        found = [index for index, name in enumerate(names) if name and same(name) == same(wanted)]
+        if found:
+            return found
+    number = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) < 6 else 0
+    return [number - 1] if 1 <= number <= len(names) else []
+
+
+def _not_one(channel: str, found: Sequence[int], names: Sequence[str], layout: Layout, where: str) -> InputError:
+    meaning = MEANINGS[channel]
+    if found:
+        what = f"{len(found)} channels that may be {meaning}"
+    elif channel in layout.given:
+        what = f"no channel {layout.given[channel]!r} (a name, or a number from 1)"
+    else:
+        what = f"no channel named as {meaning}"
+    fix = f"say what each is, by name or number: --channels {_suggested(names, layout)}"
+    if channel in ("red", "yellow"):
+        fix += f"; if there is none: --without {channel}"
+    return InputError(where, f"{what} among {_listed(names)}", f"a channel of the {meaning} ({channel})", fix)
+
+
+def _suggested(names: Sequence[str], layout: Layout) -> str:
+    """Return values for `--channels`: the numbers that are known, and for the others those that are left."""
+    known = {c: found[0] + 1 for c in layout.present if len(found := _meant(c, names, layout)) == 1}
+    left = iter(number for number in range(1, len(names) + 1) if number not in known.values())
+    return " ".join(f"{MEANINGS[c]}={known.get(c) or next(left, 'NUMBER')}" for c in layout.present)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [f"{k} {name[:60]!r}" if name else f"{k} without name" for k, name in enumerate(names, start=1)]
+    more = ", ..." if len(shown) > _NUM_SHOWN else ""
+    return f"{len(names)} channels ({', '.join(shown[:_NUM_SHOWN])}{more})"

@@ -1,0 +1,445 @@
+"""Images as they come: many channels in a file, any naming, missing channels; all give the cells of plain files."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import tyro
+from builder_inputs import Inputs, write_inputs
+from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, ome_xml, write_set
+
+from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.layout import channel_of, parse_layout
+from hpa_tf.records import read_manifest
+from hpa_tf.segmenting.options import Options as SegmentingOptions
+from tfrecords_builder.command import main
+
+SIZE = (40, 56)
+
+
+@pytest.fixture(scope="module", params=[np.uint8, np.uint16], ids=["8 bit", "16 bit"])
+def pixels(request) -> np.ndarray:
+    """Return a field of view [4, H, W] that no wrong order, byte order or plane leaves as it is."""
+    return np.random.default_rng(3).integers(1, np.iinfo(request.param).max, (4, *SIZE)).astype(request.param)
+
+
+def layout_of(options):
+    """Parse the options as the segmentation's command line does."""
+    return tyro.cli(SegmentingOptions, args=["--images", "i", "--out", "o", *options]).layout
+
+
+def read_one(folder, options=(), **how) -> FieldOfView:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (field,) = find_fields(folder, layout=layout_of(options))
+        return read_field(field, **how)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_same_pixels_however_they_come(tmp_path, pixels, case):
+    case.write(tmp_path, "plate1_A01_s2", pixels)
+    found = read_one(tmp_path, case.options)
+    assert found.image_id == "plate1_A01_s2" and found.pixels.dtype == pixels.dtype and found.pixels.dtype.isnative
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
+    assert found.um_per_px == pytest.approx(case.um_per_px or 0.08)
+    assert read_one(tmp_path, case.options, um_per_px=0.2).um_per_px == 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "channel"),
+    [
+        *[("DAPI", "blue"), ("dapi (405)", "blue"), ("Hoechst 33342", "blue"), ("Nuclei", "blue"), ("DNA", "blue")],
+        *[("ER", "yellow"), ("Endoplasmic reticulum", "yellow"), ("er-tracker", "yellow"), ("ConA_ER", "yellow")],
+        *[("MT", "red"), ("Microtubules", "red"), ("alpha-Tubulin", "red"), ("red", "red"), ("YELLOW", "yellow")],
+        *[("Protein", "green"), ("protein of interest", "green"), ("antibody", "green")],
+        *[("", None), ("Alexa 488", None), ("GFP", None), ("Ch0", None), ("mtDNA", None), ("Golgi", None)],
+        *[("DAPI + ER", None), ("filter", None), ("Mito", None), ("405", None), ("peroxisome", None)],
+    ],
+)
+def test_names_that_say_what_a_channel_shows(name, channel):
+    assert channel_of(name) == channel
+
+
+def write_ome(folder, pixels, names, name="a.ome.tif", **metadata):
+    named = {"axes": "CYX", "Channel": {"Name": list(names)}, **metadata}
+    tifffile.imwrite(folder / name, pixels[list(FILE_ORDER)][: len(names)], metadata=named, **GREY)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "words"),
+    [
+        (["405", "488", "561", "640"], (), ["1 '405', 2 '488', 3 '561', 4 '640'", "--channels microtubules=1 prot"]),
+        (["DAPI", "MT", "ER", "GFP"], (), ["no channel named as protein", "protein=4"]),
+        (["DAPI", "MT", "protein"], (), ["no channel named as er", "--without yellow"]),
+        (["DAPI", "DAPI", "MT", "protein"], ("--without", "yellow"), ["2 channels that may be nucleus"]),
+        (NAMES, ("--channels", "protein=GFP"), ["no channel 'GFP'", "by name or number"]),
+        (NAMES, ("--channels", "protein=0"), ["no channel '0' (a name, or a number from 1)"]),
+        (NAMES, ("--channels", "protein=5"), ["no channel '5'"]),
+        (["1", "2", "1", "4"], BY_NUMBER, ["2 channels that may be nucleus"]),
+    ],
+)
+def test_channels_that_nothing_names_are_asked_for(tmp_path, pixels, names, options, words):
+    write_ome(tmp_path, pixels, names)
+    with pytest.raises(InputError) as raised:
+        read_one(tmp_path, options)
+    assert all(word in str(raised.value) for word in [*words, "a.ome.tif"]), raised.value
+
+
+def test_one_channel_for_two_stains_is_refused(tmp_path, pixels):
+    write_ome(tmp_path, pixels, NAMES)
+    with pytest.raises(InputError, match="one of them for two stains"):
+        read_one(tmp_path, ("--channels", "protein=DAPI", "nucleus=1"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pattern", "{id}.tif"), "with {ID}"),
+        (("--pattern", "{ID}_{wave}.tif"), "with {ID}"),
+        (("--pattern", "plate/{ID}.tif"), "without folders"),
+        (("--pattern", "..{ID}.tif"), "without folders"),
+        (("--pattern", "{ID}{channel}.tif"), "text between"),
+        (("--pattern", "{ID}*.tif"), "text between"),
+        (("--channels", "mitochondria=ch01"), "STAIN=NAME"),
+        (("--channels", "protein"), "STAIN=NAME"),
+        (("--channels", "protein="), "STAIN=NAME"),
+        (("--channels", "protein=a", "green=b"), "protein twice"),
+        (("--channels", "protein=a", "er=A"), "'A' twice"),
+        (("--without", "green"), "yellow"),
+        (("--without", "yellow,blue"), "yellow"),
+        (("--without", "yellow", "--channels", "er=4"), "which --without leaves out"),
+    ],
+)
+def test_options_that_cannot_be(options, words):
+    with pytest.raises(InputError, match=words):
+        _ = layout_of(options)
+
+
+def names_only(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_a_pattern_that_matches_nothing_says_what_there_is(tmp_path):
+    names_only(tmp_path, *(f"A01_s1_w{k}.tif" for k in range(1, 5)))
+    with pytest.raises(InputError, match=r"4 files .A01_s1_w1.tif, .*correct --pattern"):
+        find_fields(tmp_path, layout=parse_layout("{ID}-ch{channel}.tif"))
+    with pytest.raises(InputError, match=r"there are '1', '2', '3', '4'.*--channels microtubules=1 protein=2"):
+        find_fields(tmp_path, layout=parse_layout("{ID}_w{channel}.tif"))
+    (tmp_path / "x").mkdir()
+    names_only(tmp_path / "x", "A_w1F0A1.tif", "A_w12BC.tif")
+    with pytest.raises(InputError, match="there are '1', '12'"):
+        find_fields(tmp_path / "x", layout=parse_layout("{ID}_w{channel}*.tif"))
+
+
+def test_two_files_for_one_channel_are_named(tmp_path):
+    names_only(tmp_path, "A_w1x.tif", "A_w1y.tif", "A_w1_thumb.tif", "A_w2x.tif", "B_w1z.tif", "B_w2z.tif")
+    layout = parse_layout("{ID}_w{channel}*.tif", ["protein=1", "nucleus=2"], "red,yellow")
+    with pytest.raises(InputError, match=r"A_w1y.tif: found a second file for green, beside .*A_w1x.tif"):
+        find_fields(tmp_path, layout=layout)
+    faults = []
+    (field,) = find_fields(tmp_path, faults, layout)
+    assert field.image_id == "B" and [image_id for image_id, _ in faults] == ["A"]
+
+
+def test_ids_that_lead_elsewhere_are_refused(tmp_path):
+    names_only(tmp_path, *(f"a..b_{channel}.tif" for channel in CHANNELS))
+    with pytest.raises(InputError, match=r"image id 'a..b'"):
+        find_fields(tmp_path, layout=parse_layout("{ID}_{channel}.tif"))
+    with pytest.raises(InputError, match="image id"):
+        find_fields(names_only(tmp_path, "a\\b.tif"), layout=parse_layout("{ID}.tif"))
+
+
+def test_an_id_in_two_places_of_a_name(tmp_path):
+    names_only(tmp_path, *(f"A01_w{k}_s{s}.tif" for k in range(1, 5) for s in (1, 2)))
+    fields = find_fields(tmp_path, layout=parse_layout("{ID}_w{channel}_{ID}.tif", BY_NUMBER[1:]))
+    assert [field.image_id for field in fields] == ["A01_s1", "A01_s2"]
+    assert [Path(path).name for path in fields[1].paths.values()] == [f"A01_w{k}_s2.tif" for k in range(1, 5)]
+
+
+def test_given_names_change_what_plain_names_mean(tmp_path, pixels):
+    for channel, plane in zip(CHANNELS, pixels, strict=True):
+        cv2.imwrite(str(tmp_path / f"a_{channel}.png"), plane)
+    found = read_one(tmp_path, ("--channels", "protein=red", "microtubules=green"))
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels[[1, 0, 2, 3]])
+    with pytest.warns(HpaWarning, match=r"no file of .* is named so"):
+        find_fields(tmp_path, layout=parse_layout(None, ["protein=ch00"]))
+
+
+def test_masks_beside_stacks_are_no_images(tmp_path, pixels):
+    write_ome(tmp_path, pixels, NAMES, "a.ome.tif")
+    for name in ("a_cellmask", "a_cp_masks", "a.ome_cp_masks", "a_nucleusmask", "a_labels"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.ones(SIZE, np.uint16))
+    assert [field.image_id for field in find_fields(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a.czi", "a.nd2", "a.lif", "a.zarr"])
+def test_other_formats_are_named_with_the_way_to_convert_them(tmp_path, pixels, name):
+    (tmp_path / name).mkdir() if name.endswith("zarr") else (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 of .*bfconvert IN OUT.ome.tif"):
+        find_fields(tmp_path)
+    write_ome(tmp_path, pixels, NAMES)
+    with pytest.warns(HpaWarning, match="not read; convert"):
+        assert len(find_fields(tmp_path)) == 1
+
+
+def test_stacks_are_refused_unless_they_are_to_be_projected(tmp_path, pixels):
+    CASES["ome tczyx"].write(tmp_path, "a", pixels)
+    with pytest.raises(InputError, match=r"2 planes in time .t., 3 planes in depth .z.*--project max"):
+        read_one(tmp_path)
+
+
+def test_a_stack_a_channel(tmp_path, pixels):
+    """Each channel in its own file, several planes deep; a file with two channels is none of one."""
+    for channel, plane in zip(CHANNELS, pixels, strict=True):
+        tifffile.imwrite(
+            tmp_path / f"a_{channel}.tif", np.stack([plane // 2, plane, plane // 3]), metadata=None, **GREY
+        )
+    with pytest.raises(InputError, match=r"3 pages.*--project max"):
+        read_one(tmp_path)
+    found = read_one(tmp_path, ("--project", "max"))
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
+    tifffile.imwrite(tmp_path / "a_red.tif", pixels[:2], metadata={"axes": "CYX"}, **GREY)
+    with pytest.raises(InputError, match="2 channels in the file of one"):
+        read_one(tmp_path, ("--project", "max"))
+
+
+def test_scales_of_plain_files_of_a_channel(tmp_path, pixels):
+    for channel, plane in zip(CHANNELS, pixels, strict=True):
+        metadata = {"axes": "YX", "PhysicalSizeX": 0.1, "PhysicalSizeY": 0.1}
+        tifffile.imwrite(tmp_path / f"a_{channel}.ome.tif", plane, metadata=metadata)
+    assert read_one(tmp_path).um_per_px == 0.1
+    tifffile.imwrite(tmp_path / "a_blue.ome.tif", pixels[2], metadata={**metadata, "PhysicalSizeX": 0.2})
+    with pytest.raises(InputError, match=r"0.2 x 0.1 micrometres.*--um-per-px"):
+        read_one(tmp_path)
+    tifffile.imwrite(
+        tmp_path / "a_blue.ome.tif", pixels[2], metadata={**metadata, "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2}
+    )
+    with pytest.raises(InputError, match=r"a_blue.ome.tif: found 0.2 micrometres per pixel; expected 0.1 as"):
+        read_one(tmp_path)
+    assert read_one(tmp_path, um_per_px=0.3).um_per_px == 0.3
+
+
+@pytest.mark.parametrize("kind", ["ome", "files", "stack of four"])
+@pytest.mark.parametrize("without", ["yellow", "red", "red,yellow"])
+def test_missing_channels_are_black_whether_there_is_a_file_or_not(tmp_path, pixels, without, kind):
+    left = [place for place, channel in enumerate(CHANNELS) if channel not in without.split(",")]
+    expected = np.zeros_like(pixels)
+    expected[left] = pixels[left]
+    if kind == "files":
+        for place in left[:2]:
+            cv2.imwrite(str(tmp_path / f"a_{CHANNELS[place]}.png"), pixels[place])
+        with pytest.raises(InputError, match=f"no {CHANNELS[left[-1]]} channel") if len(left) > 2 else _nothing():
+            np.testing.assert_array_equal(
+                np.moveaxis(read_one(tmp_path, ("--without", without)).pixels, -1, 0), expected
+            )
+        for place in range(4):
+            cv2.imwrite(str(tmp_path / f"a_{CHANNELS[place]}.png"), pixels[place])
+    else:
+        names = dict(zip(("blue", "red", "yellow", "green"), NAMES, strict=True))
+        kept = [place for place in FILE_ORDER if kind == "stack of four" or place in left]
+        metadata = {"axes": "CYX", "Channel": {"Name": [names[CHANNELS[place]] for place in kept]}}
+        tifffile.imwrite(tmp_path / "a.ome.tif", pixels[kept], metadata=metadata, **GREY)
+    found = read_one(tmp_path, ("--without", without))
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), expected)
+    assert found.without == tuple(channel for channel in CHANNELS if channel in without.split(","))
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+# hostile files
+
+
+def hostile(folder: Path, pixels: np.ndarray, text: str) -> Path:
+    tifffile.imwrite(folder / "a.ome.tif", pixels, description=text, metadata=None, **GREY)
+    return folder
+
+
+def xml(pixels, places="", **sizes):
+    return ome_xml(list(NAMES), SIZE, pixels.dtype.name, "urn:uuid:1", places or '<TiffData PlaneCount="4"/>', **sizes)
+
+
+def test_entities_are_not_expanded(tmp_path, pixels):
+    entities = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
+        f'<!ENTITY a{k} "{("&a" + (str(k - 1) if k else "") + ";") * 10}">' for k in range(12)
+    )
+    text = xml(pixels).replace("?>", "?>" + entities + "]>", 1).replace('"DAPI"', '"&a11;"')
+    with pytest.raises(InputError, match="DOCTYPE in its OME-XML"):
+        read_one(hostile(tmp_path, pixels, text))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"SizeC": 10**9}, "SizeZ x SizeC x SizeT"),
+        ({"SizeT": 10**10}, "planes"),
+        ({"SizeZ": 10**15}, "SizeZ"),
+        ({"SizeC": -4}, "SizeC '-4'"),
+        ({"SizeX": "1e3"}, "SizeX"),
+        ({"SizeZ": 0}, "SizeZ '0'"),
+    ],
+)
+def test_sizes_that_no_image_has_are_refused(tmp_path, pixels, change, words):
+    with pytest.raises(InputError, match=words):
+        read_one(hostile(tmp_path, pixels, xml(pixels, **change)))
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ('<TiffData PlaneCount="99999999999"/>', "PlaneCount"),
+        ('<TiffData IFD="9999999"/>', "IFD"),
+        ('<TiffData PlaneCount="2"/>', "no plane 3"),
+        ('<TiffData IFD="0"/><TiffData FirstC="1" IFD="50"/>', "no plane"),
+        ('<TiffData><UUID FileName="../../etc/passwd">urn:uuid:2</UUID></TiffData>', "file name '../../etc/passwd'"),
+        ('<TiffData><UUID FileName="/etc/passwd">urn:uuid:2</UUID></TiffData>', "file name '/etc/passwd'"),
+        ('<TiffData><UUID FileName="b.ome.tif">urn:uuid:2</UUID></TiffData>', "'b.ome.tif', which is not beside it"),
+    ],
+)
+def test_planes_that_are_not_there_are_no_zeros(tmp_path, pixels, places, words):
+    with pytest.raises(InputError, match=words):
+        read_one(hostile(tmp_path, pixels, xml(pixels, places)))
+
+
+def test_a_renamed_file_is_still_its_own(tmp_path, pixels):
+    places = '<TiffData PlaneCount="4"><UUID FileName="old name.ome.tif">urn:uuid:1</UUID></TiffData>'
+    found = read_one(hostile(tmp_path, pixels[list(FILE_ORDER)], xml(pixels, places)))
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
+
+
+def test_a_set_that_lacks_a_file(tmp_path, pixels):
+    write_set(tmp_path, "a", pixels)
+    (tmp_path / "a_C2.ome.tif").unlink()
+    with pytest.raises(InputError, match=r"'a_C2.ome.tif', which is not beside it"):
+        read_one(tmp_path)
+
+
+def test_other_metadata_that_is_not_there(tmp_path, pixels):
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">'
+        '<BinaryOnly MetadataFile="a.companion.ome" UUID="urn:uuid:2"/></OME>'
+    )
+    with pytest.raises(InputError, match=r"'a.companion.ome'.*bfconvert"):
+        read_one(hostile(tmp_path, pixels, text))
+    with pytest.raises(InputError, match="OME-XML that cannot be read"):
+        read_one(hostile(tmp_path, pixels, xml(pixels)[:-20]))
+
+
+def test_several_images_in_a_file_are_listed(tmp_path, pixels):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        for planes in (pixels, pixels[:, :20]):
+            writer.write(planes, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}}, **GREY)
+    with pytest.raises(InputError, match=r"2 images in one file .CYX 4 x 40 x 56, CYX 4 x 20 x 56.*-series 0"):
+        read_one(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "zstd", "packbits"])
+def test_pixels_are_limited_before_they_are_decoded(tmp_path, pixels, compression):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, metadata={"axes": "CYX"}, **GREY)
+    with pytest.raises(InputError, match=r"56 x 40 px; expected at most 2239 px"):
+        read_one(tmp_path, BY_NUMBER, max_pixels=40 * 56 - 1)
+    assert read_one(tmp_path, BY_NUMBER, max_pixels=40 * 56)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "zstd", "packbits"])
+def test_strips_that_unpack_to_more_or_less_than_their_share(tmp_path, pixels, compression):
+    """A strip may unpack to a gigabyte, or to nothing, which a decoder fills with black."""
+    for name, planes in (("bomb", np.zeros((4, 400, 560), pixels.dtype)), ("short", pixels[:, :10])):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "a.tif"
+        tifffile.imwrite(path, planes, compression=compression, rowsperstrip=400, metadata=None, **GREY)
+        data = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as opened:
+            for page in opened.pages:
+                for code, value in ((257, SIZE[0]), (256, SIZE[1]), (278, SIZE[0])):
+                    tag = page.tags[code]
+                    offset, width = tag.valueoffset, {3: 2, 4: 4}[int(tag.dtype)]
+                    data[offset : offset + width] = value.to_bytes(width, "little")
+        path.write_bytes(data)
+        if (name, compression) == ("bomb", None):
+            continue  # what follows the pixels of a plain file is not read
+        with pytest.raises(InputError, match=r"a.tif: found .*(unpack|bytes|cannot be read)"):
+            read_one(tmp_path / name, BY_NUMBER)
+
+
+@pytest.mark.parametrize("end", [3, 100, 0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("case", ["ome", "cyx lzw classic", "imagej", "ome pyramid", "yxc None big"])
+def test_files_that_end_early(tmp_path, pixels, case, end):
+    CASES[case].write(tmp_path, "a", pixels)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    path.write_bytes(data[: end if end > 1 else int(end * len(data))])
+    try:
+        found = read_one(tmp_path, CASES[case].options)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:  # what was lost is no part of the image
+        np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
+
+
+@pytest.mark.parametrize(
+    ("array", "how", "words"),
+    [
+        (np.ones((4, 8, 8), np.float32), {}, "32-bit floating point"),
+        (np.ones((4, 8, 8), np.uint32), {}, "32-bit integers"),
+        (np.ones((4, 8, 8), np.int16), {}, "16-bit signed"),
+        (np.ones((4, 8, 8), np.uint8), {"compression": "jpeg"}, "the compression JPEG.*bfconvert"),
+    ],
+)
+def test_kinds_of_numbers_that_are_no_counts(tmp_path, array, how, words):
+    tifffile.imwrite(tmp_path / "a.tif", array, metadata={"axes": "CYX"}, **GREY, **how)
+    with pytest.raises(InputError, match=words):
+        read_one(tmp_path, BY_NUMBER)
+
+
+# the builder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> tuple[Inputs, Path]:
+    """Return images in four PNG files each, and the data folder that is built from them."""
+    folder = tmp_path_factory.mktemp("plain")
+    inputs = write_inputs(folder, num_images=4, size=48, bits=16, labels=["0", "3|5", "16", "0|7"])
+    assert main([*inputs.arguments(folder / "shards"), "--num-folds", "2", "--workers", "1"]) == 0
+    return inputs, folder / "shards"
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord-*")}
+
+
+@pytest.mark.parametrize("name", ["yxc lzw classic", "ome", "imagej", "ome set", "ome zcyx", "opera", "imagexpress"])
+def test_builds_are_the_same_bytes_however_images_come(tmp_path, plain, name):
+    inputs, expected = plain
+    case = CASES[name]
+    (tmp_path / "images").mkdir()
+    for image_id in inputs.ids:
+        files = [str(inputs.images / f"{image_id}_{channel}.png") for channel in CHANNELS]
+        case.write(tmp_path / "images", image_id, np.stack([cv2.imread(file, -1) for file in files]))
+    arguments = inputs.arguments(tmp_path / "shards")
+    arguments[arguments.index("--images") + 1] = str(tmp_path / "images")
+    how = ["--num-folds", "2", "--workers", "1", *case.options]
+    assert main([*arguments, *how, *(["--um-per-px", "0.08"] if case.um_per_px else [])]) == 0
+    assert shards(tmp_path / "shards") == shards(expected)
+    if case.um_per_px:
+        arguments[-1] = str(tmp_path / "own scale")
+        assert main([*arguments, *how]) == 0
+        assert read_manifest(tmp_path / "own scale").um_per_px == (pytest.approx(case.um_per_px),)
+        with pytest.MonkeyPatch.context() as patch:  # a later run has other files: the change is named
+            patch.chdir(tmp_path)
+            case.write(tmp_path / "images", inputs.ids[0], np.full((4, 48, 48), 9, np.uint16))
+            assert main([*arguments, *how]) == 2
