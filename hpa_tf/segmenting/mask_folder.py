@@ -52,10 +52,11 @@ def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_sc
     Args:
         field_files: The field.
         stamps: `files.list_stamps` of its folder.
+        own_scale: Its scale is what its files say.
     """
-    return hashlib.sha256(
-        json.dumps([[name, *stamps.get(name, (0, ""))] for name in field_files.names]).encode()
-    ).hexdigest()[:32]
+    state = [[name, *stamps.get(name, (0, ""))] for name in field_files.names]
+    state += [["the scale of its files"]] if own_scale and field_files.says_scale() else []
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
 
 def done_images(out: str) -> dict[str, str]:
