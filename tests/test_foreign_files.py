@@ -140,7 +140,7 @@ def test_several_pictures_in_one_page_are_several_pages(tmp_path, plane):
     path = tmp_path / "x_red.tif"
     path.write_bytes(retagged(tiff_bytes(plane), (270, 2, text)) + plane.tobytes() * 2)
     for read in (lambda: read_channel(str(path), "red"), lambda: read_mask(path)):
-        with pytest.raises(InputError, match="found 3 (pages|planes)"):
+        with pytest.raises(InputError, match=r"found 3 (pages|planes)"):
             read()
     path.write_bytes(retagged(tiff_bytes(plane), (270, 2, text.replace(b"3", b"1"))))
     np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
