@@ -105,6 +105,25 @@ def _nobody_reads() -> bool:
     return True
 
 
+def _end_workers() -> None:
+    """Kill the worker processes, also one that the fork server is starting and that is not known here yet.
+
+    Such a one would find the semaphores of this process gone and say so with a traceback.
+    """
+    module = sys.modules.get("multiprocessing.forkserver")
+    server = module and getattr(module._forkserver, "_forkserver_pid", None)
+    if server:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(server, signal.SIGSTOP)  # it starts no more
+            with open(f"/proc/{server}/task/{server}/children") as stream:  # Linux
+                workers = [int(pid) for pid in stream.read().split()]
+            for pid in (*workers, server):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 class _Guard:
     """Handlers of both signals, and a thread that sees to it that a stop comes to an end."""
 
@@ -151,8 +170,7 @@ class _Guard:
             with contextlib.suppress(OSError):
                 os.write(self.errors, line.encode())
             self.said = True
-        for child in multiprocessing.active_children():
-            child.kill()
+        _end_workers()
         if threading.current_thread() is threading.main_thread():
             with contextlib.suppress(BaseException):
                 sys.stdout.flush()

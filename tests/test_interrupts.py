@@ -65,6 +65,11 @@ def test_a_broken_pipe_elsewhere_is_still_an_error():
         " import concurrent.futures as f, multiprocessing, time\n"
         " p = f.ProcessPoolExecutor(1, multiprocessing.get_context('forkserver'), interrupts.leave_to_parent)\n"
         " p.submit(int).result(); p.submit(time.sleep, 60); print('ready', flush=True); time.sleep(60)",
+        # a worker that the fork server has started, and that the process does not know of yet
+        " import concurrent.futures as f, multiprocessing, time\n"
+        " p = f.ProcessPoolExecutor(1, multiprocessing.get_context('forkserver'), interrupts.leave_to_parent)\n"
+        " p.submit(int).result(); p.submit(time.sleep, 60); multiprocessing.process._children.clear()\n"
+        " print('ready', flush=True); time.sleep(60)",
         # a forked worker: its parent's handlers are not its own
         " import multiprocessing, time\n"
         " p = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); p.start()\n"
@@ -73,7 +78,7 @@ def test_a_broken_pipe_elsewhere_is_still_an_error():
         " import time\n class A:\n  def __del__(self): print('ready', flush=True); time.sleep(60)\n"
         " a = A(); del a; time.sleep(60)",
     ],
-    ids=["python", "another error", "bad input", "pool", "fork", "destructor"],
+    ids=["python", "another error", "bad input", "pool", "unknown worker", "fork", "destructor"],
 )
 def test_one_line_and_the_code_of_the_signal(body, number, code, word):
     kept = " interrupts.keeps('all is kept; go on')\n"
