@@ -22,6 +22,9 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
             for key in keys
             for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
         ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now) and dict in map(type, now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [line for i, (one, other) in pairs for line in differences(one, other, f"{path}.{i}")]
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpa_tf import checksums, files, recipes
+from hpa_tf import checksums, files, identity, recipes
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.models.classifier import Classifier
@@ -58,10 +58,14 @@ def test_foreign_recipes_are_refused(tmp_path, damage, message):
 
 def test_differences_name_the_leaf():
     one, two = recipes.recipe_named("milimed_b0_flips"), recipes.recipe_named("milimed_b0_pad")
-    lines = recipes.differences(recipes.to_json(one), recipes.to_json(two))
-    assert any(line.startswith("objective: ") and "CrossEntropy" in line for line in lines)
+    lines = identity.differences(recipes.to_json(one), recipes.to_json(two))
+    assert any(line.startswith("objective.0.loss.class: ") and "CrossEntropy" in line for line in lines)
     assert "augmentation.pad: 0.0 -> 0.3" in lines
     assert not [line for line in lines if line.startswith("optimization")]
+    system = recipes.to_json(recipes.system_named("cpu_red_ai"))
+    other = recipes.to_json(recipes.system_named("cpu_red_ai"))
+    other["members"][1]["recipe"]["optimization"]["epochs"] = 9
+    assert identity.differences(system, other) == ["members.1.recipe.optimization.epochs: 6 -> 9"]
 
 
 def test_team_4_as_published():
