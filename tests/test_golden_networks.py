@@ -123,13 +123,18 @@ def test_efficientnet_b0_of_team_1(formula, run, shape, block, padding):
 @pytest.mark.parametrize(
     "run, size, block, policy, logits, maps",
     [
-        ("noise_128", 128, 0, "float64", 5e-5, 1e-4),
-        ("blocks_192", 192, 40, "float64", 5e-5, 1e-4),
+        ("noise_128", 128, 0, "float64", 3.5e-5, 1e-4),
+        ("blocks_192", 192, 40, "float64", 2e-5, 1e-4),
         ("noise_128", 128, 0, "float32", 2e-4, 3e-4),
     ],
 )
 def test_puzzle_cam_of_team_3(formula, run, size, block, policy, logits, maps):
-    """Features reach 268, and the last layer is float32: TensorFlow rounds 2,048 products more than PyTorch does."""
+    """On noise the stored values are themselves 3.1e-5 (maps 5.3e-5) from PyTorch's float64, so none can be nearer.
+
+    That is what our float64 body gives. In float32 the 1x1 convolutions decide, in which order they sum up to 2,048
+    products: oneDNN as TensorFlow calls it 8.6e-5, TensorFlow's own kernels 3.8e-5, sums in blocks of 64 channels
+    2.8e-5. The head, and whether pixels are standardised inside or before, make no difference.
+    """
     folder, shape = "team3_puzzlecam_seresnext50", (2, 4, size, size)
     golden = read(folder)
     pixels = channels_last(formula.block_array(shape, block) if block else formula.input_array(shape))
