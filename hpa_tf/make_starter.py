@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class MakeStarter:
     real_images: int = 1200
     """Images of real difficulty."""
     easy_images: int = 240
-    """Easy images."""
+    """Easy images; 0 = none."""
     weights: str = "imagenet"
     """Where the training starts; starter = from the network in the package, which is then trained further."""
     epochs: int = 12
@@ -62,11 +62,11 @@ class MakeStarter:
 def steps(asked: MakeStarter) -> list[list[str]]:
     """Return the commands before packing, without `hpa-tf`."""
     out = Path(asked.out)
-    sets = [out / name for name in SETS]
-    numbers = (asked.real_images, asked.easy_images)
+    numbers = sizes(asked)
+    sets = [out / name for name in numbers]
     commands = [
-        ["generate", "--out", str(out / name), "--num-images", str(number), *options]
-        for (name, options), number in zip(SETS.items(), numbers, strict=True)
+        ["generate", "--out", str(out / name), "--num-images", str(number), *SETS[name]]
+        for name, number in numbers.items()
         if not is_made(out / name, number)
     ]
     build = ["build", "--um-per-px", str(UM_PER_PX), "--encoding", "npy", "--out", str(out / "shards")]
@@ -84,15 +84,21 @@ def steps(asked: MakeStarter) -> list[list[str]]:
     return [*commands, build, [*train, "--out", str(out / "run")]]
 
 
+def sizes(asked: MakeStarter) -> dict[str, int]:
+    """Return the numbers of images of the sets that have any."""
+    numbers = dict(zip(SETS, (asked.real_images, asked.easy_images), strict=True))
+    return {name: number for name, number in numbers.items() if number}
+
+
 def is_made(folder: Path, num_images: int) -> bool:
     """Tell whether a generated set is whole; a set of another size is made anew, or refused, by `hpa-tf generate`."""
     whole = (folder / dataset.TRUTH).exists() and (folder / dataset.TRAIN_CSV).exists()
     return whole and files.read_json(folder / dataset.CONFIG)["num_images"] == num_images
 
 
-def join_truth(out: str) -> None:
-    """Write the true cell labels of all sets as one table."""
-    tables = [cell_table.read(files.join(out, name, "truth.parquet")) for name in SETS]
+def join_truth(out: str, sets: Iterable[str]) -> None:
+    """Write the true cell labels of the sets as one table."""
+    tables = [cell_table.read(files.join(out, name, dataset.TRUTH)) for name in sets]
     cell_table.write(pd.concat(tables, ignore_index=True), files.join(out, "truth.parquet"), "truth")
 
 
@@ -103,7 +109,7 @@ def pack_run(run: str, package: str) -> None:
     from hpa_tf.recipes.runs import read_run
 
     trained = read_run(run)
-    network = trained.recipe.network.build(trained.recipe.preparation.size)
+    network = trained.recipe.network.build(trained.recipe.view.specs())
     weights.load(network, trained.checkpoints[-1][0])
     files.make_folder(package)
     packed.pack(network, files.join(package, WEIGHTS.name))
@@ -139,9 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if (asked.fields is None) != (asked.field_labels is None):
             raise InputError("--fields", "one of --fields and --field-labels", "both or neither", "add the other")
+        if asked.real_images + asked.easy_images < 1:
+            raise InputError("--real-images", "no images at all", "1 or more", "change the option")
         for command in steps(asked):
             if command[0] == "train":
-                join_truth(asked.out)
+                join_truth(asked.out, sizes(asked))
             print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
             if code := subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command]):
                 print(f"that command ended with {code}; the same command continues there", file=sys.stderr)

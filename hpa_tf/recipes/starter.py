@@ -1,7 +1,8 @@
 """The network that works before any training: taught by generated images alone.
 
 `make starter` makes it: 1,200 images as ambiguous as real ones and 240 easy ones (seeds in `hpa_tf.make_starter`), the
-true labels of their cells, ImageNet weights to start from. Source: ours; docs/realism.md has what it was measured on.
+true labels of their cells, ImageNet weights to start from. The weights in the package were trained in two stages; see
+hpa_tf/starter/MODEL_CARD.md. Source: ours; docs/realism.md has what it was measured on.
 """
 
 from dataclasses import replace
