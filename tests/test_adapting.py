@@ -10,7 +10,7 @@ import numpy as np
 import prediction_cases as cases
 import pytest
 
-from hpa_tf import files, serving
+from hpa_tf import files, run_folder, serving
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.manifest import write_manifest
@@ -23,7 +23,6 @@ from hpa_tf.prediction import adapting
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.workers import Workers
-from hpa_tf.recipes import run_folder
 from hpa_tf.recipes.serialization import save
 from hpa_tf.views import Crop
 

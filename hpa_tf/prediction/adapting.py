@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpa_tf import files
+from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source, digest
@@ -42,7 +42,6 @@ def adapt(options: Options, source: Source, networks: Sequence[Any], workers: Wo
     Raises:
         InputError: The folder holds something else, there are too few cells, or the network has no such statistics.
     """
-    from hpa_tf.recipes import run_folder
     from hpa_tf.views import Crop
 
     out, run, view = options.adapt, networks[0].run, networks[0].view
@@ -129,9 +128,9 @@ def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict
     from hpa_tf import serving
     from hpa_tf.models import weights
     from hpa_tf.models.normalization import re_estimate
-    from hpa_tf.recipes import run_folder
+    from hpa_tf.recipes.runs import read_run
 
-    trained = run_folder.read_run(run)
+    trained = read_run(run)
     batch_size = int(np.clip(_BATCH_PIXELS // images.shape[1] ** 2, 8, 256))
     checkpoints = []
     for path, part in trained.checkpoints:
