@@ -1,6 +1,6 @@
 """Share of given cell masks that each way of segmenting finds, and its time.
 
-    python benchmarks/segmentation.py --images DIR [--masks DIR] [--others DIR ...] [--pictures DIR]
+    python benchmarks/segmentation.py --images DIR [--masks DIR] [--others DIR ...] [--small FILE ...] [--pictures DIR]
 
 DIR holds fields of view ({ID}_red.png, ...) and cell masks ({ID}_cellmask.png, ...) to compare with. Beside the
 classical segmenter stand what one would write in a few lines of scikit-image, both on the same reduced field of
@@ -29,6 +29,7 @@ from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter, cell_signa
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
 from hpa_tf.imaging.segmentation.resolution import reduce, smooth
+from hpa_tf.imaging.segmentation.small import SmallSegmenter
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Options:
     """Folder of the cell masks to find; the images' folder if not given."""
     others: tuple[str, ...] = ()
     """Folders of masks that other segmenters made, such as `python -m hpa_tf.segmenting`'s, to compare as well."""
+    small: tuple[str, ...] = ()
+    """Files of `hpa-tf make-small-segmenter` to compare as well."""
     um_per_px: float = DEFAULT_UM_PER_PX
     """Micrometres per pixel of the images."""
     pictures: str | None = None
-    """Folder for a picture of each field: given outlines white, or yellow where the classical segmenter's, magenta,
-    overlap them by an IoU of at most 0.6."""
+    """Folder for a picture of each field by the classical segmenter and each small one: given outlines white, or yellow
+    where those found, magenta, overlap them by an IoU of at most 0.6."""
     repeats: int = 3
     """Timed runs of each segmenter on each field; the fastest counts."""
 
@@ -96,6 +99,11 @@ def cells_on_disk(masks: MasksOnDisk, field: FieldOfView) -> np.ndarray:
     return masks(field).cell
 
 
+def small_cells(segmenter: SmallSegmenter, field: FieldOfView) -> np.ndarray:
+    """Find cells with the small network: int32 [H, W]."""
+    return segmenter(field).cell
+
+
 CLASSICAL = ClassicalSegmenter()
 PICTURE_SIZE = 1024
 METHODS: dict[str, Callable[[FieldOfView], np.ndarray]] = {
@@ -141,7 +149,8 @@ def main(options: Options) -> None:
         except InputError as error:
             print(f"left out: {error.found}")
     others = {folder: partial(cells_on_disk, MasksOnDisk(folder)) for folder in options.others}
-    for name, method in (METHODS | others).items():
+    small = {file: partial(small_cells, SmallSegmenter(file)) for file in options.small}
+    for name, method in (METHODS | small | others).items():
         print(f"\n{name}")
         print(
             "image".ljust(38),
@@ -154,8 +163,10 @@ def main(options: Options) -> None:
             every, num_found = [*every, *ious], num_found + count
             row(field.image_id, truth.shape[0], ious, count, seconds)
         row("all", "", np.array(every), num_found, float("nan"))
-    for field, truth in fields if options.pictures else ():
-        draw(field, truth, CLASSICAL(field).cell, Path(options.pictures))
+    drawn = {"classical": METHODS["classical segmenter"]} | {Path(file).stem: method for file, method in small.items()}
+    for name, method in drawn.items() if options.pictures else ():
+        for field, truth in fields:
+            draw(field, truth, method(field), Path(options.pictures) / name)
 
 
 def draw(field: FieldOfView, truth: np.ndarray, found: np.ndarray, folder: Path) -> None:

@@ -72,6 +72,12 @@ COMMANDS: dict[str, Command] = {
     "onnx": _serving("onnx", "write a run as ONNX"),
     "bioimageio": _serving("bioimageio", "write a run as a bioimage.io package"),
     "make-starter": Command("make the starter network again", "hpa_tf.make_starter", (), "make starter"),
+    "make-small-segmenter": Command(
+        "make the small network that finds cells again",
+        "hpa_tf.make_small_segmenter",
+        (),
+        "python -m hpa_tf.make_small_segmenter",
+    ),
     "generate": Command("images with known truth", "hpa_tf.synthetic.__main__", (), "python -m hpa_tf.synthetic"),
 }
 

@@ -42,12 +42,13 @@ class BuildOptions:
     """Data folder to write, local or remote (gs://, s3://, ...)."""
     masks: tuple[str, ...] = ()
     """Folders with the cell masks (and nucleus masks) of the images, such as {ID}_cellmask.png."""
-    segmenter: Literal["masks", "classical"] | ByNetwork | None = None
-    """Where masks come from: files (the default where --masks is given), the classical segmenter, or a network, whose
-    masks are kept in the folder `masks` of the data folder: hpa = HPACellSegmentator's in Keras, hpacellseg = the
-    original package where it is installed."""
+    segmenter: Literal["masks", "classical", "small"] | ByNetwork | None = None
+    """Where masks come from: files (the default where --masks is given), the classical segmenter, the small network
+    that comes with hpa_tf, or a large one, whose masks are kept in the folder `masks` of the data folder: hpa =
+    HPACellSegmentator's in Keras, hpacellseg = the original package where it is installed."""
     segmenter_weights: str | None = None
-    """Folder of the network's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
+    """Folder of the network's weights; default: where `python -m hpa_tf.segmenting convert` puts them. For small:
+    another file of `hpa-tf make-small-segmenter`."""
     cell_pattern: str | None = None
     """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
     nucleus_pattern: str | None = None
@@ -126,8 +127,8 @@ class BuildOptions:
             found = f"both --masks and --segmenter {self.segmenter}"
             raise InputError("--segmenter", found, "one of them", "leave one of them out")
         self._refuse_without_effect()
-        if self.segmenter_weights and self.segmenter not in BY_NETWORK:
-            found, expected = f"--segmenter {self.segmenter or 'masks'}", f"one of {', '.join(BY_NETWORK)}"
+        if self.segmenter_weights and self.segmenter not in (*BY_NETWORK, "small"):
+            found, expected = f"--segmenter {self.segmenter or 'masks'}", f"one of small, {', '.join(BY_NETWORK)}"
             raise InputError("--segmenter-weights", found, expected, "leave it out, or change --segmenter")
         if self.tfds and self.encoding == "npy":
             found = "--encoding npy, which TensorFlow Datasets cannot decode"
@@ -183,6 +184,11 @@ class BuildOptions:
             from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter  # imports scikit-image: 0.5 s
 
             return (ClassicalSegmenter(),) * len(self.images)
+        if self.segmenter == "small":
+            from hpa_tf.imaging.segmentation.small import SmallSegmenter
+
+            weights = (self.segmenter_weights,) if self.segmenter_weights else ()
+            return (SmallSegmenter(*weights),) * len(self.images)
         patterns = {"cell_pattern": self.cell_pattern, "nucleus_pattern": self.nucleus_pattern}
         return tuple(MasksOnDisk(folder, **patterns, max_pixels=self.max_pixels) for folder in self.mask_folders)
 

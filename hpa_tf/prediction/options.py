@@ -47,12 +47,13 @@ class Options:
     """Name of a cell mask with {ID} for the image id; default: the first usual name that is there."""
     nucleus_pattern: str | None = None
     """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
-    segmenter: Literal["classical"] | ByNetwork | None = None
-    """Find the cells in the images: classical needs no weights and is the default where there are no --masks; hpa =
-    HPACellSegmentator's networks in Keras, hpacellseg = the original package where it is installed. The masks of these
-    two are kept in the folder `masks` of the results."""
+    segmenter: Literal["classical", "small"] | ByNetwork | None = None
+    """Find the cells in the images: classical (thresholds and watersheds) is the default where there are no --masks;
+    small = the small network that comes with hpa_tf; hpa = HPACellSegmentator's networks in Keras, hpacellseg = the
+    original package where it is installed. The masks of these two are kept in the folder `masks` of the results."""
     segmenter_weights: str | None = None
-    """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them."""
+    """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them. For small:
+    another file of `hpa-tf make-small-segmenter`."""
     pattern: str | None = None
     """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
     file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
@@ -145,8 +146,8 @@ class Options:
         self._check_adapting()
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
-        if self.segmenter_weights and self.segmenter not in BY_NETWORK:
-            expected = f"--segmenter {' or '.join(BY_NETWORK)}"
+        if self.segmenter_weights and self.segmenter not in (*BY_NETWORK, "small"):
+            expected = f"--segmenter {' or '.join(('small', *BY_NETWORK))}"
             raise InputError("--segmenter-weights", f"--segmenter {self.segmenter}", expected, "drop one of the two")
         if self.beam_options and self.runner == LOCAL:
             raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "--runner DirectRunner")

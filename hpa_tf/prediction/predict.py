@@ -13,6 +13,7 @@ from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.imaging.segmentation.small import SmallSegmenter
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import adapting, outputs, report, results, stages
@@ -184,6 +185,8 @@ def segmenter_of(options: Options) -> Segmenter:
     """Return the segmenter that is asked for."""
     if options.masks is not None:
         return MasksOnDisk(options.masks, options.cell_pattern, options.nucleus_pattern, options.max_pixels)
+    if options.segmenter == "small":
+        return SmallSegmenter(options.segmenter_weights) if options.segmenter_weights else SmallSegmenter()
     return ClassicalSegmenter()
 
 

@@ -8,6 +8,9 @@ fields.py       what worker processes do: read and shrink a field, label its map
 preparation.py  from pixels to what the networks see, from their answers to maps of the field's size
 networks.py     both networks on the GPUs there are
 hpa.py          HPACellSegmentator's networks and labelling, as one way to segment
+small_method.py the small network that comes with hpa_tf
 original.py     the original package, where a user has it
+tiles.py        what the small network learns from
+learning.py     its training, and its file
 mask_folder.py  whose the folder of masks is, what is done, files written whole
 """

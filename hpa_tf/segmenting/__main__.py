@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=_description())
         options.check()
         if options.segmenter == "hpa":
-            published.read_descriptions(options.weights)  # at once, not after TensorFlow's start
+            published.read_descriptions(options.weights_folder)  # at once, not after TensorFlow's start
             quiet.import_tensorflow()
         with files.full_disk_explained(options.out):
             outcome = segment(options)

@@ -1,7 +1,6 @@
 """HPACellSegmentator's two networks on the devices there are: batches of fields -> probabilities."""
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 
 import keras
@@ -77,7 +76,7 @@ class HpaNetworks:
     """
 
     def __init__(self, options: Options):
-        folder = os.path.expanduser(options.weights)
+        folder = options.weights_folder
         self.converted = read_descriptions(folder)
         self.devices = Devices(options.strategy, options.precision)
         each = options.batch_size or (_GPU_BATCH if self.devices.are_gpus else 1)

@@ -1,6 +1,7 @@
 """What the segmentation is asked; the docstrings are the command line's help."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,10 +27,12 @@ class Options:
     file an image that holds all channels (OME-TIFF, ImageJ, ...)."""
     out: str
     """Folder for the masks."""
-    segmenter: Literal["hpa", "hpacellseg"] = "hpa"
-    """hpa = HPACellSegmentator's networks in Keras; hpacellseg = the original package, where it is installed."""
-    weights: str = DEFAULT_FOLDER
-    """Folder of the converted weights (python -m hpa_tf.segmenting convert); for hpacellseg: that of its .pth files."""
+    segmenter: Literal["hpa", "small", "hpacellseg"] = "hpa"
+    """hpa = HPACellSegmentator's networks in Keras; small = the small network that comes with hpa_tf, on the CPU;
+    hpacellseg = the original package, where it is installed."""
+    weights: str | None = None
+    """Folder of the converted weights, default ~/.hpa_tf/hpa_segmenter (python -m hpa_tf.segmenting convert); for
+    hpacellseg: that of its .pth files; for small: another file of hpa-tf make-small-segmenter."""
     pattern: str | None = None
     """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
     file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
@@ -84,16 +87,22 @@ class Options:
             check_full_scale(self.full_scale)
         self.network_scale(DEFAULT_UM_PER_PX if self.um_per_px is None else self.um_per_px)
         _ = self.layout
-        if self.segmenter == "hpacellseg":
-            self._check_original()
+        if self.segmenter != "hpa":
+            self._refuse_without_effect()
 
-    def _check_original(self) -> None:
+    def _refuse_without_effect(self) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in ("labels_at", "batch_size", "precision", "strategy"):
+        names = ("labels_at", "batch_size", "precision", "strategy")
+        for name in (*names, "scale") if self.segmenter == "small" else names:
             if getattr(self, name) != defaults[name]:
                 option = f"--{name.replace('_', '-')}"
-                fix = "leave it out, or use --segmenter hpa"
-                raise InputError(option, f"{getattr(self, name)} with --segmenter hpacellseg", "no such option", fix)
+                found = f"{getattr(self, name)} with --segmenter {self.segmenter}"
+                raise InputError(option, found, "no such option", "leave it out, or use --segmenter hpa")
+
+    @property
+    def weights_folder(self) -> str:
+        """Folder of the weights of the networks of HPACellSegmentator."""
+        return os.path.expanduser(self.weights or DEFAULT_FOLDER)
 
     @property
     def layout(self) -> Layout:

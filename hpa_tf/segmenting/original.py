@@ -61,7 +61,7 @@ class OriginalPackage:
             segmentator = importlib.import_module(f"{PACKAGE}.cellsegmentator")
             self._label_cell = importlib.import_module(f"{PACKAGE}.utils").label_cell
             torch = importlib.import_module("torch")
-            folder = os.path.expanduser(options.weights)
+            folder = options.weights_folder
             self._segmentator = segmentator.CellSegmentator(
                 os.path.join(folder, "nuclei_model.pth"),
                 os.path.join(folder, "cell_model.pth"),

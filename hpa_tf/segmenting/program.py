@@ -107,6 +107,10 @@ def make_method(options: Options) -> Method:
         from hpa_tf.segmenting.original import OriginalPackage
 
         return OriginalPackage(options)
+    if options.segmenter == "small":
+        from hpa_tf.segmenting.small_method import SmallMethod
+
+        return SmallMethod(options)
     from hpa_tf.segmenting.hpa import HpaMethod
 
     return HpaMethod(options)

@@ -37,6 +37,8 @@ _SEAM_UM = 12.0
 _SEAM_SMOOTHING_UM = 0.7
 _STEP_UM2 = 40.0  # per um of slope of the log of the light: on generated fields all from 40 to 120 is alike
 _DARK = 0.02
+BORDER_UM = 50.0
+"""What a certain border costs, um of way; from 20 to 100 nearly all is alike."""
 _NEAR_UM = 1.0  # two nuclei of one cell, or two lobes of one nucleus, lie closer than this
 _OWN_SEAM = -0.3  # log of the light on the line between them / beside it: a membrane is darker
 _OWN_STEP = 0.5  # the same between the two sides of that line
@@ -60,13 +62,17 @@ class ClassicalSegmenter:
         reduced, um_per_px = reduce(field.pixels, field.um_per_px)
         nuclei = find_nuclei(reduced[..., BLUE], um_per_px)
         cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px)
-        shape = field.pixels.shape[:2]
-        cell = enlarge(cells, shape)
-        pieces = enlarge(np.where(cells > 0, nuclei, 0), shape)  # a cell may have several nuclei
-        pieces[(cell == 0) | (cell != _owner_of_piece(nuclei, cells)[pieces])] = 0
-        nucleus = np.where(keep_largest_pieces(pieces) > 0, cell, 0)
-        cell[~np.isin(cell, np.unique(nucleus), kind="table")] = 0
-        return Masks(nucleus=nucleus, cell=cell)
+        return full_size(nuclei, cells, field.pixels.shape[:2])
+
+
+def full_size(nuclei: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -> Masks:
+    """Enlarge nuclei and the cells grown from them, int32 [h, w], to a field's shape (H, W), px."""
+    cell = enlarge(cells, shape)
+    pieces = enlarge(np.where(cells > 0, nuclei, 0), shape)  # a cell may have several nuclei
+    pieces[(cell == 0) | (cell != _owner_of_piece(nuclei, cells)[pieces])] = 0
+    nucleus = np.where(keep_largest_pieces(pieces) > 0, cell, 0)
+    cell[~np.isin(cell, np.unique(nucleus), kind="table")] = 0
+    return Masks(nucleus=nucleus, cell=cell)
 
 
 def _owner_of_piece(nuclei: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -108,13 +114,16 @@ def _distance_um(nuclei: np.ndarray, um_per_px: float) -> np.ndarray:
     return um_per_px * cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 5)
 
 
-def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.ndarray:
+def grow_cells(
+    signal: np.ndarray, nuclei: np.ndarray, um_per_px: float, border: np.ndarray | None = None
+) -> np.ndarray:
     """Grow each nucleus to its cell.
 
     Args:
         signal: float32 [h, w] of `cell_signal`.
         nuclei: int32 [h, w], 0 = background.
         um_per_px: Micrometres per pixel.
+        border: float32 [h, w], probability that two cells meet there, where something tells it.
 
     Returns:
         int32 [h, w] with the numbers of the nuclei, of several that of one; cells below `MIN_CELL_UM2` are left out.
@@ -130,6 +139,8 @@ def grow_cells(signal: np.ndarray, nuclei: np.ndarray, um_per_px: float) -> np.n
     sobel = {"ksize": 1, "scale": 0.5 / um_per_px, "borderType": cv2.BORDER_REPLICATE}
     slope = cv2.magnitude(*(cv2.Sobel(brightness, cv2.CV_32F, *axis, **sobel) for axis in ((1, 0), (0, 1))))
     cost = distance - _SEAM_UM * brightness + _STEP_UM2 * slope
+    if border is not None:
+        cost += BORDER_UM * border
     grown = watershed(cost, seeds, mask=reachable | (seeds > 0)).astype(np.int32)
     owner = owners(grown, nuclei, brightness, um_per_px)
     grown, nuclei = owner[grown], owner[nuclei]

@@ -1,0 +1,261 @@
+"""The small network: what it learns from, its training, and it as a segmenter."""
+
+import hashlib
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.segmentation import Masks, small
+from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.imaging.segmentation.small import WEIGHTS, SmallSegmenter, probabilities
+from hpa_tf.imaging.segmentation.small_view import UM_PER_PX, network_view, working_pixels
+from hpa_tf.prediction.options import Options as PredictOptions
+from hpa_tf.prediction.predict import segmenter_of
+from hpa_tf.segmenting.options import Options
+from hpa_tf.segmenting.program import segment
+from hpa_tf.segmenting.tiles import BACKGROUND, BORDER, FOREGROUND, TileMaker, example, pixel_classes
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.generator import make
+from tfrecords_builder.options import BuildOptions
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Two generated fields as examples."""
+    made = [make(SyntheticConfig(difficulty="real", seed=5), index) for index in (0, 2)]
+    return [example(one.field, one.masks) for one in made]
+
+
+# -- what it sees and learns ------------------------------------------------------------------------------------------
+
+
+def test_border_is_where_two_cells_meet_and_nowhere_else():
+    mask = np.array(
+        [
+            [1, 1, 1, 2, 2, 2, 0, 0, 0],
+            [1, 1, 1, 2, 2, 2, 0, 3, 3],
+            [1, 1, 1, 2, 2, 2, 0, 3, 3],
+            [0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ],
+        np.int32,
+    )
+    b, o, f = BACKGROUND, BORDER, FOREGROUND
+    expected = [
+        [f, f, o, o, f, f, o, b, b],
+        [f, f, o, o, f, f, o, f, f],
+        [f, f, o, o, f, f, o, f, f],
+        [b, b, o, o, b, b, o, b, b],
+    ]
+    np.testing.assert_array_equal(pixel_classes(mask), expected)
+
+
+def test_nothing_is_border_without_a_second_cell():
+    mask = np.zeros((20, 20), np.int32)
+    assert (pixel_classes(mask) == BACKGROUND).all()
+    mask[5:9, 3:12] = 70_000
+    np.testing.assert_array_equal(pixel_classes(mask) == FOREGROUND, mask > 0)
+
+
+@pytest.mark.parametrize("um_per_px, size", [(0.08, (2048, 1536)), (0.32, (100, 90)), (1.0, (40, 60))])
+def test_fields_are_seen_at_one_scale(um_per_px, size):
+    pixels = np.zeros((*size, 4), np.uint8)
+    assert working_pixels(pixels, um_per_px).shape == (*(round(n * um_per_px / UM_PER_PX) for n in size), 3)
+
+
+def test_the_view_does_not_depend_on_depth_or_exposure():
+    field = make(SyntheticConfig(seed=3, bits=16), 0).field.pixels
+    view = network_view(working_pixels(field, 0.32))
+    dimmer = network_view(working_pixels((field // 4).astype(np.uint16), 0.32))
+    assert np.abs(view - dimmer).max() < 0.02
+    eight = network_view(working_pixels((field // 257).astype(np.uint8), 0.32))
+    assert np.abs(view - eight).mean() < 0.02
+
+
+def test_a_blank_channel_stays_blank():
+    pixels = np.full((64, 64, 4), 7, np.uint8)
+    assert not network_view(working_pixels(pixels, 0.32)).any()
+
+
+def test_tiles_are_a_function_of_seed_and_step(examples):
+    draw = TileMaker(size=64, batch_size=3, seed=1)
+    first, again, later = draw(examples, 5), draw(examples, 5), draw(examples, 6)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(first.pixels, later.pixels)
+    assert first.pixels.shape == (3, 64, 64, 3) and first.classes.shape == first.weight.shape == (3, 64, 64, 2)
+    assert np.isfinite(first.pixels).all() and first.pixels.dtype == np.float32
+
+
+def test_pixels_and_classes_of_a_tile_move_together():
+    """A field whose blue is its nuclei, and red and yellow its cells: what is bright must be foreground or border."""
+    cell = np.zeros((256, 256), np.int32)
+    nucleus = np.zeros_like(cell)
+    for number, place in enumerate(((60, 60), (100, 150), (180, 90), (170, 200)), 1):
+        cv2.circle(cell, place, 28, number, -1)
+        cv2.circle(nucleus, place, 12, number, -1)
+    field = np.stack([200 * (cell > 0), 0 * cell, 200 * (nucleus > 0), 200 * (cell > 0)], axis=-1).astype(np.uint8)
+    whole = example(FieldOfView("a", field, UM_PER_PX), Masks(nucleus, cell))
+    agree = []
+    for step in range(6):
+        tiles = TileMaker(size=96, batch_size=2)([whole], step)
+        bright = tiles.pixels[..., (1, 0)] > 0.4  # nuclei, cells
+        known = tiles.classes != BORDER
+        agree.append((bright == (tiles.classes == FOREGROUND))[known].mean())
+    assert np.mean(agree) > 0.97
+
+
+def test_what_is_bright_at_the_frame_and_has_no_mask_is_left_out():
+    field = np.zeros((256, 256, 4), np.uint8)
+    field[:, :60] = 200
+    field[100:140, 120:160] = 200
+    mask = np.zeros((256, 256), np.int32)
+    mask[100:140, 120:160] = 1
+    whole = example(FieldOfView("a", field, UM_PER_PX), Masks(mask, mask))
+    weights = np.concatenate([TileMaker(size=128, batch_size=4)([whole], step).weight for step in range(4)])
+    classes = np.concatenate([TileMaker(size=128, batch_size=4)([whole], step).classes for step in range(4)])
+    assert 0.05 < (weights == 0).mean() < 0.6
+    assert (classes[weights == 0] == BACKGROUND).all()
+
+
+# -- its training -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(examples, tmp_path, monkeypatch):
+    from hpa_tf.models.small_unet import SmallUnet
+    from hpa_tf.segmenting import learning
+
+    monkeypatch.setattr(learning, "read_examples", lambda folders: examples)
+    tiny = {"tiles": TileMaker(size=32, batch_size=2), "network": SmallUnet((4, 6), (1, 1)), "save_every": 2}
+    whole = learning.train(learning.Training((), str(tmp_path / "whole"), steps=4, **tiny))
+    part = learning.Training((), str(tmp_path / "part"), steps=4, **tiny)
+
+    class Stopped(Exception):
+        pass
+
+    save = learning._save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "_save", save_and_stop)
+        with pytest.raises(Stopped):
+            learning.train(part)
+    continued = learning.train(part)
+    for one, other in zip(whole.get_weights(), continued.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert continued(np.zeros((1, 48, 16, 3), np.float32)).shape == (1, 48, 16, 6)
+    with pytest.raises(InputError, match="another training"):
+        learning.train(learning.Training((), str(tmp_path / "part"), steps=5, **tiny))
+
+
+def test_the_loss_leaves_out_what_is_unknown():
+    from hpa_tf.segmenting.learning import pixel_loss
+
+    logits = np.zeros((1, 2, 2, 6), np.float32)
+    logits[0, 0, 0] = 50, 0, 0, 0, 0, 50
+    classes = np.zeros((1, 2, 2, 2), np.int32)
+    classes[0, 0, 0] = 0, 2
+    weight = np.zeros((1, 2, 2, 2), np.float32)
+    weight[0, 0, 0] = 1
+    assert float(pixel_loss(logits, classes, weight)) < 1e-6
+    weight[:] = 1
+    assert float(pixel_loss(logits, classes, weight)) == pytest.approx(2 * 0.75 * np.log(3), rel=1e-4)
+
+
+# -- as a segmenter ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """A generated field that the network has not seen, its cells close together."""
+    return make(SyntheticConfig(difficulty="real", seed=5), 2)
+
+
+def hits(truth: np.ndarray, found: np.ndarray, least: float) -> int:
+    pairs = np.histogram2d(truth.ravel(), found.ravel(), (np.arange(truth.max() + 2), np.arange(found.max() + 2)))[0]
+    union = pairs.sum(1, keepdims=True) + pairs.sum(0) - pairs
+    return int(((pairs / np.maximum(union, 1))[1:, 1:].max(axis=1) > least).sum())
+
+
+def test_more_cells_are_found_well_than_by_light_alone(crowded):
+    found, classical = SmallSegmenter()(crowded.field), ClassicalSegmenter()(crowded.field)
+    truth = crowded.masks.cell
+    assert hits(truth, found.cell, 0.75) >= max(0.75 * truth.max(), hits(truth, classical.cell, 0.75))
+    assert ((found.nucleus == 0) | (found.nucleus == found.cell)).all()
+    assert set(np.unique(found.cell)) == set(np.unique(found.nucleus))
+
+
+def test_borders_are_seen_where_cells_meet(crowded):
+    view = network_view(working_pixels(crowded.field.pixels, crowded.field.um_per_px))
+    border = probabilities(view)[..., 4]
+    truth = cv2.resize(crowded.masks.cell.astype(np.uint16), view.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    classes = pixel_classes(truth.astype(np.int32))
+    assert border[classes == BORDER].mean() > 5 * border[classes == FOREGROUND].mean()
+
+
+def test_tiles_of_a_large_field_join_without_a_seam(crowded, monkeypatch):
+    view = network_view(working_pixels(crowded.field.pixels, crowded.field.um_per_px))[:250, :201]
+    whole = probabilities(view)
+    monkeypatch.setattr(small, "_TILE", 160)
+    tiled = probabilities(view)
+    assert whole.shape == tiled.shape == (250, 201, 6)
+    np.testing.assert_allclose(whole.sum(-1), 2, atol=1e-5)
+    assert np.abs(whole - tiled).mean() < 0.01 and np.mean(np.abs(whole - tiled) > 0.3) < 0.005
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (70, 33)])
+@pytest.mark.parametrize("um_per_px", [0.08, 0.32, 3.0])
+def test_fields_of_any_size_and_without_anything(shape, um_per_px):
+    noise = np.random.default_rng(0).poisson(20, (*shape, 4)).astype(np.uint8)
+    masks = SmallSegmenter()(FieldOfView("a", noise, um_per_px))
+    assert masks.cell.shape == masks.nucleus.shape == shape and masks.cell.dtype == np.int32
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path, crowded):
+    with pytest.raises(InputError, match="no such file"):
+        SmallSegmenter(str(tmp_path / "none.onnx"))(crowded.field)
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(b"nothing of the kind" * 9)
+    with pytest.raises(InputError, match="OpenCV cannot read"):
+        SmallSegmenter(str(path))(crowded.field)
+
+
+def test_its_name_holds_the_files_checksum_and_it_can_be_sent_to_workers(tmp_path):
+    segmenter = SmallSegmenter()
+    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    assert digest[:12] in segmenter.name
+    assert pickle.loads(pickle.dumps(segmenter)) == segmenter  # noqa: S301
+    assert WEIGHTS.stat().st_size < 4e6
+
+
+def test_the_program_writes_its_masks(crowded, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for channel, name in ((0, "red"), (2, "blue"), (3, "yellow")):
+        cv2.imwrite(str(folder / f"a_{name}.png"), crowded.field.pixels[..., channel])
+    asked = Options(str(folder), str(tmp_path / "out"), segmenter="small", um_per_px=0.32, workers=1)
+    outcome = segment(asked)
+    without_green = crowded.field.pixels.copy()
+    without_green[..., 1] = 0
+    expected = SmallSegmenter()(FieldOfView("a", without_green, 0.32))
+    assert outcome.num_segmented == 1
+    written = cv2.imread(str(tmp_path / "out" / "a_cellmask.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(written, expected.cell)
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0.5}, {"batch_size": 4}, {"labels_at": "network"}])
+def test_options_without_effect_are_refused(wrong, tmp_path):
+    with pytest.raises(InputError, match="with --segmenter small"):
+        segment(Options(str(tmp_path), str(tmp_path / "out"), segmenter="small", **wrong))
+
+
+def test_build_and_predict_know_it():
+    asked = BuildOptions(("images",), ("labels.csv",), "out", segmenter="small")
+    assert asked.segmenters() == (SmallSegmenter(),)
+    assert segmenter_of(PredictOptions("out", images="images", segmenter="small")) == SmallSegmenter()
