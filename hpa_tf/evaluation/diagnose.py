@@ -1,7 +1,7 @@
 """`diagnose`: where a score comes from, as tables and one HTML page."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, reporting
-from hpa_tf.classes import CLASSES
+from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import diagnostics, plots
 from hpa_tf.evaluation.detections import read_detections
@@ -21,7 +21,7 @@ from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
 from hpa_tf.evaluation.pairing import Unpaired, pair_images
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
-from hpa_tf.postprocessing import weighted_mean, with_negative
+from hpa_tf.postprocessing import FINAL_2, alone_column, alone_of, mean_probabilities
 from hpa_tf.prediction_folder import CELLS
 
 BEFORE, AFTER = "before", "after"
@@ -137,11 +137,15 @@ def _images(options: Diagnose, truth: Truth) -> Iterator[tuple[ImageTruth, Image
 def _probabilities(folder: str, cells: MatchedCells) -> np.ndarray:
     """Return the ensemble's 19 probabilities of the matched cells before post-processing, [N, 19]."""
     raw = read_raw_predictions(folder)
-    mean = weighted_mean([network.probabilities for network in raw.networks], [n.weight for n in raw.networks])
+    members, weights = [one.probabilities for one in raw.networks], [one.weight for one in raw.networks]
+    answered = any(np.isfinite(member[:, NEGATIVE]).any() for member in members)
+    alone = tuple(class_id for class_id in range(NEGATIVE) if alone_column(class_id) in raw.cells)
+    options = replace(FINAL_2, negative="predicted" if answered else "derived", alone=alone)
+    mean = mean_probabilities(members, weights, options, alone_of(raw.cells, options))
     order = raw.cells.groupby("image_id").cumcount()
     place = pd.Series(np.arange(len(raw.cells)), index=pd.MultiIndex.from_arrays([raw.cells["image_id"], order]))
     wanted = pd.MultiIndex.from_arrays([cells.image_ids, cells.mask_index])
-    return with_negative(mean)[place.reindex(wanted).to_numpy()]
+    return mean[place.reindex(wanted).to_numpy()]
 
 
 def page(diagnosis: Diagnosis) -> str:
