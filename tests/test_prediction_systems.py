@@ -9,7 +9,7 @@ import prediction_cases as cases
 import pytest
 import toy_networks
 
-from hpa_tf import cell_table, recipes, serving
+from hpa_tf import cell_table, recipes, run_folder, serving
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
@@ -21,7 +21,7 @@ from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.prediction import members
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.recipes import Member, Recipe, System, run_folder
+from hpa_tf.recipes import Member, Recipe, System
 from hpa_tf.records import write_manifest
 from hpa_tf.views import CellInField, Crop, Field
 
