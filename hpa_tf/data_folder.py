@@ -4,13 +4,13 @@ A damaged or foreign file is named with the command that mends it; a name in a t
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
 from hpa_tf import cell_table, files, image_table
 from hpa_tf.errors import InputError
-from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, read_manifest
+from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, Shard, read_manifest
 
 
 def read_cells(
@@ -72,14 +72,14 @@ def check_file(folder: str | os.PathLike, name: str, manifest: Manifest) -> None
         raise InputError(path, "another content (its checksum differs)", what, repair_of(folder))
 
 
-def check_shards(folder: str | os.PathLike, manifest: Manifest) -> None:
-    """Check that all shards are there at their full size; one listing, no shard is read.
+def check_shards(folder: str | os.PathLike, shards: Iterable[Shard]) -> None:
+    """Check that some shards of the manifest are there at their full size; one listing, no shard is read.
 
     Raises:
         InputError: One is missing or of another size; says how many more are.
     """
     stamps = files.list_stamps(folder)
-    wrong = [shard for shard in manifest.shards if stamps.get(shard.name, (-1,))[0] != shard.num_bytes]
+    wrong = [shard for shard in shards if stamps.get(shard.name, (-1,))[0] != shard.num_bytes]
     if not wrong:
         return
     first = wrong[0]

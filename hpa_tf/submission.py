@@ -71,11 +71,6 @@ class SubmissionRow:
         return [decode_text(text, self.height, self.width, where) for text in self.mask_texts]
 
 
-def encode_mask(mask: np.ndarray) -> str:
-    """Encode a mask, bool [H, W], as text."""
-    return encode_text(run_length.encode(mask))
-
-
 def encode_text(rle: Rle) -> str:
     """Encode a run-length encoded mask as text."""
     return base64.b64encode(zlib.compress(rle["counts"], 9)).decode()
@@ -88,15 +83,6 @@ def empty_prediction(height: int, width: int) -> str:
     mask of more pixels than the image does not decode.
     """
     return f"0 1 {encode_text(run_length.empty(height, width))}"
-
-
-def decode_mask(text: str, height: int, width: int) -> np.ndarray:
-    """Decode a mask to bool [H, W].
-
-    Raises:
-        InputError: See `decode_text`.
-    """
-    return run_length.decode(decode_text(text, height, width, "mask"))
 
 
 def decode_text(text: str, height: int, width: int, where: str | os.PathLike) -> Rle:

@@ -57,7 +57,7 @@ def flip(path: Path, position: int, bit: int) -> None:
 
 def read_by_training_and_prediction(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read what train.py and predict.py --data read of a folder before the first shard."""
-    check_shards(folder, records.read_manifest(folder))
+    check_shards(folder, records.read_manifest(folder).shards)
     return read_examples(folder).table, list(shard_source(str(folder), None, (0, 1)).image_ids)
 
 

@@ -336,7 +336,7 @@ def images(world):
 
 
 def triple(mask, class_id=0, confidence=0.5):
-    return f"{class_id} {confidence} {submission.encode_mask(mask > 0)}"
+    return f"{class_id} {confidence} {submission.encode_text(run_length.encode(mask > 0))}"
 
 
 def every_class(mask, confidence=0.5):
@@ -485,7 +485,7 @@ def score_of(folder: Path, prediction: str, labels: str = "ID,Cell_index,Cell_La
     """Score one image of two cells; `prediction` may hold {a} and {b}, the masks of the cells."""
     mask = grid_mask(2)
     write_mask(folder / "masks" / "x_cellmask.png", mask)
-    texts = {name: submission.encode_mask(mask == number) for name, number in (("a", 1), ("b", 3))}
+    texts = {name: submission.encode_text(run_length.encode(mask == number)) for name, number in (("a", 1), ("b", 3))}
     (folder / "cells.csv").write_text(labels)
     row = f"x,{SIDE},{SIDE},{prediction.format(**texts)}"
     (folder / "sub.csv").write_text(",".join(submission.HEADER) + f"\n{row}\n")

@@ -12,7 +12,8 @@ from hpa_tf.synthetic.generator import make
 @pytest.fixture(scope="module")
 def measured():
     config = SyntheticConfig(seed=11, balance=1.0, cells=(5, 20))
-    return shortcuts.split_features((make(config, index) for index in range(45)), num_train=35)
+    found = [shortcuts.channel_features(make(config, index)) for index in range(45)]
+    return [tuple(np.concatenate(values) for values in zip(*part, strict=True)) for part in (found[:35], found[35:])]
 
 
 def test_channel_means_and_histograms_do_not_give_the_classes_away(measured):

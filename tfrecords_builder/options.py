@@ -214,7 +214,12 @@ def with_masks(options: BuildOptions) -> BuildOptions:
     return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=tuple(outs))
 
 
-_PATHS = ("images", "labels", "masks", "out", "folds_from")
+_CONTENT = (
+    *("segmenter_weights", "cell_pattern", "nucleus_pattern", "um_per_px", "full_scale", "num_folds", "group_by"),
+    *("columns", "seed", "margin", "fields", "encoding", "drop_unclean", "images_per_shard", "max_pixels"),
+    *("pattern", "channels", "without", "project"),
+)
+"""Options that decide what shards hold; the segmenter stands beside them by its name."""
 _LATER = ("pattern", "channels", "without", "project")
 """Options that earlier versions did not have: named where they are given, so that what those began goes on."""
 _HOW = ("allow_failures", "on_change", "workers", "runner", "beam_options")
@@ -222,8 +227,7 @@ _HOW = ("allow_failures", "on_change", "workers", "runner", "beam_options")
 
 def content_options(options: BuildOptions) -> dict[str, Any]:
     """Return what decides what the shards hold beside the inputs, as JSON values: not where and how they are made."""
-    left_out = {*_PATHS, *_HOW, "on_error", "tfds"}
-    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in left_out}
+    kept = {name: getattr(options, name) for name in _CONTENT}
     kept = {name: value for name, value in kept.items() if name not in _LATER or value}
     kept["um_per_px"] = options.um_per_px or (DEFAULT_UM_PER_PX,)  # what is the files' own stands in their stamps
     # the name of masks on disk holds their folder; their patterns and the state of their files are kept beside it

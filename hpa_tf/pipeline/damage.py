@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from hpa_tf import files, framing
+from hpa_tf.data_folder import check_shards
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.examples import Examples
 from hpa_tf.records import Manifest
@@ -31,16 +32,11 @@ def check_shard_sizes(manifest: Manifest, some: Sequence[Examples]) -> None:
     Raises:
         InputError: One has not, or is not there, or the manifest does not know it.
     """
-    sizes = {shard.name: shard.num_bytes for shard in manifest.shards}
     for examples in some:
-        there = files.list_stamps(examples.folder)
-        for name in sorted(examples.table["shard"].unique()):
-            if name not in sizes:
-                raise _bad_shard(examples.folder, name, "a shard that dataset.json does not name")
-            if name not in there:
-                raise _bad_shard(examples.folder, name, "no such file")
-            if there[name][0] != sizes[name]:
-                raise _bad_shard(examples.folder, name, f"{there[name][0]} bytes where dataset.json says {sizes[name]}")
+        names = set(examples.shards[0])
+        if unknown := sorted(names - {shard.name for shard in manifest.shards}):
+            raise _bad_shard(examples.folder, unknown[0], "a shard that dataset.json does not name")
+        check_shards(examples.folder, [shard for shard in manifest.shards if shard.name in names])
 
 
 @contextlib.contextmanager

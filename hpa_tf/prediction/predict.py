@@ -35,11 +35,14 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
 _PICTURE_SIZE = 1024
-_NOT_IN_REQUEST = (
-    *("out", "on_error", "allow_failures", "allow_other_channels", "workers", "runner", "beam_options"),
-    *("adapt", "adapt_share"),
-    *("postprocessing", "runtime", "strategy"),  # resolved: see `_request`
+_IDENTITY = (
+    *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern", "segmenter"),
+    *("segmenter_weights", "um_per_px", "full_scale", "max_pixels", "tta", "batch_size", "precision", "shard"),
+    *("overlays", "top_k", "report_images", "embeddings", "anndata", "heat_maps", "csv", "image_labels"),
+    *("pattern", "channels", "without", "project"),
 )
+"""Options that decide what is in a prediction folder; the others say how it is made. Device and post-processing are
+resolved: see `_request`."""
 _LATER = ("heat_maps", "csv", "image_labels", "pattern", "channels", "without", "project")
 """Options that earlier versions did not have: not in the request where they have no effect."""
 
@@ -198,12 +201,9 @@ def _request(
     postprocessing: PostProcessing,
 ) -> dict[str, object]:
     """Return everything that decides the results, as JSON values."""
-    asked = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(options)
-        if field.name not in _NOT_IN_REQUEST
-        and not (field.name in _LATER and getattr(options, field.name) == field.default)
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    asked = {name: getattr(options, name) for name in _IDENTITY}
+    asked = {name: value for name, value in asked.items() if name not in _LATER or value != defaults[name]}
     asked["um_per_px"] = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `image_source`
     reader = source.load
     return {

@@ -1,14 +1,13 @@
 """Cells of images that are in TFRecord shards. Runs in worker processes, without TensorFlow."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from hpa_tf import files, framing, records
-from hpa_tf.data_folder import read_cells, read_images
+from hpa_tf.data_folder import check_shards, read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
@@ -54,7 +53,7 @@ def shard_source(
             raise InputError("--fold", str(fold), f"0 to {manifest.num_folds - 1}", "choose one of the data's folds")
         table = table[table["fold"] == fold]
     folds = None if fold is None else [fold]
-    _check_sizes(folder, [shard for kind in _kinds(needs) for shard in manifest.shards_of(kind, folds)])
+    check_shards(folder, [shard for kind in _kinds(needs) for shard in manifest.shards_of(kind, folds)])
     columns = ["image_id", "cell", *MEASURED, "shard", "offset"]
     if missing := set(columns) - set(table.columns):
         where = files.join(folder, records.CELL_TABLE_NAME)
@@ -94,21 +93,6 @@ def _with_fields(table: pd.DataFrame, folder: str, manifest: records.Manifest) -
         found = f"no field of view of image {joined['image_id'][lost].iloc[0]}"
         raise InputError(folder, found, "one for each image with cells", f"python -m tfrecords_builder index {folder}")
     return joined
-
-
-def _check_sizes(folder: str, shards: Sequence[records.Shard]) -> None:
-    """Refuse shards whose size is not the manifest's, before hours of prediction; one listing.
-
-    Raises:
-        InputError: Names the first.
-    """
-    found = files.list_stamps(folder)
-    for shard in shards:
-        size = found[shard.name][0] if shard.name in found else None
-        if size != shard.num_bytes:
-            fix = f"python -m tfrecords_builder verify {folder}, then repair"
-            what = "no such file" if size is None else f"{size} bytes"
-            raise InputError(files.join(folder, shard.name), what, f"a shard of {shard.num_bytes} bytes", fix)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Structures are drawn by geometry, so means and histograms of the channels must s
 the picture does. `benchmarks/shortcut.py` states both figures.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -52,11 +50,3 @@ def logistic_scores(train: tuple[np.ndarray, np.ndarray], features: np.ndarray) 
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=400))
         scores[:, class_id] = model.fit(known, truth[:, class_id]).predict_proba(features)[:, 1]
     return scores
-
-
-def split_features(fields: Iterable[SyntheticField], num_train: int) -> tuple[tuple, tuple]:
-    """Measure fields; the first `num_train` are for fitting, the others for scoring: (features, truth) of each."""
-    measured = [channel_features(made) for made in fields]
-    parts = measured[:num_train], measured[num_train:]
-    first, second = (tuple(np.concatenate(values) for values in zip(*part, strict=True)) for part in parts)
-    return first, second
