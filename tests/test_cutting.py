@@ -8,6 +8,10 @@ from shards import random_cell, write_dataset
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, read_examples, training_batches, whole_cells
 from hpa_tf.pipeline.cutting import Line, cut_region, draw_line
+from hpa_tf.recipes import recipe_named
+from hpa_tf.records import read_manifest
+from hpa_tf.training.run import split
+from hpa_tf.training.site import Data
 from hpa_tf.views import Crop
 
 BOX = {"top": [0, 5, 5, 5, 5], "left": [5, 0, 5, 5, 5], "bottom": [20, 20, 50, 20, 49], "right": [20, 20, 20, 60, 59]}
@@ -63,6 +67,13 @@ def test_cells_at_the_frame_are_not_whole(examples):
     examples = type(examples)(examples.folder, examples.table.drop(columns="top"))
     with pytest.raises(InputError, match=r"no columns \['top'\]"):
         whole_cells(examples)
+
+
+def test_a_recipe_of_completeness_trains_on_whole_cells_of_all_folds(examples):
+    recipe = recipe_named("cpu_completeness")
+    training, validation = split(recipe, Data(examples.folder, clean=False), read_manifest(examples.folder))
+    assert len(training) == 8 and validation is None
+    assert set(training.table["fold"]) == {0, 1}
 
 
 def test_batches_say_which_cells_were_cut(examples):
