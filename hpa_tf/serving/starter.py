@@ -67,7 +67,8 @@ def cache_folder() -> Path:
 
 def _digest() -> str:
     total = hashlib.sha256(f"{__version__} {importlib.metadata.version('tensorflow')}".encode())
-    total.update(Path(__file__).with_name("exporting.py").read_bytes())  # what a SavedModel of ours holds
+    for name in ("exporting.py", "heat_maps.py"):  # what a SavedModel of ours holds
+        total.update(Path(__file__).with_name(name).read_bytes())
     for name in (run_folder.RECIPE, run_folder.DATASET, starter.WEIGHTS.name):
         total.update(hashlib.sha256((starter.FOLDER / name).read_bytes()).digest())
     return total.hexdigest()[:16]
