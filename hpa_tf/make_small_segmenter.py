@@ -3,6 +3,7 @@
 Each step continues where a stopped one left.
 """
 
+import importlib.util
 import shlex
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps; return the exit code of the step that failed, or 0."""
     asked = tyro.cli(MakeSmallSegmenter, args=arguments, prog="hpa-tf make-small-segmenter")
     try:
+        if importlib.util.find_spec("tf2onnx") is None:  # said now, not after the training
+            raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'")
         for command in asked.commands():
             print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
             if code := subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command]):

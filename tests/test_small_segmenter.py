@@ -1,12 +1,14 @@
 """The small network: what it learns from, its training, and it as a segmenter."""
 
 import hashlib
+import importlib.util
 import pickle
 
 import cv2
 import numpy as np
 import pytest
 
+from hpa_tf import make_small_segmenter
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks, small
@@ -166,6 +168,13 @@ def test_the_loss_leaves_out_what_is_unknown():
     assert float(pixel_loss(logits, classes, weight)) < 1e-6
     weight[:] = 1
     assert float(pixel_loss(logits, classes, weight)) == pytest.approx(2 * 0.75 * np.log(3), rel=1e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is not None, reason="the package is there")
+def test_a_missing_package_is_said_before_anything_is_made(tmp_path, capsys):
+    out = tmp_path / "build"
+    assert make_small_segmenter.main(["--out", str(out)]) == 2
+    assert "hpa_tf[onnx]" in capsys.readouterr().err and not out.exists()
 
 
 # -- as a segmenter ---------------------------------------------------------------------------------------------------
