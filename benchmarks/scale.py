@@ -196,7 +196,7 @@ def measure_predict(folder: Path) -> list[Row]:
     from hpa_tf.prediction.stages import groups_to_do
 
     measured = Measured()
-    source = measured("plan a prediction from shards", shard_source, str(folder), None, (0, 1), 0)
+    source = measured("plan a prediction from shards", shard_source, str(folder), None, (0, 1))
     measured("its tasks", lambda: [source.task(i) for i in range(min(1000, len(source.image_ids)))])
     images, out = folder.parent / f"{folder.name}_images", folder.parent / f"{folder.name}_out"
     for one in (images, out, out / "parts"):

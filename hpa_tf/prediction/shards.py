@@ -61,16 +61,16 @@ def shard_source(
     if needs.squares:
         table = _with_fields(table, folder, manifest)
         columns += _FIELD.values()
-    images = {image_id: rows.index for image_id, rows in table[columns].groupby("image_id", sort=True)}
-    ids = tuple(image_id for image_id in images if is_in_part(image_id, *part))
+    rows_of = table.groupby("image_id").indices
+    ids = tuple(image_id for image_id in sorted(rows_of) if is_in_part(image_id, *part))
     shards = {shard.name: shard.sha256 for shard in manifest.shards}
     names = table.groupby("image_id")["shard"].unique()
     stamps = {image_id: digest([shards.get(name) for name in names[image_id]]) for image_id in ids}
     if needs.squares:
         of_fields = table.groupby("image_id")[_FIELD["shard"]].first().map(shards)
         stamps = {image_id: digest([stamp, of_fields[image_id]]) for image_id, stamp in stamps.items()}
-    reader = ShardReader(str(folder), pictures, needs)
-    return Source(ids, lambda i: table.loc[images[ids[i]], columns], reader, stamps)
+    reader, placed = ShardReader(str(folder), pictures, needs), table[columns]
+    return Source(ids, lambda i: placed.iloc[rows_of[ids[i]]], reader, stamps)
 
 
 def _kinds(needs: Needs) -> list[str]:
