@@ -238,7 +238,8 @@ def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):
     ("change", "named"),
     [
         ({"labels": ("a", "b")}, "--labels"),
-        ({"masks": ()}, "--segmenter"),
+        ({"masks": ()}, "neither --masks nor --segmenter"),
+        ({"masks": (), "segmenter": "masks"}, "no --masks"),
         ({"segmenter": "classical"}, "--segmenter"),
         ({"margin": -1}, "--margin"),
         ({"num_folds": 0}, "--num-folds"),
@@ -251,6 +252,8 @@ def test_options_that_cannot_be_are_named(tmp_path, change, named):
     inputs = write_inputs(tmp_path, 1, size=16, grid=1)
     with pytest.raises(InputError, match=named):
         options(inputs, **change)
+    assert options(inputs, masks=(), segmenter="classical").segmenter == "classical"
+    assert options(inputs, segmenter="masks").masks
 
 
 def test_unknown_group_column_lists_the_known_ones(tmp_path):
