@@ -1,5 +1,6 @@
 """Signals at any moment end a command with one line and the right code, and leave no process behind."""
 
+import contextlib
 import os
 import random
 import re
@@ -140,24 +141,24 @@ def test_commands_that_have_begun_stop_with_one_line_and_go_on(tmp_path, name, n
     """The real programs, their worker processes included, at three moments after the first file is there."""
     inputs = write_inputs(tmp_path, 120, size=96, grid=3)
     out, images = tmp_path / "out", tmp_path / "generated"
-    generate = ["generate", "--size", "256", "--out", str(images), "--num-images"]
+    generate = ["generate", "--size", "512", "--out", str(images), "--num-images"]
     commands = {
         "build": ["build", *inputs.arguments(out)[1:], "--workers", "2", "--images-per-shard", "2"],
-        "generate": [*generate, "24"],
+        "generate": [*generate, "16"],
         "score": ["score", "--truth-masks", str(images / "masks"), "--truth-labels", str(images / "truth.parquet")]
         + ["--submission", str(tmp_path / "submission.csv"), "--out", str(out)],
     }
     program = [sys.executable, "-m", "hpa_tf.command_line"]
     if name == "score":
-        subprocess.run([*program, *generate, "4"], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([*program, *generate, "3"], cwd=ROOT, check=True, capture_output=True)
         write_submission(images, tmp_path / "submission.csv")
     target, draw = (images if name == "generate" else out), random.Random(number)
     for _ in range(3):
         process = subprocess.Popen(
             [*program, *commands[name]], cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True
         )
-        deadline = time.monotonic() + 120
-        while not list(target.rglob("*.*")) and process.poll() is None and time.monotonic() < deadline:
+        begun, deadline = time.time(), time.monotonic() + 120
+        while not writes_since(begun, target) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.5))
         if process.poll() is not None:  # it was done before the signal
@@ -170,8 +171,17 @@ def test_commands_that_have_begun_stop_with_one_line_and_go_on(tmp_path, name, n
         assert process.returncode in (code, 0) and "Traceback" not in errors + output, errors
         assert len(said) == (process.returncode == code) and all(word in line for line in said), errors
         assert not psutil.wait_procs(children, timeout=10)[1], "a child is left"
-        assert not list(target.rglob("*.tmp"))
     assert subprocess.run([*program, *commands[name]], cwd=ROOT, capture_output=True).returncode == 0
+    assert not list(target.rglob("*.tmp"))  # what killed workers were writing is gone at the end
+
+
+def writes_since(moment: float, folder: Path) -> bool:
+    """Tell whether a file below a folder was written since a moment."""
+    for path in folder.rglob("*.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime > moment:
+                return True
+    return False
 
 
 def write_submission(images: Path, path: Path) -> None:
