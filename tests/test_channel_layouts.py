@@ -14,7 +14,7 @@ from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, ome_xml, 
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
 from hpa_tf.imaging.layout import channel_of, parse_layout
 from hpa_tf.records import read_manifest
 from hpa_tf.segmenting.options import Options as SegmentingOptions
@@ -171,6 +171,22 @@ def test_given_names_change_what_plain_names_mean(tmp_path, pixels):
     np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels[[1, 0, 2, 3]])
     with pytest.warns(HpaWarning, match=r"no file of .* is named so"):
         find_fields(tmp_path, layout=parse_layout(None, ["protein=ch00"]))
+
+
+def test_ids_that_end_like_a_channel_are_no_composites_where_one_is_missing(tmp_path):
+    names_only(tmp_path, *(f"{name}_{c}.png" for name in ("a", "a_red") for c in ("red", "green", "blue")))
+    names_only(tmp_path, "a_blue_red_green.jpg")
+    fields = find_fields(tmp_path, layout=parse_layout(None, (), "yellow"))
+    assert [field.image_id for field in fields] == ["a", "a_red"]
+    assert [field.image_id for field in find_fields(tmp_path)] == ["a"]  # four are wanted: a_red has three
+
+
+def test_channels_that_are_not_wanted_need_no_name(tmp_path, pixels):
+    """The segmentation does not look at the protein, whatever dye it has."""
+    write_ome(tmp_path, pixels, ["DAPI", "MT", "ER", "Alexa 488"])
+    (field,) = find_fields(tmp_path)
+    found = read_planes(field, ("red", "yellow", "blue")).by_channel
+    np.testing.assert_array_equal(np.stack(list(found.values())), pixels[[0, 3, 2]])
 
 
 def test_masks_beside_stacks_are_no_images(tmp_path, pixels):

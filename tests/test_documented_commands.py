@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pandas as pd
 import pytest
 
@@ -96,6 +97,8 @@ def world(tmp_path_factory):
     (root / "train/images").rename(root / "images")
     (root / "train/train.csv").rename(root / "train.csv")
     (root / "test/images").rename(root / "test_images")
+    for plate, folder in (("plate1", "images"), ("plate2", "test_images")):
+        write_plate(root / plate, root / folder)
     (root / "truth").mkdir()
     (root / "test/masks").rename(root / "truth/masks")
     truth = cell_table.read(root / "test/truth.parquet")
@@ -105,6 +108,15 @@ def world(tmp_path_factory):
     table.to_csv(root / "truth/cells.csv", index=False)
     assert len(CLASSES) == 19 and len(truth) > 4
     return root
+
+
+def write_plate(plate: Path, images: Path) -> None:
+    """Write three channels of each image as an Opera names them."""
+    plate.mkdir()
+    for number, channel in enumerate(("blue", "green", "red"), start=1):
+        for path in images.glob(f"*_{channel}.png"):
+            name = path.name.replace(f"_{channel}.png", f"-ch{number}sk1fk1fl1.tiff")
+            cv2.imwrite(str(plate / name), cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
 
 
 @pytest.mark.slow

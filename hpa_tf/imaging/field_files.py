@@ -143,7 +143,7 @@ def _by_channel(
 ) -> dict[str, FieldFiles]:
     found = _group(folder, names, naming, problems)
     if layout.pattern is None:
-        composites = set(filter(partial(_is_composite, found=found), found))
+        composites = set(filter(partial(_is_composite, found=found, num_channels=len(layout.present)), found))
         found = {image_id: paths for image_id, paths in found.items() if image_id not in composites}
         if found and layout.channels and not any(map(naming.uses_given, names)):
             text = f"--channels: no file of {folder} is named so; its channels are told by {{ID}}_red and the like"
@@ -156,10 +156,10 @@ def _by_channel(
     return kept
 
 
-def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]]) -> bool:
+def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]], num_channels: int) -> bool:
     """Tell whether `{image_id}_{channel}` are pictures of several channels: of an image that is there by itself."""
     match = _COMPOSITE.fullmatch(image_id)
-    return match is not None and match["id"] in found and len(found[image_id]) < len(CHANNELS)
+    return match is not None and match["id"] in found and len(found[image_id]) < num_channels
 
 
 def _stacks(

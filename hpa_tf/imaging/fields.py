@@ -154,7 +154,7 @@ def _read_stack(field_files: FieldFiles, channels: Sequence[str], max_pixels: in
     """Read channels that lie in one file, or in the files of an OME-TIFF set."""
     path, layout = field_files.stack[0], field_files.layout
     with open_stack(path, max_pixels) as stack:
-        chosen = choose_channels(stack.names, layout, path)
+        chosen = choose_channels(stack.names, layout, path, channels)
         planes = stack.read({channel: chosen[channel] for channel in channels}, layout.project)
         return planes, dict.fromkeys(channels, path), {path: stack.scale}
 

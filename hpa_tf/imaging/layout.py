@@ -133,22 +133,25 @@ def _words(name: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 
 
-def choose_channels(names: Sequence[str], layout: Layout, where: str) -> dict[str, int]:
+def choose_channels(
+    names: Sequence[str], layout: Layout, where: str, wanted: Sequence[str] | None = None
+) -> dict[str, int]:
     """Return which of a file's channels each of ours is.
 
     Args:
         names: What the file calls its channels, in order; "" = it has no name.
         layout: Names that were given; the others are told by `STAINS`.
         where: The file, for errors.
+        wanted: Those that are needed; None = all that the layout does not leave out.
 
     Returns:
-        Index in `names`, by channel; channels that the layout leaves out are missing.
+        Index in `names`, by channel.
 
     Raises:
         InputError: A channel is not there, or two may be meant: lists what there is.
     """
     chosen: dict[str, int] = {}
-    for channel in layout.present:
+    for channel in layout.present if wanted is None else wanted:
         found = _meant(channel, names, layout)
         if len(found) != 1:
             raise _not_one(channel, found, names, layout, where)
