@@ -19,6 +19,7 @@ from hpa_tf.imaging.layout import channel_of, parse_layout
 from hpa_tf.records import read_manifest
 from hpa_tf.segmenting.options import Options as SegmentingOptions
 from tfrecords_builder.command import main
+from tfrecords_builder.options import BuildOptions
 
 SIZE = (40, 56)
 
@@ -436,6 +437,16 @@ def plain(tmp_path_factory) -> tuple[Inputs, Path]:
 
 def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord-*")}
+
+
+def test_black_channels_of_one_source_and_of_several(tmp_path):
+    base = {"labels": ("t.csv",), "out": "o", "segmenter": "classical"}
+    one = BuildOptions(images=("a",), without=("yellow", "red"), **base)
+    assert [source.layout.without for source in one.sources] == [("red", "yellow")]
+    two = BuildOptions(images=("a", "b"), without=("none", "yellow"), pattern=("{ID}_{channel}.tif",), **base)
+    assert [source.layout.without for source in two.sources] == [(), ("yellow",)]
+    with pytest.raises(InputError, match="--without: found 3 values for 2 image folders"):
+        BuildOptions(images=("a", "b"), without=("none", "yellow", "red"), **base)
 
 
 @pytest.mark.parametrize("name", ["yxc lzw classic", "ome", "imagej", "ome set", "ome zcyx", "opera", "imagexpress"])

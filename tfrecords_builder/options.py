@@ -114,6 +114,8 @@ class BuildOptions:
 
     def __post_init__(self):
         count = len(self.images)
+        if count == 1 and len(self.without) > 1:  # "yellow red" can mean nothing else
+            object.__setattr__(self, "without", (",".join(self.without),))
         for name in ("labels", *_PER_SOURCE):
             given = len(getattr(self, name))
             if given not in (1, count) and not (name in _PER_SOURCE and given == 0):
