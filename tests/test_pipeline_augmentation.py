@@ -152,6 +152,9 @@ def test_draws_have_the_documented_ranges_and_probabilities():
     padded = found.pads[found.pads.any(axis=-1)]
     assert len(padded) / 4000 == pytest.approx(0.3, abs=0.03)
     assert (padded.min(), padded.max()) == (0, 200)
+    for values, low, high in ((resized, 256, 384), (padded, 0, 200), (found.degrees, -90, 90)):  # all alike likely
+        shares = np.histogram(values, bins=4, range=(low, high))[0] / values.size
+        np.testing.assert_allclose(shares, 0.25, atol=0.05)
     assert np.abs(np.corrcoef(padded.T) - np.eye(4)).max() < 0.1
 
 
