@@ -54,7 +54,7 @@ def write_fields(folder: Path, bits: int) -> Examples:
     ids, count = [f"image{i}" for i in range(FIELDS)], GRID * GRID
     table = image_table.make(ids, [0] * FIELDS, [shard] * FIELDS, offsets, labels, [count] * FIELDS)
     image_table.write(table, folder)
-    columns = {"fold": 0, "shard": "none", "record": 0, "offset": 0, "cleaning_value": 1.0}
+    columns = {"fold": 0, "shard": shard, "record": 0, "offset": 0, "cleaning_value": 1.0}
     columns = {name: np.broadcast_to(value, FIELDS * count) for name, value in columns.items()}
     numbers = np.tile(np.arange(1, count + 1), FIELDS)
     cells = cell_table.from_values(np.repeat(ids, count), numbers, labels.repeat(count, axis=0), columns)
