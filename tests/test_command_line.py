@@ -53,7 +53,7 @@ _AT_HOME = {
     "predict": ["--run=~/none", "--images=~/none", "--out=~/out"],
     "merge": ["--out=~/out", "~/none"],
     "score": ["--truth-masks=~/none", "--truth-labels=~/none", "--submission=~/none", "--out=~/out"],
-    "cells": ["--truth=~/none", "--scores=~/none"],
+    "cells": ["--labels=~/none", "--predictions=~/none", "--out=~/out"],
     "check": ["~/none"],
     "diagnose": ["--truth-masks=~/none", "--truth-labels=~/none", "--submission=~/none", "--out=~/out"],
     "outlines": ["~/none", "--out=~/out"],

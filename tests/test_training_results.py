@@ -108,6 +108,7 @@ def test_the_last_checkpoints_predict_with_their_own_shares(tmp_path, monkeypatc
     """After an early stop there are fewer: the newest keep their shares, oldest first."""
     exported = []
     monkeypatch.setattr(run, "export", lambda recipe, manifest, out, shares: exported.append(dict(shares)))
+    monkeypatch.setattr(run, "write_card", lambda out: None)  # there is no run to describe
     recipe = replace(recipe_named("cpu_small"), ensemble=(0.2, 0.3, 0.35, 0.15))
     rows = [{"epoch": i + 1, "mAP": value} for i, value in enumerate([0.1, 0.4, 0.2, 0.3, 0.3, 0.2][:epochs])]
     run.finish(recipe, None, str(tmp_path), Progress(rows=rows))
@@ -119,6 +120,7 @@ def test_the_last_checkpoints_predict_with_their_own_shares(tmp_path, monkeypatc
 
 def test_without_an_ensemble_the_best_epoch_predicts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "export", lambda *arguments: None)
+    monkeypatch.setattr(run, "write_card", lambda out: None)
     rows = [{"epoch": 1, "mAP": 0.4}, {"epoch": 2, "mAP": 0.3}]
     run.finish(recipe_named("cpu_small"), None, str(tmp_path), Progress(rows=rows))
     assert json.loads((tmp_path / "result.json").read_text())["checkpoints"] == {"weights/best.weights.h5": 1.0}

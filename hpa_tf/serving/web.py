@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
@@ -90,7 +90,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or hand on one request."""
         if scope["type"] == "http" and (fault := self._fault(scope["headers"])):
-            await _error(*fault)(scope, receive, send)
+            await _Refusal(*fault)(scope, receive, send)
         elif scope["type"] in ("http", "lifespan"):
             await self._app(scope, receive, send)
 
@@ -121,7 +121,7 @@ def application(name: str, answer: Answer, at_once: int) -> Starlette:
     async def predict(request: Request) -> Response:
         kinds = request.headers.getlist("content-type")
         if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != _JSON:
-            return _error(415, f"Content-Type {', '.join(kinds)[:100]!r}; expected {_JSON}")
+            raise HTTPException(415, f"Content-Type {', '.join(kinds)[:100]!r}; expected {_JSON}")
         with held.room() as room:
             body = await _read(request, room)
             async with turn:
@@ -145,10 +145,36 @@ def _error(code: int, text: str) -> JSONResponse:
     return JSONResponse({"error": text}, code)
 
 
+class _Refusal(JSONResponse):
+    """An answer to a request whose body may not have arrived: what still comes is read and dropped.
+
+    A connection that is closed with bytes unread is reset, and a client that is still sending loses the answer.
+
+    Args:
+        code: HTTP's status.
+        text: What is wrong.
+        headers: Further headers.
+        has_rest: Some of the body has not been read yet.
+    """
+
+    def __init__(self, code: int, text: str, headers: Mapping[str, str] | None = None, has_rest: bool = True):
+        super().__init__({"error": text}, code, headers)
+        self._has_rest = has_rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the whole answer, then read to the end of the request: its time to arrive is limited as ever."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": self._has_rest})
+        while self._has_rest:
+            message = await receive()
+            self._has_rest = message["type"] == "http.request" and message.get("more_body", False)
+            if not self._has_rest:
+                await send({"type": "http.response.body", "body": b""})
+
+
 async def _refuse(request: Request, error: HTTPException) -> Response:
-    response = _error(error.status_code, error.detail)
-    response.headers.update(error.headers or {})
-    return response
+    has_rest = getattr(request.state, "has_rest", True)
+    return _Refusal(error.status_code, error.detail, error.headers, has_rest)
 
 
 async def _gone(request: Request, error: ClientDisconnect) -> Response:
@@ -185,10 +211,14 @@ async def _read(request: Request, take: Callable[[int], None]) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > MAX_BODY:
         raise HTTPException(413, f"a body of {length} bytes; expected at most {MAX_BODY}: send fewer cells a request")
-    parts = []
-    async for part in request.stream():
-        take(len(part))
-        parts.append(part)
+    parts, request.state.has_rest = [], True
+    while request.state.has_rest:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        request.state.has_rest = message.get("more_body", False)
+        take(len(message.get("body", b"")))
+        parts.append(message.get("body", b""))
     return b"".join(parts)
 
 
