@@ -11,6 +11,7 @@ import tensorflow as tf
 from hpa_tf import files, recipes, run_folder, serving
 from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
+from hpa_tf.records import write_manifest
 from hpa_tf.serving import runs
 
 CONTENT = {
@@ -81,7 +82,10 @@ def test_local_folders_stay_where_they_are(tmp_path):
 
 @pytest.mark.slow
 def test_a_remote_run_answers_like_the_local_one(store, tmp_path):
-    recipes.save(cases.recipe(), cases.write_run(tmp_path / "run") / run_folder.RECIPE)
+    run = cases.write_run(tmp_path / "run")
+    recipes.save(cases.recipe(), run / run_folder.RECIPE)
+    write_manifest(run, cases.MANIFEST)
+    run_folder.write_result(run, {run_folder.BEST_WEIGHTS: 1.0}, {})
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(tmp_path / "run"), "/bucket/tiny", recursive=True)
     (network,) = members.load_networks(["memory://bucket/tiny"])

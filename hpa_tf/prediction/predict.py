@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hpa_tf import files, interrupts
+from hpa_tf import files, interrupts, prediction_folder
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.image_labels import read_image_labels
@@ -62,7 +62,7 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
         read_image_labels(options.image_labels)  # what is wrong with it is said before hours of work
     options = with_masks(options)
     keep_freed_memory()
-    with _pictures(options) as pictures, _workers(options, pool) as workers:
+    with _nothing_half_written(options), _pictures(options) as pictures, _workers(options, pool) as workers:
         import_tensorflow()  # not in the workers, and while they start
         from hpa_tf.prediction import default_run, members, runtimes
 
@@ -128,6 +128,17 @@ def with_masks(options: Options) -> Options:
         *(options.segmenter, options.images, out, options.um_per_px, weights, *how, options.full_scale), **more
     )
     return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=write_masks(request))
+
+
+@contextlib.contextmanager
+def _nothing_half_written(options: Options) -> Iterator[None]:
+    """Remove, once the workers have ended, what one that was stopped in the middle of writing left behind."""
+    try:
+        yield
+    finally:
+        if options.runner == LOCAL:
+            for folder in (prediction_folder.PARTS, prediction_folder.RAW, prediction_folder.OVERLAYS):
+                files.remove_unfinished(files.join(options.out, folder))
 
 
 def _workers(options: Options, pool: Workers | None) -> contextlib.AbstractContextManager:

@@ -196,13 +196,19 @@ def report(outcome: Outcome, options: Options) -> None:
 
 
 def load(task: tuple) -> FieldCells | Failed:
-    """Read one image in a worker; one that cannot be used, for whatever reason, comes back as `Failed`."""
+    """Read one image in a worker; one that cannot be used, for whatever reason, comes back as `Failed`.
+
+    Raises:
+        OSError: There is no room for what is read.
+    """
     read, what, image_id = task
     try:
         return read(what)
     except InputError as error:
         return Failed(image_id, error)
     except Exception as error:  # one image of 100,000 must not end the prediction
+        if files.is_full(error):  # which is not the image's fault
+            raise
         found = f"{type(error).__name__}: {error}"
         fix = "look at its files and their permissions, or leave it out with --on-error skip"
         return Failed(image_id, InputError(f"image {image_id}", found, "an image that can be read", fix))

@@ -46,7 +46,7 @@ COMPUTE = frozenset(
         *("AddN", "AvgPoolGrad", "BiasAddGrad", "BroadcastGradientArgs", "ConcatOffset", "Conv2DBackpropFilter"),
         *("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput"),
         *("DynamicStitch", "Exp", "FloorMod", "InvertPermutation", "MaxPoolGrad", "Relu6Grad", "ReluGrad", "RsqrtGrad"),
-        *("ShapeN", "SigmoidGrad", "Slice", "Split", "StridedSliceGrad", "Tile"),
+        *("ShapeN", "SigmoidGrad", "Slice", "Split", "SqrtGrad", "StridedSliceGrad", "Tile"),
     )
 )
 """Operations in what computes. `tests/test_serving_operations.py` compares them with the exports of all recipes."""
