@@ -23,7 +23,6 @@ from hpa_tf.errors import InputError
 TEMPORARY_SUFFIX = ".tmp"
 _HOME = re.compile(r"^((?:--[\w.-]+=)?)(~[^/\\]*)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TEMPORARY = re.compile(rf"\..+\.(\d+){re.escape(TEMPORARY_SUFFIX)}")
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -215,23 +214,6 @@ def full_disk_explained(where: str | os.PathLike) -> Iterator[None]:
 def is_full(error: BaseException) -> bool:
     """Tell whether an error is the system's word for a full disk, quota or file."""
     return isinstance(error, OSError) and error.errno in _FULL
-
-
-def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Remove what processes of this machine that are gone left half written in a local folder, if it is there."""
-    for path in [] if is_remote(folder) else Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
-        if (named := _TEMPORARY.fullmatch(path.name)) and not _is_alive(int(named[1])):
-            path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from hpa_tf import files
 from hpa_tf.errors import HpaWarning, InputError
@@ -26,6 +28,8 @@ from hpa_tf.errors import HpaWarning, InputError
 NAME = "lock.json"
 BEAT = 10.0
 DEAD_AFTER = 35.0
+_TEMPORARY = re.compile(rf"\..+\.(\d{{1,9}}){re.escape(files.TEMPORARY_SUFFIX)}")
+"""What `files.atomic_writer` writes before it is whole: the name, the process."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,13 @@ def _machine() -> str:
     with contextlib.suppress(OSError):
         return files.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
     return socket.gethostname()
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Remove what processes of this machine that are gone left half written in a local folder, if it is there."""
+    for path in [] if files.is_remote(folder) else Path(folder).glob(f".*{files.TEMPORARY_SUFFIX}"):
+        if (named := _TEMPORARY.fullmatch(path.name)) and _birth(int(named[1])) is None:
+            path.unlink(missing_ok=True)
 
 
 def _namespace() -> str:

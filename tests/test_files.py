@@ -159,14 +159,3 @@ def test_the_files_of_an_id_are_those_that_begin_with_it_or_have_it_in_a_pattern
     assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy"]
     assert of["i10"] == ["i10_cellmask.png", "mask-i10.npy"]
     assert of["caf\u00e9"] == ["cafe\u0301_mask.png"] and "i2" not in of
-
-
-def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    kept = [f".a.parquet.{os.getpid()}.tmp", ".b.parquet.tmp", "c.1.tmp", f"d.{dead.pid}.tmp", ".e.x7.tmp"]
-    for name in [f".a.parquet.{dead.pid}.tmp", *kept]:
-        (tmp_path / name).write_bytes(b"x")
-    files.remove_unfinished(tmp_path)
-    files.remove_unfinished(tmp_path / "none")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

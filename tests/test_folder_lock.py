@@ -173,3 +173,14 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / folder_lock.NAME).mkdir()
     with pytest.raises(InputError, match=r"lock\.json: found Is a directory"), locked(tmp_path):
         pass
+
+
+def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    kept = [f".a.parquet.{os.getpid()}.tmp", ".b.parquet.tmp", "c.1.tmp", f"d.{dead.pid}.tmp", ".e.x7.tmp"]
+    for name in [f".a.parquet.{dead.pid}.tmp", *kept]:
+        (tmp_path / name).write_bytes(b"x")
+    folder_lock.remove_unfinished(tmp_path)
+    folder_lock.remove_unfinished(tmp_path / "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

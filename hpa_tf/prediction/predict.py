@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hpa_tf import files, interrupts, prediction_folder
+from hpa_tf import files, folder_lock, interrupts, prediction_folder
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.image_labels import read_image_labels
@@ -138,7 +138,7 @@ def _nothing_half_written(options: Options) -> Iterator[None]:
     finally:
         if options.runner == LOCAL:
             for folder in (prediction_folder.PARTS, prediction_folder.RAW, prediction_folder.OVERLAYS):
-                files.remove_unfinished(files.join(options.out, folder))
+                folder_lock.remove_unfinished(files.join(options.out, folder))
 
 
 def _workers(options: Options, pool: Workers | None) -> contextlib.AbstractContextManager:
