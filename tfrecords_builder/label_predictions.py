@@ -1,6 +1,7 @@
 """The rules of `label` that read what networks say of the cells."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,18 @@ class _Predicted(Rule):
     iou: float = label_rules.LEAST
     """Two cells are the same where their intersection over union is larger."""
     default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
+    rule: ClassVar[Callable[..., LabelTable]]
+    """What it does to the labels."""
+    shares: ClassVar[tuple[str, ...]] = ()
+    """Names of its own options, numbers in 0..1."""
+
+    def apply(self) -> LabelTable:
+        """Run the rule."""
+        shares = {name: getattr(self, name) for name in self.shares}
+        self.check_shares(**shares)
+        labels = self.start()
+        values, inputs = self.read(labels, self.predictions)
+        return type(self).rule(labels, values, inputs, classes=self.chosen(), keep=self.keep, **shares)
 
     def read(self, labels: LabelTable, path: str) -> tuple[np.ndarray, dict[str, str]]:
         """Return (probabilities [N, 19], what they were read from)."""
@@ -81,14 +94,8 @@ class DropUnlikely(_Predicted):
     """Probability below which a cell is unlikely."""
     to: float = 0.01
     """The label that it gets."""
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        self.check_shares(threshold=self.threshold, to=self.to)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
-        return label_rules.drop_unlikely(labels, values, inputs, **options)
+    rule: ClassVar[Callable[..., LabelTable]] = label_rules.drop_unlikely
+    shares: ClassVar[tuple[str, ...]] = ("threshold", "to")
 
 
 @dataclass(frozen=True)
@@ -100,14 +107,8 @@ class AddLikely(_Predicted):
     to: float = 0.99
     """The label that it gets."""
     default_classes: ClassVar[tuple[int, ...]] = (CLASSES.index("Mitotic spindle"),)
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        self.check_shares(threshold=self.threshold, to=self.to)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        options = {"threshold": self.threshold, "to": self.to, "classes": self.chosen(), "keep": self.keep}
-        return label_rules.add_likely(labels, values, inputs, **options)
+    rule: ClassVar[Callable[..., LabelTable]] = label_rules.add_likely
+    shares: ClassVar[tuple[str, ...]] = ("threshold", "to")
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,8 @@ class OutOfFold(_Predicted):
     share: float = 1.0
     """Weight of the probability; the label so far has the rest."""
     default_classes: ClassVar[tuple[int, ...]] = tuple(range(NUM_CLASSES))
-
-    def apply(self) -> LabelTable:
-        """Run the rule."""
-        self.check_shares(share=self.share)
-        labels = self.start()
-        values, inputs = self.read(labels, self.predictions)
-        return label_rules.out_of_fold(labels, values, inputs, share=self.share, classes=self.chosen(), keep=self.keep)
+    rule: ClassVar[Callable[..., LabelTable]] = label_rules.out_of_fold
+    shares: ClassVar[tuple[str, ...]] = ("share",)
 
 
 @dataclass(frozen=True)
