@@ -1,10 +1,12 @@
 """The build end to end: contents against the inputs, determinism, change detection, unusable images, the lock."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -104,6 +106,16 @@ def test_no_image_is_in_two_folds_and_every_fold_has_some(built):
 def test_the_number_of_workers_changes_no_byte(inputs, built, tmp_path, workers):
     assert main([*inputs.arguments(tmp_path / "data"), "--workers", str(workers), "--fields", "32"]) == 0
     assert content(tmp_path / "data") == content(built)
+
+
+def test_the_progress_line_says_how_many_cells_a_second(tmp_path, capsys, monkeypatch):
+    """By a clock on which every image is ready half a second after the one before it."""
+    clock = itertools.count(100, 0.5)
+    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    inputs = write_inputs(tmp_path, 6, size=32)  # of 4 cells each
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--workers", "1"]) == 0
+    last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("build: ")][-1]
+    assert last.startswith("build: 6 of 6 image") and last.endswith(", 8 cells/s")
 
 
 def test_a_finished_build_is_left_as_it_is(inputs, built):

@@ -1,5 +1,7 @@
 """A run of a stranger cannot touch files: its SavedModel holds nothing that our own exports do not hold."""
 
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ import toy_networks
 from tensorflow.core.protobuf import saved_model_pb2
 
 from hpa_tf import serving
+from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.recipes import RECIPES, Recipe
+from hpa_tf.recipes.serialization import recipe_to_json
 from hpa_tf.serving import operations
 from hpa_tf.serving.exporting import endpoints
+from hpa_tf.serving.loading import check_kinds
 from hpa_tf.serving.operations import check_operations
 from hpa_tf.views import Bag
 
@@ -39,6 +44,8 @@ def traced(recipe: Recipe, names=None) -> set[str]:
         if names is None or name in names:
             graph = tf.function(function, list(inputs), autograph=False).get_concrete_function().graph.as_graph_def()
             found |= {node.op for node in graph.node} | in_functions(graph)
+            attributes = {name for function in graph.library.function for name in function.attr}
+            assert attributes <= operations.FUNCTION_ATTRIBUTES, recipe.name
     return found - {"Placeholder"}
 
 
@@ -48,8 +55,9 @@ def test_an_export_has_what_is_allowed(exported):
     assert {node.op for node in graph.node} == operations.ROOT
     assert in_functions(graph) <= operations.COMPUTE | operations.SAVER
     assert operations.SAVER - in_functions(graph) == set()
-    kinds = {node.WhichOneof("kind") for node in read(exported).meta_graphs[0].object_graph_def.nodes}
-    assert kinds == operations.OBJECTS
+    objects = read(exported).meta_graphs[0].object_graph_def.nodes
+    assert {node.WhichOneof("kind") for node in objects} == operations.OBJECTS
+    assert {name for function in graph.library.function for name in function.attr} == operations.FUNCTION_ATTRIBUTES
 
 
 def small_ones() -> list[Recipe]:
@@ -186,6 +194,35 @@ def test_tables_that_read_a_file_when_they_are_loaded_are_refused(tmp_path):
         check_operations(serving.find(save(module, tmp_path)))
 
 
+def test_a_function_that_only_an_object_names_is_refused_and_would_run(tmp_path):
+    """TensorFlow makes it callable although the list of callable functions does not have it."""
+    target = str(tmp_path / "pwned")
+
+    def attack():
+        tf.raw_ops.SaveV2(prefix=target, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1.0)])
+
+    module = tf.Module()
+    module.attack = tf.function(attack, input_signature=[])
+    module.answer = tf.function(lambda: {"probabilities": tf.constant(1.0)}, input_signature=[])
+    tf.saved_model.save(module, str(tmp_path / "run/saved_model/1"), signatures=module.answer)
+    model = read(tmp_path / "run")
+    objects = model.meta_graphs[0].object_graph_def
+    (name,) = (name for name in objects.concrete_functions if "attack" in name)
+    del objects.concrete_functions[name]
+    for node in objects.nodes:
+        if name in node.function.concrete_functions:
+            del node.function.concrete_functions[:]
+        elif node.HasField("bare_concrete_function"):
+            node.bare_concrete_function.concrete_function_name = name
+            node.bare_concrete_function.ClearField("function_spec")
+    (tmp_path / "run/saved_model/1/saved_model.pb").write_bytes(model.SerializeToString())
+    folder = serving.find(tmp_path / "run")
+    with pytest.raises(InputError, match="reaches files.*trust"):
+        check_operations(folder)
+    tf.saved_model.load(folder).signatures["serving_default"]()
+    assert list(tmp_path.glob("pwned*"))
+
+
 # -- the functions that save and restore are in every SavedModel: no way may lead to them ----------------------------
 
 
@@ -249,6 +286,31 @@ def make_a_caller_callable(meta):
     meta.object_graph_def.concrete_functions["innocent"].SetInParent()
 
 
+def name_it_in_an_object(meta):
+    """TensorFlow makes it callable although it is not in the list of callable functions."""
+    signature = next(node for node in meta.object_graph_def.nodes if node.HasField("bare_concrete_function"))
+    signature.bare_concrete_function.concrete_function_name = restore_of(meta)
+
+
+def name_it_among_the_traces_of_a_function(meta):
+    meta.object_graph_def.nodes.add().function.concrete_functions.append(restore_of(meta))
+
+
+def register_a_class(meta):
+    """A table by another kind: its initializer would be called as soon as it is loaded."""
+    meta.object_graph_def.nodes.add(registered_name="tf.StaticHashTable").user_object.identifier = "x"
+
+
+def register_a_saver(meta):
+    meta.object_graph_def.nodes.add(registered_saver="tf.TPUEmbeddingCallback").user_object.identifier = "x"
+
+
+def let_the_optimizer_exchange_it(meta):
+    """Grappler takes a function for another one that says it does the same."""
+    for function in (a_compute_function(meta), meta.graph_def.library.function[0]):
+        function.attr["api_implements"].s = b"same"
+
+
 def answer_with_it(meta):
     meta.signature_def["serving_default"].outputs["probabilities"].name = meta.saver_def.restore_op_name
 
@@ -256,6 +318,10 @@ def answer_with_it(meta):
 def run_it_after_loading(meta):
     name = meta.saver_def.restore_op_name
     next(node for node in meta.graph_def.node if node.op == "NoOp").input.append(f"^{name}")
+
+
+def give_two_functions_a_name(meta):
+    meta.graph_def.library.function.add().CopyFrom(a_compute_function(meta))
 
 
 def give_a_gradient(meta):
@@ -281,7 +347,9 @@ def leave_out_the_objects(meta):
 
 EDITS = (
     call_from_a_signature, call_by_the_name_of_the_function, call_from_a_branch, name_it_like_an_operation,
-    make_it_callable, make_a_caller_callable, answer_with_it, run_it_after_loading, give_a_gradient, read_in_the_graph,
+    make_it_callable, make_a_caller_callable, name_it_in_an_object, name_it_among_the_traces_of_a_function,
+    register_a_class, register_a_saver, let_the_optimizer_exchange_it, answer_with_it, run_it_after_loading, give_a_gradient,
+    give_two_functions_a_name, read_in_the_graph,
     print_beside_the_saver, make_a_table, leave_out_the_objects,
 )  # fmt: skip
 
@@ -329,3 +397,76 @@ def test_damage_of_a_savedmodel_is_named(exported, tmp_path, damage, with_record
         )
         if with_record and not name.endswith("sha256.json"):
             assert Path(name).name in str(error.value)
+
+
+def test_a_savedmodel_larger_than_any_is_refused_before_it_is_read(exported, tmp_path):
+    run = shutil.copytree(exported, tmp_path / "run")
+    os.truncate(run / "saved_model/1/saved_model.pb", 2**31)  # takes no space on the disk
+    with pytest.raises(InputError, match=r"saved_model\.pb: found 2147483648 bytes"):
+        check_operations(serving.find(run))
+
+
+@pytest.mark.parametrize("place", ["variables/variables.index", "variables/more", "assets.extra/sha256.json"])
+def test_what_is_no_file_is_named_and_links_to_files_are_followed(exported, tmp_path, place):
+    run = shutil.copytree(exported, tmp_path / "run")
+    path = run / "saved_model/1" / place
+    if path.exists():
+        shutil.move(path, tmp_path / "store")
+        path.symlink_to(tmp_path / "store")  # as caches of downloaded files have it
+        check_kinds(serving.find(run))
+        path.unlink()
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere")):
+        make(path)
+        with pytest.raises(InputError, match=f"{path.name}: found no ordinary file"):
+            serving.load(run)
+        path.unlink()
+
+
+# -- SavedModels of others that pass the check of operations ----------------------------------------------------------
+
+GOOD = {
+    "class_names": list(CLASSES),
+    "channels": list(CHANNELS),
+    "recipe": json.dumps(recipe_to_json(cases.recipe())),
+    "dataset": '{"margin": 0}',
+}
+
+
+def write_foreign(run: Path, metadata: dict, num_classes: int = 19, output: str = "probabilities", left_out: str = ""):
+    """Write a SavedModel that answers zeros."""
+    module, image = tf.Module(), tf.TensorSpec([None, cases.SIZE, cases.SIZE, 4], tf.float32, name="image")
+    bodies = {
+        "metadata": (lambda: {name: tf.constant(value) for name, value in metadata.items()}, []),
+        "prepared": (lambda image: {output: tf.repeat(image[:, 0, 0, :1], num_classes, axis=-1) * 0}, [image]),
+        "prepare_uint8": (lambda image: {"image": image}, [image]),
+        "prepare_uint16": (lambda image: {"image": image}, [image]),
+    }
+    kept = {name: tf.function(body, signature) for name, (body, signature) in bodies.items() if name != left_out}
+    for name, function in kept.items():
+        setattr(module, name, function)
+    tf.saved_model.save(module, str(run / "saved_model/1"), signatures=kept)
+    return run
+
+
+def test_a_savedmodel_that_says_the_same_is_taken(tmp_path):
+    assert serving.load(write_foreign(tmp_path, GOOD)).recipe == cases.recipe()
+
+
+@pytest.mark.parametrize(
+    "metadata, options, found",
+    [
+        ({}, {"left_out": "prepared"}, "no signature.*prepared"),
+        ({}, {"output": "scores"}, "probabilities"),
+        ({}, {"num_classes": 5}, "of 5 classes"),
+        ({"class_names": list(CLASSES[:3])}, {}, "class_names"),
+        ({"class_names": [1.0] * 19}, {}, "no classes"),
+        ({"recipe": "[" * 100_000}, {}, "no classes, recipe and dataset"),
+        ({"recipe": "[]"}, {}, "no recipe"),
+        ({"dataset": "null"}, {}, "dataset"),
+        ({"dataset": "[1]"}, {}, "dataset"),
+        ({"checkpoints": "7"}, {}, "dataset"),
+    ],
+)
+def test_a_savedmodel_that_says_something_else_is_refused(tmp_path, metadata, options, found):
+    with pytest.raises(InputError, match=found):
+        serving.load(write_foreign(tmp_path, GOOD | metadata, **options))

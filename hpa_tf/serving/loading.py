@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf import files
-from hpa_tf.classes import CHANNELS, CLASSES
+from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
@@ -25,7 +25,7 @@ from hpa_tf.starter import NAME as STARTER
 
 _COPY_AGAIN = "copy the run again, or export it again from its weights"
 
-_DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, tf.errors.OpError)
+_DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) + (tf.errors.OpError,)
 """What TensorFlow raises, by the place of the damage."""
 
 
@@ -98,6 +98,7 @@ def load(run_folder: str | os.PathLike) -> Served:
             or is made for other classes or channels.
     """
     folder = find(run_folder)
+    check_kinds(folder)
     check_files(folder)
     check_operations(folder)
     try:
@@ -115,6 +116,9 @@ def load(run_folder: str | os.PathLike) -> Served:
         lists = {name: tuple(item.decode() for item in metadata[name].tolist()) for name in ("class_names", "channels")}
         recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
         each = [(str(name), float(share)) for name, share in json.loads(metadata.get("checkpoints", "[]"))]
+        num_classes = signatures["prepared"].structured_outputs["probabilities"].shape[-1]
+        if num_classes != NUM_CLASSES or "margin" not in dataset.keys():
+            raise ValueError(f"probabilities of {num_classes} classes, dataset {str(dataset)[:80]}")
     except _DAMAGE as error:
         found = f"no classes, recipe and dataset inside ({error})"
         raise InputError(folder, found, "a SavedModel of hpa_tf", FIX) from error
@@ -124,6 +128,18 @@ def load(run_folder: str | os.PathLike) -> Served:
     recipe = recipe_from_json(recipe, folder)
     checkpoints = tuple(each) if len(each) > 1 else ()
     return Served(folder, signatures, recipe, dataset, recipe.asked_view.size, loaded, checkpoints)
+
+
+def check_kinds(folder: str) -> None:
+    """Refuse a SavedModel with what is no ordinary file, nor a link to one: a pipe or a device would never end.
+
+    Raises:
+        InputError: It has; names it.
+    """
+    for where, _, names in os.walk(folder):
+        for path in (os.path.join(where, name) for name in names):
+            if not os.path.isfile(path):
+                raise InputError(path, "no ordinary file, nor a link to one", "a file of a SavedModel", _COPY_AGAIN)
 
 
 def check_files(folder: str) -> None:

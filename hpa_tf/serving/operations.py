@@ -5,8 +5,8 @@ them opens a file, prints, starts a process, calls Python or reaches the network
 is to take time and memory, and to answer whatever its author wants: its numbers are as good as their source.
 
 Every SavedModel also holds the functions that save and restore its variables, with a file name as their argument.
-They stay unreachable: nothing that loading makes callable, and no output of the graph, may depend on them. Loading
-itself reads `variables/` of the same folder, with TensorFlow's own code.
+They stay unreachable: nothing that loading makes callable, and no output of the graph, may depend on them; nor may
+the optimizer of graphs put them in the place of others. Loading itself reads `variables/` of the same folder, with TensorFlow's own code.
 """
 
 import os
@@ -64,8 +64,14 @@ ROOT = frozenset(
 )
 """Operations outside functions: variables, inputs, and calls of functions."""
 
+FUNCTION_ATTRIBUTES = frozenset(("_construction_context", "_input_shapes"))
+"""Attributes of functions. Others let the optimizer of graphs exchange one function for another (`api_implements`)."""
+
 OBJECTS = frozenset(("bare_concrete_function", "function", "user_object", "variable"))
 """Kinds of objects that loading makes: none that runs code when it is made, as tables do."""
+
+_MOST_BYTES = 2**31 - 1
+"""Largest message of protobuf; weights are in other files."""
 
 FIX = "export the run again with this version of hpa_tf, or use a run from a source you trust"
 
@@ -80,6 +86,8 @@ def check_operations(folder: str) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = os.path.join(folder, "saved_model.pb")
+    if (size := os.path.getsize(path)) > _MOST_BYTES:
+        raise InputError(path, f"{size} bytes", f"at most {_MOST_BYTES}, as of any SavedModel", "copy the run again")
     try:
         model = saved_model_pb2.SavedModel.FromString(files.read_bytes(path))
         if not model.meta_graphs:
@@ -101,13 +109,27 @@ def _unsafe(meta: Any) -> Iterable[str]:
     for name, nodes in functions.items():
         yield from {node.op for node in nodes} - COMPUTE - (SAVER if name in savers else frozenset())
     yield from (f"a function named {name}" for name in functions.keys() & (COMPUTE | SAVER | ROOT))
+    if len(functions) < len(library.function):
+        yield "functions of the same name"
     yield from (f"a gradient of {gradient.function_name}" for gradient in library.gradient)
     yield from {node.op for node in meta.graph_def.node} - ROOT
-    yield from (f"{name}, which reaches files" for name in savers & meta.object_graph_def.concrete_functions.keys())
+    yield from (f"{name}, which reaches files" for name in savers & _callable(meta.object_graph_def))
     for node in _behind_outputs(meta):
         yield from (f"{node.name}, which reaches files" for name in _called([node], functions) if name in savers)
+    named = {name for function in library.function for name in function.attr}
+    yield from (f"the attribute {name} of a function" for name in named - FUNCTION_ATTRIBUTES)
     kinds = {node.WhichOneof("kind") for node in meta.object_graph_def.nodes}
     yield from (f"an object of kind {kind}" for kind in kinds - OBJECTS)
+    registered = {node.registered_name or node.registered_saver for node in meta.object_graph_def.nodes}
+    yield from (f"an object of the class {name}" for name in registered - {""})
+
+
+def _callable(objects: Any) -> set[str]:
+    """Return the functions that loading makes callable: those listed, and those that an object names all the same."""
+    named = set(objects.concrete_functions)
+    for node in objects.nodes:
+        named |= {node.bare_concrete_function.concrete_function_name, *node.function.concrete_functions}
+    return named
 
 
 def _called(nodes: Sequence[Any], functions: Mapping[str, Any]) -> set[str]:

@@ -7,7 +7,7 @@ import re
 from hpa_tf.errors import InputError
 
 EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
-_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/]+):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/]+):(?P<port>[0-9]{1,5})")
 _KINDS = ("chief", "worker")
 """Kinds of machine that take steps; where there is a chief, it is the first."""
 
@@ -23,14 +23,14 @@ def read_cluster() -> tuple[list[str], int]:
         raise _bad("no TF_CONFIG")
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad(f"no JSON ({error}): {text[:80]!r}") from error
     cluster = config.get("cluster") if isinstance(config, dict) else None
     if not isinstance(cluster, dict) or not any(cluster.get(kind) for kind in _KINDS):
         raise _bad(f"no cluster with workers: {text[:80]!r}")
     addresses = {kind: _addresses(kind, cluster[kind]) for kind in _KINDS if kind in cluster}
     together = [address for some in addresses.values() for address in some]
-    if len(set(together)) < len(together):
+    if len({_same(address) for address in together}) < len(together):
         raise _bad(f"the same address twice: {together}")
     kind, index = _task(config)
     if kind not in addresses:
@@ -52,6 +52,12 @@ def _addresses(kind: str, value: object) -> list[str]:
     return value
 
 
+def _same(address: str) -> tuple[str, int]:
+    """Return what two spellings of an address have in common."""
+    host, _, port = address.rpartition(":")
+    return host.lower(), int(port)
+
+
 def _task(config: dict) -> tuple[str, int]:
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
@@ -59,7 +65,7 @@ def _task(config: dict) -> tuple[str, int]:
     index = task["index"]
     if not isinstance(task["type"], str):
         raise _bad(f"task type {task['type']!r}, which is no text")
-    if isinstance(index, bool) or not re.fullmatch(r"-?\d+", str(index)):
+    if isinstance(index, bool) or not re.fullmatch(r"-?[0-9]{1,9}", str(index)):
         raise _bad(f"task index {index!r}, which is no number")
     return task["type"], int(index)
 
