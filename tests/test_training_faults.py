@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -353,6 +355,32 @@ def test_a_damaged_checkpoint_is_named(intact, trained, tmp_path, refused, harm)
     harm(newest)
     message = refused(intact)
     assert str(newest) in message
+
+
+# -- TPU --------------------------------------------------------------------------------------------------------------
+
+CONNECT = """
+import os, socket, tensorflow as tf
+from hpa_tf.errors import InputError
+from hpa_tf.training.strategy import make_strategy
+with socket.create_server(("127.0.0.1", 0)) as found:
+    address = "127.0.0.1:%d" % found.getsockname()[1]
+server = tf.distribute.Server({"worker": [address]}, job_name="worker", task_index=0)
+os.environ["TPU_NAME"] = "grpc://" + address
+try:
+    make_strategy("tpu")
+except InputError as error:
+    print(error, [device.name for device in tf.config.list_logical_devices()], sep="\\n", flush=True)
+os._exit(0)
+"""
+
+
+def test_tpu_connects_to_the_server_that_tpu_name_says():
+    """TensorFlow's own server, as on a TPU's machine; it has no TPU, which is found out once it is connected."""
+    result = subprocess.run([sys.executable, "-c", CONNECT], capture_output=True, text=True, timeout=120)
+    message, devices = result.stdout.splitlines()
+    assert "--strategy tpu: found no TPU" in message and "TPU_SYSTEM:0 unknown device" in message
+    assert "/job:worker/replica:0/task:0/device:CPU:0" in devices
 
 
 # -- TF_CONFIG --------------------------------------------------------------------------------------------------------
