@@ -217,7 +217,7 @@ def test_a_function_that_only_an_object_names_is_refused_and_would_run(tmp_path)
             node.bare_concrete_function.ClearField("function_spec")
     (tmp_path / "run/saved_model/1/saved_model.pb").write_bytes(model.SerializeToString())
     folder = serving.find(tmp_path / "run")
-    with pytest.raises(InputError, match="reaches files.*trust"):
+    with pytest.raises(InputError, match=r"reaches files.*trust"):
         check_operations(folder)
     tf.saved_model.load(folder).signatures["serving_default"]()
     assert list(tmp_path.glob("pwned*"))
@@ -348,9 +348,9 @@ def leave_out_the_objects(meta):
 EDITS = (
     call_from_a_signature, call_by_the_name_of_the_function, call_from_a_branch, name_it_like_an_operation,
     make_it_callable, make_a_caller_callable, name_it_in_an_object, name_it_among_the_traces_of_a_function,
-    register_a_class, register_a_saver, let_the_optimizer_exchange_it, answer_with_it, run_it_after_loading, give_a_gradient,
-    give_two_functions_a_name, read_in_the_graph,
-    print_beside_the_saver, make_a_table, leave_out_the_objects,
+    register_a_class, register_a_saver, let_the_optimizer_exchange_it, answer_with_it, run_it_after_loading,
+    give_a_gradient, give_two_functions_a_name, read_in_the_graph, print_beside_the_saver, make_a_table,
+    leave_out_the_objects,
 )  # fmt: skip
 
 

@@ -25,7 +25,10 @@ from hpa_tf.starter import NAME as STARTER
 
 _COPY_AGAIN = "copy the run again, or export it again from its weights"
 
-_DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) + (tf.errors.OpError,)
+_DAMAGE = (
+    *(OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, RecursionError),
+    tf.errors.OpError,
+)
 """What TensorFlow raises, by the place of the damage."""
 
 
@@ -117,7 +120,7 @@ def load(run_folder: str | os.PathLike) -> Served:
         recipe, dataset = (json.loads(metadata[name]) for name in ("recipe", "dataset"))
         each = [(str(name), float(share)) for name, share in json.loads(metadata.get("checkpoints", "[]"))]
         num_classes = signatures["prepared"].structured_outputs["probabilities"].shape[-1]
-        if num_classes != NUM_CLASSES or "margin" not in dataset.keys():
+        if num_classes != NUM_CLASSES or "margin" not in dataset:
             raise ValueError(f"probabilities of {num_classes} classes, dataset {str(dataset)[:80]}")
     except _DAMAGE as error:
         found = f"no classes, recipe and dataset inside ({error})"

@@ -6,7 +6,8 @@ is to take time and memory, and to answer whatever its author wants: its numbers
 
 Every SavedModel also holds the functions that save and restore its variables, with a file name as their argument.
 They stay unreachable: nothing that loading makes callable, and no output of the graph, may depend on them; nor may
-the optimizer of graphs put them in the place of others. Loading itself reads `variables/` of the same folder, with TensorFlow's own code.
+the optimizer of graphs put them in the place of others. Loading itself reads `variables/` of the same folder, with
+TensorFlow's own code.
 """
 
 import os
