@@ -1,410 +1,279 @@
-"""What each rule of labels is worth, on cells whose truth is known; rows come one by one, and a stop loses one.
+"""What each rule of labels is worth to a trained network, on cells whose truth is known.
 
-    python -m hpa_tf.synthetic --out made --num-images 600 --difficulty real --balance 0.5 --seed 71
-    python -m tfrecords_builder build --images made/images --labels made/train.csv --masks made/masks \\
-        --um-per-px 0.32 --margin 48 --out shards
-    python benchmarks/labels.py --data shards --truth made/truth.parquet --out labels
+    python benchmarks/labels.py --bench BENCH --ladder LADDER --budget 0.25 --seeds 0 1                 # all rows
+    python benchmarks/labels.py --bench BENCH --ladder LADDER --rows "+ drop_unlikely" --seeds 0        # one
+    python benchmarks/labels.py --bench BENCH --ladder LADDER --first LADDER/budget-1/seed-0/networks/plain-image
+    python benchmarks/labels.py --bench BENCH --ladder LADDER --only-table                              # labels.md
 
-Fold 0 is the test set; the other folds are trained on with image labels, which the rules refine. So that many rows can
-be measured on a CPU, a row does not train a network: EfficientNet-Lite0 keeps its ImageNet weights, and a linear head
-on the 256 main components of its features (the cell in four channels, and its protein alone) is trained on the soft
-labels by cross entropy. Networks that say what is unlikely are heads too, out of fold. A grader is simulated: shown the
-truth of a cell, it grades 5, 4 or 3 (or 1, 2, 3) with shares .6, .3, .1, but takes a tenth of the cells for the
-opposite.
+BENCH is what `hpa-tf generate bench` wrote; LADDER the folder of `ladder.py`: shards and networks are shared with it.
+Rows are those of `labels_rows.py`, what a simulated grader does stands in `labels_grader.py`. One network is trained
+after the other, a stopped run goes on, and nothing is chosen by the test set. Out-of-fold answers (`drop_unlikely`,
+`out_of_fold`, uncertainty order) are those of the cleaned network, one for each half of the images.
 
-Printed: mean AP over the 19 classes of the test cells (the metric at exact masks) with a 95 % interval, the difference
-to "+ cleaning" (of that row: to image labels) with the interval of pairs, the same for the eight graded classes, and
-what the rule itself did. Intervals are over test images and over seeds (of the grader and of the order).
+Table: mAP over the 19 classes of the test cells at exact masks, its 95 % interval over test images, the difference to
+the row that it builds on, paired over images (mean over seeds, and of each), the same for the eight graded classes and
+for scores that prediction's border and outlier rules have lowered; then what the rule did to the labels.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import matplotlib
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 import tyro
-from sklearn.decomposition import PCA
+from labels_grader import Order, balanced, grade_cells, graded, lowered, removed
+from labels_rows import BY_NAME, CLASSES_GRADED, CLEAN, FIRST, MARGIN, ROWS, SECOND, Row
+from labels_table import Found, text_of
+from ladder import FACTS, SCORES, Ladder, build, read_array, read_test, read_truth, write_array
+from ladder import Options as LadderOptions
+from ladder_rows import NUM_FOLDS, PLAIN, Part, Training
 
 from hpa_tf import cell_table, files, label_rules
-from hpa_tf.classes import NEGATIVE
-from hpa_tf.evaluation.metric import average_precision, precision_recall
 from hpa_tf.imaging import rules
 from hpa_tf.label_rules import LabelTable
+from hpa_tf.memory import keep_freed_memory
+from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.relabel import RELABEL_SMALL, half_and_half
 from hpa_tf.records import CELL_TABLE_NAME
-
-CLASSES_GRADED = (1, 3, 5, 7, 11, 12, 15, 17)
-"""The rarer or less often right classes, as team 4 chose. Source: METHODS 5 (penetrance)."""
-COMPONENTS, BOOTSTRAPS, WRONG = 256, 300, 0.1
-CUTTERS = {"cell alone": {}, "square of real pixels": {"surroundings": "background", "square": "grow", "margin": 16}}
+from hpa_tf.run_folder import BEST_WEIGHTS
+from hpa_tf.training.relabelling import train_relabelling
+from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import make_strategy
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """What is run."""
 
-    data: str
-    """Data folder, built with --margin 48 or more."""
-    truth: str
-    """Cell table of the truth."""
-    out: str
-    """Folder of features, rows and the figure; the same command goes on."""
-    seeds: int = 2
-    """Seeds of a row."""
-    graded: tuple[int, ...] = (30, 100, 300, 1000)
-    """Cells graded of each class."""
-    figure: str | None = None
-    """PNG of what a grade is worth."""
+    bench: str
+    """Folder with `train` and `test`."""
+    ladder: str = "ladder"
+    """Folder of `ladder.py`: shards, networks, tables of labels."""
+    out: str = "labels"
+    """Folder of the rows' scores, the table and the figure."""
+    rows: tuple[str, ...] = ()
+    """Names of rows; default: all."""
+    budget: float = 0.25
+    """Share of the ladder's examples that a training from ImageNet weights sees."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of trainings, grader and order."""
+    first: tuple[str, ...] = ()
+    """Network folder of the first stage: one for each seed, or one for all; default: the plain network of budget and
+    seed."""
+    second: int = 6144
+    """Cells that a second stage sees."""
+    bootstrap: int = 200
+    """Resamples of the images."""
+    only_table: bool = False
+    """Train nothing."""
 
-
-# -- cells ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Cells with features, weak labels and truth; `clean` as in training."""
-
-    table: pd.DataFrame
-    truth: np.ndarray
-    known: pd.DataFrame
-    clean: np.ndarray
-    features: dict[str, np.ndarray]
-    labels: LabelTable
-
-    @property
-    def test(self) -> np.ndarray:
-        """bool [N]: cells of the test fold that people would judge: not cut to nothing, no artefact."""
-        return self.table["fold"].to_numpy() == 0
+    def of_ladder(self, with_margin: bool = False) -> LadderOptions:
+        """Return the ladder's options; shards with surroundings lie in a folder of their own, without fields."""
+        out = files.join(self.ladder, f"margin-{MARGIN}") if with_margin else self.ladder
+        return LadderOptions(self.bench, out, budget=self.budget, **({"fields": 0} if with_margin else {}))
 
 
-def read_bench(options: Options) -> Bench:
-    """Read everything; compute the features of each cutter once."""
-    table = cell_table.read(files.join(options.data, CELL_TABLE_NAME))
-    labels = label_rules.from_image(table, {})
-    known = cell_table.read(options.truth)
-    rows = labels.rows_of(known)
-    if (rows < 0).any():
-        raise SystemExit(f"{options.truth}: lacks {int((rows < 0).sum())} cells of {options.data}")
-    known = known.iloc[rows].reset_index(drop=True)
-    features = {name: _features(options, name, view) for name, view in CUTTERS.items()}
-    cleaning, image_of = table["cleaning_value"].to_numpy(), pd.factorize(table["image_id"])[0]
-    clean = rules.stay_in_training(cleaning, labels.values[:, 11], image_of)
-    return Bench(table, cell_table.values(known, np.float32), known, clean, features, labels)
+class Labels(Ladder):
+    """The trainings of one seed: the ladder's, second stages, and tables of labels that rules wrote."""
+
+    def __init__(self, options: Options, seed: int, with_margin: bool = False):
+        build(options.of_ladder(with_margin), MARGIN if with_margin else 0)
+        super().__init__(options.of_ladder(with_margin), seed)
+        self.asked = options
+
+    # -- networks -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def first(self) -> str:
+        """Folder of the first stage's network."""
+        given = self.asked.first
+        if not given:
+            self.train(PLAIN)
+            return super().place(PLAIN)
+        folder = given[0] if len(given) == 1 else given[self.asked.seeds.index(self.seed)]
+        if not files.exists(files.join(folder, "done")):
+            raise SystemExit(f"--first: {folder} holds no finished network")
+        return folder
+
+    def place(self, training: Training) -> str:
+        """Return a training's folder; that of a second stage names its first stage."""
+        if training.recipe.name == FIRST.recipe.name:
+            return self.first
+        if training.recipe.name == SECOND.recipe.name:
+            weights = files.sha256(files.join(self.first, BEST_WEIGHTS))[:8]
+            return files.join(self.folder, "networks", f"{training.name}-{self.asked.second}-after-{weights}")
+        return super().place(training)
+
+    def recipe(self, training: Training) -> Recipe:
+        """Return a training's recipe; that of a second stage begins with the first one's weights."""
+        if training.recipe.name != SECOND.recipe.name:
+            return super().recipe(training)
+        sampling = replace(training.recipe.sampling, num_cells=self.asked.second)
+        return replace(training.recipe, seed=self.seed, weights=files.join(self.first, BEST_WEIGHTS), sampling=sampling)
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """What the cleaned networks say of the training cells that they were not trained on, float32 [N, 19]."""
+        found = []
+        for fold in range(NUM_FOLDS):
+            examples = Data(self.data, clean=False).examples({fold})
+            values = self.answer(Part(replace(CLEAN, without=fold)), examples, f"fold{fold}")
+            found.append(cell_table.from_values(examples.table["image_id"], examples.table["cell"], values))
+        return self.weak.values_from(pd.concat(found, ignore_index=True), self.folder)
+
+    @cached_property
+    def answers_of_small(self) -> np.ndarray:
+        """What `relabel_small`'s networks say of them: one for each class and fold, float32 [N, 19]."""
+        folder = files.join(self.folder, "relabel_small")
+        path = files.join(folder, "out_of_fold.parquet")
+        if not files.exists(path):
+            count = round(RELABEL_SMALL.sampling.num_cells * min(1.0, 4 * self.asked.budget))
+            recipe = replace(RELABEL_SMALL, seed=self.seed, sampling=half_and_half(max(64, count)))
+            train_relabelling(recipe, 0, Data(self.data), folder, path, Site(make_strategy("one"), "float32"))
+        return self.weak.values_from(cell_table.read(path), path)
+
+    # -- labels -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cell table of the training images."""
+        return cell_table.read(files.join(self.data, CELL_TABLE_NAME))
+
+    @cached_property
+    def weak(self) -> LabelTable:
+        """The labels of their images."""
+        return label_rules.from_image(self.cells, {})
+
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """The truth of the training cells, in the order of `cells`; only graders and what is reported look at it."""
+        table = cell_table.read(files.join(self.asked.bench, "train", "truth.parquet"))
+        return table.iloc[self.weak.rows_of(table)].reset_index(drop=True)
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """Their true labels, bool [N, 19]."""
+        return cell_table.values(self.known) > 0.5
+
+    @cached_property
+    def clean(self) -> np.ndarray:
+        """Cells that cleaning leaves, bool [N]."""
+        image_of = pd.factorize(self.cells["image_id"])[0]
+        return rules.stay_in_training(self.cells["cleaning_value"].to_numpy(), self.weak.values[:, 11], image_of)
+
+    def labels(self, training: Training) -> str | None:
+        """Return the table of a training's labels, made if need be; None = those of the shards."""
+        if training.labels in ("image", "true"):
+            return super().labels(training)
+        path = files.join(self.folder, "tables", f"{training.labels}.parquet")
+        if not files.exists(path):
+            files.make_folder(files.join(self.folder, "tables"))
+            label_rules.write_labels(self.table(training.labels), path)
+        return path
+
+    def table(self, name: str) -> LabelTable:
+        """Return the labels that a rule makes of the images'."""
+        if name == "out_of_fold":
+            return label_rules.out_of_fold(self.weak, self.answers, {})
+        if name == "drop_unlikely":
+            share = np.clip((self.weak.values[self.clean] > 0).mean(axis=0), 1e-3, 1 - 1e-3)
+            return label_rules.drop_unlikely(self.weak, balanced(self.answers, share), {})
+        if name == "drop_unlikely_small":
+            return label_rules.drop_unlikely(self.weak, self.answers_of_small, {})
+        return label_rules.from_grades(self.weak, self.grades(name), label_rules.MAPS[name.split("-")[3]], {})
+
+    def grades(self, name: str) -> pd.DataFrame:
+        """Return the grades of a table that `labels_rows.table_of` names."""
+        _, count, order, _ = name.split("-")
+        order: Order
+        answers = self.answers if order == "uncertainty" else self.weak.values
+        return grade_cells(self.weak, self.truth, self.clean, CLASSES_GRADED, int(count), order, answers, self.seed)
+
+    def rule(self, training: Training) -> str:
+        """Say what a training's rule did to the labels."""
+        if training.labels.startswith("drop_unlikely"):
+            return lowered(self.weak, label_rules.read_labels(self.labels(training)), self.truth, self.clean)
+        if training.labels.startswith("graded"):
+            return graded(self.grades(training.labels), self.weak, self.truth)
+        if training.clean and training.recipe.name != SECOND.recipe.name and training.labels == "image":
+            bad = self.known["cut"].to_numpy(bool) | (self.known["artefact"] != "").to_numpy()
+            return removed(self.weak, self.clean, bad, self.truth)
+        return ""
+
+    # -- one row ------------------------------------------------------------------------------------------------------
+
+    def measure(self, row: Row) -> None:
+        """Train and ask the network of a row, and write its scores, unless they are there."""
+        folder = files.join(row_folder(self.asked, self.seed), row.name)
+        network = self.place(row.training)
+        facts = files.join(folder, FACTS)
+        if files.exists(facts) and files.read_json(facts)["network"] == network:
+            return
+        scores = self.answer(Part(row.training))
+        files.make_folder(folder)
+        write_array(files.join(folder, SCORES), scores)
+        cells = self.test.table["image_id"].str.cat(self.test.table["cell"].astype(str), "/").tolist()
+        seconds = self.seconds(row.training)["training"]
+        rule = self.rule(row.training)
+        files.write_json(facts, {"network": network, "training": seconds, "rule": rule, "cells": cells})
 
 
-def _features(options: Options, name: str, view: dict) -> np.ndarray:
-    path = Path(options.out) / f"features-{name.replace(' ', '-')}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parts = [_pooled(options.data, channels, view) for channels in (("red", "green", "blue", "yellow"), ("green",))]
-        whole = np.concatenate(parts, axis=1)
-        whole = (whole - whole.mean(0)) / (whole.std(0) + 1e-6)
-        reduced = PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(whole)
-        np.save(path, (reduced / reduced.std(0)).astype(np.float32))
-    return np.load(path, allow_pickle=False)
+def row_folder(options: Options, seed: int) -> str:
+    """Return the folder of a seed's rows."""
+    return files.join(options.out, f"budget-{options.budget:g}", f"seed-{seed}")
 
 
-def _pooled(data: str, channels: tuple[str, ...], view: dict) -> np.ndarray:
-    """Return the mean over the last feature map of each cell, float32 [N, 1280]."""
-    import tensorflow as tf
-
-    from hpa_tf.models import weights
-    from hpa_tf.models.classifier import Classifier
-    from hpa_tf.models.efficientnet import EfficientNet
-    from hpa_tf.pipeline import evaluation_batches, read_examples
-    from hpa_tf.views import Crop
-
-    crop = Crop(64, channels=channels, **view)
-    spec = Classifier(EfficientNet("Lite0", drop_connect=0), dropout=0)
-    network = spec.build(crop.specs())
-    weights.initialize(network, spec, "imagenet", crop.channels)
-    embed = tf.function(lambda inputs: network(inputs, training=False)["embedding"])
-    examples = read_examples(data, clean=False)
-    found = [embed(batch.inputs).numpy() for batch in evaluation_batches(examples, crop, batch_size=64)]
-    return np.concatenate(found)[: len(examples)]
-
-
-# -- the learner ------------------------------------------------------------------------------------------------------
-
-
-def fit(
-    x: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: np.ndarray | None = None, steps: int = 150,
-    rate: float = 0.05,
-) -> np.ndarray:  # fmt: skip
-    """Fit a linear head by Adam on all cells at once; return its weights [D + 1, 18]."""
-    x = np.hstack([x, np.ones((len(x), 1), np.float32)])
-    head = np.zeros((x.shape[1], NEGATIVE), np.float32) if start is None else start.copy()
-    known = ~np.isnan(labels[:, :NEGATIVE])
-    target = np.nan_to_num(labels[:, :NEGATIVE])
-    share = weights * known / max(1.0, float(weights.mean() * len(x)))
-    first, second = np.zeros_like(head), np.zeros_like(head)
-    for step in range(1, steps + 1):
-        slope = x.T @ ((1 / (1 + np.exp(-(x @ head))) - target) * share) + 1e-4 * head
-        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
-        head -= rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-    return head
-
-
-def predict(x: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Return probabilities [N, 19], Negative derived."""
-    p = 1 / (1 + np.exp(-(np.hstack([x, np.ones((len(x), 1), np.float32)]) @ head)))
-    return np.hstack([p, 1 - p.max(axis=1, keepdims=True)])
-
-
-def out_of_fold(bench: Bench, labels: np.ndarray, balanced: bool, steps: int) -> np.ndarray:
-    """Return what heads that have not seen a cell's image say of it, [N, 19]; NaN in the test fold.
-
-    `balanced`: positive and negative cells of each class weigh the same, as in `--recipe relabel_small`.
-    """
-    x, fold = bench.features["cell alone"], bench.table["fold"].to_numpy()
-    found = np.full(bench.truth.shape, np.nan, np.float32)
-    for k in sorted(set(fold) - {0}):
-        train = (fold != 0) & (fold != k) & bench.clean
-        weights = np.ones((int(train.sum()), NEGATIVE), np.float32)
-        if balanced:
-            positive = labels[train, :NEGATIVE] >= 0.1
-            share = np.clip(positive.mean(axis=0), 1e-3, 1 - 1e-3)
-            weights = np.where(positive, 0.5 / share, 0.5 / (1 - share)).astype(np.float32)
-        own = fold == k
-        found[own] = predict(x[own], fit(x[train], labels[train], weights, steps=steps))
-    found[:, NEGATIVE] = np.nan
+def read_rows(options: Options) -> dict[str, Found]:
+    """Return the rows that are there, by name, with all of their seeds."""
+    found: dict[str, Found] = {}
+    for row in ROWS:
+        paths = {}
+        for path in Path(options.out).glob(f"budget-{options.budget:g}/seed-*/{row.name}/{FACTS}"):
+            paths[int(path.parts[-3].partition("-")[2])] = path
+        if paths:
+            scores = {seed: read_array(str(paths[seed].with_name(SCORES))) for seed in sorted(paths)}
+            found[row.name] = Found(scores, [files.read_json(paths[seed]) for seed in sorted(paths)])
     return found
 
 
-# -- the grader -------------------------------------------------------------------------------------------------------
-
-
-def grade(bench: Bench, rows: np.ndarray, class_id: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Return the simulated grades of some cells."""
-    shows = bench.truth[rows, class_id] > 0.5
-    shows ^= rng.random(len(rows)) < WRONG
-    steps = rng.choice([0, 1, 2], len(rows), p=[0.6, 0.3, 0.1])
-    cells = bench.labels.cells.iloc[rows]
-    grades = np.where(shows, 5 - steps, 1 + steps)
-    return pd.DataFrame({"class": class_id, "grader": "simulated", "image_id": cells["image_id"].to_numpy(),
-                         "cell": cells["cell"].to_numpy(), "grade": grades})  # fmt: skip
-
-
-def graded(bench: Bench, count: int, order: str, scores: np.ndarray, allowed: np.ndarray, seed: int) -> pd.DataFrame:
-    """Grade `count` cells of each chosen class, of those whose image has the label, in some order."""
-    rng = np.random.default_rng([seed, count])
-    tables = []
-    for class_id in CLASSES_GRADED:
-        rows = rng.permutation(np.flatnonzero(allowed & (bench.labels.values[:, class_id] > 0)))
-        if order == "uncertainty":
-            rows = rows[np.argsort(np.abs(scores[rows, class_id] - 0.5), kind="stable")]
-        tables.append(grade(bench, rows[:count], class_id, rng))
-    return pd.concat(tables, ignore_index=True)
-
-
-# -- rows -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: its name, and (bench, seed) -> (probabilities of the test cells, what the rule did)."""
-
-    name: str
-    make: Callable[[Bench, int], tuple[np.ndarray, str]]
-
-
-def trained(bench: Bench, labels: np.ndarray, train: np.ndarray, cutter: str = "cell alone") -> np.ndarray:
-    """Train on some cells, return the test cells' probabilities."""
-    x = bench.features[cutter]
-    weights = np.ones((int(train.sum()), NEGATIVE), np.float32)
-    return predict(x[bench.test], fit(x[train], labels[train], weights))
-
-
-def plain(which: str, clean: bool, cutter: str = "cell alone") -> Callable:
-    """Train on image labels or on the truth."""
-
-    def make(bench: Bench, seed: int) -> tuple[np.ndarray, str]:
-        values = bench.labels.values if which == "image" else bench.truth
-        train = ~bench.test & (bench.clean | (not clean))
-        removed = ~bench.test & ~bench.clean
-        bad = bench.known[["cut", "artefact"]].to_numpy(bool).any(axis=1)
-        note = f"removed {removed.sum() / (~bench.test).sum():.1%}; of them cut or artefacts {bad[removed].mean():.0%}"
-        note += f" (of all cells {bad[~bench.test].mean():.0%})"
-        return trained(bench, values, train, cutter), note if clean and which == "image" else ""
-
-    return make
-
-
-def dropped(then_out_of_fold: bool) -> Callable:
-    """Lower unlikely labels; then perhaps train a student."""
-
-    def make(bench: Bench, seed: int) -> tuple[np.ndarray, str]:
-        scores = out_of_fold(bench, bench.labels.values, balanced=True, steps=60)
-        lowered = label_rules.drop_unlikely(bench.labels, scores, {})
-        train = ~bench.test & bench.clean
-        moved = (lowered.values != bench.labels.values) & train[:, None]
-        positive = (bench.labels.values[:, :NEGATIVE] > 0) & train[:, None]
-        wrong = bench.truth < 0.5
-        note = f"lowered {moved.sum() / positive.sum():.1%} of the labels; of them wrong {wrong[moved].mean():.0%}"
-        note += f" (of all {wrong[:, :NEGATIVE][positive].mean():.0%})"
-        if then_out_of_fold:
-            student = out_of_fold(bench, lowered.values, balanced=False, steps=150)
-            lowered, note = label_rules.out_of_fold(lowered, student, {}), "targets: the heads' answers out of fold"
-        return trained(bench, lowered.values, train), note
-
-    return make
-
-
-def by_hand(count: int, order: str, cap: bool = True, drop: bool = False) -> Callable:
-    """Grade training cells."""
-
-    def make(bench: Bench, seed: int) -> tuple[np.ndarray, str]:
-        scores = out_of_fold(bench, bench.labels.values, balanced=True, steps=60)
-        train = ~bench.test & bench.clean
-        maps = label_rules.MAPS["train"]
-        if not cap:
-            maps = label_rules.GradeMaps(maps.default, maps.classes, {}, maps.exclusive)
-        found = graded(bench, count, order, scores, train, seed)
-        labels = label_rules.from_grades(bench.labels, found, maps, {})
-        if drop:
-            labels = label_rules.drop_unlikely(labels, scores, {})
-        return trained(bench, labels.values, train), f"{len(found)} grades"
-
-    return make
-
-
-def fine_tuned(count: int) -> Callable:
-    """Image labels of folds 2 to 4 first; then a second stage on fold 1, with a tenth of the rate and a sixteenth of
-    the steps, where graded cells count five times; without grades, the first stage alone.
-    """
-
-    def make(bench: Bench, seed: int) -> tuple[np.ndarray, str]:
-        x, fold = bench.features["cell alone"], bench.table["fold"].to_numpy()
-        first, second = (fold > 1) & bench.clean, (fold == 1) & bench.clean
-        ones = np.ones((int(first.sum()), NEGATIVE), np.float32)
-        head = fit(x[first], bench.labels.values[first], ones)
-        if not count:
-            return predict(x[bench.test], head), "trained on folds 2 to 4"
-        found = graded(bench, count, "random", bench.truth, second, seed)
-        labels = label_rules.from_grades(bench.labels, found, label_rules.MAPS["validation"], {})
-        weights = np.ones((int(second.sum()), NEGATIVE), np.float32)
-        weights += 4.0 * labels.cells["graded"].to_numpy(bool)[second][:, None]
-        head = fit(x[second], labels.values[second], weights, start=head, steps=9, rate=0.005)
-        return predict(x[bench.test], head), f"{len(found)} grades, all in the validation fold"
-
-    return make
-
-
-def rows_of(options: Options) -> list[Row]:
-    """Return the rows in order."""
-    rows = [
-        Row("image labels", plain("image", clean=False)),
-        Row("+ cleaning", plain("image", clean=True)),
-        Row("+ cleaning, square cutter", plain("image", clean=True, cutter="square of real pixels")),
-        Row("+ drop_unlikely", dropped(False)),
-        Row("+ drop_unlikely, out_of_fold", dropped(True)),
-    ]
-    for count in options.graded:
-        rows += [Row(f"+ {count} grades, {order}", by_hand(count, order)) for order in ("random", "uncertainty")]
-    some, most = sorted(options.graded)[-2:]
-    rows += [
-        Row(f"+ {some} grades, random, ungraded stay 1", by_hand(some, "random", cap=False)),
-        Row(f"+ {some} grades, random, drop_unlikely", by_hand(some, "random", drop=True)),
-        Row("first stage alone", fine_tuned(0)),
-        Row(f"first stage, then second on {most} grades", fine_tuned(most)),
-        Row("the truth", plain("truth", clean=True)),
-    ]
-    return rows
-
-
-# -- scores -----------------------------------------------------------------------------------------------------------
-
-
-def bootstrapped(bench: Bench, scores: list[np.ndarray]) -> np.ndarray:
-    """Return the AP of each class for each draw of test images, [1 + draws, 19]; the first draw is every image once.
-
-    Draws are the same for every row, and take the seeds in turn; NaN where a draw has no cell of a class.
-    """
-    truth, images = bench.truth[bench.test] > 0.5, bench.table["image_id"].to_numpy()[bench.test]
-    _, index = np.unique(images, return_inverse=True)
-    rng = np.random.default_rng(0)
-    counts = [np.bincount(rng.integers(0, index.max() + 1, index.max() + 1), minlength=index.max() + 1)
-              for _ in range(BOOTSTRAPS)]  # fmt: skip
-    found = np.full((1 + BOOTSTRAPS, truth.shape[1]), np.nan)
-    for class_id in range(truth.shape[1]):
-        orders = [np.argsort(-one[:, class_id], kind="stable") for one in scores]
-        ones = np.ones(len(truth))
-        found[0, class_id] = np.mean([_ap(truth[order, class_id], ones) for order in orders])
-        for draw, count in enumerate(counts):
-            order = orders[draw % len(orders)]
-            found[1 + draw, class_id] = _ap(truth[order, class_id], count[index[order]])
-    return found
-
-
-def _ap(right: np.ndarray, weights: np.ndarray) -> float:
-    right, weights = right[weights > 0], weights[weights > 0]
-    total = weights[right].sum()
-    return average_precision(*precision_recall(right, total, weights)) if total else float("nan")
+def write_table(options: Options) -> str:
+    """Write OUT/labels.md and OUT/labels_curve.png, and return the table."""
+    of_ladder = options.of_ladder()
+    test, found = read_test(of_ladder), read_rows(options)
+    keys = test.table["image_id"].str.cat(test.table["cell"].astype(str), "/").tolist()
+    if other := [name for name, one in found.items() if any(facts["cells"] != keys for facts in one.facts)]:
+        raise SystemExit(f"{options.out}: {other} scored other cells than those of {of_ladder.out}/test")
+    cells = cell_table.read(files.join(of_ladder.out, "test", CELL_TABLE_NAME))
+    value = rules.cell_values(cells)
+    text, figure = text_of(found, read_truth(of_ladder, test), value, options.bootstrap)
+    files.write_bytes(files.join(options.out, "labels.md"), text.encode())
+    if figure:
+        files.write_bytes(files.join(options.out, "labels_curve.png"), figure)
+    return text
 
 
 def main(options: Options) -> None:
-    """Measure the rows that are not there yet; print the table; draw the figure."""
-    bench = read_bench(options)
-    folder = Path(options.out) / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{int((~bench.test).sum())} cells to train on, {int(bench.test.sum())} test cells, {options.seeds} seeds")
-    results: dict[str, np.ndarray] = {}
-    of_hard: dict[str, np.ndarray] = {}
-    for row in rows_of(options):
-        scores, note = [], ""
-        for seed in range(options.seeds):
-            path = folder / f"{row.name.replace(' ', '-')}-{seed}.npy"
-            if not path.exists():
-                found, note = row.make(bench, seed)
-                files.write_json(path.with_suffix(".json"), note)
-                np.save(path, found.astype(np.float32))
-            scores.append(np.load(path, allow_pickle=False))
-            note = json.loads(path.with_suffix(".json").read_text())
-        by_class = bootstrapped(bench, scores)
-        found, of_graded = np.nanmean(by_class, axis=1), np.nanmean(by_class[:, list(CLASSES_GRADED)], axis=1)
-        results[row.name], of_hard[row.name] = found, of_graded
-        base = "image labels" if row.name in ("image labels", "+ cleaning") else "+ cleaning"
-        cells = [_cell(found), _difference(found, results[base])]
-        cells += [_cell(of_graded), _difference(of_graded, of_hard[base])]
-        print(f"| {row.name} | {' | '.join(cells)} | {note} |", flush=True)
-    if options.figure:
-        draw(results, options)
-
-
-def _cell(found: np.ndarray) -> str:
-    low, high = np.percentile(found[1:], [2.5, 97.5])
-    return f"{found[0]:.3f} ({low:.3f}-{high:.3f})"
-
-
-def _difference(found: np.ndarray, base: np.ndarray) -> str:
-    if found is base:
-        return ""
-    low, high = np.percentile(found[1:] - base[1:], [2.5, 97.5])
-    return f"{found[0] - base[0]:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def draw(results: dict[str, np.ndarray], options: Options) -> None:
-    """Draw what a grade is worth."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    base = results["+ cleaning"]
-    for order, colour in (("random", "#3568c9"), ("uncertainty", "#c2571a")):
-        found = [results[f"+ {count} grades, {order}"] - base for count in options.graded]
-        low, high = np.percentile([one[1:] for one in found], [2.5, 97.5], axis=1)
-        axes.plot(options.graded, [one[0] for one in found], "o-", color=colour, label=f"graded in {order} order")
-        axes.fill_between(options.graded, low, high, color=colour, alpha=0.15, lw=0)
-    for name, style in (("image labels", ":"), ("+ drop_unlikely", "--"), ("the truth", "-")):
-        axes.axhline(results[name][0] - base[0], color="#555", ls=style, lw=1, label=name.removeprefix("+ "))
-    axes.set(xscale="log", xlabel=f"cells graded of each of {len(CLASSES_GRADED)} classes")
-    axes.set(ylabel="mean AP over that of cleaned image labels")
-    axes.set_xticks(options.graded, [str(count) for count in options.graded])
-    axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.01, 0.93))
-    figure.savefig(options.figure, dpi=150)
+    """Measure the rows that are not there yet, seed by seed; then write the table and the figure."""
+    keep_freed_memory()
+    tf.config.experimental.enable_op_determinism()
+    if unknown := set(options.rows) - set(BY_NAME):
+        raise SystemExit(f"--rows: found {sorted(unknown)}; expected some of {list(BY_NAME)}")
+    if len(options.first) not in (0, 1, len(options.seeds)):
+        raise SystemExit(f"--first: found {len(options.first)} folders; expected one, or one for each seed")
+    files.make_folder(options.out)
+    rows = [BY_NAME[name] for name in options.rows] or list(ROWS)
+    for seed in () if options.only_table else options.seeds:
+        for with_margin in sorted({row.with_margin for row in rows}):
+            labels = Labels(options, seed, with_margin)
+            for row in rows:
+                if row.with_margin == with_margin:
+                    labels.measure(row)
+    print(write_table(options))
 
 
 if __name__ == "__main__":

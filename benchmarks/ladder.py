@@ -63,7 +63,7 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Seeds of the trainings."""
     fields: int = 256
-    """Side that fields of view are stored with, px."""
+    """Side that fields of view are stored with, px; 0 = none are."""
     um_per_px: float = 0.32
     """Of the bench's images."""
     bootstrap: int = 500
@@ -250,12 +250,13 @@ def write_array(path: str, values: np.ndarray) -> None:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def build(options: Options) -> None:
-    """Make shards of cells and fields of both sets, unless they are there."""
+def build(options: Options, margin: int = 0) -> None:
+    """Make shards of cells, with `margin` px around them, and fields of both sets, unless they are there."""
     for name, folds in (("train", NUM_FOLDS), ("test", 1)):
         source = files.join(options.bench, name)
         words = ["--images", f"{source}/images", "--labels", f"{source}/train.csv", "--masks", f"{source}/masks"]
-        words += ["--um-per-px", str(options.um_per_px), "--encoding", "npy", "--fields", str(options.fields)]
+        words += ["--um-per-px", str(options.um_per_px), "--encoding", "npy", "--margin", str(margin)]
+        words += ["--fields", str(options.fields)] if options.fields else []
         words += ["--num-folds", str(folds), "--out", files.join(options.out, name)]
         if not files.exists(files.join(options.out, name, "dataset.json")):
             subprocess.run([sys.executable, "-m", "tfrecords_builder", "build", *words], check=True)
