@@ -373,6 +373,27 @@ def test_no_background_is_warned_of(mask):
         check_cells(mask, "mask")
 
 
+@pytest.mark.parametrize("radius, thickness", [(9, 1), (20, 1), (20, 3)])
+def test_outlines_are_warned_of(radius, thickness, recwarn):
+    whole, inner = (discs((22, 22), (22, 70), (70, 22), radius=one) for one in (radius, radius - thickness))
+    with pytest.warns(HpaWarning, match="3 of 3 cells are thin rings; are they outlines"):
+        check_cells(np.where(inner, 0, whole), "mask")
+    recwarn.clear()
+    check_cells(np.where(inner == 1, 0, whole), "mask")  # one cell with a large hole
+    check_cells(np.eye(40, dtype=int) + 2 * np.eye(40, k=9, dtype=int), "mask")  # thin cells
+    assert not len(recwarn)
+
+
+def test_a_mask_of_classes_is_warned_of_where_its_numbers_are_in_one_piece(recwarn):
+    cell, nucleus = (discs((48, 48), radius=radius) for radius in (30, 12))
+    with pytest.warns(HpaWarning, match="the cell 2 lies within the only other one"):
+        check_cells(cell + nucleus, "mask")
+    recwarn.clear()
+    check_cells(discs((30, 48), (60, 48), radius=20), "mask")  # two that touch
+    check_cells(cell + nucleus + 3 * discs((5, 5), radius=4), "mask")
+    assert not len(recwarn)
+
+
 def test_an_inverted_mask_is_refused_but_one_cell_on_all_sides_is_not():
     for value in (1, 255):
         with pytest.raises(InputError, match=r"one number, \d+, around 5 places of 0.*invert"):
@@ -380,7 +401,7 @@ def test_an_inverted_mask_is_refused_but_one_cell_on_all_sides_is_not():
     whole = np.ones((96, 96), int)
     whole[:20, :20] = whole[80:, 70:] = whole[40:50, 40:50] = 0  # two corners, and a hole
     check_cells(whole, "mask")
-    check_cells(np.where(CELLS == 5, 0, 1) + (CELLS == 1), "mask")  # two numbers: cells without background between
+    check_cells(np.where(CELLS == 5, 0, 1) + (CELLS == 1) + 2 * (CELLS == 2), "mask")  # cells in a cell
 
 
 def test_two_kinds_of_nuclei_and_swapped_masks():
