@@ -170,11 +170,32 @@ def test_a_palette_is_a_look_up_table_where_it_gets_brighter_and_colours_elsewhe
             read_channel(str(path), "red")
 
 
+@pytest.mark.parametrize("compression", [None, "lzw", "packbits", "zstd", "zlib"])
+def test_masks_whose_numbers_have_colours_are_read_under_every_compression(tmp_path, plane, compression):
+    plane, path = (plane >> 8).astype(np.uint8), tmp_path / "x_cellmask.tif"
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 256)).astype(np.uint16)  # as ImageJ's "glasbey"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(plane, photometric="palette", colormap=colours, compression=compression)
+        writer.write(plane[::2, ::2], subfiletype=1, compression=compression)
+    np.testing.assert_array_equal(read_mask(path), plane)
+    with tifffile.TiffFile(path) as opened:
+        page = opened.pages[0]
+        offset, size = page.dataoffsets[0], page.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[offset + 1 : offset + size] = bytes(size - 1)
+    path.write_bytes(data)
+    if compression is not None:
+        with pytest.raises(InputError, match="x_cellmask"):
+            read_mask(path)
+
+
 def test_a_compression_that_is_not_read_is_named(tmp_path, plane):
     path = tmp_path / "x_red.tif"
     path.write_bytes(retagged(tiff_bytes(plane), (259, 3, struct.pack("<H", 34712))))
     with pytest.raises(InputError, match=r"compression that is not read here \(JPEG2000\).*LZW"):
         read_channel(str(path), "red")
+    with pytest.raises(InputError, match=r"the compression JPEG2000; expected none, LZW"):
+        read_mask(path)
 
 
 @pytest.mark.parametrize("cuts", [[1], [700], [10, 500, 3000]])

@@ -11,14 +11,16 @@ import zipfile
 from collections.abc import Callable
 from typing import IO
 
-import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import tiff
 from hpa_tf.imaging.channel_files import MAX_PIXELS, check_size, unreadable
+from hpa_tf.imaging.stack_pixels import decode_page
+from hpa_tf.imaging.stacks import COMPRESSIONS
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".npy", ".npz")
 
@@ -90,11 +92,12 @@ def _read_tiff(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
     _check_array(path, opened.shape, opened.dtype, max_pixels)
     if opened.page.compression in tiff.PLAIN:
         return tiff.decode_plain(opened, path)
-    decoded = cv2.imdecode(np.frombuffer(opened.data, np.uint8), cv2.IMREAD_UNCHANGED)  # LZW, PackBits
-    if decoded is None or decoded.shape != opened.shape or decoded.dtype != opened.dtype:
-        found = f"damaged data, or a compression that is not read here ({opened.page.compression})"
-        raise InputError(path, found, "a TIFF without compression, or with deflate", "save the mask again")
-    return decoded
+    if opened.page.compression not in COMPRESSIONS:
+        name = getattr(opened.page.compression, "name", opened.page.compression)
+        raise InputError(path, f"the compression {name}", "none, LZW, deflate or Zstandard", "save the mask again")
+    with tifffile.TiffFile(io.BytesIO(opened.data)) as whole:
+        series = next(one for one in whole.series if not one.keyframe.is_reduced)
+        return decode_page(series, 0, path)
 
 
 def _read_npy(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
