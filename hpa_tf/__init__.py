@@ -11,6 +11,6 @@ def __getattr__(name: str):
     if name == "Predictor":
         import importlib
 
-        importlib.import_module("hpa_tf.quiet").import_tensorflow()
+        importlib.import_module("hpa_tf.quiet").import_tensorflow(whole_keras=True)
         return importlib.import_module("hpa_tf.prediction.predictor").Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,14 @@ def test_importing_tensorflow_prints_nothing():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_tensorflow_starts_without_what_keras_would_wrap_and_that_can_be_imported_later():
+    code = "import sys; from hpa_tf.quiet import import_tensorflow as start; start(); import keras; "
+    code += "found = {'sklearn', 'matplotlib'} & set(sys.modules); import sklearn.metrics, matplotlib.pyplot; "
+    code += "print(found, tuple(keras.ops.ones((1, 2)).shape))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "set() (1, 2)\n", result.stderr
+
+
 def test_lines_that_are_not_known_are_kept(capfd):
     with _without_known_lines():
         os.write(2, f"{CUDA}\nE0000 00:00 cuda_dnn.cc:5] no memory left\n".encode())

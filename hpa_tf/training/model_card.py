@@ -15,7 +15,6 @@ import pandas as pd
 
 from hpa_tf import checksums, files
 from hpa_tf.classes import CLASSES, NEGATIVE
-from hpa_tf.figures import training_curve
 from hpa_tf.models.network import LOCATED
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.runs import read_run
@@ -45,6 +44,8 @@ def write_card(out: str) -> None:
     result, inputs = read_result(out), checksums.read_json(files.join(out, INPUTS), MEND)
     history = _history(out)
     if history is not None:
+        from hpa_tf.figures import training_curve  # matplotlib: not before a training, nor for --help
+
         files.write_bytes(files.join(out, CURVE), training_curve(history))
     lines = [
         *_head(run.recipe),
