@@ -22,7 +22,6 @@ from hpa_tf.models.vit import VisionTransformer
 from hpa_tf.prediction import adapting
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes.serialization import save
 from hpa_tf.views import Crop
 
@@ -87,12 +86,6 @@ def test_nothing_is_dropped_meanwhile():
     once = [layer.moving_mean.numpy() for layer in norms(network)]
     re_estimate(network, {"image": images}, 1.0, 8)
     assert all(np.array_equal(a, layer.moving_mean.numpy()) for a, layer in zip(once, norms(network), strict=True))
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with Workers(2) as workers:
-        yield workers
 
 
 @pytest.fixture(scope="module")

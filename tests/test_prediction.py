@@ -42,13 +42,6 @@ ROOT = Path(__file__).parents[1]
 FINAL = ("submission.csv", "cells.parquet", "report.html", "predictions.json", "raw/run.parquet")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pool():
-    """Worker processes for all tests here: starting some takes seconds."""
-    with Workers(2) as workers:
-        yield workers
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, pool):
     """A run, images and masks, and one finished prediction of them."""

@@ -20,13 +20,6 @@ from hpa_tf.pipeline import Augmentation
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.trained_on import check_channels, trained_without
-from hpa_tf.prediction.workers import Workers
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with Workers(1) as workers:
-        yield workers
 
 
 @pytest.fixture(scope="module")

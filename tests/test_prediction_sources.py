@@ -14,17 +14,10 @@ from hpa_tf.errors import InputError
 from hpa_tf.prediction import members
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes import Member, System, save
 from hpa_tf.recipes import recipe as recipe_module
 from tfrecords_builder.build import build
 from tfrecords_builder.options import BuildOptions
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with Workers(2) as workers:
-        yield workers
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Run the real `train.py` in processes of their own, which the tests may kill.
 
 A fork server imports TensorFlow once; each training is a fork of it that starts TensorFlow's runtime itself, so it can
-have its own number of logical CPU devices, its own TF_CONFIG and its own death.
+have its own number of logical CPU devices, its own TF_CONFIG and its own death. It is not the fork server that Python
+keeps for all of a process: that one belongs to the pools of the code under test, which do without TensorFlow, and
+whichever of the two were first would decide what all forks have imported.
 """
 
 import json
@@ -10,7 +12,9 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +24,8 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.training.logs import TIMES
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["hpa_tf.training.command"])
+_SERVER = forkserver.ForkServer()
+_SERVER.set_forkserver_preload(["hpa_tf.training.command"])
 
 
 def words(text: str) -> list[str]:
@@ -58,7 +63,8 @@ def start(
             SIGTERM when epoch n (from 0) is to be measured; ("trace", n): SIGTERM while step n, the first, is traced.
     """
     process = _CONTEXT.Process(target=_child, args=(list(arguments), devices, tf_config, die))
-    process.start()
+    with mock.patch.object(forkserver, "connect_to_new_process", _SERVER.connect_to_new_process):
+        process.start()
     return process
 
 

@@ -1,0 +1,24 @@
+"""What several test files share: worker processes, and the order in which the slow tests run."""
+
+import pytest
+
+LONGEST = (
+    *("test_training_views", "test_documented_commands", "test_training_resume", "test_training_distribution"),
+    *("test_prediction", "test_starter", "test_segmenting", "test_interrupts", "test_serving_operations"),
+)
+"""Files whose slow tests take longest, longest first: begun last, one of them would run alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort tests by files, the longest first; all else stays in order."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Return worker processes for all tests of a file: starting some takes seconds."""
+    from hpa_tf.prediction.workers import Workers
+
+    with Workers(2) as workers:
+        yield workers
