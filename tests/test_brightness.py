@@ -127,3 +127,6 @@ def test_full_scale_gives_the_full_range_source_by_source(tmp_path, recwarn):
     smallest, _, largest = records.read_manifest(tmp_path / "data").brightness["blue"]
     assert smallest > 0.3 and largest / smallest < 2
     assert main([*argv, "--full-scale", "65535"]) == 2  # the folder was begun with another scale
+    argv[argv.index(str(tmp_path / "data"))] = str(tmp_path / "unscaled")
+    with pytest.warns(HpaWarning, match=r"b/images: all 4 images are far darker than those of the other folders.*4095"):
+        assert main(argv) == 0

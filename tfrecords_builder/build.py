@@ -211,20 +211,24 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
 
 
 def _warn_of_dark_images(options: BuildOptions, plan: Plan, ordered: list[UnitResult]) -> None:
-    """Warn where a folder holds two kinds of brightness, such as 12 bits in 16-bit files beside the full range."""
+    """Warn of two kinds of brightness, in a folder or between them, such as 12 bits in 16-bit files beside others."""
     source_of = {image.image_id: image.source for unit in plan.units for image in unit.images}
     names = [image_id for result in ordered for image_id in result.images]
     shares, sources = _brightness(ordered), np.array([source_of[name] for name in names])
+    among_all = set(dark_images(names, shares))
     for index, source in enumerate(options.sources):
         own = np.flatnonzero(sources == index)
         dark = dark_images([names[k] for k in own], shares[own])
+        why, fix = "in every channel: 12 bits in 16-bit files beside others?", "its --full-scale, such as 4095"
         if dark:
-            text = (
-                f"{source.images}: {len(dark)} of {len(own)} images are far darker than the others, in every channel "
-                f"({', '.join(dark[:3])}{', ...' if len(dark) > 3 else ''}): 12 bits in 16-bit files beside others? "
-                "Put them into a folder of their own and give its --full-scale, such as 4095"
-            )
-            warnings.warn(text, HpaWarning, stacklevel=2)
+            shown = f"{', '.join(dark[:3])}{', ...' if len(dark) > 3 else ''}"
+            text = f"{len(dark)} of {len(own)} images are far darker than the others ({shown}), {why}"
+            text += f" Put them into a folder of their own and give {fix}"
+        elif own.size and among_all.issuperset(names[k] for k in own):
+            text = f"all {len(own)} images are far darker than those of the other folders, {why} Give {fix}"
+        else:
+            continue
+        warnings.warn(f"{source.images}: {text}", HpaWarning, stacklevel=2)
 
 
 def _table_parts(options: BuildOptions, plan: Plan, manifest: Manifest) -> Iterator[pd.DataFrame]:
