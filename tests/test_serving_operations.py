@@ -15,9 +15,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 from hpa_tf import serving
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.models.grouped import grouped_convolution
+from hpa_tf.models.swish import swish
 from hpa_tf.recipes import RECIPES, Recipe
 from hpa_tf.recipes.serialization import recipe_to_json
-from hpa_tf.serving import operations
+from hpa_tf.serving import exporting, operations
 from hpa_tf.serving.exporting import endpoints
 from hpa_tf.serving.loading import check_kinds
 from hpa_tf.serving.operations import check_operations
@@ -37,6 +39,10 @@ def in_functions(graph) -> set[str]:
     return {node.op for function in graph.library.function for node in function.node_def}
 
 
+def attributes(graph) -> set[str]:
+    return {name for function in graph.library.function for name in function.attr}
+
+
 def traced(recipe: Recipe, names=None) -> set[str]:
     """Return the operations of a recipe's signatures, without writing a SavedModel."""
     found, network = set(), recipe.network.build(recipe.asked_view.specs())
@@ -44,8 +50,7 @@ def traced(recipe: Recipe, names=None) -> set[str]:
         if names is None or name in names:
             graph = tf.function(function, list(inputs), autograph=False).get_concrete_function().graph.as_graph_def()
             found |= {node.op for node in graph.node} | in_functions(graph)
-            attributes = {name for function in graph.library.function for name in function.attr}
-            assert attributes <= operations.FUNCTION_ATTRIBUTES, recipe.name
+            assert attributes(graph) <= operations.FUNCTION_ATTRIBUTES, recipe.name
     return found - {"Placeholder"}
 
 
@@ -57,7 +62,7 @@ def test_an_export_has_what_is_allowed(exported):
     assert operations.SAVER - in_functions(graph) == set()
     objects = read(exported).meta_graphs[0].object_graph_def.nodes
     assert {node.WhichOneof("kind") for node in objects} == operations.OBJECTS
-    assert {name for function in graph.library.function for name in function.attr} == operations.FUNCTION_ATTRIBUTES
+    assert attributes(graph) == {"_construction_context", "_input_shapes"}
 
 
 def small_ones() -> list[Recipe]:
@@ -92,6 +97,24 @@ def test_nothing_is_allowed_that_no_recipe_exports_and_the_other_way_round(expor
         found |= traced(recipe)
     assert found - operations.COMPUTE == set(), "a recipe's export would be refused"
     assert operations.COMPUTE - found == set(operations.EARLIER), "allowed for nothing"
+
+
+def test_functions_of_gradients_are_allowed(tmp_path):
+    """Of layers with a gradient of their own, as heat maps take it."""
+    module, image = tf.Module(), tf.TensorSpec([None, 8, 8, 4])
+    module.kernel = tf.Variable(tf.ones((3, 3, 2, 4)))
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(swish(grouped_convolution(x, module.kernel, 1, "SAME")))
+        return {"gradients": tape.gradient(y, x)}
+
+    module.gradients = tf.function(gradients, input_signature=[image], autograph=False)
+    options = exporting.WITHOUT_GRADIENTS
+    tf.saved_model.save(module, str(tmp_path / "saved_model/1"), module.gradients, options)
+    check_operations(serving.find(tmp_path))
+    assert "_XlaMustCompile" in attributes(read(tmp_path).meta_graphs[0].graph_def)
 
 
 def save(module: tf.Module, run: Path) -> Path:

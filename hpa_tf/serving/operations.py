@@ -65,8 +65,9 @@ ROOT = frozenset(
 )
 """Operations outside functions: variables, inputs, and calls of functions."""
 
-FUNCTION_ATTRIBUTES = frozenset(("_construction_context", "_input_shapes"))
-"""Attributes of functions. Others let the optimizer of graphs exchange one function for another (`api_implements`)."""
+FUNCTION_ATTRIBUTES = frozenset(("_construction_context", "_input_shapes", "_noinline", "_XlaMustCompile"))
+"""Attributes of functions, the last two of swish's gradient in heat maps. Others let the optimizer of graphs take one
+function for another (`api_implements`)."""
 
 OBJECTS = frozenset(("bare_concrete_function", "function", "user_object", "variable"))
 """Kinds of objects that loading makes: none that runs code when it is made, as tables do."""
