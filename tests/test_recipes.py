@@ -1,7 +1,9 @@
 """Recipes: team 4's published numbers, JSON round trips, schedules, names."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,35 @@ def test_foreign_recipes_are_refused(tmp_path, damage, message):
     files.write_json(tmp_path / "recipe.json", value)
     with pytest.raises(InputError, match=message):
         recipes.load(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("system", recipes.SYSTEMS, ids=lambda system: system.name)
+def test_systems_come_back_from_json(system):
+    value = json.loads(json.dumps(recipes.system_to_json(system)))
+    assert recipes.system_from_json(value, "system.json") == system
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "recipes of version 4"])
+def test_systems_without_a_version_are_read(version):
+    """Their files hold what those programs wrote: `cpu_pair`, which has not changed since but for new fields."""
+    written = json.loads((Path(__file__).parent / "systems_of_earlier_versions.json").read_text())
+    assert recipes.system_from_json(written[version], "system.json") == recipes.system_named("cpu_pair")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda value: value.update(version=99), "a system of version 99; expected version 1 to 6.*wrote the file"),
+        (lambda value: value.update({"class": "Recipe"}), "no system"),
+        (lambda value: value["members"][0].pop("weight"), "missing or unknown fields .*weight"),
+        (lambda value: (value.pop("version"), value["members"][0].pop("weight")), "a system of no known version"),
+    ],
+)
+def test_foreign_systems_are_refused(damage, message):
+    value = recipes.system_to_json(recipes.system_named("cpu_pair"))
+    damage(value)
+    with pytest.raises(InputError, match=message):
+        recipes.system_from_json(value, "system.json")
 
 
 def test_differences_name_the_leaf():

@@ -12,6 +12,7 @@ import tensorflow as tf
 from training_process import TINY, dynamic_shapes, final_state, losses, train, words, write_tiny_dataset
 
 from hpa_tf import cell_table, files, recipes
+from hpa_tf.errors import InputError
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.pipeline import evaluation_batches, training_batches
@@ -22,6 +23,7 @@ from hpa_tf.training import command, run
 from hpa_tf.training.logs import Profiler
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.systems import claim_system
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.views import Batch, Crop
 
@@ -278,7 +280,21 @@ def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsy
     assert printed.count("is finished") == printed.count("member 2 of 2: b, weight 0.5") == 2
     first, second = (final_state(tmp_path / "out" / name) for name in "ab")
     assert any((first[name] != second[name]).any() for name in first)
-    assert [m["weight"] for m in files.read_json(tmp_path / "out" / "system.json")["members"]] == [0.5, 0.5]
+    written = files.read_json(tmp_path / "out" / "system.json")
+    assert [member["weight"] for member in written["members"]] == [0.5, 0.5] and written["version"] == 6
+    files.write_json(tmp_path / "out" / "system.json", written | {"version": 7})
+    with pytest.raises(InputError, match=r"system.json: found a system of version 7; .*version of hpa_tf that wrote"):
+        claim_system(system, str(tmp_path / "out"), site)
+    del written["version"]  # as earlier programs wrote it
+    files.write_json(tmp_path / "out" / "system.json", written)
+    claim_system(system, str(tmp_path / "out"), site)
+    assert files.read_json(tmp_path / "out" / "system.json")["version"] == 6
+    with pytest.raises(InputError, match=r"another system \(members.0.weight: 0.5 -> 0.25"):
+        claim_system(
+            replace(system, members=(replace(system.members[0], weight=0.25), system.members[1])),
+            str(tmp_path / "out"),
+            site,
+        )
 
 
 def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, tmp_path):

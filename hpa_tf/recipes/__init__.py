@@ -24,6 +24,8 @@ from hpa_tf.recipes.serialization import (
     recipe_from_json,
     recipe_to_json,
     save,
+    system_from_json,
+    system_to_json,
     to_json,
 )
 
@@ -51,7 +53,9 @@ __all__ = [
     "recipe_named",
     "recipe_to_json",
     "save",
+    "system_from_json",
     "system_named",
+    "system_to_json",
     "to_json",
 ]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from hpa_tf import checksums, files
 from hpa_tf.errors import InputError
-from hpa_tf.recipes.recipe import Recipe
-from hpa_tf.recipes.upgrades import upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5
+from hpa_tf.recipes.recipe import Recipe, System
+from hpa_tf.recipes.upgrades import STEPS, upgrade_system
 
-VERSION = 6
-"""Of the fields of a recipe; raised by every change of them, with a step in `upgrades`."""
+VERSION = len(STEPS) + 1
+"""Of the fields of a recipe or a system; raised by every change of them: a step in `upgrades`."""
 _CLASS, _VERSION = "class", "version"
 
 
@@ -90,12 +90,47 @@ def recipe_from_json(value: Any, where: str | os.PathLike) -> Recipe:
         raise InputError(where, "JSON that is no recipe", "a recipe.json", "give the recipe of a run folder")
     value, version = dict(value), value.get(_VERSION, 1)
     value.pop(_VERSION, None)
-    if version not in range(1, VERSION + 1):
-        expected = f"version 1 to {VERSION}"
-        raise InputError(where, f"a recipe of version {version}", expected, "use the version that wrote the file")
-    for upgrade in (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5)[version - 1 :]:
+    _check_version(version, "recipe", where)
+    for upgrade in STEPS[version - 1 :]:
         value = upgrade(value)
     return from_json(Recipe, value, str(where))
+
+
+def _check_version(version: Any, what: str, where: str | os.PathLike) -> None:
+    if version not in range(1, VERSION + 1):
+        found, fix = f"a {what} of version {version}", "use the version of hpa_tf that wrote the file, or a newer one"
+        raise InputError(where, found, f"version 1 to {VERSION}", fix)
+
+
+def system_to_json(system: System) -> dict[str, Any]:
+    """Return a system as JSON values, with the version of its fields."""
+    return {_VERSION: VERSION, **to_json(system)}
+
+
+def system_from_json(value: Any, where: str | os.PathLike) -> System:
+    """Return the system that `system_to_json` turned into `value`, now or in an earlier version.
+
+    The first programs wrote no version: it is then the newest of those under which all fields are there.
+
+    Raises:
+        InputError: It is no system, or one of another version than this program knows.
+    """
+    if not isinstance(value, dict) or value.get(_CLASS) != System.__name__:
+        raise InputError(where, "JSON that is no system", "a system.json", "give a folder of train.py --system")
+    if _VERSION in value:
+        _check_version(value[_VERSION], "system", where)
+        return _system_of(value, value[_VERSION], where)
+    for version in range(VERSION, 0, -1):
+        try:
+            return _system_of(value, version, where)
+        except (AttributeError, KeyError, TypeError, ValueError):  # the fields of another version, or damaged
+            continue
+    raise InputError(where, "a system of no known version", f"version 1 to {VERSION}", "use the version that wrote it")
+
+
+def _system_of(value: dict[str, Any], version: int, where: str | os.PathLike) -> System:
+    fields = {name: item for name, item in value.items() if name != _VERSION}
+    return from_json(System, upgrade_system(fields, version), str(where))
 
 
 def save(recipe: Recipe, path: str | os.PathLike) -> None:

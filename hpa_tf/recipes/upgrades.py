@@ -77,6 +77,31 @@ def upgrade_from_5(recipe: Json) -> Json:
     return {**recipe, "augmentation": {**recipe["augmentation"], "drop_red": 0.0, "drop_yellow": 0.0}}
 
 
+STEPS = (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5)
+"""A recipe of version i + 1 -> one of the next."""
+
+
+def upgrade_system(system: Json, version: int) -> Json:
+    """Return a system whose fields are of an earlier version, its recipes among them, as one of today.
+
+    Args:
+        system: The system.
+        version: Of its fields and recipes.
+    """
+    members = [{"asked": None, **_upgraded(member, version)} for member in system["members"]]
+    specialists = [_upgraded(one, version) for one in system.get("specialists", [])]
+    since = {"small_nucleus": None, "factors": [], "negative": "derived", "alone": []}
+    postprocessing = {**since, **system["postprocessing"]}
+    return {**system, "members": members, "specialists": specialists, "postprocessing": postprocessing}
+
+
+def _upgraded(member: Json, version: int) -> Json:
+    recipe = member["recipe"]
+    for step in STEPS[version - 1 :]:
+        recipe = step(recipe)
+    return {**member, "recipe": recipe}
+
+
 def _network(network: Json) -> Json:
     network = dict(network)
     dropout = network.pop("dropout")

@@ -7,7 +7,7 @@ import keras
 
 from hpa_tf import files
 from hpa_tf.identity import check_same
-from hpa_tf.recipes import Recipe, Specialist, System, to_json
+from hpa_tf.recipes import Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.run_folder import is_finished
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
@@ -104,21 +104,15 @@ def claim_system(system: System, out: str, site: Site) -> None:
     """Write which system a folder holds, or check that it holds the same one.
 
     Raises:
-        InputError: It holds another one.
+        InputError: It holds another one, or a newer version of this program wrote it.
     """
-    path, value = files.join(out, SYSTEM), to_json(system)
+    path, value = files.join(out, SYSTEM), system_to_json(system)
     if files.exists(path):
-        check_same(path, _of_this_version(files.read_json(path)), value, "system", "choose another --out")
+        before = system_from_json(files.read_json(path), path)
+        check_same(path, system_to_json(before), value, "system", "choose another --out")
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)
-
-
-def _of_this_version(system: object) -> object:
-    """Return the JSON of a system with the fields that earlier versions did not have."""
-    if not isinstance(system, dict) or not isinstance(system.get("postprocessing"), dict):
-        return system
-    return {"specialists": [], **system, "postprocessing": {"alone": [], **system["postprocessing"]}}
 
 
 def announce(system: System, number: int, stage: str, site: Site) -> None:
