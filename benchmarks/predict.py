@@ -85,6 +85,7 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 def overlap(options: Benchmark, folder: Path) -> None:
     """Compare the wall time of prediction with the CPU time of its stages."""
+    from hpa_tf.imaging.image_cells import Reading
     from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
     from hpa_tf.prediction.inference import predict_fields
     from hpa_tf.prediction.members import load_networks
@@ -95,7 +96,7 @@ def overlap(options: Benchmark, folder: Path) -> None:
 
     run, images = make_run(folder, options.size), make_images(options, folder, options.num_images)
     asked = Options(str(folder), run=(run,), images=images, overlays=False, report_images=0)
-    source = image_source(images, (0, 1), ImageReader(ClassicalSegmenter()))
+    source = image_source(images, (0, 1), ImageReader(Reading(ClassicalSegmenter())))
     source.load(source.task(0))  # imports
     start = time.process_time()
     fields = [source.load(source.task(i)) for i in range(len(source.image_ids))]

@@ -189,6 +189,7 @@ def measure_verify(folder: Path) -> list[Row]:
 
 def measure_predict(folder: Path) -> list[Row]:
     """Plan a prediction, of shards and of image files; then plan it again, with all images done."""
+    from hpa_tf.imaging.image_cells import Reading
     from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
     from hpa_tf.prediction import results
     from hpa_tf.prediction.shards import shard_source
@@ -204,7 +205,7 @@ def measure_predict(folder: Path) -> list[Row]:
     for image_id in source.image_ids:
         for channel in CHANNELS:
             (images / f"{image_id}_{channel}.png").touch()
-    reader = ImageReader(ClassicalSegmenter())
+    reader = ImageReader(Reading(ClassicalSegmenter()))
     source = measured("plan a prediction from images", image_source, str(images), (0, 1), reader)
     measured("write its state down", results.drop_changed, str(out), source.stamps)
     for image_id in source.image_ids:

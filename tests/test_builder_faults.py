@@ -175,8 +175,9 @@ def hostile_settings(inputs: Inputs, out: Path, deed: str, skip: bool) -> tuple[
     )  # fmt: skip
     (out / ".build").mkdir(parents=True)
     settings = Settings.of(options)
-    segmenter = Hostile(settings.segmenters[0], inputs.ids[7], deed)
-    return list(make_plan(options).units), replace(settings, segmenters=(segmenter,))
+    (reading,) = settings.readings
+    hostile = replace(reading, segmenter=Hostile(reading.segmenter, inputs.ids[7], deed))
+    return list(make_plan(options).units), replace(settings, readings=(hostile,))
 
 
 @pytest.mark.parametrize("deed", ["crash", "exit", "memory", "bug"])

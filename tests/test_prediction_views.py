@@ -18,6 +18,7 @@ from hpa_tf import serving
 from hpa_tf.classes import NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields
+from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.imaging.squares import with_every_cell
 from hpa_tf.models.classifier import Classifier
@@ -99,7 +100,7 @@ def brightness(view):
 
 
 def read(images: Path, networks: list[Network]):
-    reader = ImageReader(MasksOnDisk(str(images)), needs=needs_of(networks))
+    reader = ImageReader(Reading(MasksOnDisk(str(images))), needs=needs_of(networks))
     for field in find_fields(images):
         yield reader(field)
 

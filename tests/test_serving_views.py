@@ -12,6 +12,7 @@ import toy_networks
 from hpa_tf import serving
 from hpa_tf.encoding import encode_picture
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import Network, needs_of
@@ -55,7 +56,7 @@ def test_it_answers_what_predict_py_answers(served, images):
     network = Network("one", 1.0, served, "", "one")
     segmenter = MasksOnDisk(str(images))
     files = find_fields(images)
-    reader = ImageReader(segmenter, needs=needs_of([network]))
+    reader = ImageReader(Reading(segmenter), needs=needs_of([network]))
     cells = [reader(one) for one in files]
     expected = list(predict_fields(cells, [network], [tensorflow_run(network)], 4))
     fields = [read_field(one) for one in files]

@@ -12,11 +12,10 @@ from hpa_tf import make_small_segmenter
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks, small
+from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.small import WEIGHTS, SmallSegmenter, probabilities
 from hpa_tf.imaging.segmentation.small_view import UM_PER_PX, network_view, working_pixels
-from hpa_tf.prediction.options import Options as PredictOptions
-from hpa_tf.prediction.predict import segmenter_of
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 from hpa_tf.segmenting.tiles import BACKGROUND, BORDER, FOREGROUND, TileMaker, example, pixel_classes
@@ -267,4 +266,4 @@ def test_options_without_effect_are_refused(wrong, tmp_path):
 def test_build_and_predict_know_it():
     asked = BuildOptions(("images",), ("labels.csv",), "out", segmenter="small")
     assert asked.segmenters() == (SmallSegmenter(),)
-    assert segmenter_of(PredictOptions("out", images="images", segmenter="small")) == SmallSegmenter()
+    assert make_segmenter("small") == SmallSegmenter()

@@ -13,6 +13,7 @@ from hpa_tf import recipes, serving
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields
+from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.rules import Factor
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.models.classifier import Classifier
@@ -65,7 +66,7 @@ def predicted(tmp_path: Path):
     asked += [network("whole", (0,), 1.0, "completeness")]
     runs = [answering(0.2, ALL), answering(0.4, ALL), answering(0.9, (11,)), answering(0.5, (11,))]
     runs += [answering(0.1, (0,))]
-    reader = ImageReader(MasksOnDisk(str(tmp_path)), needs=needs_of(asked))
+    reader = ImageReader(Reading(MasksOnDisk(str(tmp_path))), needs=needs_of(asked))
     return list(predict_fields(map(reader, find_fields(tmp_path)), asked, runs, 4))
 
 

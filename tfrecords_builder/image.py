@@ -1,21 +1,22 @@
-"""One image: read, segment, cut, measure and encode it. The same function wherever it runs; no TensorFlow."""
+"""One image: from its files to the records of its cells. The same function wherever it runs; no TensorFlow."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from hpa_tf import records
 from hpa_tf.encoding import Encoding, encode_picture
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.cells import Cell, cut_cells, measured_row
-from hpa_tf.imaging.fields import FieldOfView, read_field
-from hpa_tf.imaging.segmentation import Masks, Segmenter
+from hpa_tf.imaging.cells import Cell
+from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.image_cells import Reading, read_cells, read_masks
+from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.squares import to_square
 from tfrecords_builder import labels
 from tfrecords_builder.options import BuildOptions
-from tfrecords_builder.sources import LabelledImage, Source
+from tfrecords_builder.sources import LabelledImage
 from tfrecords_builder.table import cells_table, rejected
 
 
@@ -25,26 +26,22 @@ class Settings:
 
     Attributes:
         out: Data folder.
-        sources: Where the images are from, with their scale and range.
-        segmenters: Segmenter of each source.
+        readings: How the images of each source are read and segmented.
         columns: Columns of the label tables that go into the cell table.
         margin: px.
         fields: Size of whole fields of view, px; None for none.
         encoding: How pictures are stored.
         drop_unclean: See `BuildOptions`.
-        max_pixels: px.
         skip_errors: List unusable images instead of stopping.
     """
 
     out: str
-    sources: tuple[Source, ...]
-    segmenters: tuple[Segmenter, ...]
+    readings: tuple[Reading, ...]
     columns: tuple[str, ...]
     margin: int
     fields: int | None
     encoding: Encoding
     drop_unclean: bool
-    max_pixels: int
     skip_errors: bool
 
     @classmethod
@@ -54,11 +51,9 @@ class Settings:
         same = {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(cls)
-            if field.name in ("out", "margin", "fields", "encoding", "drop_unclean", "max_pixels")
+            if field.name in ("out", "margin", "fields", "encoding", "drop_unclean")
         }
-        skip = options.on_error == "skip"
-        how = {"sources": options.sources, "segmenters": options.segmenters()}
-        return cls(columns=columns, skip_errors=skip, **how, **same)
+        return cls(readings=options.readings(), columns=columns, skip_errors=options.on_error == "skip", **same)
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class ImageResult:
         image: The image.
         cells: Serialized cell records.
         field: Serialized field record, if asked for.
-        rows: Measurements of all cells found, in order, for `cells_table`.
+        measured: Measurements of all cells found, in order, for `cells_table`.
         kept: Which of them have a record, bool [N].
         bits: Bits per channel.
         um_per_px: Micrometres per pixel.
@@ -79,7 +74,7 @@ class ImageResult:
     image: LabelledImage
     cells: list[bytes]
     field: bytes | None
-    rows: list[dict[str, Any]]
+    measured: pd.DataFrame
     kept: np.ndarray
     bits: int
     um_per_px: float
@@ -87,27 +82,23 @@ class ImageResult:
 
 
 def build_image(image: LabelledImage, fold: int, settings: Settings) -> ImageResult:
-    """Read, segment, cut, measure and encode one image.
+    """Read one image and encode its cells.
 
     Raises:
         InputError: The image or its masks cannot be used.
     """
-    field, masks = _read(image, settings)
-    values = labels.from_image_labels(image.class_ids, 1)[0]
-    encoded, rows = [], []
-    for cell in cut_cells(field, masks, settings.margin):
-        encoded.append(_encode_cell(cell, values, fold, field, settings.encoding))
-        rows.append({"cell": cell.number, **measured_row(cell, field)})
-    kept = np.ones(len(rows), bool)
+    found = read_cells(image.files, settings.readings[image.source], settings.margin)
+    field, measured, values = found.field, found.measured, labels.from_image_labels(image.class_ids, 1)[0]
+    kept = np.ones(len(measured), bool)
     if settings.drop_unclean:
-        kept = ~rejected(cells_table([(image, rows)], fold, settings.columns))
+        kept = ~rejected(cells_table([(image, measured)], fold, settings.columns))
+    chosen = [cell for cell, keep in zip(found.cells, kept, strict=True) if keep]
+    encoded = [_encode_cell(cell, values, fold, field, settings.encoding) for cell in chosen]
     whole = None
     if settings.fields is not None:
-        numbers = [row["cell"] for row, keep in zip(rows, kept, strict=True) if keep]
-        whole = _encode_field(field, masks, numbers, values, fold, settings)
-    chosen = [data for data, keep in zip(encoded, kept, strict=True) if keep]
+        whole = _encode_field(field, found.masks, [cell.number for cell in chosen], values, fold, settings)
     shares = tuple(None if np.isnan(share) else float(share) for share in brightness(field.pixels))
-    return ImageResult(image, chosen, whole, rows, kept, field.bits, field.um_per_px, shares)
+    return ImageResult(image, encoded, whole, measured, kept, field.bits, field.um_per_px, shares)
 
 
 def build_field(image: LabelledImage, fold: int, numbers: list[int], settings: Settings) -> bytes:
@@ -122,14 +113,8 @@ def build_field(image: LabelledImage, fold: int, numbers: list[int], settings: S
     Raises:
         InputError: The image or its masks cannot be used.
     """
-    field, masks = _read(image, settings)
+    field, masks = read_masks(image.files, settings.readings[image.source])
     return _encode_field(field, masks, numbers, labels.from_image_labels(image.class_ids, 1)[0], fold, settings)
-
-
-def _read(image: LabelledImage, settings: Settings) -> tuple[FieldOfView, Masks]:
-    source = settings.sources[image.source]
-    field = read_field(image.files, source.um_per_px, settings.max_pixels, source.full_scale)
-    return field, settings.segmenters[image.source](field)
 
 
 def _encode_cell(cell: Cell, values: np.ndarray, fold: int, field: FieldOfView, encoding: Encoding) -> bytes:

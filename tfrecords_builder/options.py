@@ -13,10 +13,11 @@ from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.layout import Project, parse_layout
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
-from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.worker_processes import num_cores
 from tfrecords_builder.sources import Source
 
@@ -182,17 +183,19 @@ class BuildOptions:
         Raises:
             InputError: A folder of masks is missing or a pattern cannot be used.
         """
-        if self.segmenter == "classical":
-            from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter  # imports scikit-image: 0.5 s
+        name = None if self.segmenter == "masks" else self.segmenter
+        patterns = (self.cell_pattern, self.nucleus_pattern)
+        return tuple(
+            make_segmenter(name, self.segmenter_weights, masks, patterns, self.max_pixels)
+            for masks in self.mask_folders
+        )
 
-            return (ClassicalSegmenter(),) * len(self.images)
-        if self.segmenter == "small":
-            from hpa_tf.imaging.segmentation.small import SmallSegmenter
-
-            weights = (self.segmenter_weights,) if self.segmenter_weights else ()
-            return (SmallSegmenter(*weights),) * len(self.images)
-        patterns = {"cell_pattern": self.cell_pattern, "nucleus_pattern": self.nucleus_pattern}
-        return tuple(MasksOnDisk(folder, **patterns, max_pixels=self.max_pixels) for folder in self.mask_folders)
+    def readings(self) -> tuple[Reading, ...]:
+        """How the images of each source are read and segmented; errors as of `segmenters`."""
+        return tuple(
+            Reading(segmenter, source.um_per_px, source.full_scale, self.max_pixels)
+            for source, segmenter in zip(self.sources, self.segmenters(), strict=True)
+        )
 
 
 def with_masks(options: BuildOptions) -> BuildOptions:

@@ -1,7 +1,6 @@
 """The cell table that a build writes: one row a cell, with its labels, its measurements and its cleaning value."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,6 @@ from hpa_tf.imaging.cells import MEASURED
 from tfrecords_builder import labels
 from tfrecords_builder.sources import LabelledImage
 
-_INT32 = ("top", "left", "bottom", "right", "height", "width", "bits")
-_INT64 = ("cell_area", "nucleus_area", "nucleus_blue", "sum_red", "sum_green", "sum_blue", "sum_yellow")
-_FLOAT64 = ("um_per_px", "border_ud", "border_lr")
 PLACE = ("shard", "record", "offset")
 """Where a cell's record is: added when its shard is written."""
 OWN_COLUMNS = (*cell_table.KEYS, *cell_table.VALUES, "fold", *PLACE, *MEASURED, "cleaning_value")
@@ -25,27 +21,29 @@ MARKS = ("graded", "mitotic_lookalike", "field_number")
 
 
 def cells_table(
-    images: Sequence[tuple[LabelledImage, list[dict[str, Any]]]], fold: int, columns: Sequence[str]
+    images: Sequence[tuple[LabelledImage, pd.DataFrame]], fold: int, columns: Sequence[str]
 ) -> pd.DataFrame:
     """Return the cell table of whole images; its types do not depend on how many cells there are.
 
     Args:
-        images: Each image with the rows of all its cells: the outlier rule compares the cells of an image.
+        images: Each image with what is measured of all its cells: the outlier rule compares the cells of an image.
         fold: Fold of the images.
         columns: Columns of the label table that go along.
     """
-    counts = [len(rows) for _, rows in images]
-    measured = pd.DataFrame([row for _, rows in images for row in rows], columns=["cell", *MEASURED])
-    values = [labels.from_image_labels(image.class_ids, len(rows)) for image, rows in images]
+    counts = [len(own) for _, own in images]
+    values = [labels.from_image_labels(image.class_ids, len(own)) for image, own in images]
     values = np.concatenate([np.zeros((0, NUM_CLASSES), np.float32), *values])
-    types = dict.fromkeys(_INT32, np.int32) | dict.fromkeys(_INT64, np.int64) | dict.fromkeys(_FLOAT64, np.float64)
-    own = {"fold": np.full(len(measured), fold, np.int32)}
-    own |= {name: measured[name].to_numpy(types[name]) for name in MEASURED}
+    measured = {
+        name: np.concatenate([np.zeros(0, kind), *(own[name].to_numpy() for _, own in images)])
+        for name, kind in {"cell": np.int32, **MEASURED}.items()
+    }
+    numbers = measured.pop("cell")
+    own = {"fold": np.full(len(numbers), fold, np.int32), **measured}
     image_ids = np.repeat([image.image_id for image, _ in images], counts) if images else []
-    table = cell_table.from_values(image_ids, measured["cell"], values, own)
+    table = cell_table.from_values(image_ids, numbers, values, own)
     table["cleaning_value"] = rules.cell_values(table, rules.CLEANING_BORDER)
     for name in columns:
-        column = [image.columns[name] for image, rows in images for _ in rows]
+        column = [image.columns[name] for image, own in images for _ in range(len(own))]
         table[name] = pd.Series(column, dtype="str")
     return table
 

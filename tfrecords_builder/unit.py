@@ -106,7 +106,7 @@ def build_unit(
         InputError: An image cannot be used and errors are not skipped, or the data folder cannot be written.
     """
     kinds = ("cells",) if settings.fields is None else ("cells", "fields")
-    done: list[tuple[LabelledImage, list, np.ndarray]] = []
+    done: list[tuple[LabelledImage, pd.DataFrame, np.ndarray]] = []
     failures, texts, bits, scales, shares = [], [], set(), set(), []
     with clear_write_errors(settings.out), contextlib.ExitStack() as stack:
         writers = {}
@@ -121,12 +121,12 @@ def build_unit(
                     writers["cells"].write(data)
                 if result.field is not None:
                     writers["fields"].write(result.field)
-                done.append((image, result.rows, result.kept))
+                done.append((image, result.measured, result.kept))
                 bits.add(result.bits)
                 scales.add(result.um_per_px)
                 shares.append(result.brightness)
             report(image.image_id, len(result.cells) if result else 0)
-    table = cells_table([(image, rows) for image, rows, _ in done], unit.fold, settings.columns)
+    table = cells_table([(image, measured) for image, measured, _ in done], unit.fold, settings.columns)
     result = UnitResult(
         fingerprint=unit.fingerprint,
         shards=tuple(writer.shard() for writer in writers.values()),

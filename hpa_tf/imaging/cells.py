@@ -3,12 +3,13 @@
 Measurements are raw numbers; the rules that turn them into values are in `rules`, their thresholds in the recipes.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
 import cv2
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from hpa_tf.classes import BLUE, CHANNELS
@@ -54,8 +55,13 @@ class Measurements:
 
 
 BOX = ("top", "left", "bottom", "right")
-MEASURED = (*BOX, "height", "width", "um_per_px", "bits", *Measurements.__dataclass_fields__)
-"""Columns of what is measured of a cell: tight box and image size, px, scale, bits a channel, `Measurements`."""
+MEASURED: Mapping[str, type[np.generic]] = {
+    **dict.fromkeys((*BOX, "height", "width"), np.int32),
+    **{"um_per_px": np.float64, "bits": np.int32},
+    **{field.name: np.float64 if field.type is float else np.int64 for field in fields(Measurements)},
+}
+"""Columns of what is measured of a cell, and their types: tight box and image size, px, scale, bits a channel,
+`Measurements`."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,13 @@ def is_cell(region: Pixels) -> Pixels:
     return (region == THIS_CELL) | (region == THIS_NUCLEUS)
 
 
-def measured_row(cell: Cell, field: FieldOfView) -> dict[str, float]:
-    """Return what is measured of a cell, by the names `MEASURED`."""
-    size = dict(zip(("height", "width"), field.pixels.shape[:2], strict=True))
-    scale = {"um_per_px": field.um_per_px, "bits": field.bits}
-    return {**dict(zip(BOX, cell.box, strict=True)), **size, **scale, **asdict(cell.measurements)}
+def measured_table(cells: Sequence[Cell], field: FieldOfView) -> pd.DataFrame:
+    """Return one row a cell: its number as `cell`, and the columns `MEASURED`; no cells give the same types."""
+    height, width = field.pixels.shape[:2]
+    image = {"height": height, "width": width, "um_per_px": field.um_per_px, "bits": field.bits}
+    rows = [{**dict(zip(BOX, cell.box, strict=True)), **image, **asdict(cell.measurements)} for cell in cells]
+    columns = {name: np.array([row[name] for row in rows], kind) for name, kind in MEASURED.items()}
+    return pd.DataFrame({"cell": np.array([cell.number for cell in cells], np.int32), **columns})
 
 
 def cut_cells(field: FieldOfView, masks: Masks, margin: int = 0) -> Iterator[Cell]:

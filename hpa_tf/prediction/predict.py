@@ -9,11 +9,9 @@ from hpa_tf import files, folder_lock, interrupts, prediction_folder
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.image_labels import read_image_labels
-from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
-from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
-from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from hpa_tf.imaging.segmentation.small import SmallSegmenter
+from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import adapting, outputs, report, results, stages
@@ -181,27 +179,14 @@ def make_source(options: Options, networks: Sequence["Network"], needs: Needs, p
     check_channels([options.layout.without], networks, options.allow_other_channels)
     if options.um_per_px is not None:
         check_scale(options.um_per_px, scales_of(networks))
-    reader = ImageReader(
-        segmenter_of(options),
-        options.um_per_px,
-        options.max_pixels,
-        needs,
-        pictures,
-        options.full_scale,
-        scales_of(networks) if options.um_per_px is None else (),
-    )
     patterns = (options.cell_pattern, options.nucleus_pattern)
+    segmenter = make_segmenter(
+        options.segmenter, options.segmenter_weights, options.masks, patterns, options.max_pixels
+    )
+    reading = Reading(segmenter, options.um_per_px, options.full_scale, options.max_pixels)
+    reader = ImageReader(reading, needs, pictures, scales_of(networks) if options.um_per_px is None else ())
     skip = options.on_error == "skip"
     return image_source(options.images, part, reader, options.masks, patterns, skip, options.layout)
-
-
-def segmenter_of(options: Options) -> Segmenter:
-    """Return the segmenter that is asked for."""
-    if options.masks is not None:
-        return MasksOnDisk(options.masks, options.cell_pattern, options.nucleus_pattern, options.max_pixels)
-    if options.segmenter == "small":
-        return SmallSegmenter(options.segmenter_weights) if options.segmenter_weights else SmallSegmenter()
-    return ClassicalSegmenter()
 
 
 def _request(
@@ -220,7 +205,7 @@ def _request(
     return {
         "options": asked,
         "device": facts,
-        "segmenter": reader.segmenter.name if isinstance(reader, ImageReader) else None,
+        "segmenter": reader.reading.segmenter.name if isinstance(reader, ImageReader) else None,
         "postprocessing": dataclasses.asdict(postprocessing),
         "networks": [
             {"name": network.name, "weight": network.weight, "sha256": network.digest}

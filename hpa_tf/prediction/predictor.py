@@ -11,6 +11,7 @@ import pandas as pd
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
+from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
@@ -100,7 +101,8 @@ class Predictor:
         field = _field(image, um_per_px, channels, without, project)
         check_scale(field.um_per_px, scales_of(self._networks))
         check_channels([field.without], self._networks, allow_other_channels)
-        cells = field_cells(field, _masks(masks, field), needs_of(self._networks, heat_maps))
+        needs = needs_of(self._networks, heat_maps)
+        cells = field_cells(cells_of(field, _masks(masks, field), needs.margin), needs)
         found = next(
             predict_fields(
                 [cells],

@@ -20,7 +20,7 @@ from hpa_tf.prediction.sources import (
     digest,
     is_in_part,
     mask_texts,
-    measured_table,
+    measured_cells,
     thumbnails,
 )
 
@@ -137,7 +137,7 @@ class ShardReader:
             image_id,
             height,
             width,
-            measured_table(image_id, numbers, rows[list(MEASURED)].to_dict("records")),
+            measured_cells(image_id, rows),
             tuple(crop for crop, _ in kept),
             tuple(region for _, region in kept),
             tuple(texts[number] for number in numbers),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,10 @@ from hpa_tf import files, submission
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.cells import BOX, MEASURED, cut_cells, measured_row
-from hpa_tf.imaging.fields import MAX_PIXELS, Fault, FieldFiles, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.cells import BOX, MEASURED
+from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
+from hpa_tf.imaging.image_cells import ImageCells, Reading, read_cells
 from hpa_tf.imaging.layout import Layout
-from hpa_tf.imaging.segmentation import Masks, Segmenter
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.prediction.aside import NO_PICTURES, Picture, Pictures
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
@@ -119,7 +118,7 @@ def image_source(
     stamps = {}
     for one in fields:
         own = [(name, *images.get(name, (0, "gone"))) for name in one.names]
-        scale = ["the scale of its files"] if reader.um_per_px is None and one.says_scale() else []
+        scale = ["the scale of its files"] if reader.reading.um_per_px is None and one.says_scale() else []
         stamps[one.image_id] = digest([own, of_masks.get(one.image_id, []), *scale])
     own_faults = tuple(fault for fault in faults if is_in_part(fault[0], *part))
     return Source(ids, fields.__getitem__, reader, stamps, own_faults)
@@ -132,24 +131,18 @@ def digest(value: object) -> str:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads, segments and cuts one field of view.
+    """Reads one field of view into what the networks need of its cells.
 
     Attributes:
-        segmenter: Finds the cells.
-        um_per_px: Micrometres per pixel; None = what the files say, or 0.08.
-        max_pixels: Larger images are refused.
+        reading: How it is read and segmented.
         needs: What the networks need of it.
         pictures: Draws its picture.
-        full_scale: Largest count of the camera; None = that of the files.
-        trained_um_per_px: (network, micrometres per pixel of its training data) each, where `um_per_px` is None.
+        trained_um_per_px: (network, micrometres per pixel of its training data) each, where every image says its own.
     """
 
-    segmenter: Segmenter
-    um_per_px: float | None = None
-    max_pixels: int = MAX_PIXELS
+    reading: Reading
     needs: Needs = TIGHT_CROPS
     pictures: Pictures = NO_PICTURES
-    full_scale: int | None = None
     trained_um_per_px: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __call__(self, field_files: FieldFiles) -> FieldCells:
@@ -158,38 +151,28 @@ class ImageReader:
         Raises:
             InputError: The field or its masks cannot be used.
         """
-        times = [time.perf_counter()]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
-            field = read_field(field_files, self.um_per_px, self.max_pixels, self.full_scale)
-            check_scale(field.um_per_px, self.trained_um_per_px)
-            times.append(time.perf_counter())
-            masks = self.segmenter(field)
-            times.append(time.perf_counter())
-        cells = field_cells(field, masks, self.needs, self.pictures)
-        times.append(time.perf_counter())
-        seconds = dict(zip(("read", "segment", "cut"), np.diff(times).tolist(), strict=True))
-        texts, light = tuple(str(warning.message) for warning in caught), tuple(brightness(field.pixels).tolist())
-        return replace(cells, seconds=seconds, warnings=texts, brightness=light)
+            found = read_cells(field_files, self.reading, self.needs.margin)
+            check_scale(found.field.um_per_px, self.trained_um_per_px)
+        texts, light = tuple(str(warning.message) for warning in caught), brightness(found.field.pixels)
+        return replace(field_cells(found, self.needs, self.pictures), warnings=texts, brightness=tuple(light.tolist()))
 
 
-def field_cells(
-    field: FieldOfView, masks: Masks, needs: Needs = TIGHT_CROPS, pictures: Pictures = NO_PICTURES
-) -> FieldCells:
-    """Cut and measure the cells of a field of view in memory.
+def field_cells(found: ImageCells, needs: Needs = TIGHT_CROPS, pictures: Pictures = NO_PICTURES) -> FieldCells:
+    """Return what the networks need of an image's cells.
 
     Args:
-        field: Pixels [H, W, 4].
-        masks: int32 [H, W] each.
+        found: The image and its cells, cut out with the margin of `needs`.
         needs: What the networks need of it.
         pictures: Draws its picture.
     """
-    cells = list(cut_cells(field, masks, needs.margin))
-    texts = mask_texts(masks.cell)
-    height, width = masks.cell.shape
+    field, mask, cells = found.field, found.masks.cell, found.cells
+    texts = mask_texts(mask)
+    height, width = mask.shape
     numbers = [cell.number for cell in cells]
-    table = measured_table(field.image_id, numbers, [measured_row(cell, field) for cell in cells])
-    kept = cells if needs.crops else []
+    table = measured_cells(field.image_id, found.measured)
+    kept = cells if needs.crops else ()
     return FieldCells(
         field.image_id,
         height,
@@ -198,9 +181,9 @@ def field_cells(
         tuple(cell.crop for cell in kept),
         tuple(cell.region for cell in kept),
         tuple(texts[number] for number in numbers),
-        pictures.leave(field.pixels, masks.cell),
-        {},
-        squares=squares_of(field.pixels, masks.cell, numbers, table[list(BOX)].to_numpy(), needs.squares),
+        pictures.leave(field.pixels, mask),
+        found.seconds,
+        squares=squares_of(field.pixels, mask, numbers, table[list(BOX)].to_numpy(), needs.squares),
         thumbnails=thumbnails([(cell.crop, cell.region) for cell in cells]) if needs.thumbnails else None,
     )
 
@@ -216,11 +199,14 @@ def mask_texts(mask: np.ndarray) -> dict[int, str]:
     return {number: submission.encode_text(rle) for number, rle in run_length.encode_cells(mask).items()}
 
 
-def measured_table(image_id: str, numbers: Sequence[int], rows: list[dict]) -> pd.DataFrame:
-    """Return one row a cell with fixed column types, so that images without cells give the same schema."""
-    floats = {"um_per_px", "border_ud", "border_lr"}
-    columns = {
-        name: np.array([row[name] for row in rows], np.float64 if name in floats else np.int64) for name in MEASURED
-    }
-    keys = {"image_id": pd.Series([image_id] * len(rows), dtype="str"), "cell": np.array(numbers, np.int32)}
-    return pd.DataFrame({**keys, **columns})
+def measured_cells(image_id: str, measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements of an image's cells under its name: whole numbers in 64 bits, as predictions hold them.
+
+    Args:
+        image_id: The image.
+        measured: `cell` and the columns `MEASURED` of each cell.
+    """
+    wide = {name: np.int64 for name, kind in MEASURED.items() if issubclass(kind, np.integer)}
+    table = measured[["cell", *MEASURED]].astype(wide).reset_index(drop=True)
+    table.insert(0, "image_id", pd.Series([image_id] * len(table), dtype="str"))
+    return table

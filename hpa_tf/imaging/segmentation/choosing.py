@@ -1,0 +1,35 @@
+"""The segmenter that a command was asked for, of those that run in its own worker processes."""
+
+from hpa_tf.imaging.channel_files import MAX_PIXELS
+from hpa_tf.imaging.segmentation import Segmenter
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+
+
+def make_segmenter(
+    name: str | None = None,
+    weights: str | None = None,
+    masks: str | None = None,
+    patterns: tuple[str | None, str | None] = (None, None),
+    max_pixels: int = MAX_PIXELS,
+) -> Segmenter:
+    """Return what finds the cells of images: masks on disk where a folder of them is given.
+
+    Args:
+        name: classical (the default) or small.
+        weights: File of the small segmenter; None = the one that comes with hpa_tf.
+        masks: Folder of masks.
+        patterns: Names of its cell and nucleus masks; None = the usual ones.
+        max_pixels: Larger masks are refused.
+
+    Raises:
+        InputError: The folder is missing or a pattern cannot be used.
+    """
+    if masks is not None:
+        return MasksOnDisk(masks, *patterns, max_pixels=max_pixels)
+    if name == "small":
+        from hpa_tf.imaging.segmentation.small import SmallSegmenter
+
+        return SmallSegmenter(weights) if weights else SmallSegmenter()
+    from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter  # imports scikit-image: 0.5 s
+
+    return ClassicalSegmenter()
