@@ -103,7 +103,7 @@ def overlap(options: Benchmark, folder: Path) -> None:
     reading = time.process_time() - start
     seconds = {name: sum(field.seconds[name] for field in fields) for name in ("read", "segment", "cut")}
     networks = load_networks([run])
-    runs = [Device(asked).run_of(networks[0])]
+    runs = [Device().run_of(networks[0])]
     list(predict_fields(fields[:2], networks, runs, options.batch_size))
     start = time.process_time()
     list(predict_fields(fields, networks, runs, options.batch_size))
@@ -138,7 +138,7 @@ def runtimes(options: Benchmark, folder: Path) -> None:
     base, rows = None, []
     for name in ("tensorflow", "onnx", "openvino"):
         try:
-            run = Device(Options("", runtime=name)).run_of(network)
+            run = Device(name).run_of(network)
         except InputError as error:
             print(f"{name}: left out ({error})")
             continue
@@ -181,7 +181,7 @@ def tta(options: Benchmark, folder: Path) -> None:
     from hpa_tf.prediction.runtimes import Device
 
     (network,) = load_networks([make_run(folder, options.size)])
-    run = Device(Options("")).run_of(network)
+    run = Device().run_of(network)
     images = np.random.default_rng(0).random((options.batch_size, options.size, options.size, 4), np.float32)
     kinds = ("none", "2", "8", "16")
     rounds = [

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from hpa_tf import files
-from hpa_tf.prediction import default_run, results
+from hpa_tf.prediction import results
 from hpa_tf.prediction.command import main
 from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.predict import _with_run
 
 
 def write_run(folder: Path, ended: int | None, exported: bool = True) -> None:
@@ -30,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 
 def chosen(**options) -> tuple[str, ...]:
-    return default_run.with_run(Options(images="images", **options)).run
+    return _with_run(Options(images="images", **options)).run
 
 
 def test_the_run_that_ended_last_predicts(here, capsys):

@@ -29,12 +29,12 @@ from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness, brightness_range
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.parts import is_in_part
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction import inference, members, merging, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.prediction.sources import is_in_part
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes import system_named
 

@@ -5,23 +5,26 @@ both from the training; here they move towards those of the user's cells, which 
 stay as they are. Source: Li et al. 2016 (AdaBN); Schneider et al. 2020 for the mixture with the training's statistics.
 """
 
-import dataclasses
 import hashlib
 import heapq
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
-from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source, digest
 from hpa_tf.prediction.stages import Failed, load
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.progress import progress
+
+if TYPE_CHECKING:  # TensorFlow
+    from hpa_tf.prediction.members import Network
+    from hpa_tf.serving import Served
 
 RECORD = "adapted.json"
 LEAST_CELLS = 100
@@ -30,42 +33,52 @@ MOST_CELLS, _MOST_BYTES = 2048, 2**29
 _BATCH_PIXELS, _SUFFIX = 2**20, ".weights.h5"
 
 
-def adapt(options: Options, source: Source, networks: Sequence[Any], workers: Workers) -> Options:
-    """Write the run folder `options.adapt`, or find it finished, and return options that predict with it.
+@dataclass(frozen=True)
+class Adaptation:
+    """What to adapt.
 
-    Args:
-        options: What is asked.
-        source: The images.
-        networks: `members.Network`s of the one run.
-        workers: What reads the images.
-
-    Raises:
-        InputError: The folder holds something else, there are too few cells, or the network has no such statistics.
+    Attributes:
+        out: Run folder to write.
+        share: Weight of the images' own statistics, 0..1.
+        skip: Leave images out that cannot be used, instead of raising the error.
     """
-    from hpa_tf.views import Crop
 
-    out, run, view = options.adapt, networks[0].run, networks[0].view
-    if not isinstance(view, Crop):
-        found = f"a network that sees {type(view).__name__}"
-        raise InputError("--adapt", found, "a network of single cells", "predict without --adapt")
-    adapted = dataclasses.replace(options, run=(out,), adapt=None)
-    record = {
-        "run": [network.digest for network in networks],
-        "images": digest(sorted(source.stamps.items())),
-        "share": options.adapt_share,
-    }
-    if files.exists(files.join(out, RECORD)):
-        _check_same(out, record)
-        if run_folder.is_finished(out):
-            return adapted
-    elif files.exists(files.join(out, run_folder.RECIPE)):
-        raise InputError(out, "another run", "a new folder for the adapted run", "choose another --adapt")
-    images = sample(_fields(options, source, workers), networks[0].served, view.specs()["image"].shape)
-    if len(images) < LEAST_CELLS:
-        fix = "predict without --adapt, or give more images"
-        raise InputError(options.images or options.data, f"{len(images)} cells", f"{LEAST_CELLS} or more", fix)
-    write_run(run, out, images, options.adapt_share, record)
-    return adapted
+    out: str
+    share: float = 0.5
+    skip: bool = False
+
+    def write(self, source: Source, networks: Sequence["Network"], workers: Workers) -> None:
+        """Write the adapted run, unless it is there.
+
+        Args:
+            source: The images.
+            networks: Those of the one run.
+            workers: What reads the images.
+
+        Raises:
+            InputError: The folder holds something else, there are too few cells, or the network has no such
+                statistics.
+        """
+        from hpa_tf.views import Crop
+
+        run, view = networks[0].run, networks[0].view
+        if not isinstance(view, Crop):
+            found = f"a network that sees {type(view).__name__}"
+            raise InputError("--adapt", found, "a network of single cells", "predict without --adapt")
+        images = digest(sorted(source.stamps.items()))
+        record = {"run": [network.digest for network in networks], "images": images, "share": self.share}
+        if files.exists(files.join(self.out, RECORD)):
+            _check_same(self.out, record)
+            if run_folder.is_finished(self.out):
+                return
+        elif files.exists(files.join(self.out, run_folder.RECIPE)):
+            raise InputError(self.out, "another run", "a new folder for the adapted run", "choose another --adapt")
+        fields = _fields(source, workers, self.skip)
+        cells = sample(fields, networks[0].served, view.specs()["image"].shape)
+        if len(cells) < LEAST_CELLS:
+            fix = "predict without --adapt, or give more images"
+            raise InputError("--adapt", f"{len(cells)} cells in the images", f"{LEAST_CELLS} or more", fix)
+        write_run(run, self.out, cells, self.share, record)
 
 
 def _check_same(out: str, record: dict[str, Any]) -> None:
@@ -75,24 +88,24 @@ def _check_same(out: str, record: dict[str, Any]) -> None:
         raise InputError(out, text, "the same run, images and share", "choose another --adapt, or remove the folder")
 
 
-def _fields(options: Options, source: Source, workers: Workers) -> Iterator[FieldCells]:
-    """Yield the cells of each image; images that cannot be used are left out under --on-error skip."""
+def _fields(source: Source, workers: Workers, skip: bool) -> Iterator[FieldCells]:
+    """Yield the cells of each image; `skip`: of those that can be used."""
     tasks = ((source.load, source.task(i), image_id) for i, image_id in enumerate(source.image_ids))
     with progress(desc="adapt", total=len(source.image_ids), unit="image") as bar:
         for field in workers.map(load, tasks, workers.count + 2):
             bar.update()
             if not isinstance(field, Failed):
                 yield field
-            elif options.on_error == "fail":
+            elif not skip:
                 raise field.error
 
 
-def sample(fields: Iterator[FieldCells], served: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def sample(fields: Iterator[FieldCells], served: "Served", shape: tuple[int, int, int]) -> np.ndarray:
     """Prepare a sample of the cells as the network sees them: those whose names have the smallest hashes.
 
     Args:
         fields: Cells of each image, in any order.
-        served: `serving.Served`, which prepares them.
+        served: Prepares them.
         shape: [S, S, C] of a prepared cell.
 
     Returns:

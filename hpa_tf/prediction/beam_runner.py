@@ -15,13 +15,13 @@ import cv2
 
 from hpa_tf import beam, files
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.prediction import results, runtimes
+from hpa_tf.prediction import results
 from hpa_tf.prediction.finishing import Finisher
-from hpa_tf.prediction.light import LightCheck
 from hpa_tf.prediction.members import Network
-from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.sources import Source, Task
-from hpa_tf.prediction.stages import Outcome, Stages, groups_to_do
+from hpa_tf.prediction.runtimes import Device, NetworkRequest
+from hpa_tf.prediction.sources import FieldCells, Source, Task
+from hpa_tf.prediction.stages import How, Outcome, Stages, groups_to_do
+from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Inline
 from hpa_tf.prediction_folder import PARTS
 from hpa_tf.worker_processes import num_cores
@@ -46,36 +46,69 @@ class Group:
     num_cards: int
 
 
-def run_on_beam(options: Options, source: Source, done: Set[str], finisher: Finisher, light: LightCheck) -> Outcome:
+@dataclass(frozen=True)
+class Runner:
+    """Where the groups are predicted.
+
+    Attributes:
+        name: Of the Beam runner.
+        options: Its command line.
+        num_workers: Its processes; 0 = one a core of this machine.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker is given: it predicts a group as this machine would.
+
+    Attributes:
+        out: Folder of the results.
+        networks: What predicts; opened once a worker.
+        how: How images go through.
+        load: Reads an image, see `Source`.
+        finisher: Writes each image's results.
+    """
+
+    out: str
+    networks: NetworkRequest
+    how: How
+    load: Callable[[Task], FieldCells]
+    finisher: Finisher
+
+
+def run_on_beam(work: Work, source: Source, done: Set[str], light: LightCheck, runner: Runner) -> Outcome:
     """Predict the images of a source that have no result yet.
 
     Args:
-        options: What is asked.
+        work: What a worker needs beside the names of its images.
         source: The images.
         done: Those that have a result.
-        finisher: Writes each image's results.
         light: Told of each image's brightness.
+        runner: Where.
 
     Raises:
         InputError: Beam is missing or its options cannot be used, a worker failed, or an image was lost.
     """
-    groups = [_group(indices, options, source, done) for indices in groups_to_do(source.image_ids, done)]
+    groups = [_group(indices, work.how, source, done) for indices in groups_to_do(source.image_ids, done)]
     for group in groups:
-        files.remove(_note(options.out, group))
+        files.remove(_note(work.out, group))
     if groups:
-        num_workers = options.workers or num_cores()
-        shared = (options, source.load, finisher)
-        beam.run_each(predict_group, groups, shared, options.runner, options.beam_options, num_workers)
-    outcome = _gather(options, groups)
+        num_workers = runner.num_workers or num_cores()
+        beam.run_each(predict_group, groups, (work,), runner.name, runner.options, num_workers)
+    outcome = _gather(work.out, groups, runner.name)
     for one in outcome.brightness:
         light.add(one)
     light.check()
     return outcome
 
 
-def _group(indices: range, options: Options, source: Source, done: Set[str]) -> Group:
+def _group(indices: range, how: How, source: Source, done: Set[str]) -> Group:
     ids = source.image_ids[indices.start : indices.stop]
-    num_cards = max(0, options.report_images - indices.start)
+    num_cards = max(0, how.num_cards - indices.start)
     return Group(indices.start, ids, tuple(map(source.task, indices)), frozenset(done.intersection(ids)), num_cards)
 
 
@@ -84,15 +117,16 @@ def _note(out: str, group: Group) -> str:
     return files.join(out, PARTS, f"group-{group.start:08d}.json")
 
 
-def predict_group(group: Group, options: Options, load: Callable, finisher: Finisher) -> None:
+def predict_group(group: Group, work: Work) -> None:
     """Predict one group in a worker; its note is written last."""
     cv2.setNumThreads(1)
-    device, networks = _open_networks(options)
-    source = Source(group.image_ids, group.tasks.__getitem__, load)
-    own = replace(options, report_images=group.num_cards)
+    device, networks = _open_networks(work.networks)
+    source = Source(group.image_ids, group.tasks.__getitem__, work.load)
+    how = replace(work.how, num_cards=group.num_cards)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
-        outcome = Stages(own, source, group.done, Inline(), finisher, LightCheck([]), show=False).run(networks, device)
+        stages = Stages(how, source, group.done, Inline(), work.finisher, LightCheck([]), show=False)
+        outcome = stages.run(networks, device)
     note = {
         "num_cells": outcome.num_cells,
         "num_lowered": outcome.num_lowered,
@@ -100,29 +134,29 @@ def predict_group(group: Group, options: Options, load: Callable, finisher: Fini
         "brightness": [one and [None if math.isnan(share) else share for share in one] for one in outcome.brightness],
         "warnings": [str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning)],
     }
-    files.write_json(_note(options.out, group), note)
+    files.write_json(_note(work.out, group), note)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_networks(options: Options) -> tuple[runtimes.Device, list[Network]]:
+def _open_networks(request: NetworkRequest) -> tuple[Device, list[Network]]:
     """Load the networks once a worker."""
-    return runtimes.open_networks(options)[:2]
+    return request.open()[:2]
 
 
-def _gather(options: Options, groups: Sequence[Group]) -> Outcome:
+def _gather(out: str, groups: Sequence[Group], runner: str) -> Outcome:
     """Add up what the workers noted, after a check that every image has its result or its failure.
 
     Raises:
         InputError: The runner lost an image.
     """
-    outcome, done = Outcome(), results.done_images(options.out)
+    outcome, done = Outcome(), results.done_images(out)
     for group in groups:
-        note = files.read_json(_note(options.out, group)) if files.exists(_note(options.out, group)) else {}
+        note = files.read_json(_note(out, group)) if files.exists(_note(out, group)) else {}
         failures = [tuple(failure) for failure in note.get("failures", ())]
         if lost := set(group.image_ids) - done - {image_id for image_id, _ in failures}:
             found = f"{len(lost)} images without result though the pipeline ended, such as {min(lost)}"
             fix = "run the same command again: it continues"
-            raise InputError(options.runner, found, f"a result of each of {len(group.image_ids)} images", fix)
+            raise InputError(runner, found, f"a result of each of {len(group.image_ids)} images", fix)
         for text in note.get("warnings", ()):
             warnings.warn(text, HpaWarning, stacklevel=2)
         outcome.num_predicted += len(group.image_ids) - len(group.done) - len(failures)
@@ -132,5 +166,5 @@ def _gather(options: Options, groups: Sequence[Group]) -> Outcome:
         shares = note.get("brightness", ())
         outcome.brightness += [one and tuple(math.nan if share is None else share for share in one) for one in shares]
     for group in groups:
-        files.remove(_note(options.out, group))
+        files.remove(_note(out, group))
     return outcome

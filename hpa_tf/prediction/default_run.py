@@ -1,27 +1,23 @@
 """Which run predicts where none is named: the newest finished one below runs/, else the starter network."""
 
 import os
-from dataclasses import replace
 
 from hpa_tf import files, starter
 from hpa_tf.prediction import results
-from hpa_tf.prediction.options import Options
 from hpa_tf.prediction_folder import MANIFEST
 from hpa_tf.run_folder import RESULT, SAVED_MODEL, is_finished
 
 FOLDER = "runs"
 
 
-def with_run(options: Options) -> Options:
-    """Return options that name a run, and print which one was chosen where they did not.
+def choose_run(out: str) -> str:
+    """Return the run that predicts into a folder, and print which one it is and why.
 
     A prediction that was stopped goes on with its own run, though a newer one may have ended since.
     """
-    if options.run or options.system:
-        return options
-    run, why = _begun_with(options.out) or _newest(FOLDER)
+    run, why = _begun_with(out) or _newest(FOLDER)
     print(f"--run {run}: {why}; another: --run FOLDER", flush=True)
-    return replace(options, run=(run,))
+    return run
 
 
 def _begun_with(out: str) -> tuple[str, str] | None:

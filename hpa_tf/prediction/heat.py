@@ -11,8 +11,6 @@ from hpa_tf import files, heat_map_files
 from hpa_tf.errors import InputError
 from hpa_tf.heat_map_files import HeatMaps, SeenSquare
 from hpa_tf.prediction.cards import Cards
-from hpa_tf.prediction.options import Options
-from hpa_tf.records import read_manifest
 
 if TYPE_CHECKING:
     from hpa_tf.prediction.members import Network
@@ -42,22 +40,24 @@ class HeatWriter:
         heat_map_files.write(self.out, image_id, maps)
 
 
-def heat_writer(options: Options, networks: Sequence["Network"]) -> HeatWriter | None:
-    """Return what writes the maps, where they are asked for.
+def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | None) -> HeatWriter:
+    """Return what writes the maps into a folder of results.
+
+    Args:
+        out: The folder.
+        networks: What predicts; the maps are the first one's.
+        stored_margin: Pixels around the crops of a data folder; None for images, which are cut as the networks need.
 
     Raises:
         InputError: The first network has no maps.
     """
-    if not options.heat_maps:
-        return None
     first = networks[0].served
     if not first.has_maps:
         found = f"{networks[0].name}, a network without maps of its classes"
         raise InputError(
             "--heat-maps", found, "a network of single cells that ends in a mean over its map", "leave it out"
         )
-    files.make_folder(files.join(options.out, heat_map_files.FOLDER))
+    files.make_folder(files.join(out, heat_map_files.FOLDER))
     view = first.recipe.asked_view
-    margins = [one.served.dataset["margin"] for one in networks]
-    stored = read_manifest(options.data).margin if options.data is not None else max(margins)
-    return HeatWriter(options.out, SeenSquare(view.square == "grow", view.margin, stored))
+    margin = max(one.served.dataset["margin"] for one in networks) if stored_margin is None else stored_margin
+    return HeatWriter(out, SeenSquare(view.square == "grow", view.margin, margin))

@@ -14,10 +14,10 @@ import tyro
 from hpa_tf import files, heat_map_files, interrupts
 from hpa_tf.errors import InputError
 from hpa_tf.identity import differences
+from hpa_tf.parts import parse_part
 from hpa_tf.prediction import results
 from hpa_tf.prediction.command import fail
-from hpa_tf.prediction.options import parse_part
-from hpa_tf.prediction.predict import write_final
+from hpa_tf.prediction.outputs import write_final
 from hpa_tf.prediction_folder import OVERLAYS, PARTS
 
 

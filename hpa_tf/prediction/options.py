@@ -10,6 +10,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
+from hpa_tf.parts import parse_part
 from hpa_tf.postprocessing import PostProcessing
 
 Runtime = Literal["tensorflow", "onnx", "openvino", "auto"]
@@ -123,6 +124,11 @@ class Options:
         """How the channels lie in files."""
         return parse_layout(self.pattern, self.channels, self.without, self.project)
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the images: (i, n) of --shard."""
+        return parse_part(self.shard)
+
     def check(self) -> None:
         """Refuse options that exclude each other.
 
@@ -160,7 +166,7 @@ class Options:
             if getattr(self, name) < least:
                 option = "--" + name.replace("_", "-")
                 raise InputError(option, str(getattr(self, name)), f"a number >= {least}", "correct the option")
-        parse_part(self.shard)
+        _ = self.part
 
     def _check_adapting(self) -> None:
         """Refuse what cannot go with --adapt.
@@ -205,17 +211,3 @@ class Options:
                 if not given and getattr(self, name) != default:
                     option = "--" + name.replace("_", "-")
                     raise InputError(option, f"no --{what}", f"--{what}, else it has no effect", f"leave {option} out")
-
-
-def parse_part(text: str | None) -> tuple[int, int]:
-    """Return (i, n) of "i/n"; (0, 1) for None.
-
-    Raises:
-        InputError: It is not of that form, or i is not below n.
-    """
-    if text is None:
-        return 0, 1
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError("--shard", repr(text), "i/n with 0 <= i < n, such as 0/4", "correct the option")
-    return int(index), int(count)

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.prediction import heterogeneity, results
+from hpa_tf.image_labels import read_image_labels
+from hpa_tf.prediction import heterogeneity, report, results
 from hpa_tf.prediction.results import Part
 from hpa_tf.prediction_folder import ANNDATA, CELLS, CELLS_CSV, EMBEDDINGS, RAW, SUBMISSION
 from hpa_tf.submission import SubmissionRow, SubmissionWriter
@@ -37,6 +38,26 @@ class Asked:
     anndata: bool = False
     csv: bool = False
     image_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
+    """Write the final files of a folder of results, as its manifest asks for them, and mark it as finished.
+
+    Args:
+        out: Folder of the results.
+        image_ids: Images in the order of the files.
+        num_failures: Images that were left out.
+    """
+    request = results.request_of(out)
+    asked = request["options"]
+    names = [network["name"] for network in request["networks"] if "column" not in network]
+    labels = read_image_labels(asked["image_labels"]) if asked.get("image_labels") else {}
+    asked_for = Asked(asked["embeddings"], asked["anndata"], asked.get("csv", False), labels)
+    rows = write_outputs(out, image_ids, names, asked_for)
+    if asked["report_images"]:
+        title = asked["system"] or " + ".join(names)
+        report.write_report(out, image_ids, asked["report_images"], title, rows)
+    results.end(out, {"num_images": len(image_ids), "num_failures": num_failures})
 
 
 def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[str], asked: Asked) -> list[dict]:

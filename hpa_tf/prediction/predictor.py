@@ -53,11 +53,10 @@ class Predictor:
         batch_size: int = 16,
         postprocessing: PostProcessing | None = None,
     ):
-        options = Options(out="", run=(str(run),), images="", tta=tta, batch_size=batch_size)
-        options.check()
-        self._options = options
-        device = Device(options)
-        self._networks = load_networks(options.run)
+        Options(run=(str(run),), images="", tta=tta, batch_size=batch_size).check()
+        self._tta, self._batch_size = tta, batch_size
+        device = Device()
+        self._networks = load_networks([str(run)])
         self._postprocessing = postprocessing or usual_postprocessing(self._networks)
         self._runs = [device.run_of(network) for network in self._networks]
 
@@ -108,8 +107,8 @@ class Predictor:
                 [cells],
                 self._networks,
                 self._runs,
-                self._options.batch_size,
-                self._options.tta,
+                self._batch_size,
+                self._tta,
                 embeddings,
                 lambda image_id: heat_maps,
             )

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import checksums, files, heat_map_files
+from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_same
@@ -167,20 +167,40 @@ def read_stamps(out: str | os.PathLike) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Where a prediction goes on: images that have a result, and how many lost theirs because their files changed."""
+
+    done: set[str]
+    num_changed: int
+
+
 @contextlib.contextmanager
-def begun(out: str, request: dict[str, Any]) -> Iterator[None]:
-    """Begin a prediction; arguments and errors as of `start`.
+def begun(out: str, request: dict[str, Any], stamps: Mapping[str, str]) -> Iterator[Begun]:
+    """Begin a prediction, or go on with the one in `out`; arguments and errors as of `start` and `drop_changed`.
 
     Where the block fails on bad input before any image has its result, the folder is free for other options again:
     nothing is lost, and the error was most likely about the options.
     """
     start(out, request)
+    interrupts.keeps(f"finished images are kept in {out}; the same command continues")
     try:
-        yield
+        num_changed = drop_changed(out, stamps)
+        yield Begun(done_images(out), num_changed)
     except InputError:
         if not done_images(out):
             files.remove(files.join(out, MANIFEST))
         raise
+
+
+@contextlib.contextmanager
+def tidied(out: str) -> Iterator[None]:
+    """Remove at the end of the block what one that was stopped in the middle of writing left behind."""
+    try:
+        yield
+    finally:
+        for folder in (PARTS, RAW, OVERLAYS):
+            folder_lock.remove_unfinished(files.join(out, folder))
 
 
 def start(out: str, request: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hpa_tf.prediction import members
 from hpa_tf.prediction.batching import Inputs
 from hpa_tf.prediction.inference import Run
 from hpa_tf.prediction.members import Network
-from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.options import Runtime
 from hpa_tf.recipes import System, system_named
 from hpa_tf.serving.onnx import onnx_session, to_onnx
 
@@ -26,26 +27,28 @@ class Device:
     """Where and how the networks run: set TensorFlow up, load networks in `scope()`, then `run_of` each.
 
     Args:
-        options: runtime, precision, strategy.
+        runtime: See `Options`; precision and strategy, too.
+        precision: "float32" or "mixed".
+        strategy: "one" device, or batches "mirrored" over all GPUs.
 
     Raises:
         InputError: The options exclude each other, or a package or device is missing.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, runtime: Runtime = "tensorflow", precision: str = "float32", strategy: str = "one"):
         gpus = find_gpus()
-        if options.strategy != "one" and options.runtime not in ("tensorflow", "auto"):
+        if strategy != "one" and runtime not in ("tensorflow", "auto"):
             fix = "drop one of the two"
-            raise InputError("--strategy", f"mirrored with --runtime {options.runtime}", "--runtime tensorflow", fix)
-        self.runtime = "tensorflow" if options.strategy != "one" else _choose(options.runtime, bool(gpus))
-        self._mixed = options.precision == "mixed"
+            raise InputError("--strategy", f"mirrored with --runtime {runtime}", "--runtime tensorflow", fix)
+        self.runtime = "tensorflow" if strategy != "one" else _choose(runtime, bool(gpus))
+        self._mixed = precision == "mixed"
         if self.runtime == "onnx" and self._mixed:
             raise InputError("--precision", "mixed with --runtime onnx", "float32", "use tensorflow or openvino")
         if self._mixed:
             kind = "auto_mixed_precision" if gpus else "auto_mixed_precision_onednn_bfloat16"
             tf.config.optimizer.set_experimental_options({kind: True})
         self._strategy = None
-        if options.strategy == "mirrored":
+        if strategy == "mirrored":
             self._strategy = mirrored_strategy()
 
     @property
@@ -72,20 +75,40 @@ class Device:
         return _mirrored_run(network, self._strategy) if self._strategy else tensorflow_run(network)
 
 
-def open_networks(options: Options) -> tuple[Device, list[Network], System | None]:
-    """Set the device up and load the networks that are asked for.
+@dataclass(frozen=True)
+class NetworkRequest:
+    """Which networks predict, and what runs them: the options of these names.
 
-    Returns:
-        The device, the networks with their weights, and the system if one is asked for.
-
-    Raises:
-        InputError: The options exclude each other, a package or a run is missing, or a run cannot be used.
+    Attributes:
+        run: Run folders.
+        system: Name of a system instead.
+        runs: Folder of its members.
+        runtime: What runs them.
+        precision: "float32" or "mixed".
+        strategy: "one" or "mirrored".
     """
-    system = system_named(options.system) if options.system else None
-    device = Device(options)
-    with device.scope():
-        networks = members.load_members(system, options.runs) if system else members.load_networks(options.run)
-    return device, networks, system
+
+    run: tuple[str, ...] = ()
+    system: str | None = None
+    runs: str = "runs"
+    runtime: Runtime = "tensorflow"
+    precision: str = "float32"
+    strategy: str = "one"
+
+    def open(self) -> tuple[Device, list[Network], System | None]:
+        """Set the device up and load the networks.
+
+        Returns:
+            The device, the networks with their weights, and the system if one is asked for.
+
+        Raises:
+            InputError: The options exclude each other, a package or a run is missing, or a run cannot be used.
+        """
+        system = system_named(self.system) if self.system else None
+        device = Device(self.runtime, self.precision, self.strategy)
+        with device.scope():
+            networks = members.load_members(system, self.runs) if system else members.load_networks(self.run)
+        return device, networks, system
 
 
 def _choose(asked: str, has_gpu: bool) -> str:

@@ -12,13 +12,13 @@ from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
+from hpa_tf.parts import is_in_part
 from hpa_tf.prediction.aside import NO_PICTURES, Pictures
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
 from hpa_tf.prediction.sources import (
     FieldCells,
     Source,
     digest,
-    is_in_part,
     mask_texts,
     measured_cells,
     thumbnails,
@@ -70,7 +70,7 @@ def shard_source(
         of_fields = table.groupby("image_id")[_FIELD["shard"]].first().map(shards)
         stamps = {image_id: digest([stamp, of_fields[image_id]]) for image_id, stamp in stamps.items()}
     reader, placed = ShardReader(str(folder), pictures, needs), table[columns]
-    return Source(ids, lambda i: placed.iloc[rows_of[ids[i]]], reader, stamps)
+    return Source(ids, lambda i: placed.iloc[rows_of[ids[i]]], reader, stamps, manifest=manifest)
 
 
 def _kinds(needs: Needs) -> list[str]:

@@ -18,6 +18,8 @@ from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.image_cells import ImageCells, Reading, read_cells
 from hpa_tf.imaging.layout import Layout
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
+from hpa_tf.manifest import Manifest
+from hpa_tf.parts import is_in_part
 from hpa_tf.prediction.aside import NO_PICTURES, Picture, Pictures
 from hpa_tf.prediction.cards import TILE_SIZE, thumbnail
 from hpa_tf.prediction.needs import TIGHT_CROPS, Needs
@@ -63,11 +65,6 @@ Task = FieldFiles | pd.DataFrame
 """What a worker needs to know to read an image: its files, or its rows of a data folder's cell table."""
 
 
-def is_in_part(image_id: str, index: int, count: int) -> bool:
-    """Tell whether an image belongs to part `index` of `count`: a hash of its id, equal on every machine."""
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) % count == index
-
-
 @dataclass(frozen=True)
 class Source:
     """Images to predict, in order; `load(task(i))` gives the cells of image i.
@@ -78,6 +75,7 @@ class Source:
         load: Reads the cells; picklable, called in workers.
         stamps: Digest, by image, of the state of the files that it is read from: another state, another digest.
         faults: Images that cannot be used by what their files are called, and why.
+        manifest: Of the data folder; None for images.
     """
 
     image_ids: tuple[str, ...]
@@ -85,6 +83,7 @@ class Source:
     load: Callable[[Task], FieldCells]
     stamps: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    manifest: Manifest | None = None
 
 
 def image_source(

@@ -15,9 +15,8 @@ import pandas as pd
 from hpa_tf import files, reporting
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction.finishing import Finisher
-from hpa_tf.prediction.light import LightCheck
-from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import FieldCells, Source
+from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Inline, Workers
 from hpa_tf.progress import progress
 
@@ -65,11 +64,32 @@ class Failed:
     error: InputError
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How images go through the networks, and what is kept of each.
+
+    Attributes:
+        batch_size: Cells a batch.
+        tta: Views of each cell: "none", "2", "8" or "16".
+        embeddings: Keep the first network's features.
+        heat_maps: Keep its maps of every image.
+        num_cards: The first so many images are in the report.
+        skip: Leave images out that cannot be used, instead of raising the error.
+    """
+
+    batch_size: int
+    tta: str
+    embeddings: bool
+    heat_maps: bool
+    num_cards: int
+    skip: bool
+
+
 class Stages:
     """Predicts the images of a source that have no result yet.
 
     Args:
-        options: What is asked.
+        how: How they go through.
         source: The images.
         done: Those that have a result.
         workers: What reads and finishes.
@@ -80,7 +100,7 @@ class Stages:
 
     def __init__(
         self,
-        options: Options,
+        how: How,
         source: Source,
         done: Set[str],
         workers: Workers | Inline,
@@ -88,7 +108,7 @@ class Stages:
         light: LightCheck,
         show: bool = True,
     ):
-        self._options, self._source, self._workers, self._finisher = options, source, workers, finisher
+        self._how, self._source, self._workers, self._finisher = how, source, workers, finisher
         self._done, self._light, self._show = done, light, show
         self._finishing: collections.deque = collections.deque()
         self.outcome = Outcome()
@@ -105,8 +125,8 @@ class Stages:
         """
         from hpa_tf.prediction.inference import predict_fields  # TensorFlow: not in the workers
 
-        options, ids = self._options, self._source.image_ids
-        in_report = set(ids[: options.report_images])
+        how, ids = self._how, self._source.image_ids
+        in_report = set(ids[: how.num_cards])
         num_done = sum(image_id in self._done for image_id in ids)
         with progress(
             desc="predict", total=len(ids), initial=num_done, unit="image", disable=not self._show
@@ -115,10 +135,10 @@ class Stages:
                 self._fields(),
                 networks,
                 [device.run_of(network) for network in networks],
-                options.batch_size,
-                options.tta,
-                with_embedding=options.embeddings or options.anndata,
-                with_cards=lambda image_id: options.heat_maps or image_id in in_report,
+                how.batch_size,
+                how.tta,
+                with_embedding=how.embeddings,
+                with_cards=lambda image_id: how.heat_maps or image_id in in_report,
                 replicas=device.replicas,
             ):
                 self._start_finishing(one)
@@ -152,7 +172,7 @@ class Stages:
         return self._workers.count + 2
 
     def _fail(self, failed: Failed) -> None:
-        if self._options.on_error == "fail":
+        if not self._how.skip:
             raise failed.error
         self.outcome.failures.append((failed.image_id, str(failed.error)))
         self._bar.write(f"skipped {failed.image_id}: {failed.error}")
@@ -184,11 +204,16 @@ def groups_to_do(image_ids: Sequence[str], done: Set[str]) -> Iterator[range]:
             yield group
 
 
-def report(outcome: Outcome, options: Options) -> None:
-    """Write failures.csv if failures are skipped, and say what is unusual."""
-    if options.on_error == "skip":
+def report(outcome: Outcome, failures: str | None) -> None:
+    """Write the table of failures, and say what is unusual.
+
+    Args:
+        outcome: What came of the prediction.
+        failures: The table, where images may be left out.
+    """
+    if failures is not None:
         table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
-        reporting.write_csv(table, files.join(options.out, FAILURES))
+        reporting.write_csv(table, failures)
     if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
         share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
         text = f"{share} of the cells have a value below 1 (border or outlier rule): check masks and channels"

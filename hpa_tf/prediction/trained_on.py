@@ -1,12 +1,20 @@
-"""Whether images are like those that networks were trained on: their scale, and which channels there are."""
+"""Whether images are like those that networks were trained on: scale, channels, brightness (a 12-bit camera)."""
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.brightness import Range, brightness_range, unlike
+
+if TYPE_CHECKING:  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import Network
+    from hpa_tf.serving import Served
 
 _SCALE_TOLERANCE = 0.1
+_DARK_FIX = "expect wrong scores; if the camera has 12 bits, give --full-scale 4095 (14 bits: 16383)"
 
 
 def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]) -> None:
@@ -23,12 +31,12 @@ def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]
             warnings.warn(f"{text}: say what the images have, or expect worse scores", HpaWarning, stacklevel=4)
 
 
-def scales_of(networks: list) -> tuple[tuple[str, tuple[float, ...]], ...]:
+def scales_of(networks: Sequence["Network"]) -> tuple[tuple[str, tuple[float, ...]], ...]:
     """Return (name, micrometres per pixel of its training data) of each network."""
     return tuple((network.name, tuple(network.served.dataset.get("um_per_px") or ())) for network in networks)
 
 
-def check_channels(without: Sequence[Sequence[str]], networks: list, allowed: bool = False) -> None:
+def check_channels(without: Sequence[Sequence[str]], networks: Sequence["Network"], allowed: bool = False) -> None:
     """Refuse images without channels that a network was trained with, or with channels that it has never seen.
 
     Args:
@@ -53,7 +61,7 @@ def check_channels(without: Sequence[Sequence[str]], networks: list, allowed: bo
         warnings.warn(f"{found}, not {expected}: expect worse scores", HpaWarning, stacklevel=3)
 
 
-def trained_without(served: Any) -> set[frozenset[str]]:
+def trained_without(served: "Served") -> set[frozenset[str]]:
     """Return the sets of black channels that a network has seen in training; frozenset() = all four were there."""
     known = {frozenset(one) for one in served.dataset.get("without") or ((),)}  # earlier manifests do not say it
     for channel in served.recipe.augmentation.dropped:
@@ -63,3 +71,41 @@ def trained_without(served: Any) -> set[frozenset[str]]:
 
 def _without_in_words(channels: frozenset[str]) -> str:
     return f"without {','.join(sorted(channels))}" if channels else "with all four channels"
+
+
+class LightCheck:
+    """Gathers the images' brightness and warns once of a folder that is far darker or brighter.
+
+    Args:
+        networks: What predicts; one whose training data's brightness is not known is passed over.
+    """
+
+    def __init__(self, networks: Sequence["Network"]):
+        known = {network.name: network.served.dataset.get("brightness") for network in networks}
+        self._trained: dict[str, Range] = {name: found for name, found in known.items() if found}
+        self._shares: list[tuple[float, ...]] = []
+
+    def add(self, brightness: tuple[float, ...] | None) -> None:
+        """Note an image's brightness; None = not measured."""
+        if brightness is not None and self._trained:
+            self._shares.append(brightness)
+
+    def check(self) -> None:
+        """Warn, once, where the images seen so far are unlike the training data."""
+        if self._shares:
+            self.check_range(brightness_range(np.array(self._shares)), f"of {len(self._shares)} images")
+
+    def check_range(self, found: Range | None, what: str) -> None:
+        """Warn, once, where a range of brightness is unlike that of the training data.
+
+        Args:
+            found: Of the images; None = not known.
+            what: Whose it is.
+        """
+        for name, trained in self._trained.items():
+            if found and (text := unlike(found, trained)):
+                warnings.warn(
+                    f"{what}: another brightness range than {name} was trained on: {text}; {_DARK_FIX}", HpaWarning, 2
+                )
+                self._trained = {}
+                return

@@ -19,8 +19,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
-from hpa_tf.prediction.options import parse_part
-from hpa_tf.prediction.sources import is_in_part
+from hpa_tf.parts import is_in_part, parse_part
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.progress import progress
 from hpa_tf.reporting import write_csv
