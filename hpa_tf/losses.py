@@ -10,16 +10,9 @@ of a batch weighs the same. A loss that looks at the whole batch returns its one
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+import tensorflow as tf
 from keras import ops
-
-
-class Loss(Protocol):
-    """What a term of the objective calls: see the module's docstring."""
-
-    def __call__(self, labels: Any, logits: Any, weights: Any) -> Any:
-        """Return the loss of each row, float32 [B, K]."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +22,7 @@ class Focal:
     gamma: float = 2.0
     """How much well-predicted values count less."""
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the mean over the classes, [B, K]."""
         return ops.mean(focal(labels, logits, self.gamma) * weights, axis=-1)
 
@@ -41,7 +34,7 @@ class CrossEntropy:
     positive_weight: float = 1.0
     """Weight of the positive part."""
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the mean over the classes, [B, K]."""
         if self.positive_weight == 1:
             return ops.mean(focal(labels, logits, 0) * weights, axis=-1)
@@ -57,7 +50,7 @@ class FocalSum:
     On labels of 0 and 1 it is `Focal(2)` but for the sum instead of the mean. Source: SYSTEMS 1d.
     """
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the sum over the classes, [B, K]."""
         share = ops.square(ops.sigmoid(-logits * (2 * labels - 1)))
         return ops.sum(focal(labels, logits, 0) * share * weights, axis=-1)
@@ -67,7 +60,7 @@ class FocalSum:
 class SquaredError:
     """Mean square of sigmoid(z) - y: for students of an ensemble's probabilities. Source: SYSTEMS 3 (Z, h)."""
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the mean over the classes, [B, K]."""
         return ops.mean(ops.square(ops.sigmoid(logits) - labels) * weights, axis=-1)
 

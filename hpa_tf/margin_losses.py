@@ -7,8 +7,8 @@ ArcFace           a margin between antibodies
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+import tensorflow as tf
 from keras import ops
 
 from hpa_tf.losses import focal
@@ -24,14 +24,14 @@ class SymmetricLovasz:
     A class counts wholly or, where its weight is 0, not at all.
     """
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return (hinge of the labels + hinge of their opposite) / 2, [B, K]."""
         known = ops.cast(weights > 0, "float32")
         present, absent = _lovasz_hinge(labels, logits, known), _lovasz_hinge(1 - labels, -logits, known)
         return (present + absent) / 2
 
 
-def _lovasz_hinge(labels: Any, logits: Any, known: Any) -> Any:
+def _lovasz_hinge(labels: tf.Tensor, logits: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
     errors = ops.where(known > 0, 1 - logits * (2 * labels - 1), _FAR_BELOW)
     order = ops.argsort(-errors, axis=-1)
     errors = ops.take_along_axis(errors, order, axis=-1)
@@ -55,7 +55,7 @@ class HardNegatives:
     most: float = 0.7
     """Largest share of the negatives, before 2 are added."""
 
-    def __call__(self, labels, logits, weights):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the mean over the classes of the mean over the chosen rows; the same number in every row, [B, K]."""
         rows, classes = ops.shape(logits)[:2], logits.shape[2]
         labels, logits, weights = (ops.reshape(one, (-1, classes)) for one in (labels, logits, weights))
@@ -73,7 +73,7 @@ class HardNegatives:
         return ops.broadcast_to(ops.mean(mean), rows)
 
 
-def arc_face(cosines: Any, targets: Any) -> Any:
+def arc_face(cosines: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Return (CE(30 c') + CE(c)) / 2 of each example, float32 [B]; c' has the target's angle widened by .5.
 
     Where the angle would pass pi, c' = c - .5 sin(pi - .5). Examples without an id add nothing.

@@ -6,7 +6,7 @@ other. The training loop knows nothing else about a network: it adds the terms u
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from keras import ops
 
@@ -14,7 +14,7 @@ from hpa_tf.losses import CrossEntropy, Focal, FocalSum, SquaredError
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
 
 if TYPE_CHECKING:
-    from hpa_tf.models.network import Tensors
+    from hpa_tf.models.network import Tensor, Tensors
     from hpa_tf.views import Batch
 
 AnyLoss = Focal | CrossEntropy | FocalSum | SquaredError | SymmetricLovasz | HardNegatives
@@ -35,7 +35,7 @@ class Labels:
     class_weights: tuple[float, ...] | None = None
     """Weight of each class the network answers; None = all 1."""
 
-    def __call__(self, outputs: "Tensors", batch: "Batch") -> Any:
+    def __call__(self, outputs: "Tensors", batch: "Batch") -> "Tensor":
         """Return the loss of each example, float32 [B]: the mean over its cells; padding adds nothing.
 
         Args:
@@ -72,7 +72,7 @@ class Alike:
     weight: float = 1.0
     """Weight of the term in the sum."""
 
-    def __call__(self, outputs: "Tensors", batch: "Batch") -> Any:
+    def __call__(self, outputs: "Tensors", batch: "Batch") -> "Tensor":
         """Return the loss of each example, float32 [B]."""
         one, other = (ops.cast(outputs[name], "float32") for name in (self.one, self.other))
         distance = ops.abs(one - other) if self.power == 1 else ops.square(one - other)
@@ -82,7 +82,7 @@ class Alike:
 AnyTerm = Labels | Alike
 
 
-def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> Any:
+def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> "Tensor":
     """Return the sum of the terms for each example, float32 [B]."""
     first, *rest = (term(outputs, batch) for term in terms)
     return sum(rest, first)

@@ -112,35 +112,19 @@ def decode_text(text: str, height: int, width: int, where: str | os.PathLike) ->
     return {"size": [height, width], "counts": counts}
 
 
-def make_row(image_id: str, cell_mask: np.ndarray, cells: Sequence[int], scores: np.ndarray) -> SubmissionRow:
-    """Build the row of one image: every cell with every class.
+def row_of_scores(image_id: str, size: tuple[int, int], mask_texts: Sequence[str], scores: np.ndarray) -> SubmissionRow:
+    """Return the row of an image: every cell with every class.
 
     Args:
         image_id: The image.
-        cell_mask: Integer [H, W], the image's own size; 0 is background.
-        cells: N cell numbers; a cell of the mask that is not among them is left out.
+        size: Its height and width, px.
+        mask_texts: Mask of each of N cells as the submission writes it.
         scores: [N, 19] in 0..1.
-
-    Raises:
-        ValueError: Shapes differ, a score is not finite, or a cell is not in the mask.
     """
-    cells, scores = [int(cell) for cell in cells], np.asarray(scores, float).reshape(-1, NUM_CLASSES)
-    if len(cells) != len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"image {image_id}: found {len(cells)} cells, scores {scores.shape}; expected finite [N, 19]")
-    masks = run_length.encode_cells(cell_mask) if cells else {}
-    missing = [cell for cell in cells if cell not in masks]
-    if missing:
-        raise ValueError(f"image {image_id}: cells {missing[:10]} are not in its mask")
-    height, width = cell_mask.shape
-    return SubmissionRow(
-        image_id,
-        width,
-        height,
-        tuple(encode_text(masks[cell]) for cell in cells),
-        np.repeat(np.arange(len(cells)), NUM_CLASSES),
-        np.tile(np.arange(NUM_CLASSES), len(cells)),
-        scores.ravel(),
-    )
+    height, width = size
+    num_cells = len(mask_texts)
+    places = np.repeat(np.arange(num_cells), NUM_CLASSES), np.tile(np.arange(NUM_CLASSES), num_cells)
+    return SubmissionRow(image_id, width, height, tuple(mask_texts), *places, scores.ravel())
 
 
 class SubmissionWriter:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from submission_rows import make_row
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import CLASSES, NUM_CLASSES
@@ -76,7 +77,7 @@ def write_submission(world, scores, path, skip=()):
             own = (truth["image_id"] == image_id).to_numpy()
             if image_id not in skip:
                 mask = folder.read(image_id)
-                writer.write(submission.make_row(image_id, mask, truth["cell"][own].tolist(), scores[own]))
+                writer.write(make_row(image_id, mask, truth["cell"][own].tolist(), scores[own]))
 
 
 def score(world, *more, truth="truth.parquet", found="submission.csv"):
@@ -138,7 +139,7 @@ def test_images_without_a_row_are_missed_and_rows_without_an_image_do_not_count(
 
 
 def test_a_detection_in_an_image_without_cells_is_wrong(world):
-    row = submission.make_row("nothing", grid_mask(1), [1], np.ones((1, NUM_CLASSES)))
+    row = make_row("nothing", grid_mask(1), [1], np.ones((1, NUM_CLASSES)))
     write_submission(world, true_labels(world) * 0.5, world / "submission.csv", skip=("nothing",))
     with submission.SubmissionWriter(world / "more.csv") as writer:
         for other in submission.read(world / "submission.csv"):
@@ -200,7 +201,7 @@ def test_numbers_measured_on_real_masks(tmp_path):
             if cells:
                 iou = np.array(submission.run_length.coco.iou(list(cells.values()), true.masks, [0] * len(true.masks)))
                 scores = true.labels[iou.argmax(axis=1)] * iou.max(axis=1)[:, None]  # no ties
-            writer.write(submission.make_row(image_id, mask, list(cells), scores))
+            writer.write(make_row(image_id, mask, list(cells), scores))
     arguments = ["score", "--truth-masks", str(REAL / "gt_masks"), "--truth-labels", str(REAL / "cell_labels.csv")]
     arguments += ["--submission", str(tmp_path / "s.csv"), "--bootstrap", "0"]
     for verified, copied, random in (("all", 0.558, 0.08), ("present", 0.575, 0.56)):

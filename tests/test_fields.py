@@ -14,7 +14,7 @@ from PIL import Image
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.channel_files import read_channel
+from hpa_tf.imaging.channel_files import read_channel_file
 from hpa_tf.imaging.fields import find_fields, read_field
 
 SIZE = (24, 40)  # rows, columns
@@ -69,13 +69,13 @@ def test_jpeg_in_grey_and_in_the_channels_own_colour(tmp_path):
     for channel, colour in colours.items():
         path = tmp_path / f"x_{channel}.jpg"
         Image.fromarray(plane[..., None] * np.array(colour, np.uint8)).save(path, quality=95)
-        found = read_channel(str(path), channel)
+        found = read_channel_file(str(path), channel)[0]
         assert found.dtype == np.uint8
         assert np.abs(found.astype(float) - plane).mean() < 8  # JPEG keeps blue worst
         with pytest.raises(InputError, match="colour JPEG"):
-            read_channel(str(path), "green" if channel != "green" else "red")
+            read_channel_file(str(path), "green" if channel != "green" else "red")
         Image.fromarray(plane).save(path, quality=95)
-        assert np.abs(read_channel(str(path), channel).astype(float) - plane).mean() < 2
+        assert np.abs(read_channel_file(str(path), channel)[0].astype(float) - plane).mean() < 2
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_colour_float_and_32_bit_files_are_refused(tmp_path, mode, extension):
     path = tmp_path / f"x_red.{extension}"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert(mode).save(path)
     with pytest.raises(InputError, match="8 or 16 bit grey") as error:
-        read_channel(str(path), "red")
+        read_channel_file(str(path), "red")
     assert str(path) in str(error.value)
 
 
@@ -103,7 +103,7 @@ def test_two_page_tiff_is_refused(tmp_path, pixels):
     pages = [Image.fromarray(pixels[..., c]) for c in range(2)]
     pages[0].save(tmp_path / "x_red.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match="2 pages"):
-        read_channel(str(tmp_path / "x_red.tif"), "red")
+        read_channel_file(str(tmp_path / "x_red.tif"), "red")
 
 
 @pytest.mark.parametrize("extension", [".png", ".tif", ".tif.gz", ".jpg"])
@@ -138,13 +138,13 @@ def test_huge_png_is_refused_by_its_header(tmp_path):
         body = chunk(b"IDAT", zlib.compress(bytes(1_000_000)))
         (tmp_path / "x_red.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
         with pytest.raises(InputError, match="at most 100000000 px"):
-            read_channel(str(tmp_path / "x_red.png"), "red")
+            read_channel_file(str(tmp_path / "x_red.png"), "red")
 
 
 def test_gzip_bomb_is_refused(tmp_path):
     (tmp_path / "x_red.tif.gz").write_bytes(gzip.compress(bytes(30_000_000)))
     with pytest.raises(InputError, match="more than"):
-        read_channel(str(tmp_path / "x_red.tif.gz"), "red", max_pixels=1_000_000)
+        read_channel_file(str(tmp_path / "x_red.tif.gz"), "red", max_pixels=1_000_000)
 
 
 def test_pixel_limit_is_height_times_width(tmp_path, pixels):

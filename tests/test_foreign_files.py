@@ -21,7 +21,7 @@ from PIL import Image
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.channel_files import read_channel
+from hpa_tf.imaging.channel_files import read_channel_file
 from hpa_tf.imaging.fields import FieldOfView, find_fields
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei, find_pieces
 from hpa_tf.imaging.segmentation.mask_files import read_mask
@@ -30,6 +30,10 @@ from tfrecords_builder.label_table import read_label_table
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "hpa"
 COMPRESSIONS = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773}
+
+
+def read_channel(path: str, channel: str) -> np.ndarray:
+    return read_channel_file(path, channel)[0]
 
 
 def tiff_bytes(plane: np.ndarray, compression: int = 1, white: bool = False, orientation: int | None = None) -> bytes:

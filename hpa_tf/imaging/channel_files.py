@@ -28,11 +28,6 @@ Scale = tuple[float, float] | None
 """Micrometres across and down a pixel; None = the file does not say."""
 
 
-def read_channel(path: str, channel: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read one channel as uint8 or uint16 [H, W]: see `read_channel_file`."""
-    return read_channel_file(path, channel, max_pixels)[0]
-
-
 def read_channel_file(
     path: str,
     channel: str,

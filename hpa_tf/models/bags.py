@@ -5,7 +5,7 @@ take part in the maximum and in the attention. `mask_missing` leaves them out of
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 from keras import ops
@@ -15,7 +15,7 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import GeneralizedMean
 from hpa_tf.models.layers import REGISTERED
-from hpa_tf.models.network import HEAD, Specs, Tensors, make_inputs
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, make_inputs
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.resnet import RESNETS
 
@@ -53,7 +53,7 @@ class DuoBranch:
         }
         return keras.Model(inputs, outputs, name="duo_branch")
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the probability in the crop times that in the bag, [B, K, classes]."""
         cell, image = (ops.sigmoid(ops.cast(outputs[f"{name}_logits"], "float32")) for name in ("cell", "image"))
         return cell * image[:, None]
@@ -81,12 +81,12 @@ class AttentionBag:
         present = inputs["present"][..., None] if self.mask_missing else None
         return keras.Model(inputs, attend(features, present, self.hidden, len(self.classes)), name="attention_bag")
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the sigmoid of the dense layer on each crop, [B, K, classes]."""
         return ops.sigmoid(ops.cast(outputs["cell_logits"], "float32"))
 
 
-def attend(features, present, hidden: int, num_classes: int) -> dict[str, Any]:
+def attend(features, present, hidden: int, num_classes: int) -> dict[str, Tensor]:
     """Return image_logits [B, classes], cell_logits [B, K, classes] and embedding of cells' features [B, K, D].
 
     Args:
@@ -103,7 +103,7 @@ def attend(features, present, hidden: int, num_classes: int) -> dict[str, Any]:
     return {"image_logits": image_logits, "cell_logits": classify(features), "embedding": features}
 
 
-def _crop_features(backbone: AnyBackbone, specs: Specs, pooling: str, policy: str) -> tuple[dict, Any]:
+def _crop_features(backbone: AnyBackbone, specs: Specs, pooling: str, policy: str) -> tuple[dict[str, Tensor], Tensor]:
     """Return the inputs and the pooled features of each crop, float32 [B, K, D]."""
     inputs = make_inputs(specs)
     count, *shape = specs["image"].shape

@@ -1,14 +1,14 @@
 """From class-activation maps of a field to scores of its cells. Source: SYSTEMS 3 (M, g)."""
 
-from typing import Any
-
 from keras import ops
+
+from hpa_tf.models.network import Tensor
 
 _EPSILON = 1e-5
 QUANTILE = 0.99
 
 
-def cell_scores(cam: Any, probabilities: Any, masks: Any, num_cells: int) -> Any:
+def cell_scores(cam: Tensor, probabilities: Tensor, masks: Tensor, num_cells: int) -> Tensor:
     """Return the class's probability in the field, less where the cell's strongest places are weaker than the field's.
 
     s = clip(q99(a in the cell) p / q99(a in the field), 0, p), where a is the positive part of the map, scaled to 1 at
@@ -37,7 +37,7 @@ def cell_scores(cam: Any, probabilities: Any, masks: Any, num_cells: int) -> Any
     return ops.transpose(ops.clip(scores, 0.0, probabilities[..., None]), (0, 2, 1))
 
 
-def _cell_quantiles(values: Any, cells: Any, num_cells: int) -> Any:
+def _cell_quantiles(values: Tensor, cells: Tensor, num_cells: int) -> Tensor:
     """Return the quantile of each cell's values, [B, classes, K] of values [B, classes, P] in 0..1 and cells [B, P].
 
     One sort does for all cells: of (cell number, value), as the number 2 x cell + value.
@@ -53,7 +53,7 @@ def _cell_quantiles(values: Any, cells: Any, num_cells: int) -> Any:
     return ops.where(count[:, None] > 0, found, 0.0)
 
 
-def _quantile_of_sorted(ordered: Any, first: Any, count: Any) -> Any:
+def _quantile_of_sorted(ordered: Tensor, first: Tensor, count: Tensor) -> Tensor:
     """Return the quantile of the runs of `count` values from place `first`; both broadcast to [B, classes, runs]."""
     rows, classes, pixels = ops.shape(ordered)
     place = first + QUANTILE * ops.maximum(count - 1, 0.0)
@@ -65,8 +65,8 @@ def _quantile_of_sorted(ordered: Any, first: Any, count: Any) -> Any:
 
 
 def without_class(
-    scores: Any, probabilities: Any, present: Any, negative: int, class_threshold: float, cell_threshold: float
-) -> Any:
+    scores: Tensor, probabilities: Tensor, present: Tensor, negative: int, class_threshold: float, cell_threshold: float
+) -> Tensor:
     """Return the scores with 0 where a class is below the thresholds, and Negative for cells that are left with none.
 
     A cell without any class is Negative with the field's probability of it. Where the field has no class, all of its

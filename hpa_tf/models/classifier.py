@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 from keras import ops
 
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.inception import InceptionV3
-from hpa_tf.models.network import LOCATED, Specs, Tensors, inputs_beside
+from hpa_tf.models.network import LOCATED, Specs, Tensor, Tensors, inputs_beside
 from hpa_tf.models.nfnet import NFNet
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.resnet import ResNet
@@ -50,7 +49,7 @@ class Classifier:
         outputs = {"logits": logits, "embedding": embedding, "features": features, "cam": cam}
         return keras.Model(inputs_beside(specs, body.input), outputs, name=body.name)
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the sigmoid of the logits, [B, 1, classes]."""
         return ops.sigmoid(ops.cast(outputs["logits"], "float32"))[:, None]
 

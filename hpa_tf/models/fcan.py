@@ -1,7 +1,7 @@
 """Team 1's networks: CBAM and a mean-and-max head on a crop, and FCAN, which sees a field whole and in pieces."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 from keras import ops
@@ -10,7 +10,7 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.heads import Cbam, Cosines, MeanMaxHead, neck
-from hpa_tf.models.network import HEAD, Specs, Tensors, inputs_beside, make_inputs
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside, make_inputs
 from hpa_tf.models.regions import CellMasks, MergeByMask, Pieces
 
 ALL_CLASSES = tuple(range(NUM_CLASSES))
@@ -49,7 +49,7 @@ class CbamClassifier:
         inputs = inputs_beside(specs, maps.input)
         return keras.Model(inputs, self.outputs(maps.output, self.head()), name=maps.name)
 
-    def outputs(self, features, head: MeanMaxHead) -> dict[str, Any]:
+    def outputs(self, features, head: MeanMaxHead) -> dict[str, Tensor]:
         """Return the outputs that belong to the whole image."""
         logits, embedding = head(features)
         found = {"logits": logits, "embedding": embedding, "features": features}
@@ -57,7 +57,7 @@ class CbamClassifier:
             found["antibody_cosines"] = Cosines(self.antibodies, dtype="float32", name=f"{HEAD}ml_logit")(embedding)
         return found
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the sigmoid of the logits, [B, 1, classes]."""
         return ops.sigmoid(ops.cast(outputs["logits"], "float32"))[:, None]
 
@@ -94,7 +94,7 @@ class Fcan(CbamClassifier):
         alone = _rows(head(pieces, only_predicting=True)[0], num_cells + 1)[:, :num_cells]
         return keras.Model(inputs, outputs | {"cell_logits": alone}, name=f"fcan_{maps.name}")
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the readout of cell and field, [B, K, classes]; of a crop the sigmoid, [B, 1, classes]."""
         field_of_view = super().probabilities(outputs, inputs)
         if "cell_logits" not in outputs:

@@ -1,7 +1,6 @@
 """Team 3's mask pooling: cells are means of a field's feature map inside their masks. Source: SYSTEMS 3 (D2)."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 from keras import ops
@@ -10,7 +9,7 @@ from hpa_tf.models.bags import attend
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import neck
-from hpa_tf.models.network import HEAD, Specs, Tensors, inputs_beside
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside
 from hpa_tf.models.regions import CellMeans
 from hpa_tf.models.resnet import RESNETS
 
@@ -40,6 +39,6 @@ class MaskPooled:
         outputs = attend(pool(features, inputs["masks"]), present, self.hidden, len(self.classes))
         return keras.Model(inputs, outputs | {"features": features}, name=f"mask_pooled_{body.name}")
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the sigmoid of the dense layer on each cell's features, [B, K, classes]."""
         return ops.sigmoid(ops.cast(outputs["cell_logits"], "float32"))

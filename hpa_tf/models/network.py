@@ -22,10 +22,11 @@ Logits are float32 under every precision, feature maps have that of the body.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from hpa_tf.classes import NEGATIVE, NUM_CLASSES
@@ -37,8 +38,10 @@ HEAD = "head_"
 
 Stem = Literal["mean", "red", "green", "blue", "random"]
 """What the filters of a channel that ImageNet does not have (yellow, masks) start from."""
-Tensors = Mapping[str, Any]
-"""Tensors by name (the backend's)."""
+Tensor = tf.Tensor
+"""What a network is called with and answers; while it is built, Keras's symbolic tensors stand in for them."""
+Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
 
 
 class Spec(NamedTuple):
@@ -85,7 +88,7 @@ class Network(Protocol):
             A model from a dict of inputs, of those in `specs`, to a dict of outputs.
         """
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the probabilities of an example's cells, float32 [B, K, classes]; [B, 1, classes]: the same for all.
 
         Args:
@@ -141,7 +144,7 @@ def inputs_beside(specs: Specs, image: keras.KerasTensor) -> dict[str, keras.Ker
     return {**make_inputs({name: spec for name, spec in specs.items() if name != "image"}), "image": image}
 
 
-def all_classes(network: Network, outputs: Tensors, inputs: Tensors) -> Any:
+def all_classes(network: Network, outputs: Tensors, inputs: Tensors) -> Tensor:
     """Return a network's answer for all 19 classes, float32 [B, K or 1, 19]: what everybody is handed.
 
     Negative is 1 - the largest of the others where the network has none. Classes that it does not answer are NaN.

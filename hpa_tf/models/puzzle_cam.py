@@ -4,7 +4,6 @@ Source: SYSTEMS 3 (M); Jo & Yu 2021 (Puzzle-CAM).
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 from keras import ops
@@ -14,7 +13,7 @@ from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import neck
-from hpa_tf.models.network import HEAD, Specs, Tensors, inputs_beside
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside
 from hpa_tf.models.regions import JoinTiles, Tiles
 from hpa_tf.models.resnet import RESNETS
 
@@ -60,7 +59,7 @@ class PuzzleCam:
         cam = keras.layers.Conv2D(len(self.classes), 1, **options, name=f"{HEAD}mclassifier")(features)
         return keras.Model(body.input, [features, cam], name=body.name)
 
-    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Any:
+    def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return a cell's scores from the maps, [B, K, classes]; without masks the sigmoid, [B, 1, classes]."""
         field_of_view = ops.sigmoid(ops.cast(outputs["logits"], "float32"))
         if "masks" not in inputs:

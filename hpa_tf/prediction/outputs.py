@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files, reporting
-from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.prediction import heterogeneity, report, results
 from hpa_tf.prediction.results import Part
 from hpa_tf.prediction_folder import ANNDATA, CELLS, CELLS_CSV, EMBEDDINGS, RAW, SUBMISSION
-from hpa_tf.submission import SubmissionRow, SubmissionWriter
+from hpa_tf.submission import SubmissionWriter, row_of_scores
 
 _ROW_GROUP = 64
 """Images in memory together: one row group of the tables."""
@@ -81,7 +81,8 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
         for start in range(0, len(image_ids), _ROW_GROUP):
             some = list(_parts(out, image_ids[start : start + _ROW_GROUP]))
             for part in some:
-                submission.write(submission_row(part))
+                values = cell_table.values(part.table)
+                submission.write(row_of_scores(part.image_id, (part.height, part.width), part.mask_texts, values))
                 label = asked.image_labels.get(part.image_id)
                 rows.append({**heterogeneity.describe(part.table, label), "image_id": part.image_id})
             table = pd.concat([part.table for part in some], ignore_index=True)
@@ -149,20 +150,6 @@ def _write_anndata(path: str, parts: Iterable[Part]) -> None:
     temporary = f"{path}{files.TEMPORARY_SUFFIX}"  # h5py wants a path
     data.write_h5ad(temporary, compression="gzip")
     os.replace(temporary, path)
-
-
-def submission_row(part: Part) -> SubmissionRow:
-    """Return an image's row: every cell with every class."""
-    num_cells = len(part.table)
-    return SubmissionRow(
-        part.image_id,
-        part.width,
-        part.height,
-        part.mask_texts,
-        np.repeat(np.arange(num_cells), NUM_CLASSES),
-        np.tile(np.arange(NUM_CLASSES), num_cells),
-        cell_table.values(part.table).ravel(),
-    )
 
 
 def raw_table(part: Part, network: int) -> pd.DataFrame:
