@@ -134,7 +134,8 @@ def runtimes(options: Benchmark, folder: Path) -> None:
     from hpa_tf.prediction.runtimes import Device
 
     (network,) = load_networks([make_run(folder, options.size)])
-    images = np.random.default_rng(0).random((options.batch_size, options.size, options.size, 4), np.float32)
+    shape = (options.batch_size, options.size, options.size, 4)
+    inputs = {"image": np.random.default_rng(0).random(shape, np.float32)}
     base, rows = None, []
     for name in ("tensorflow", "onnx", "openvino"):
         try:
@@ -142,9 +143,9 @@ def runtimes(options: Benchmark, folder: Path) -> None:
         except InputError as error:
             print(f"{name}: left out ({error})")
             continue
-        answer = run(images)["probabilities"]
+        answer = run(inputs)["probabilities"]
         base = answer if base is None else base
-        seconds = median_seconds(lambda run=run: run(images), 10 * options.repeats)
+        seconds = median_seconds(lambda run=run: run(inputs), 10 * options.repeats)
         rows.append((name, options.batch_size / seconds, f"{np.abs(answer - base).max():.1e}"))
     if torch_seconds := _torch_seconds(options):
         rows.append(("torch + timm", options.batch_size / torch_seconds, "other weights"))
@@ -182,10 +183,11 @@ def tta(options: Benchmark, folder: Path) -> None:
 
     (network,) = load_networks([make_run(folder, options.size)])
     run = Device().run_of(network)
-    images = np.random.default_rng(0).random((options.batch_size, options.size, options.size, 4), np.float32)
+    shape = (options.batch_size, options.size, options.size, 4)
+    inputs = {"image": np.random.default_rng(0).random(shape, np.float32)}
     kinds = ("none", "2", "8", "16")
     rounds = [
-        [median_seconds(lambda views=views: [run(view) for view in augmented(images, views)], 1) for views in kinds]
+        [median_seconds(lambda views=views: [run(view) for view in augmented(inputs, views)], 1) for views in kinds]
         for _ in range(options.repeats * 3 + 1)
     ]
     seconds = np.array(rounds[1:])  # the first warms up

@@ -47,7 +47,11 @@ class Environment:
 
 
 EXTRAS = (  # the extra [serve] is in [test]
-    Environment("export", ("onnx", "openvino"), ("tests/test_serving.py", "-k", "runtime or onnx")),
+    Environment(
+        "export",
+        ("onnx", "openvino"),
+        ("tests/test_serving.py", "tests/test_serving_views.py", "-k", "runtime or onnx"),
+    ),
     Environment("bioimageio", ("bioimageio",), ("tests/test_serving_bioimageio.py",)),
     Environment("anndata", ("anndata",), ("tests/test_prediction_sources.py", "-k", "anndata")),
     Environment("beam", ("beam",), ("tests/test_prediction_beam.py", "tests/test_builder_ecosystem.py", "-k", "beam")),

@@ -16,7 +16,7 @@ from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import Network, needs_of
-from hpa_tf.prediction.runtimes import tensorflow_run
+from hpa_tf.prediction.runtimes import Device, tensorflow_run
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.serving import server
 
@@ -99,3 +99,23 @@ def test_more_cells_than_a_request_may_have_are_refused():
     payload = {"instances": [{"image": b64(np.ones((40, 40, 4), np.uint8)), "masks": b64(masks)}]}
     with pytest.raises(ValueError, match="1600 cells"):
         server.predict(served, payload)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_other_runtimes_have_the_same_numbers(served, runtime):
+    """Of bags and fields, too: every input by its name, batches of any size, with and without padding."""
+    for package in ("tf2onnx", {"onnx": "onnxruntime", "openvino": "openvino"}[runtime]):
+        pytest.importorskip(package, reason=f"needs the extra [{runtime}]")
+    network, rng = Network("one", 1.0, served, "", "one"), np.random.default_rng(3)
+    run, specs = Device(runtime).run_of(network), served.recipe.asked_view.specs()
+    for batch_size in (1, 3):
+        inputs = {name: rng.random((batch_size, *one.shape)).astype(one.dtype) for name, one in specs.items()}
+        for name in inputs.keys() & {"masks", "present"}:
+            inputs[name] = rng.integers(0, 2, inputs[name].shape).astype(specs[name].dtype)
+        if "present" in inputs:
+            inputs["present"][:, 0] = 1
+        found, expected = run(inputs), tensorflow_run(network)(inputs)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert found[name].shape == values.shape
+            np.testing.assert_allclose(found[name], values, atol=1e-4)

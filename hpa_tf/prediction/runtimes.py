@@ -3,8 +3,9 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,10 @@ from hpa_tf.prediction.inference import Run
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.options import Runtime
 from hpa_tf.recipes import System, system_named
-from hpa_tf.serving.onnx import onnx_session, to_onnx
+from hpa_tf.serving.onnx import names_in, onnx_session, to_onnx
+
+if TYPE_CHECKING:
+    from openvino import ConstOutput
 
 _PACKAGES = {"tensorflow": "tensorflow", "onnx": "onnxruntime", "openvino": "openvino"}
 _FASTEST_FIRST = ("openvino", "onnx")  # measured: benchmarks/predict.py
@@ -173,13 +177,21 @@ def _onnx_run(network: Network) -> Run:
 def _openvino_run(network: Network, mixed: bool) -> Run:
     import openvino
 
+    data = to_onnx(network.served)
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if mixed else "f32"}
-    compiled = core.compile_model(core.read_model(to_onnx(network.served)), "CPU", settings)
-    names = [output.get_any_name() for output in compiled.outputs]
+    compiled = core.compile_model(core.read_model(data), "CPU", settings)
+    given, answered = names_in(data)
+    ports = {_own_name(one, given): one for one in compiled.inputs}
+    names = [_own_name(one, answered) for one in compiled.outputs]
 
     def run(inputs: Inputs) -> dict[str, np.ndarray]:
-        answers = compiled({one.get_any_name(): inputs[one.get_any_name()] for one in compiled.inputs})
+        answers = compiled({port: inputs[name] for name, port in ports.items()})
         return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
     return run
+
+
+def _own_name(port: "ConstOutput", known: Sequence[str]) -> str:
+    """Return the name in the file of an input or output of OpenVINO, which also bears those of operations beside it."""
+    return next(name for name in known if name in port.get_names())

@@ -1,6 +1,7 @@
 """A network as ONNX: its prepared inputs -> probabilities and embedding. Extra: [onnx].
 
-Of a network of single crops: image, float32 [B, S, S, C] -> probabilities [B, 19].
+Of a network of single crops: image, float32 [B, S, S, C] -> probabilities [B, 19]. Of bags and whole fields: the inputs
+of their view by name, such as image, masks and present -> probabilities [B, K or 1, 19].
 
 Preparation stays in TensorFlow; ONNX holds the network alone, for runtimes that are faster on CPUs.
 """
@@ -50,6 +51,14 @@ def to_onnx(served: Served, outputs: Sequence[str] | None = None) -> bytes:
         found = f"a network that ONNX cannot hold ({str(error).splitlines()[0][:200]})"
         raise InputError(served.folder, found, "operations that tf2onnx knows", "--runtime tensorflow") from error
     return model.SerializeToString()
+
+
+def names_in(data: bytes) -> tuple[list[str], list[str]]:
+    """Return the names of the inputs and outputs of an ONNX file."""
+    import onnx
+
+    graph = onnx.load_from_string(data).graph
+    return [one.name for one in graph.input], [one.name for one in graph.output]
 
 
 def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
