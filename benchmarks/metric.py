@@ -90,7 +90,8 @@ def make_files(folder: Path, num_images: int) -> None:
             labels[np.arange(len(cells)), rng.integers(0, NUM_CLASSES, len(cells))] = True
             parts.append(cell_table.from_values([image_id] * len(cells), list(cells), labels.astype(float)))
             scores = rng.random((len(found), NUM_CLASSES))
-            writer.write(submission.make_row(image_id, detected, list(found), scores))
+            texts = [submission.encode_text(rle) for rle in found.values()]
+            writer.write(submission.row_of_scores(image_id, detected.shape, texts, scores))
     cell_table.write(pd.concat(parts, ignore_index=True), folder / "truth.parquet", "truth")
 
 

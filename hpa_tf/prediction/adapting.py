@@ -17,6 +17,7 @@ import numpy as np
 
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
+from hpa_tf.identity import check_same
 from hpa_tf.prediction.sources import FieldCells, Source, digest
 from hpa_tf.prediction.stages import Failed, load
 from hpa_tf.prediction.workers import Workers
@@ -68,7 +69,9 @@ class Adaptation:
         images = digest(sorted(source.stamps.items()))
         record = {"run": [network.digest for network in networks], "images": images, "share": self.share}
         if files.exists(files.join(self.out, RECORD)):
-            _check_same(self.out, record)
+            before = files.read_json(files.join(self.out, RECORD))
+            fix = "choose another --adapt, or remove the folder"
+            check_same(self.out, {name: before.get(name) for name in record}, record, "adapted run", fix)
             if run_folder.is_finished(self.out):
                 return
         elif files.exists(files.join(self.out, run_folder.RECIPE)):
@@ -79,13 +82,6 @@ class Adaptation:
             fix = "predict without --adapt, or give more images"
             raise InputError("--adapt", f"{len(cells)} cells in the images", f"{LEAST_CELLS} or more", fix)
         write_run(run, self.out, cells, self.share, record)
-
-
-def _check_same(out: str, record: dict[str, Any]) -> None:
-    found = files.read_json(files.join(out, RECORD))
-    if differing := [name for name, value in record.items() if found.get(name) != value]:
-        text = f"a run that was adapted to other {' and '.join(differing)}"
-        raise InputError(out, text, "the same run, images and share", "choose another --adapt, or remove the folder")
 
 
 def _fields(source: Source, workers: Workers, skip: bool) -> Iterator[FieldCells]:
