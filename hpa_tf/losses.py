@@ -65,7 +65,7 @@ class SquaredError:
         return ops.mean(ops.square(ops.sigmoid(logits) - labels) * weights, axis=-1)
 
 
-def focal(labels, logits, gamma: float):
+def focal(labels: tf.Tensor, logits: tf.Tensor, gamma: float) -> tf.Tensor:
     """Return the focal loss on soft labels, elementwise: (1 - pt)^gamma * BCE with pt = exp(-BCE).
 
     Args:

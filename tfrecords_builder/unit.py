@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ Report = Callable[[str, int], None]
 class ShardWriter:
     """Frames records into a shard and remembers its size and digest."""
 
-    def __init__(self, stream, kind: str, unit: Unit):
+    def __init__(self, stream: IO[bytes], kind: str, unit: Unit):
         self._stream, self._hash = stream, hashlib.sha256()
         self._num_bytes = 0
         self._kind, self._unit = kind, unit
@@ -156,7 +157,14 @@ def _place(table: pd.DataFrame, unit: Unit, offsets: list[int]) -> pd.DataFrame:
     return table
 
 
-def _try_image(image, fold, settings, poison, failures, texts) -> ImageResult | None:
+def _try_image(
+    image: LabelledImage,
+    fold: int,
+    settings: Settings,
+    poison: InputError | None,
+    failures: list[tuple[str, str, str, str, str]],
+    texts: list[str],
+) -> ImageResult | None:
     """Build one image; with errors skipped, note the error in `failures` and return None."""
     try:
         if poison is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
@@ -72,7 +72,11 @@ def verify(folder: str | os.PathLike, deep: bool = False, workers: int = 1) -> l
     return faults
 
 
-def _map(check, jobs: list, workers: int) -> Iterator[list[Fault]]:
+_Job = tuple[Shard, pd.DataFrame | None]
+"""A shard, and its rows of the cell table where that can be read."""
+
+
+def _map(check: Callable[[_Job], list[Fault]], jobs: list[_Job], workers: int) -> Iterator[list[Fault]]:
     workers = min(workers, len(jobs))
     if workers <= 1:
         yield from map(check, jobs)
@@ -152,7 +156,7 @@ class _HashingStream:
         return data
 
 
-def _check_shard(folder: str, deep: bool, job: tuple[Shard, pd.DataFrame | None]) -> list[Fault]:
+def _check_shard(folder: str, deep: bool, job: _Job) -> list[Fault]:
     """Read one shard; return at most one fault of each kind."""
     shard, rows = job
     first: dict[str, Fault] = {}

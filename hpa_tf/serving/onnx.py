@@ -8,6 +8,7 @@ Preparation stays in TensorFlow; ONNX holds the network alone, for runtimes that
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,9 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.serving.loading import Served, load
 from hpa_tf.worker_processes import num_cores
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 OPSET = 17
 FILE = "onnx/network.onnx"
@@ -115,7 +119,7 @@ def check(data: bytes, served: Served, inputs: dict[str, np.ndarray]) -> float:
     return difference
 
 
-def onnx_session(data: bytes):
+def onnx_session(data: bytes) -> "InferenceSession":
     """Return an onnxruntime session on all cores that sleeps, not spins, while it waits.
 
     Raises:

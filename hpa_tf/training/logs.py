@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ NUM_PICTURES = 16
 TIMES = ("seconds", "cells_per_second", "waiting")
 """Columns of the history that say how fast, not what: they differ between two equal trainings."""
 
+Element = TypeVar("Element")
+
 
 class Watch:
     """Wall time of an epoch, and the share of it that was spent waiting for data."""
@@ -27,7 +30,7 @@ class Watch:
     def __init__(self):
         self.start, self.waited, self.cells = time.perf_counter(), 0.0, 0
 
-    def waiting_for(self, iterator):
+    def waiting_for(self, iterator: Iterator[Element]) -> Element:
         """Return the iterator's next element; the wait is counted."""
         start = time.perf_counter()
         element = next(iterator)

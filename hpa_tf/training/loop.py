@@ -6,10 +6,12 @@ both are in each checkpoint, so a training that was killed goes on mid-epoch and
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from hpa_tf import files, interrupts
 from hpa_tf.errors import InputError
@@ -25,6 +27,7 @@ from hpa_tf.training.logs import Logs, Profiler, Watch
 from hpa_tf.training.preemption import Interrupted, Preemption
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure, predict
+from hpa_tf.views import Batch
 
 SMALLEST_LOSS_SCALE = 2.0**-10
 
@@ -147,7 +150,7 @@ class Loop:
             self.settle()
         return watch.times()
 
-    def execute(self, batches, count: int, watch: Watch, show: bool) -> tf.Tensor:
+    def execute(self, batches: Iterator[Batch], count: int, watch: Watch, show: bool) -> tf.Tensor:
         """Start `count` steps; return their losses, which may still be being computed: [count], or one number."""
         step = self.progress.step
         if self.take_steps is not None:
@@ -174,7 +177,7 @@ class Loop:
         if first % self.pace.log_steps == 0 and (self.trainee.loss_scale() or 1) < SMALLEST_LOSS_SCALE:
             self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", first)
 
-    def after_steps(self, step: int, watch: Watch, bar) -> None:
+    def after_steps(self, step: int, watch: Watch, bar: tqdm.tqdm) -> None:
         """Log, write a checkpoint when it is time, stop when asked to."""
         now, pace = self.progress.step, self.pace
         if now // pace.log_steps > step // pace.log_steps:
@@ -194,7 +197,7 @@ class Loop:
                 f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
             )
 
-    def end_epoch(self, predict_step, times: dict[str, float]) -> None:
+    def end_epoch(self, predict_step: Callable[[Batch], tf.Tensor], times: dict[str, float]) -> None:
         """Measure, write the history's row, the weights and a checkpoint."""
         epoch, step = len(self.progress.rows), self.progress.step
         with self.trainee.averaged():
@@ -216,7 +219,7 @@ class Loop:
         )
         self.logs.say(f"epoch {epoch + 1}: loss {row['loss']:.4f}, validation mAP {measured['mAP']:.4f}")
 
-    def validate(self, predict_step) -> dict[str, float]:
+    def validate(self, predict_step: Callable[[Batch], tf.Tensor]) -> dict[str, float]:
         """Return the validation columns of a history row; mAP NaN without a validation fold."""
         if self.validation is None:
             return {"mAP": math.nan}
