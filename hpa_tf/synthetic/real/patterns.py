@@ -54,9 +54,9 @@ def fibrillar_centers(brush: Brush) -> np.ndarray:
         counts = rng.integers(1, most, len(radii))
         offsets = np.repeat(radii, counts)[:, None] * rng.uniform(-spread, spread, (counts.sum(), 2))
         points = np.repeat(centres, counts, axis=0) + offsets
-        return points, rng.uniform(0.2, 0.5, len(points)), rng.uniform(0.4, 1.2, len(points))
+        return points, rng.uniform(0.35, 0.7, len(points)), rng.uniform(0.6, 1.4, len(points))
 
-    return brush.dots(place) + rng.uniform(0.0, 0.25) * _depth(brush)
+    return brush.dots(place) + rng.uniform(0.0, 0.15) * _depth(brush)
 
 
 def speckles(brush: Brush) -> np.ndarray:
@@ -71,19 +71,23 @@ def speckles(brush: Brush) -> np.ndarray:
 def nuclear_bodies(brush: Brush) -> np.ndarray:
     """Put one to a dozen round bodies of one size anywhere in the nucleus."""
     scene, rng = brush.scene, brush.rng
-    mean, size = rng.uniform(0.5, 7.0), rng.uniform(0.22, 0.6)
+    mean, size = rng.uniform(1.0, 8.0), rng.uniform(0.3, 0.75)
 
     def place(number, body):
         count = 1 + min(rng.poisson(mean), 12)
         centres = scene.canvas_px(inside_nucleus(rng, body.nucleus, count, 0.85))
-        return centres, size * rng.lognormal(0, 0.2, count), rng.uniform(0.4, 1.1, count)
+        return centres, size * rng.lognormal(0, 0.2, count), rng.uniform(0.5, 1.2, count)
 
-    return brush.dots(place) * (scene.nucleus > 0) + rng.uniform(0.0, 0.35) * _depth(brush)
+    return brush.dots(place) * (scene.nucleus > 0) + rng.uniform(0.0, 0.25) * _depth(brush)
 
 
 def endoplasmic_reticulum(brush: Brush) -> np.ndarray:
-    """Draw a reticulum of its own, as the yellow channel's may look in another image."""
-    return 1.3 * stains.reticulum(brush.scene, brush.rng)
+    """Draw a reticulum of its own, as the yellow channel's may look in another image; in most it passes for cytosol."""
+    reticulum = 1.3 * stains.reticulum(brush.scene, brush.rng)
+    if brush.rng.random() < 0.3:
+        return reticulum
+    share = brush.rng.uniform(0.4, 0.9)
+    return (1 - share) * reticulum + share * cytosol(brush)
 
 
 def golgi(brush: Brush) -> np.ndarray:
@@ -105,18 +109,19 @@ def _scattered(brush: Brush, deviation_um: float) -> Brush:
 
 
 def intermediate_filaments(brush: Brush) -> np.ndarray:
-    """Weave the basket; in some images it reaches out along the microtubules."""
-    rng = brush.rng
-    basket = filaments.intermediate_filaments(brush)
-    if rng.random() < 0.4:
-        basket = 0.7 * basket + rng.uniform(0.1, 0.5) * filaments.microtubules(brush)
-    return basket + rng.uniform(0.0, 0.15) * _whole(brush)
+    """Weave the basket, dense at the nucleus; in some images it reaches out along the microtubules."""
+    scene, rng = brush.scene, brush.rng
+    basket = 1.4 * filaments.intermediate_filaments(brush)
+    basket *= 0.6 + 1.2 * np.exp(-np.maximum(scene.rim, 0) / np.float32(rng.uniform(1.5, 4.0)))
+    if rng.random() < 0.2:
+        basket = 0.7 * basket + rng.uniform(0.1, 0.3) * filaments.microtubules(brush)
+    return basket + rng.uniform(0.0, 0.08) * _whole(brush)
 
 
 def actin_filaments(brush: Brush) -> np.ndarray:
-    """Stretch bundles and line the membrane; in some images the bundles are faint."""
+    """Stretch bundles and line the membrane; in some images they are hardly brighter than the cell."""
     rng = brush.rng
-    return filaments.actin_filaments(brush) + rng.uniform(0.0, 0.3) * _whole(brush)
+    return rng.uniform(0.4, 1.0) * filaments.actin_filaments(brush) + rng.uniform(0.1, 0.6) * _whole(brush)
 
 
 def microtubules(brush: Brush) -> np.ndarray:
@@ -132,38 +137,38 @@ def mitotic_spindle(brush: Brush) -> np.ndarray:
 def centrosome(brush: Brush) -> np.ndarray:
     """Put one or two dots at the organising centre, in a stained cell, with a few other dots around."""
     rng, scene = brush.rng, brush.scene
-    stray = rng.uniform(0.0, 3.0)
+    stray = rng.uniform(0.0, 1.0)
 
     def place(number, body):
         points = easy_stains.random_points(scene, rng, number, int(rng.poisson(stray)))
         return points, rng.uniform(0.2, 0.4, len(points)), rng.uniform(0.2, 0.8, len(points))
 
-    return cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.3) * _whole(brush)
+    return 2.5 * cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.15) * _whole(brush)
 
 
 def plasma_membrane(brush: Brush) -> np.ndarray:
     """Trace the outline, thin or wide, on an inside that may be nearly as bright."""
     scene, rng = brush.scene, brush.rng
-    wide = rng.uniform(0.3, 1.0) * np.exp(-scene.edge / np.float32(rng.uniform(0.6, 2.0))) * (scene.edge > 0)
-    return 0.8 * cytoplasm.plasma_membrane(brush) + 0.5 * wide + rng.uniform(0.0, 0.45) * _whole(brush)
+    wide = rng.uniform(0.2, 0.8) * np.exp(-scene.edge / np.float32(rng.uniform(0.6, 2.0))) * (scene.edge > 0)
+    return 0.55 * cytoplasm.plasma_membrane(brush) + 0.4 * wide + rng.uniform(0.2, 0.9) * _whole(brush)
 
 
 def mitochondria(brush: Brush) -> np.ndarray:
     """Scatter threads, or short pieces that pass for vesicles."""
     scene, rng = brush.scene, brush.rng
     threads = filaments.mitochondria(brush)
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         threads = threads * soft_step(scene.grain(rng, 1.0), rng.uniform(-0.6, 0.4), 0.5)
-    return threads + rng.uniform(0.0, 0.2) * _whole(brush)
+    return 1.4 * threads + rng.uniform(0.0, 0.12) * _whole(brush)
 
 
 def aggresome(brush: Brush) -> np.ndarray:
     """Put the lump beside the nucleus, in a cytosol that is stained as well."""
-    return cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
+    return 1.8 * cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.1) * _whole(brush)
 
 
 def cytosol(brush: Brush) -> np.ndarray:
-    """Fill the cell but the nucleus; grainy or nearly netted, and the nucleus may be stained half as much."""
+    """Fill the cell but the nucleus; grainy or nearly netted, and the nucleus may be stained nearly as much."""
     scene, rng = brush.scene, brush.rng
     mottle = 0.8 + rng.uniform(0.03, 0.15) * scene.grain(rng, rng.uniform(0.4, 1.0)) + 0.08 * scene.grain(rng, 3.0)
     holes = 1 - rng.uniform(0.0, 0.6) * soft_step(scene.grain(rng, rng.uniform(1.0, 1.8)), rng.uniform(1.0, 2.0), 0.5)
@@ -171,7 +176,7 @@ def cytosol(brush: Brush) -> np.ndarray:
     if rng.random() < 0.3:
         net = 0.6 + 0.6 * np.clip(1 - np.abs(scene.grain(rng, 1.0)), 0, 1)
     body = scene.thickness * np.clip(mottle, 0.1, None) * holes * net
-    return body * stains.over_nucleus(scene, rng.uniform(0.03, 0.5), 0.5)
+    return 0.8 * body * stains.over_nucleus(scene, rng.uniform(0.1, 0.9), 0.5)
 
 
 def vesicles(brush: Brush) -> np.ndarray:
