@@ -112,7 +112,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     """
     path = files.join(folder, MANIFEST_NAME)
     if not files.exists(path):
-        fix = f"python -m tfrecords_builder build --images IMAGES --labels TABLE --segmenter classical --out {folder}"
+        fix = f"python -m tfrecords_builder build --images IMAGES --labels TABLE --segmenter small --out {folder}"
         raise InputError(folder, f"no {MANIFEST_NAME}", "a finished data folder", fix)
     try:
         found = json.loads(files.read_bytes(path))

@@ -266,4 +266,5 @@ def test_options_without_effect_are_refused(wrong, tmp_path):
 def test_build_and_predict_know_it():
     asked = BuildOptions(("images",), ("labels.csv",), "out", segmenter="small")
     assert asked.segmenters() == (SmallSegmenter(),)
-    assert make_segmenter("small") == SmallSegmenter()
+    assert make_segmenter("small") == make_segmenter() == SmallSegmenter()
+    assert make_segmenter("classical") == ClassicalSegmenter()

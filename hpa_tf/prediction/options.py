@@ -49,8 +49,8 @@ class Options:
     nucleus_pattern: str | None = None
     """The same for nucleus masks; default: usual names, else nuclei are found in the blue channel."""
     segmenter: Literal["classical", "small"] | ByNetwork | None = None
-    """Find the cells in the images: classical (thresholds and watersheds) is the default where there are no --masks;
-    small = the small network that comes with hpa_tf; hpa = HPACellSegmentator's networks in Keras, hpacellseg = the
+    """Find the cells in the images: small (the small network that comes with hpa_tf) is the default where there are no
+    --masks; classical = thresholds and watersheds; hpa = HPACellSegmentator's networks in Keras, hpacellseg = the
     original package where it is installed. The masks of these two are kept in the folder `masks` of the results."""
     segmenter_weights: str | None = None
     """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them. For small:

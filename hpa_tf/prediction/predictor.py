@@ -14,7 +14,7 @@ from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
-from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.finishing import score
@@ -79,7 +79,7 @@ class Predictor:
             image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; a field of view; or the path of a TIFF file that
                 holds all channels (images in several files: `imaging.fields.find_fields`, then `read_field`).
             masks: Cell and nucleus masks, or the cell mask alone (int [H, W], 0 = background: nuclei are then found in
-                the blue channel). None: the classical segmenter finds the cells.
+                the blue channel). None: the small network finds the cells, as in `predict.py`.
             um_per_px: Micrometres per pixel; by default those of the field of view or of the file, or 0.08.
             channels: Of a file: what each channel is called there, or its number, as `predict.py --channels`:
                 ["microtubules=1", "protein=DYE 488", ...].
@@ -164,7 +164,7 @@ def _blackened(field: FieldOfView, layout: Layout) -> FieldOfView:
 
 def _masks(masks: Masks | np.ndarray | None, field: FieldOfView) -> Masks:
     if masks is None:
-        return ClassicalSegmenter()(field)
+        return make_segmenter()(field)
     cell = np.asarray(masks.cell if isinstance(masks, Masks) else masks)
     size = field.pixels.shape[:2]
     if cell.shape != size or cell.dtype.kind not in "iub" or (cell.size and cell.min() < 0):

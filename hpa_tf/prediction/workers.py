@@ -9,7 +9,7 @@ from hpa_tf.worker_processes import Pool
 _PRELOAD = (
     "hpa_tf.prediction.finishing",
     "hpa_tf.prediction.shards",
-    "hpa_tf.imaging.segmentation.classical",
+    "hpa_tf.imaging.segmentation.small",
     "hpa_tf.imaging.segmentation.masks_on_disk",
 )
 

@@ -15,7 +15,7 @@ def make_segmenter(
     """Return what finds the cells of images: masks on disk where a folder of them is given.
 
     Args:
-        name: classical (the default) or small.
+        name: small (the default) or classical.
         weights: File of the small segmenter; None = the one that comes with hpa_tf.
         masks: Folder of masks.
         patterns: Names of its cell and nucleus masks; None = the usual ones.
@@ -26,10 +26,11 @@ def make_segmenter(
     """
     if masks is not None:
         return MasksOnDisk(masks, *patterns, max_pixels=max_pixels)
-    if name == "small":
-        from hpa_tf.imaging.segmentation.small import SmallSegmenter
+    # both import scikit-image: 0.5 s
+    if name == "classical":
+        from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 
-        return SmallSegmenter(weights) if weights else SmallSegmenter()
-    from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter  # imports scikit-image: 0.5 s
+        return ClassicalSegmenter()
+    from hpa_tf.imaging.segmentation.small import SmallSegmenter
 
-    return ClassicalSegmenter()
+    return SmallSegmenter(weights) if weights else SmallSegmenter()
