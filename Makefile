@@ -30,7 +30,7 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=.test-results/fast.xml
 
-# the slow tests, every extra in an environment of its own, a real browser, the built wheel: about half an hour
+# after `make test`: the slow tests, every extra in an environment of its own, the built wheel: about 20 minutes
 test-all: .venv/test
 	$(BIN)/python tests/all_environments.py
 

@@ -2,13 +2,16 @@
 
     python tests/all_environments.py [--only NAME ...]
 
-`make test` has run the fast tests before and left its results. Here the slow tests run in the same environment, then
-the tests of each extra in a new one, then the built wheel in an empty one. At the end stands a table of every test
-that ran nowhere, with its reason; one whose reason `allowed_skips.txt` does not list fails the run, and so does an
-extra that cannot be installed or a test of it that does not pass.
+`make test` has run the fast tests before and left its results. Here the slow tests run in the same environment, by two
+workers; then the wheel is built and, two at a time, the tests of each extra run in a new environment that it is
+installed into with that extra, and its commands in one of its own, from another folder. What an environment prints is
+shown when it is done. At the end stands a table of every test that ran nowhere, with its reason;
+one whose reason `allowed_skips.txt` does not list fails the run, and so does an extra that cannot be installed or a
+test of it that does not pass.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -16,15 +19,27 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS, RESULTS = ROOT / ".venv-extras", ROOT / ".test-results"
+WHEELS = ENVIRONMENTS / "dist"
 ALLOWED = ROOT / "tests" / "allowed_skips.txt"
 MAKE = [sys.executable, "-m", "uv"]
+INSTALL = [*MAKE, "pip", "install", "--quiet", "--python"]
 TESTS_NEED = ("pytest==9.2.0", "hypothesis==6.170.15", "psutil==7.2.2")
+SLOW = ("-m", "slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=15")
+"""How the slow tests run: a file at a time in the order of conftest.py, the longest first."""
+AT_ONCE = 2
+"""Environments that are made and tested at the same time."""
+
+Part = Callable[[IO | None], None]
+"""Something to check: it writes to a file, and raises where it fails."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +61,7 @@ class Environment:
     removed: tuple[str, ...] = ()
 
 
-EXTRAS = (  # the extra [serve] is in [test]
-    Environment(
-        "export",
-        ("onnx", "openvino"),
-        ("tests/test_serving.py", "tests/test_serving_views.py", "-k", "runtime or onnx"),
-    ),
-    Environment("bioimageio", ("bioimageio",), ("tests/test_serving_bioimageio.py",)),
-    Environment("anndata", ("anndata",), ("tests/test_prediction_sources.py", "-k", "anndata")),
-    Environment("beam", ("beam",), ("tests/test_prediction_beam.py", "tests/test_builder_ecosystem.py", "-k", "beam")),
-    Environment("tfds", ("tfds",), ("tests/test_builder_ecosystem.py", "-k", "tensorflow_datasets or metadata")),
-    Environment("remote", ("test-remote",), ("tests/test_builder_ecosystem.py", "-k", "store")),
+EXTRAS = (  # the longest first; the extra [serve] is in [test]
     Environment(
         "bench",
         ("bench",),
@@ -64,8 +69,22 @@ EXTRAS = (  # the extra [serve] is in [test]
         without_dependencies=("timm==1.0.31",),
         removed=("triton",),  # its import crashes beside TensorFlow, and PyTorch does without it on a CPU
     ),
+    Environment("remote", ("test-remote",), ("tests/test_builder_ecosystem.py", "-k", "store")),
+    Environment(
+        "beam", ("beam",), ("tests/test_prediction_beam.py", "tests/test_builder_ecosystem.py", "-k", "beam or runner")
+    ),
+    Environment("bioimageio", ("bioimageio",), ("tests/test_serving_bioimageio.py",)),
+    Environment(
+        "export",
+        ("onnx", "openvino"),
+        ("tests/test_serving.py", "tests/test_serving_views.py", "-k", "runtime or onnx"),
+    ),
+    Environment("anndata", ("anndata",), ("tests/test_prediction_sources.py", "-k", "anndata")),
+    Environment("tfds", ("tfds",), ("tests/test_builder_ecosystem.py", "-k", "tensorflow_datasets or metadata")),
 )
 PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}
+BROWSER = ("tests/test_grading_browser.py", "tests/test_prediction_report.py")
+"""Fast tests that need these programs: they run here where the fast run before did not find them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,14 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", default=None, help="slow, wheel or names of environments")
     only = parser.parse_args(arguments).only
     RESULTS.mkdir(exist_ok=True)
-    failed = [] if shutil.which("chromedriver") else install_programs()
+    failed = []
+    if not all(map(shutil.which, PROGRAMS)):
+        failed += install_programs()
+        failed += run_here("browser", BROWSER)
     if only is None or "slow" in only:
-        failed += run("slow", [sys.executable, "-m", "pytest", "-m", "slow", "-n", "2", "--dist", "loadfile"])
-    for environment in EXTRAS:
-        if only is None or environment.name in only:
-            failed += run_in(environment)
-    if only is None or "wheel" in only:
-        failed += check_wheel()
+        failed += run_here("slow", SLOW)
+    parts: dict[str, Part] = {one.name: partial(check_environment, one) for one in EXTRAS}
+    parts["wheel"] = check_commands
+    wanted = {name: part for name, part in parts.items() if only is None or name in only}
+    if wanted:
+        call([*MAKE, "build", "--quiet", "--wheel", "--clear", "--out-dir", str(WHEELS), str(ROOT)], None)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for names in pool.map(shown, wanted, wanted.values()):
+            failed += names
     not_allowed = report(read_results()) if only is None else []
     print(f"\nfailed: {', '.join(failed) or 'none'}; skipped without leave: {len(not_allowed)}")
     return int(bool(failed or not_allowed))
@@ -97,78 +122,76 @@ def install_programs() -> list[str]:
     return [name for name in PROGRAMS if not shutil.which(name)]
 
 
-def run(name: str, command: Sequence[str]) -> list[str]:
-    """Run pytest with its results kept under a name; return the name if it failed."""
-    start = time.monotonic()
-    print(f"\n== {name}", flush=True)
-    code = subprocess.call([*command, "-q", f"--junitxml={RESULTS / name}.xml"], cwd=ROOT)
-    print(f"== {name}: {'passed' if code == 0 else f'ended with {code}'}, {time.monotonic() - start:.0f} s", flush=True)
-    return [name] if code else []
+class Failed(Exception):
+    """A part of the run did not pass; the message says why."""
 
 
-def run_in(environment: Environment) -> list[str]:
+def shown(name: str, part: Part, *, is_alone: bool = False) -> list[str]:
+    """Run a part; what it prints is shown at once if it is alone, else at its end. Return its name if it failed."""
+    start, log = time.monotonic(), RESULTS / f"{name}.log"
+    with contextlib.nullcontext() if is_alone else open(log, "w") as output:
+        try:
+            part(output)
+            verdict = "passed"
+        except (Failed, subprocess.CalledProcessError) as error:
+            verdict = f"FAILED: {error}"
+    said = "" if is_alone else log.read_text(errors="replace")
+    print(f"\n== {name}\n{said}== {name}: {verdict}, {time.monotonic() - start:.0f} s", flush=True)
+    return [] if verdict == "passed" else [name]
+
+
+def run_here(name: str, words: Sequence[str]) -> list[str]:
+    """Run pytest in this environment; return the name if it failed."""
+    return shown(name, partial(run_tests, name, [sys.executable, "-m", "pytest", *words]), is_alone=True)
+
+
+def call(command: Sequence[str], output: IO | None, **options) -> None:
+    """Run a command whose output goes to a file (None: where this program's goes); a code other than 0 raises."""
+    subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=True, **{"cwd": ROOT, **options})
+
+
+def run_tests(name: str, command: Sequence[str], output: IO | None) -> None:
+    """Run pytest with its results kept under a name."""
+    (RESULTS / f"{name}.xml").unlink(missing_ok=True)
+    call([*command, "-q", f"--junitxml={RESULTS / name}.xml"], output)
+    if not any(not reason for test, reason in results_in(RESULTS / f"{name}.xml")):
+        raise Failed("no test ran")
+
+
+def make_environment(name: str, extras: Sequence[str], output: IO | None) -> Path:
+    """Make an environment and install the wheel with extras; return its folder of programs."""
+    folder = ENVIRONMENTS / name
+    (wheel,) = WHEELS.glob("*.whl")
+    asked = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+    call([*MAKE, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], output)
+    call([*INSTALL, str(folder / "bin" / "python"), asked], output)
+    return folder / "bin"
+
+
+def check_environment(environment: Environment, output: IO | None) -> None:
     """Make an environment and run its tests in it."""
-    folder = ENVIRONMENTS / environment.name
-    python = folder / "bin" / "python"
-    asked = f".[{','.join(environment.extras)}]"
-    install = [*MAKE, "pip", "install", "--quiet", "--python", str(python)]
-    codes = [
-        subprocess.call([*MAKE, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], cwd=ROOT),
-        subprocess.call([*install, "--editable", asked, *TESTS_NEED], cwd=ROOT),
-    ]
+    python = str(make_environment(environment.name, environment.extras, output) / "python")
+    call([*INSTALL, python, *TESTS_NEED], output)
     if environment.without_dependencies:
-        codes.append(subprocess.call([*install, "--no-deps", *environment.without_dependencies], cwd=ROOT))
+        call([*INSTALL, python, "--no-deps", *environment.without_dependencies], output)
     if environment.removed:
-        uninstall = [*MAKE, "pip", "uninstall", "--quiet", "--python", str(python), *environment.removed]
-        codes.append(subprocess.call(uninstall, cwd=ROOT))
-    if any(codes):
-        print(f"== {environment.name}: {asked} could not be installed", flush=True)
-        return [environment.name]
-    failed = run(environment.name, [str(python), "-m", "pytest", "-m", "", *environment.tests])
-    if not any(not reason for test, reason in results_in(RESULTS / f"{environment.name}.xml")):
-        print(f"== {environment.name}: no test ran", flush=True)
-        return [environment.name]
-    return failed
+        call([*MAKE, "pip", "uninstall", "--quiet", "--python", python, *environment.removed], output)
+    run_tests(environment.name, [python, "-m", "pytest", "-m", "", *environment.tests], output)
 
 
-def check_wheel() -> list[str]:
-    """Build the wheel, install it into an empty environment, and use it from a folder that is not the checkout's."""
-    print("\n== wheel", flush=True)
-    folder = ENVIRONMENTS / "wheel"
-    python, elsewhere = folder / "bin" / "python", folder / "elsewhere"
-    wheels = folder / "dist"
-    try:
-        call = subprocess.check_call
-        call([*MAKE, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-        call([*MAKE, "build", "--quiet", "--wheel", "--out-dir", str(wheels), str(ROOT)])
-        call([*MAKE, "pip", "install", "--quiet", "--python", str(python), *map(str, wheels.glob("*.whl"))])
-        elsewhere.mkdir()
-        program = str(folder / "bin" / "hpa-tf")
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        there = {"cwd": elsewhere, "env": environment}
-        call([program, "generate", "--out", "made", "--num-images", "6", "--size", "512"], **there)
-        build = [
-            "--images",
-            "made/images",
-            "--labels",
-            "made/train.csv",
-            "--masks",
-            "made/masks",
-            "--um-per-px",
-            "0.32",
-        ]
-        call([program, "build", *build, "--out", "shards"], **there)
-        call([program, "verify", "shards"], **there)
-        for module in ("train", "predict"):
-            found = subprocess.call([str(python), "-c", f"import {module}"], stderr=subprocess.DEVNULL, **there) == 0
-            if found:
-                print(f"== wheel: it puts a module named {module!r} into site-packages", flush=True)
-                return ["wheel"]
-    except subprocess.CalledProcessError as error:
-        print(f"== wheel: {error}", flush=True)
-        return ["wheel"]
-    print("== wheel: passed", flush=True)
-    return []
+def check_commands(output: IO | None) -> None:
+    """Install the wheel into an empty environment, and use its commands from a folder that is not the checkout's."""
+    programs = make_environment("wheel", (), output)
+    python, program, elsewhere = str(programs / "python"), str(programs / "hpa-tf"), ENVIRONMENTS / "wheel/elsewhere"
+    elsewhere.mkdir()
+    there = {"cwd": elsewhere, "env": {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}}
+    call([program, "generate", "--out", "made", "--num-images", "6", "--size", "512"], output, **there)
+    data = ["--images", "made/images", "--labels", "made/train.csv", "--masks", "made/masks", "--um-per-px", "0.32"]
+    call([program, "build", *data, "--out", "shards"], output, **there)
+    call([program, "verify", "shards"], output, **there)
+    for module in ("train", "predict"):
+        if subprocess.call([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL, **there) == 0:
+            raise Failed(f"it puts a module named {module!r} into site-packages")
 
 
 def results_in(path: Path) -> Iterator[tuple[str, str | None]]:

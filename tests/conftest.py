@@ -4,7 +4,8 @@ import pytest
 
 LONGEST = (
     *("test_training_views", "test_documented_commands", "test_training_resume", "test_training_distribution"),
-    *("test_prediction", "test_starter", "test_segmenting", "test_interrupts", "test_serving_operations"),
+    *("test_labels_benchmark", "test_prediction", "test_starter", "test_segmenting", "test_interrupts"),
+    *("test_serving_operations", "test_second_stage", "test_ladder"),
 )
 """Files whose slow tests take longest, longest first: begun last, one of them would run alone at the end."""
 

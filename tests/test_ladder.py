@@ -1,7 +1,7 @@
 """The ladder's scores against slow loops, and the whole ladder at a tiny size."""
 
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from hpa_tf import files
+from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.pipeline.sampling import SemiBalanced
 from hpa_tf.recipes import recipe_from_json, recipe_to_json
 from hpa_tf.synthetic import dataset
@@ -106,21 +107,41 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert isinstance(ladder_rows.CLEANED.recipe.sampling, SemiBalanced)
 
 
+def tiny(part: ladder_rows.Part) -> ladder_rows.Part:
+    """Return a part with a backbone of three convolutions; view, head, loss and labels are the row's own."""
+    recipe = part.training.recipe
+    recipe = replace(recipe, network=replace(recipe.network, backbone=SmallCnn((8, 8, 8))), weights="none")
+    return replace(part, training=replace(part.training, recipe=recipe))
+
+
+@pytest.fixture
+def tiny_ladder(monkeypatch):
+    """Let every row have tiny networks; return the ladder's module."""
+    import ladder  # TensorFlow
+
+    tables = {name: tuple(map(tiny, parts)) for name, parts in ladder_rows.TABLES.items()}
+    rows = {name: replace(row, parts=tuple(map(tiny, row.parts))) for name, row in ladder_rows.BY_NAME.items()}
+    monkeypatch.setattr(ladder, "BY_NAME", rows)
+    monkeypatch.setattr(ladder, "TABLES", tables)
+    return ladder
+
+
 @pytest.mark.slow
-def test_the_ladder_from_images_to_table(tmp_path):
+def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, capsys):
     dataset.write(SyntheticConfig(seed=1), tmp_path / "bench" / "train", 8, 1)
     dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
     rows = ["plain image labels on crops", "FCAN", "student of FCAN and duo-branch", "bound: true cell labels"]
     rows += ["bound: image labels copied", "plain, mixed .6/.4 with the image's mean", "five levels of FCAN"]
     out = tmp_path / "ladder"
-    words = ["--bench", str(tmp_path / "bench"), "--out", str(out), "--budget", "0.001", "--bootstrap", "10"]
-    command = [sys.executable, str(BENCHMARKS / "ladder.py"), *words, "--rows"]
-    subprocess.run([*command, *rows], check=True)
+    options = tiny_ladder.Options(str(tmp_path / "bench"), str(out), tuple(rows), budget=0.001, bootstrap=10)
+    tiny_ladder.main(options)
     table = (out / "ladder.md").read_text()
     assert all(f"| {name} | 1 |" in table for name in rows)
     assert (out / "ladder.png").stat().st_size > 5_000
     facts = files.read_json(out / "budget-0.001" / "seed-0" / "rows" / rows[2] / "row.json")
     assert facts["training"] > facts["asking"] > 0
-    again = subprocess.run([*command, *rows], check=True, capture_output=True, text=True)
-    assert "epoch" not in again.stdout + again.stderr  # nothing is trained twice
-    assert ladder_table.PLAIN in again.stdout
+    capsys.readouterr()
+    monkeypatch.setattr(tiny_ladder, "Trainee", None)  # nothing is trained or asked twice
+    tiny_ladder.main(options)
+    assert (out / "ladder.md").read_text() == table
+    assert ladder_table.PLAIN in capsys.readouterr().out
