@@ -131,7 +131,7 @@ def _figure(scorer: Scorer) -> bytes:
         axis.set(xscale="log", title=title, xlabel="cells graded of each of the classes", ylabel="gain in mAP")
         axis.set_xticks(COUNTS, [str(count) for count in COUNTS])
         axis.minorticks_off()
-    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.axes[0].legend(fontsize=8, frameon=False, loc="center left")
     return to_png(figure)
 
 

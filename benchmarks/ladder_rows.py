@@ -1,7 +1,7 @@
 """The rows of the ladder as data: what is trained, on which labels, how it is asked, and how answers are combined.
 
 Sizes are those that two CPU cores manage: Lite0 with ImageNet weights, crops of 64 px, fields of 192 px (Puzzle-CAM:
-192 of 256). `examples` is what a training sees at the full budget: about as many as two free cores take in 13 minutes,
+192 of 256). `examples` is what a training sees at the full budget: about as many as two free cores take in 5 to 8 min,
 which is 73,728 crops of 64 px, so that rows of one training cost about the same; what a row really took stands in the
 table. Labels: "image" = the image's copied to its cells, as in the competition; "true" = the cells' own.
 """
@@ -183,19 +183,6 @@ FURTHER: tuple[Row, ...] = (
                     PLAIN,
                     recipe=replace(
                         PLAIN.recipe, name="six_channels", view=Crop(64, channels=(*CHANNELS, "cell", "nucleus"))
-                    ),
-                )
-            ),
-        ),
-    ),
-    Row(
-        "larger surroundings",
-        (
-            Part(
-                replace(
-                    PLAIN,
-                    recipe=replace(
-                        PLAIN.recipe, name="surroundings", view=Crop(64, surroundings="all", square="grow", margin=8)
                     ),
                 )
             ),
