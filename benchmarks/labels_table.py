@@ -113,7 +113,7 @@ def _cells(name: str, scorer: Scorer) -> list[str]:
 
 def _figure(scorer: Scorer) -> bytes:
     """Draw what a grade is worth: the gain over a second stage without grades, by the number of graded cells."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.0), layout="constrained")
     titles = ("all 19 classes", f"the {len(_GRADED)} graded classes")
     for axis, title, pick in zip(figure.subplots(1, 2), titles, (everything, of_graded), strict=True):
         for order, colour in zip(ORDERS, ("#3568c9", "#c2571a"), strict=True):
@@ -131,7 +131,8 @@ def _figure(scorer: Scorer) -> bytes:
         axis.set(xscale="log", title=title, xlabel="cells graded of each of the classes", ylabel="gain in mAP")
         axis.set_xticks(COUNTS, [str(count) for count in COUNTS])
         axis.minorticks_off()
-    figure.axes[0].legend(fontsize=8, frameon=False, loc="center left")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return to_png(figure)
 
 
