@@ -57,13 +57,13 @@ def test_a_unit_that_the_runner_lost_is_noticed(inputs, tmp_path, capsys, monkey
     pytest.importorskip("apache_beam")
     from tfrecords_builder import beam_runner
 
-    build_unit, calls = beam_runner.build_unit, []
+    run_unit, calls = beam_runner.run_unit, []
 
     def lose_the_third(unit, settings, report):
         calls.append(unit.name)
-        return None if len(calls) == 3 else build_unit(unit, settings, report)
+        return None if len(calls) == 3 else run_unit(unit, settings, report)
 
-    monkeypatch.setattr(beam_runner, "build_unit", lose_the_third)
+    monkeypatch.setattr(beam_runner, "run_unit", lose_the_third)
     arguments = [*inputs.arguments(tmp_path / "data"), "--runner", "DirectRunner", "--workers", "1"]
     assert main(arguments) == 2
     assert f"{calls[2]} was not written" in capsys.readouterr().err
