@@ -30,7 +30,7 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=.test-results/fast.xml
 
-# after `make test`: the slow tests, every extra in an environment of its own, the built wheel: about 20 minutes
+# after `make test`: the slow tests, every extra in an environment of its own, the built wheel: about 25 minutes
 test-all: .venv/test
 	$(BIN)/python tests/all_environments.py
 
