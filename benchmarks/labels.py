@@ -37,6 +37,7 @@ from hpa_tf import cell_table, files, label_rules
 from hpa_tf.imaging import rules
 from hpa_tf.label_rules import LabelTable
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.pipeline import Examples
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.relabel import RELABEL_SMALL, half_and_half
 from hpa_tf.records import CELL_TABLE_NAME
@@ -217,10 +218,15 @@ class Labels(Ladder):
         scores = self.answer(Part(row.training))
         files.make_folder(folder)
         write_array(files.join(folder, SCORES), scores)
-        cells = self.test.table["image_id"].str.cat(self.test.table["cell"].astype(str), "/").tolist()
+        cells = cell_names(self.test)
         seconds = self.seconds(row.training)["training"]
         rule = self.rule(row.training)
         files.write_json(facts, {"network": network, "training": seconds, "rule": rule, "cells": cells})
+
+
+def cell_names(examples: Examples) -> list[str]:
+    """Return "image/cell" of each cell: by them a row says which cells its scores are of."""
+    return examples.table["image_id"].str.cat(examples.table["cell"].astype(str), "/").tolist()
 
 
 def row_folder(options: Options, seed: int) -> str:
@@ -245,7 +251,7 @@ def write_table(options: Options) -> str:
     """Write OUT/labels.md and OUT/labels_curve.png, and return the table."""
     of_ladder = options.of_ladder()
     test, found = read_test(of_ladder), read_rows(options)
-    keys = test.table["image_id"].str.cat(test.table["cell"].astype(str), "/").tolist()
+    keys = cell_names(test)
     if other := [name for name, one in found.items() if any(facts["cells"] != keys for facts in one.facts)]:
         raise SystemExit(f"{options.out}: {other} scored other cells than those of {of_ladder.out}/test")
     cells = cell_table.read(files.join(of_ladder.out, "test", CELL_TABLE_NAME))
