@@ -61,13 +61,14 @@ class SemiBalanced:
         accepted = np.maximum(located, 1) ** -self.label_count_power
         sure, of_class = examples.labels >= self.sure, np.ascontiguousarray(positive.T)
         targets = self.cells_per_class * np.asarray(self.class_multipliers)
-        factors = np.zeros(len(examples))
+        factors, weights = np.zeros(len(examples)), np.zeros(len(examples))
         for c in range(NEGATIVE):
             if c != MITOTIC_SPINDLE:
-                own, weights = np.flatnonzero(of_class[c]), np.zeros(len(examples))  # few: the others add nothing
+                own = np.flatnonzero(of_class[c])  # few: the others add nothing
                 weights[own] = accepted[own] * np.where(sure[own, c], self.sure_repeats[c], 1.0)
                 if total := weights.sum():
                     factors[own] += targets[c] * (weights[own] / total)
+                weights[own] = 0
         negative = (located == 0) & (positive[:, NEGATIVE] | examples.known[:, :NEGATIVE].all(axis=1))
         factors += targets[NEGATIVE] * _shares(negative)
         return factors + targets[MITOTIC_SPINDLE] * self._mitotic(examples, of_class[MITOTIC_SPINDLE])
