@@ -36,7 +36,7 @@ def main(options: Options) -> int:
             minutes = (time.monotonic() - start) / 60
             scores = json.loads((out / "scores" / "scores.json").read_text())
         low, high = scores["mAP_interval"]
-        others = [f"{one['mAP']:.3f}" for one in scores["baselines"].values()]
+        others = [f"{scores['baselines'][name]['mAP']:.3f}" for name in ("random", "image_labels_copied")]
         ends = f"{low:.3f} to {high:.3f}"
         print(f"{number:>3} {minutes:8.1f} {scores['mAP']:6.3f} {ends:>16} {others[0]:>7} {others[1]:>7}", flush=True)
     return 0
