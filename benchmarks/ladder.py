@@ -184,6 +184,9 @@ class Ladder:
             scores = weighted_mean(answers, [part.weight for part in row.parts])
             if row.times:
                 scores = scores * self.answer(row.times)
+            if row.instead:
+                answered = self.answer(row.instead)
+                scores = np.where(np.isnan(answered), scores, answered)
             if row.own < 1:
                 everything = np.ones(len(scores), bool)
                 scores = mix_with_image_mean(scores, everything, self.test.table["image_id"], (row.own,) * 19)
@@ -193,7 +196,7 @@ class Ladder:
 
     def times(self, row: Row) -> dict[str, float]:
         """Return seconds of two cores: of all trainings that a row rests on, and of asking its networks."""
-        parts = [*row.parts, *([row.times] if row.times else [])]
+        parts = [*row.parts, *filter(None, (row.times, row.instead))]
         trainings = {part.training.name: part.training for part in parts}
         for training in list(trainings.values()):
             for part in TABLES.get("fcan_alone" if training.labels == "five_levels" else training.labels, ()):

@@ -73,6 +73,7 @@ class Row:
         name: In the table.
         parts: Its networks; the weighted mean of their answers is the score.
         times: A network by whose answers the mean is multiplied.
+        instead: A network whose answers stand in place of the mean's for the classes that it answers.
         own: Share of a cell's own score, the rest is the mean over its image; 1 = its own alone.
         copied: Scores are the true labels of the image (a bound; there is no network).
     """
@@ -80,6 +81,7 @@ class Row:
     name: str
     parts: tuple[Part, ...] = ()
     times: Part | None = None
+    instead: Part | None = None
     own: float = 1.0
     copied: bool = False
 
@@ -116,6 +118,18 @@ STUDENT = Training(
 TABLES: dict[str, tuple[Part, ...]] = {"fcan_and_duo": (Part(FCAN, 0.5), Part(DUO, 0.5)), "fcan_alone": (Part(FCAN),)}
 """Labels that networks give out of fold: each is trained once for every fold, without it."""
 
+_NUCLEAR = tuple(range(6))
+"""Nucleoplasm, membrane, nucleoli, fibrillar centers, speckles, bodies."""
+_NUCLEI = Training(
+    _short(
+        "nuclei",
+        "cpu_lite0",
+        view=Crop(64, surroundings="nucleus"),
+        network=replace(PLAIN.recipe.network, classes=_NUCLEAR),
+        sampling=EveryCell(),
+    ),
+    _CELLS,
+)
 _CELLS_OF_FCAN = Training(_short("bestfitting_cells", "cpu_bestfitting_cells"), _CELLS)
 _CELLS_OF_RED_AI = Training(_short("red_ai_cells", "cpu_red_ai_cell"), _CELLS)
 _FIELD_RGB = Training(_short("red_ai_field", "cpu_red_ai_field"), _FIELDS)
@@ -193,5 +207,6 @@ FURTHER: tuple[Row, ...] = (
         (Part(replace(PLAIN, recipe=replace(PLAIN.recipe, name="inverse", sampling=InverseFrequency()))),),
     ),
     Row("plain, mixed .6/.4 with the image's mean", (Part(PLAIN),), own=0.6),
+    Row("plain, nucleus crops for nuclear classes", (Part(PLAIN),), instead=Part(_NUCLEI)),
 )
 BY_NAME = {row.name: row for row in (*ROWS, *FURTHER)}

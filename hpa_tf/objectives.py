@@ -1,7 +1,7 @@
 """What a network is trained on: a tuple of terms, each a function (outputs, batch) -> loss of each example.
 
-Two kinds of term are enough for all four teams: outputs that should equal labels, and outputs that should equal each
-other. The training loop knows nothing else about a network: it adds the terms up.
+Outputs that should equal labels, and outputs that should equal each other, are enough for all four teams; team 1 also
+tells antibodies apart. The training loop knows nothing else about a network: it adds the terms up.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from keras import ops
 
 from hpa_tf.losses import CrossEntropy, Focal, FocalSum, SquaredError
-from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
+from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz, arc_face
 
 if TYPE_CHECKING:
     from hpa_tf.models.network import Tensor, Tensors
@@ -79,7 +79,21 @@ class Alike:
         return ops.mean(distance, axis=tuple(range(1, len(distance.shape)))) * self.weight
 
 
-AnyTerm = Labels | Alike
+@dataclass(frozen=True)
+class Antibodies:
+    """Cosines should tell apart which antibody stained the image: ArcFace. Source: SYSTEMS 1d; Deng et al. 2019."""
+
+    output: str = "antibody_cosines"
+    """The output's name; [B, ids], at least as many ids as there are antibodies."""
+    weight: float = 1.0
+    """Weight of the term in the sum."""
+
+    def __call__(self, outputs: "Tensors", batch: "Batch") -> "Tensor":
+        """Return the loss of each example, float32 [B]; one whose antibody is not known adds nothing."""
+        return arc_face(ops.cast(outputs[self.output], "float32"), batch.antibody) * self.weight
+
+
+AnyTerm = Labels | Alike | Antibodies
 
 
 def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> "Tensor":

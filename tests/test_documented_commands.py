@@ -29,6 +29,7 @@ SKIPPED = {
     r"python -m hpa_tf.serving (serve|onnx|bioimageio)": "runs until stopped, or an extra; tests/test_serving*.py",
     r"python examples/": "tests/test_examples.py and test_serving_http.py",
     r"python .* milimed_final_2": "trains for days",
+    r"python .*(cpu_mpware_zfturbo_dieter|student\.parquet)": "12 networks; tests/test_team_systems.py",
     r"python .*relabel": "trains 19 networks a fold; tests/test_second_stage.py",
     r"python -m hpa_tf.segmenting|python predict.py .* --segmenter hpa\b": "weights that must be downloaded",
     r"python .* (grades|validation\.parquet)\b": "needs a person's grades; tests/test_second_stage.py",

@@ -97,7 +97,7 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert len(ladder_rows.BY_NAME) == len(rows)
     recipes: dict = {}
     for row in rows:
-        for part in row.parts:
+        for part in (*row.parts, *filter(None, (row.times, row.instead))):
             training = part.training
             assert recipes.setdefault(training.name, training) == training  # a folder holds one network
             assert recipe_from_json(recipe_to_json(training.recipe), "here") == training.recipe
@@ -114,13 +114,18 @@ def tiny(part: ladder_rows.Part) -> ladder_rows.Part:
     return replace(part, training=replace(part.training, recipe=recipe))
 
 
+def tiny_row(row: ladder_rows.Row) -> ladder_rows.Row:
+    instead = row.instead and tiny(row.instead)
+    return replace(row, parts=tuple(map(tiny, row.parts)), instead=instead)
+
+
 @pytest.fixture
 def tiny_ladder(monkeypatch):
     """Let every row have tiny networks; return the ladder's module."""
     import ladder  # TensorFlow
 
     tables = {name: tuple(map(tiny, parts)) for name, parts in ladder_rows.TABLES.items()}
-    rows = {name: replace(row, parts=tuple(map(tiny, row.parts))) for name, row in ladder_rows.BY_NAME.items()}
+    rows = {name: tiny_row(row) for name, row in ladder_rows.BY_NAME.items()}
     monkeypatch.setattr(ladder, "BY_NAME", rows)
     monkeypatch.setattr(ladder, "TABLES", tables)
     return ladder
@@ -132,6 +137,7 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
     rows = ["plain image labels on crops", "FCAN", "student of FCAN and duo-branch", "bound: true cell labels"]
     rows += ["bound: image labels copied", "plain, mixed .6/.4 with the image's mean", "five levels of FCAN"]
+    rows += ["plain, nucleus crops for nuclear classes"]
     out = tmp_path / "ladder"
     options = tiny_ladder.Options(str(tmp_path / "bench"), str(out), tuple(rows), budget=0.001, bootstrap=10)
     tiny_ladder.main(options)
@@ -140,6 +146,9 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     assert (out / "ladder.png").stat().st_size > 5_000
     facts = files.read_json(out / "budget-0.001" / "seed-0" / "rows" / rows[2] / "row.json")
     assert facts["training"] > facts["asking"] > 0
+    plain, nuclei = (np.load(out / f"budget-0.001/seed-0/rows/{name}/scores.npy") for name in (rows[0], rows[-1]))
+    np.testing.assert_array_equal(nuclei[:, 6:], plain[:, 6:])
+    assert (nuclei[:, :6] != plain[:, :6]).any(axis=0).all()
     capsys.readouterr()
     monkeypatch.setattr(tiny_ladder, "Trainee", None)  # nothing is trained or asked twice
     tiny_ladder.main(options)

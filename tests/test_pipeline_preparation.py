@@ -18,7 +18,7 @@ from hpa_tf.views.crop import cell_box, prepare
 
 def reference(crop: np.ndarray, region: np.ndarray, preparation: Crop) -> np.ndarray:
     """Prepare in float64 with NumPy and SciPy, written from METHODS 3 alone."""
-    own = np.isin(region, (1, 2))
+    own = region == 2 if preparation.surroundings == "nucleus" else np.isin(region, (1, 2))
     if own.any():
         rows, columns = np.nonzero(own.any(axis=1))[0], np.nonzero(own.any(axis=0))[0]
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
@@ -33,7 +33,7 @@ def reference(crop: np.ndarray, region: np.ndarray, preparation: Crop) -> np.nda
     bottom = min(bottom + preparation.margin, region.shape[0])
     right = min(right + preparation.margin, region.shape[1])
     pixels = crop.astype(np.float64) / (255 if crop.dtype == np.uint8 else 65535)
-    if preparation.surroundings == "none":
+    if preparation.surroundings in ("none", "nucleus"):
         pixels[~own] = 0
     elif preparation.surroundings == "background":
         pixels[region == 3] = 0
@@ -59,9 +59,10 @@ PREPARATIONS = [
     Crop(size=48, surroundings="none", square="grow"),
     Crop(size=1),
 ]
+OF_NUCLEI = [Crop(size=24, surroundings="nucleus"), Crop(20, "nucleus", "grow", 2)]
 
 
-@pytest.mark.parametrize("preparation", PREPARATIONS, ids=str)
+@pytest.mark.parametrize("preparation", PREPARATIONS + OF_NUCLEI, ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("size", [(40, 25), (7, 90), (12, 12)])
 def test_equals_the_independent_implementation(size, dtype, preparation):
@@ -112,6 +113,16 @@ def test_hand_checked_mask_pad_and_place():
     np.testing.assert_array_equal(grown, np.ones((4, 4, 4)))
     kept = prepare(tf.constant(crop), tf.constant(region), Crop(size=6, surroundings="background", margin=1))
     np.testing.assert_array_equal(kept[1:5, :, 0], (region != 3).astype(float))
+
+
+def test_a_nucleus_fills_the_input_whatever_box_the_cell_has_and_one_that_is_not_there_is_black():
+    crop, region = np.full((9, 7, 4), 51, np.uint8), np.ones((9, 7), np.uint8)
+    crop[3:5, 2:6] = 102
+    view, box = Crop(size=8, surroundings="nucleus"), tf.constant([0, 0, 9, 7])
+    np.testing.assert_array_equal(prepare(tf.constant(crop), tf.constant(region), view, box), 0)
+    region[3:5, 2:6] = 2  # 2 x 4 px: a row of zeros above and below
+    prepared = prepare(tf.constant(crop), tf.constant(region), dataclasses.replace(view, size=4), box).numpy()
+    np.testing.assert_allclose(prepared[:, :, 0], np.repeat([[0], [0.4], [0.4], [0]], 4, axis=1), atol=1e-7)
 
 
 def test_a_crop_without_its_cell_is_black_not_an_error():
@@ -176,7 +187,7 @@ def test_parser_refuses_another_schema_version():
 def test_preparations_differ_where_their_fields_do():
     crop, region = random_cell(np.random.default_rng(5), 30, 44)
     base = Crop(size=20)
-    others = [{"surroundings": "background"}, {"surroundings": "all"}, {"margin": 4}]
+    others = [{"surroundings": one} for one in ("background", "all", "nucleus")] + [{"margin": 4}]
     images = [
         prepare(tf.constant(crop), tf.constant(region), dataclasses.replace(base, **fields)).numpy()
         for fields in [{}, *others]

@@ -1,4 +1,7 @@
-"""Networks and recipes like those of the other teams, small enough for tests; importing this lets recipes name them."""
+"""Networks and recipes like those of the other teams, small enough for tests; importing this lets recipes name them.
+
+Attention bags and mask pooling are the real ones on a backbone of two convolutions.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +10,9 @@ from keras import ops
 
 from hpa_tf import recipes
 from hpa_tf.losses import CrossEntropy
+from hpa_tf.models.bags import AttentionBag
 from hpa_tf.models.classifier import dense_logits
+from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.network import LOCATED, Specs, make_inputs
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.small_cnn import SmallCnn
@@ -139,6 +144,20 @@ TOYS: tuple[Recipe, ...] = (
         view=Bag(3, Crop(16)),
         network=ToyDuo(),
         objective=(Labels("cell_logits", "image", CrossEntropy(0.1), 0.1), replace(IMAGE, output="image_logits")),
+    ),
+    replace(
+        BASE,
+        name="toy_attention",
+        view=Bag(3, Crop(16)),
+        network=AttentionBag(BACKBONE, hidden=8),
+        objective=(replace(IMAGE, output="image_logits"),),
+    ),
+    replace(
+        BASE,
+        name="toy_mask_pooled",
+        view=Field(32, num_cells=3),
+        network=MaskPooled(BACKBONE, hidden=8, mask_missing=True),
+        objective=(replace(IMAGE, output="image_logits"),),
     ),
 )
 

@@ -29,7 +29,7 @@ class CbamClassifier:
     neck: int = 0
     """Channels to which a 1x1 convolution brings the map before CBAM; 0 = none."""
     antibodies: int = 0
-    """Antibody ids that a second head tells apart while training (cosines, for ArcFace); 0 = no such head."""
+    """Most antibodies that a second head tells apart while training (`objectives.Antibodies`); 0 = no such head."""
     classes: tuple[int, ...] = ALL_CLASSES
     """The classes it answers."""
 
@@ -47,15 +47,17 @@ class CbamClassifier:
         """Build it: image -> logits, embedding, features; see `network.Network`."""
         maps = self.maps(specs["image"].shape, policy)
         inputs = inputs_beside(specs, maps.input)
-        return keras.Model(inputs, self.outputs(maps.output, self.head()), name=maps.name)
+        return keras.Model(inputs, self.outputs(maps.output, self.head(), self.cosines()), name=maps.name)
 
-    def outputs(self, features, head: MeanMaxHead) -> dict[str, Tensor]:
+    def cosines(self) -> Cosines | None:
+        """Return the head of antibodies, if there is one."""
+        return Cosines(self.antibodies, dtype="float32", name=f"{HEAD}ml_logit") if self.antibodies else None
+
+    def outputs(self, features, head: MeanMaxHead, cosines: Cosines | None) -> dict[str, Tensor]:
         """Return the outputs that belong to the whole image."""
         logits, embedding = head(features)
         found = {"logits": logits, "embedding": embedding, "features": features}
-        if self.antibodies:
-            found["antibody_cosines"] = Cosines(self.antibodies, dtype="float32", name=f"{HEAD}ml_logit")(embedding)
-        return found
+        return found | ({"antibody_cosines": cosines(embedding)} if cosines else {})
 
     def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the sigmoid of the logits, [B, 1, classes]."""
@@ -81,16 +83,16 @@ class Fcan(CbamClassifier):
 
         Without masks (a view of single crops) there is one piece, the image, and nothing to merge.
         """
-        maps, head = self.maps(specs["image"].shape, policy), self.head()
+        maps, head, cosines = self.maps(specs["image"].shape, policy), self.head(), self.cosines()
         inputs = make_inputs(specs)
         if "masks" not in specs:  # the map is called all the same: files of weights know layers by where they lie
-            return keras.Model(inputs, self.outputs(maps(inputs["image"]), head), name=f"fcan_{maps.name}")
+            return keras.Model(inputs, self.outputs(maps(inputs["image"]), head, cosines), name=f"fcan_{maps.name}")
         num_cells = specs["present"].shape[0]
         masks = CellMasks(num_cells, rest=True, dtype="float32", name=f"{HEAD}cell_masks")(inputs["masks"])
         pieces = maps(Pieces(name=f"{HEAD}pieces")(inputs["image"], masks))
-        outputs = self.outputs(maps(inputs["image"]), head)
-        merged = MergeByMask(self.hard, dtype=policy, name=f"{HEAD}merge")(pieces, masks)
-        outputs |= {"merged_features": merged, "merged_logits": head(merged)[0]}
+        outputs = self.outputs(maps(inputs["image"]), head, cosines)
+        merged = self.outputs(MergeByMask(self.hard, dtype=policy, name=f"{HEAD}merge")(pieces, masks), head, cosines)
+        outputs |= {f"merged_{name}": one for name, one in merged.items() if name != "embedding"}
         alone = _rows(head(pieces, only_predicting=True)[0], num_cells + 1)[:, :num_cells]
         return keras.Model(inputs, outputs | {"cell_logits": alone}, name=f"fcan_{maps.name}")
 

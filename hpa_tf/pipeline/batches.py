@@ -165,7 +165,8 @@ def _batches(
     records = tf.data.Dataset.from_tensor_slices(elements).map(load, num_parallel_calls, deterministic=True)
     records = records.batch(own_size * view.num_records, drop_remainder=True)
     examples_of_batch = tf.data.Dataset.from_tensor_slices((rows, plan.seeds[slots], *(pasted or ())))
-    labels = tf.data.Dataset.from_tensors((examples.values, examples.images.values, examples.image_of)).repeat()
+    tables = (examples.values, examples.images.values, examples.image_of, examples.antibodies)
+    labels = tf.data.Dataset.from_tensors(tables).repeat()
     dataset = tf.data.Dataset.zip((records, examples_of_batch.batch(own_size, drop_remainder=True), labels))
     dataset = dataset.map(_batch_maker(view, tuple(augmentation.dropped.items())))
     return dataset.with_options(_options()).prefetch(PREFETCHED)
@@ -180,7 +181,7 @@ def _batch_maker(view: View, dropped: tuple[tuple[str, float], ...]) -> Callable
 
     @tf.function(autograph=False, reduce_retracing=True)
     def make(prepared: dict[str, tf.Tensor], placed: tuple[tf.Tensor, ...], tables: tuple[tf.Tensor, ...]) -> Batch:
-        (rows, seeds, *pasted), (of_cells, of_images, image_of) = placed, tables
+        (rows, seeds, *pasted), (of_cells, of_images, image_of, antibody_of) = placed, tables
         is_real, prepared = rows >= 0, dict(prepared)
         is_pasted, is_whole = (prepared.pop(name, None) for name in ("is_pasted", "is_whole"))
         if pasted:
@@ -188,7 +189,8 @@ def _batch_maker(view: View, dropped: tuple[tuple[str, float], ...]) -> Callable
                 tf.one_hot(pasted[1], rows.shape[1]) * tf.cast((pasted[0] >= 0) & (is_pasted == 0), tf.float32)[:, None]
             )
             rows = tf.where(failed > 0, tf.constant(-1, rows.dtype), rows)
-        image = tf.gather(image_of, tf.maximum(rows[:, 0], 0))  # the first cell of an example is real, or none is
+        first = tf.maximum(rows[:, 0], 0)  # the first cell of an example is real, or none is
+        image = tf.gather(image_of, first)
         inputs = view.assemble(prepared, rows)
         if dropped:
             seen = drop_channels(inputs["image"], seeds, view.channels, dict(dropped))
@@ -213,6 +215,7 @@ def _batch_maker(view: View, dropped: tuple[tuple[str, float], ...]) -> Callable
             image_known=image_known,
             weight=tf.cast(is_real[:, 0], tf.float32),
             seed=seeds,
+            antibody=tf.where(is_real[:, 0], tf.gather(antibody_of, first), -1),
         )
 
     return make

@@ -24,10 +24,13 @@ MARKS = ("graded", "mitotic_lookalike")
 """True/false columns of a table of labels that the sampling plan uses: see `sampling.Sampling`."""
 
 
+ANTIBODY = "antibody"
+"""Column of the name of the antibody that stained an image, where the data were built with it."""
+
 _NEEDED = ("fold", "shard", "offset", "cleaning_value")
 """Columns of a data folder's cell table that are read beside the keys and the labels: the others take three times the
 memory."""
-_FURTHER = (*MARKS, *BOX, "height", "width")
+_FURTHER = (*MARKS, ANTIBODY, *BOX, "height", "width")
 """Columns that are read if they are there: where a cell lies tells whether the frame cuts it."""
 Found = TypeVar("Found")
 
@@ -75,6 +78,14 @@ class Examples:
     def labels(self) -> np.ndarray:
         """float32 [N, 19] in 0..1; 0 where not known."""
         return self.values if self.known.all() else np.nan_to_num(self.values)
+
+    @cached_property
+    def antibodies(self) -> np.ndarray:
+        """int32 [N]: the antibody of each cell's image, numbered from 0 in the order of the names; -1 = not known."""
+        if ANTIBODY not in self.table:
+            return np.full(len(self), -1, np.int32)
+        names = self.table[ANTIBODY]
+        return pd.factorize(names.where(names != ""), sort=True)[0].astype(np.int32)
 
     @cached_property
     def shards(self) -> tuple[list[str], np.ndarray]:

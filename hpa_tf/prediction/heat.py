@@ -57,7 +57,10 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
         raise InputError(
             "--heat-maps", found, "a network of single cells that ends in a mean over its map", "leave it out"
         )
-    files.make_folder(files.join(out, heat_map_files.FOLDER))
     view = first.recipe.asked_view
+    if view.surroundings == "nucleus":
+        found = f"{networks[0].name}, which sees nuclei: where those lie is not in the tables"
+        raise InputError("--heat-maps", found, "a network that sees cells", "leave it out, or name another run first")
+    files.make_folder(files.join(out, heat_map_files.FOLDER))
     margin = max(one.served.dataset["margin"] for one in networks) if stored_margin is None else stored_margin
     return HeatWriter(out, SeenSquare(view.square == "grow", view.margin, margin))

@@ -25,7 +25,7 @@ from hpa_tf.models.fcan import ALL_CLASSES, CbamClassifier, Fcan
 from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.swin import Swin
 from hpa_tf.models.vit import VisionTransformer
-from hpa_tf.objectives import Alike, Labels
+from hpa_tf.objectives import Alike, Antibodies, Labels
 from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells
 from hpa_tf.pipeline.warps import Affine
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
@@ -65,6 +65,17 @@ BESTFITTING_FCAN = Recipe(
     ),
 )
 BESTFITTING_FCAN_2 = replace(BESTFITTING_FCAN, name="bestfitting_fcan_2", seed=1)
+
+
+def with_antibodies(fcan: Recipe, name: str, count: int) -> Recipe:
+    """Return an FCAN that also tells antibodies apart, in both branches; `count`: the most there may be."""
+    terms = tuple(Antibodies(output, 0.5) for output in ("antibody_cosines", "merged_antibody_cosines"))
+    network = replace(fcan.network, antibodies=count)
+    return replace(fcan, name=name, network=network, objective=fcan.objective + terms)
+
+
+BESTFITTING_FCAN_ANTIBODIES = with_antibodies(BESTFITTING_FCAN, "bestfitting_fcan_antibodies", 20_000)
+"""Team 1's option; the data need a column of antibodies (`build --columns antibody`)."""
 
 BESTFITTING_INCEPTION = Recipe(
     name="bestfitting_inception",
@@ -152,7 +163,9 @@ CPU_COMPLETENESS = replace(
     sampling=EveryCell(num_cells=3_072),
     optimization=Optimization(epochs=3, batch_size=16, learning_rate=1e-3, schedule=Cosine(3), warmup_steps=50),
 )
-RECIPES += (BESTFITTING_COMPLETENESS, CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_CELLS_OF_FCAN, CPU_COMPLETENESS)
+CPU_FCAN_ANTIBODIES = with_antibodies(CPU_FCAN, "cpu_fcan_antibodies", 1_000)
+RECIPES += (BESTFITTING_FCAN_ANTIBODIES, BESTFITTING_COMPLETENESS)
+RECIPES += (CPU_FCAN, CPU_FCAN_NO_PIECES, CPU_FCAN_ANTIBODIES, CPU_CELLS_OF_FCAN, CPU_COMPLETENESS)
 CPU_BESTFITTING = System(
     "cpu_bestfitting",
     (Member(CPU_FCAN, 0.5), Member(CPU_CELLS_OF_FCAN, 0.5)),

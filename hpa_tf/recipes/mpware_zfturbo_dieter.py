@@ -3,9 +3,12 @@
 Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 3. Reported (public / private): Puzzle-CAM .52 to .53,
 one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 
+    train.py --data DIR --system mpware_zfturbo_dieter --folds 4 --out-of-fold ENSEMBLE --out runs/team_3_folds
+    tfrecords_builder label --rule out_of_fold --data DIR --predictions ENSEMBLE --out STUDENT
     train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT --out runs/team_3
 
-The table STUDENT has what the other members say out of fold, mixed as for a submission: the students' targets. The
+The students' targets are what the ensemble says out of fold, mixed as for a submission; in that first round ZFTurbo's
+two networks, which are students in the second, learn the labels of the image, and the others learn them in both. The
 answer of the spindle network replaces class 11; it is trained on hand labels of cells of positive images:
 
     train.py --data DIR --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle

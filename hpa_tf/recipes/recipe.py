@@ -8,7 +8,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import CbamClassifier, Fcan
 from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.puzzle_cam import PuzzleCam
-from hpa_tf.objectives import AnyTerm, Labels
+from hpa_tf.objectives import Antibodies, AnyTerm, Labels
 from hpa_tf.pipeline import Augmentation, Sampling, SemiBalanced
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.recipes.optimization import Optimization
@@ -76,12 +76,24 @@ class Recipe:
             raise InputError("recipe.augmentation.paste", found, "Field with num_cells of 2 or more", fix)
         if self.augmentation.cut:
             self._check_cut()
+        self._check_antibodies()
         if getattr(self.asked_view, "whole", 0):
             found = "random squares, for training only"
             raise InputError("recipe.asked", found, "a view of the whole field", "set recipe.asked.whole to 0")
         if self.validation_fold < ALL_FOLDS:
             fix = "choose another fold"
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
+
+    def _check_antibodies(self) -> None:
+        head, term = getattr(self.network, "antibodies", 0), any(isinstance(t, Antibodies) for t in self.objective)
+        if term and not head:
+            fix = "set recipe.network.antibodies to the number of antibodies in the data, or leave the term out"
+            raise InputError(
+                "recipe.objective", "Antibodies, and no head for them", "recipe.network.antibodies > 0", fix
+            )
+        if head and not term:
+            found = f"{head}, and no term of the objective that trains this head"
+            raise InputError("recipe.network.antibodies", found, "0, or a term Antibodies", "set it to 0")
 
     def _check_cut(self) -> None:
         if not isinstance(self.view, Crop):

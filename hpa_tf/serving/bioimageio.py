@@ -41,6 +41,7 @@ _SURROUNDINGS = {
     "none": "pixels outside the cell's mask are 0",
     "background": "pixels of other cells are 0, background stays",
     "all": "all pixels stay",
+    "nucleus": "pixels outside the nucleus are 0, and the box is the nucleus's",
 }
 _SQUARES = {"pad": "padded with zeros, centred, to a square", "grow": "grown to a square of the image's own pixels"}
 _DOCUMENTATION = """# {name}

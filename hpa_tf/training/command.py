@@ -25,7 +25,7 @@ from hpa_tf.recipes import (
 )
 from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
-from hpa_tf.training.fine_tuning import fine_tune_system
+from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
@@ -237,10 +237,14 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             system_out_of_fold_table(*asked, options.out_of_fold, site)
         return
     train_system(system, of_member, options.data, options.out, site)
+    finished = options.out
     if options.fine_tune:
         fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)
+        finished = files.join(options.out, FINE_TUNED)
     elif site.is_chief:
         print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
+    if site.is_chief:
+        print(f"Next: python predict.py --system {system.name} --runs {finished} --images DIR", flush=True)
 
 
 def check_can_be_written(path: str) -> None:

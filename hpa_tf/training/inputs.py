@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from hpa_tf.errors import InputError
+from hpa_tf.objectives import Antibodies
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
+from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
 
 
@@ -19,6 +21,24 @@ def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     if size % replicas:
         fix = f"--recipe.optimization.batch-size {max(1, size // replicas) * replicas}"
         raise InputError("batch_size", f"{size} for {replicas} replicas", "a multiple", fix)
+
+
+def check_antibodies(recipe: Recipe, examples: Examples) -> None:
+    """Check that the training cells have the antibodies that a term of the objective tells apart, and not too many.
+
+    Raises:
+        InputError: They do not.
+    """
+    if not any(isinstance(term, Antibodies) for term in recipe.objective):
+        return
+    count = int(examples.antibodies.max(initial=-1)) + 1
+    if count == 0:
+        found = f"no antibody of any cell (column {ANTIBODY!r} of the cell table)"
+        fix = f"build the data with --columns {ANTIBODY}: the public list says it, other label tables need the column"
+        raise InputError(examples.folder, found, "antibodies, for a term of the objective", fix)
+    if count > recipe.network.antibodies:
+        found, fix = f"{recipe.network.antibodies} for {count} antibodies", f"--recipe.network.antibodies {count}"
+        raise InputError("recipe.network.antibodies", found, "at least as many as the training cells have", fix)
 
 
 def distributed_training_batches(

@@ -15,7 +15,7 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint
 from hpa_tf.training.claim import claimed
-from hpa_tf.training.inputs import check_batch_size
+from hpa_tf.training.inputs import check_antibodies, check_batch_size
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
 from hpa_tf.training.model_card import CARD, write_card
@@ -36,6 +36,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
     training, validation = split(recipe, data, manifest)
+    check_antibodies(recipe, training)
     check_shard_sizes(manifest, records_of(recipe, training, validation))
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)

@@ -32,11 +32,12 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     Raises:
         InputError: `out` holds another system; also see `train`.
     """
-    specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]  # refused now, not days later
+    recipes = [adapt(member.recipe) for member in system.members]  # refused now, not days later
+    specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]
     claim_system(system, out, site)
-    for number, member in enumerate(system.members, start=1):
+    for number, (member, recipe) in enumerate(zip(system.members, recipes, strict=True), start=1):
         announce(system, number, "", site)
-        train(adapt(member.recipe), data, files.join(out, member.recipe.name), site)
+        train(recipe, data, files.join(out, member.recipe.name), site)
         keras.backend.clear_session()
     for specialist in specialists:
         _train_specialist(specialist, data, files.join(out, specialist.recipe.name), site)

@@ -18,6 +18,7 @@ class Batch(NamedTuple):
         image_known: float32 [B, 19], 1 or 0.
         weight: float32 [B]; 0 = the whole example is padding.
         seed: int32 [B, 2]: all that is random about an example follows from it.
+        antibody: int32 [B]: that of the image, as a number from 0; -1 = not known. None = nobody asks.
     """
 
     inputs: Mapping[str, tf.Tensor]
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     image_known: tf.Tensor
     weight: tf.Tensor
     seed: tf.Tensor
+    antibody: tf.Tensor | None = None
 
     def of_classes(self, classes: tuple[int, ...]) -> "Batch":
         """Return the batch with the labels of these classes only, rising: those that a network answers."""

@@ -34,9 +34,10 @@ class Crop:
 
     size: int = 128
     """Side of the network's input, px."""
-    surroundings: Literal["none", "background", "all"] = "none"
+    surroundings: Literal["none", "background", "all", "nucleus"] = "none"
     """What stays around the cell: none = pixels outside this cell are 0; background = only other cells are 0;
-    all = every pixel stays."""
+    all = every pixel stays; nucleus = not even the cell: pixels outside its nucleus are 0, and the box is the nucleus's
+    (a cell without one is black)."""
     square: Literal["pad", "grow"] = "pad"
     """How the tight box becomes square: pad = with zeros; grow = with the image's own pixels as far as the stored
     crop has them, then zeros."""
@@ -109,13 +110,19 @@ def prepare(crop: tf.Tensor, region: tf.Tensor, view: Crop, box: tf.Tensor | Non
     """
     if crop.dtype not in _PACKED:
         raise TypeError(f"crop: found {crop.dtype.name}; expected uint8 or uint16")
-    top, left, bottom, right = _grown(cell_box(region) if box is None else box, tf.shape(region), view)
+    if view.surroundings == "nucleus":
+        box = tight_box(region == THIS_NUCLEUS)
+    elif box is None:
+        box = cell_box(region)
+    top, left, bottom, right = _grown(box, tf.shape(region), view)
     region = region[top:bottom, left:right]
     pixels = tf.bitcast(crop, _PACKED[crop.dtype])[top:bottom, left:right]
     if view.surroundings == "none":
         pixels *= tf.cast(is_cell(region), pixels.dtype)  # tf.where takes a quarter longer
     elif view.surroundings == "background":
         pixels *= tf.cast(region != OTHER_CELL, pixels.dtype)
+    elif view.surroundings == "nucleus":
+        pixels *= tf.cast(region == THIS_NUCLEUS, pixels.dtype)
     pixels = tf.bitcast(_pad_to_square(pixels), crop.dtype)
     resized = tf.image.resize(pixels, (view.size, view.size), "bilinear", antialias=False)
     image = tf.ensure_shape(resized * tf.constant(1 / crop.dtype.max, tf.float32), (view.size,) * 2 + (4,))
@@ -145,7 +152,11 @@ def cell_box(region: tf.Tensor) -> tf.Tensor:
     Args:
         region: uint8 [H, W] as `prepare` takes it. Without any 1 or 2 the box is the whole crop.
     """
-    inside = is_cell(region)
+    return tight_box(is_cell(region))
+
+
+def tight_box(inside: tf.Tensor) -> tf.Tensor:
+    """Return the tight box of true pixels, bool [H, W], as `cell_box` does."""
     top, bottom = _extent(tf.reduce_any(inside, axis=1))
     left, right = _extent(tf.reduce_any(inside, axis=0))
     return tf.stack([top, left, bottom, right])

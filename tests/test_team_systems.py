@@ -1,0 +1,64 @@
+"""The systems of teams 1 to 3 as a user runs them: images -> shards -> all members -> predictions -> a score.
+
+The recipes are those for two cores, but for their backbones (four convolutions) and how long they train.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_tf import cell_table, files, recipes
+from hpa_tf.classes import CLASSES
+from hpa_tf.evaluation.command import main as evaluate
+from hpa_tf.prediction.command import main as predict
+from hpa_tf.synthetic import dataset
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.training.command import main as train
+from tfrecords_builder.__main__ import main as build
+
+SHORT = ["--recipe.network.backbone", "SmallCnn", "--weights", "none", "--recipe.optimization.epochs", "1"]
+SHORT += ["--recipe.sampling.num-cells", "16", "--recipe.optimization.batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with images of 512 px, their masks and truth, and shards of cells and fields."""
+    root = tmp_path_factory.mktemp("teams")
+    dataset.write(SyntheticConfig(seed=1), root / "train", 10, 1)
+    words = [f"--images={root}/train/images", f"--labels={root}/train/train.csv", f"--masks={root}/train/masks"]
+    assert build(["build", *words, "--fields=256", "--num-folds=2", "--workers=1", f"--out={root}/shards"]) == 0
+    return root
+
+
+def labels_of_students(system: str, data: str, folder: Path) -> list[str]:
+    """Return the options of a training on what the system says out of fold."""
+    said, labels = f"{folder}/ensemble.parquet", f"{folder}/student.parquet"
+    words = ["--folds", "2", "--out-of-fold", said, "--out", f"{folder}/folds", *SHORT]
+    assert train(["--system", system, "--data", data, *words]) == 0
+    assert build(["label", "--rule", "out_of_fold", "--data", data, "--predictions", said, "--out", labels]) == 0
+    targets = cell_table.values(cell_table.read(labels))
+    assert not np.isnan(targets).any() and len(np.unique(targets)) > 0.9 * targets.size
+    return ["--labels", labels]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu_bestfitting", "cpu_red_ai", "cpu_mpware_zfturbo_dieter"])
+def test_from_images_to_a_score(folder, name, tmp_path, capsys):
+    system, runs, out, data = recipes.system_named(name), f"{tmp_path}/runs", tmp_path / "out", f"{folder}/shards"
+    labels = labels_of_students(name, data, tmp_path) if "dieter" in name else []
+    assert train(["--system", name, "--data", data, "--out", runs, *labels, *SHORT]) == 0
+    assert f"predict.py --system {name} --runs {runs}" in capsys.readouterr().out
+    words = ["--images", f"{folder}/train/images", "--masks", f"{folder}/train/masks", "--report-images", "2"]
+    assert predict(["--system", name, "--runs", runs, "--out", str(out), "--workers", "1", *words]) == 0
+    cells = cell_table.read(out / "cells.parquet")
+    truth = cell_table.read(folder / "train" / "truth.parquet")
+    assert len(cells) == len(truth) and cells[list(CLASSES)].notna().all(axis=None)
+    for specialist in system.specialists:
+        assert cells[specialist.column].between(0, 1).all()
+    assert len(list((out / "raw").glob("*.parquet"))) == len(system.members)
+    assert len(pd.read_csv(out / "submission.csv")) == 10
+    words = ["--labels", f"{folder}/train/truth.parquet", "--predictions", str(out / "cells.parquet")]
+    assert evaluate(["cells", *words, "--out", str(tmp_path / "scores"), "--bootstrap", "10"]) == 0
+    assert files.exists(str(tmp_path / "scores" / "cells.json"))
