@@ -93,6 +93,7 @@ def test_shapes_are_static_and_types_fixed(examples):
             "image_known": ((8, 19), "float32"),
             "weight": ((8,), "float32"),
             "seed": ((8, 2), "int32"),
+            "antibody": ((8,), "int32"),
         }
 
 
