@@ -433,6 +433,13 @@ def test_a_folder_without_cells_at_all(world, pool, tmp_path):
         (["--run", "r", "--images", "x", "--data", "y"], "--images"),
         (["--run", "r", "--data", "y", "--masks", "m"], "--masks"),
         (["--run", "r", "--data", "y", "--segmenter", "classical"], "--segmenter"),
+        (["--run", "r", "--data", "y", "--segmenter-weights", "w"], "--segmenter-weights"),
+        (["--run", "r", "--images", "x", "--masks", "m", "--segmenter-weights", "w"], "--segmenter-weights"),
+        (
+            ["--run", "r", "--images", "x", "--segmenter", "classical", "--segmenter-weights", "w"],
+            "--segmenter-weights",
+        ),
+        (["--run", "r", "--images", "x", "--segmenter-weights", "nowhere.onnx"], "nowhere.onnx"),
         (["--run", "r", "--data", "y", "--um-per-px", "0.32"], "--um-per-px"),
         (["--run", "r", "--data", "y", "--full-scale", "4095"], "--full-scale"),
         (["--run", "r", "--data", "y", "--max-pixels", "9"], "--max-pixels"),

@@ -18,6 +18,7 @@ from hpa_tf.imaging.segmentation.small import WEIGHTS, SmallSegmenter, probabili
 from hpa_tf.imaging.segmentation.small_view import UM_PER_PX, network_view, working_pixels
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
+from hpa_tf.segmenting.small_method import SmallMethod
 from hpa_tf.segmenting.tiles import BACKGROUND, BORDER, FOREGROUND, TileMaker, example, pixel_classes
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import make
@@ -234,6 +235,41 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, crowded):
         SmallSegmenter(str(path))(crowded.field)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("none.onnx", None, "no such file"),
+        ("half.onnx", WEIGHTS.read_bytes()[:900_000], "OpenCV cannot read"),
+        ("empty.onnx", b"", "OpenCV cannot read"),
+        (".", None, "a folder; expected the file of the small network. Fix: --segmenter hpa for"),
+    ],
+)
+def test_weights_that_are_given_are_read_before_any_image(tmp_path, name, content, found):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=found):
+        make_segmenter("small", str(path))
+    with pytest.raises(InputError, match=found):
+        SmallMethod(Options(str(tmp_path), str(tmp_path / "out"), segmenter="small", weights=str(path)))
+
+
+def test_another_network_is_no_small_one(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    shapes = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 16, 16, 3])
+        for name in ("pixels", "logits")
+    ]
+    node = onnx.helper.make_node("Relu", ["pixels"], ["logits"])
+    opset = onnx.helper.make_opsetid("", 13)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "other", *([one] for one in shapes)), opset_imports=[opset]
+    )
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"a network that answers \[1, 16, 16, 3\]"):
+        make_segmenter("small", str(tmp_path / "other.onnx"))
+
+
 def test_its_name_holds_the_files_checksum_and_it_can_be_sent_to_workers(tmp_path):
     segmenter = SmallSegmenter()
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
@@ -268,3 +304,6 @@ def test_build_and_predict_know_it():
     assert asked.segmenters() == (SmallSegmenter(),)
     assert make_segmenter("small") == make_segmenter() == SmallSegmenter()
     assert make_segmenter("classical") == ClassicalSegmenter()
+    assert make_segmenter(None, str(WEIGHTS)) == SmallSegmenter()
+    with pytest.raises(InputError, match="segmenter: found 'hpa'"):
+        make_segmenter("hpa")

@@ -10,7 +10,7 @@ from hpa_tf.prediction.aside import NO_PICTURES, Pictures
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.prediction.shards import shard_source
 from hpa_tf.prediction.sources import ImageReader, Source, image_source
-from hpa_tf.prediction.trained_on import check_channels, check_scale, scales_of
+from hpa_tf.prediction.trained_on import check_channels, check_scale, check_segmenter, scales_of
 from hpa_tf.records import read_manifest
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
@@ -30,6 +30,7 @@ class Images:
         patterns: Their names.
         skip: Leave images out whose names cannot be used.
         other_channels: Allow networks that were trained with other channels.
+        found_by: Name of the segmenter that finds their cells now; None = their masks were given.
     """
 
     folder: str
@@ -40,6 +41,7 @@ class Images:
     patterns: tuple[str | None, str | None] = (None, None)
     skip: bool = False
     other_channels: bool = False
+    found_by: str | None = None
 
     def source(self, networks: Sequence["Network"], needs: Needs, pictures: Pictures = NO_PICTURES) -> Source:
         """List the images.
@@ -53,6 +55,7 @@ class Images:
             InputError: There are none, or the networks were trained with other channels.
         """
         check_channels([self.layout.without], networks, self.other_channels)
+        check_segmenter(self.found_by, networks)
         scales, um_per_px = scales_of(networks), self.reading.um_per_px
         if um_per_px is not None:
             check_scale(um_per_px, scales)

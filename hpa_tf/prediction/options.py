@@ -53,8 +53,8 @@ class Options:
     --masks; classical = thresholds and watersheds; hpa = HPACellSegmentator's networks in Keras, hpacellseg = the
     original package where it is installed. The masks of these two are kept in the folder `masks` of the results."""
     segmenter_weights: str | None = None
-    """Folder of the segmenter's weights; default: where `python -m hpa_tf.segmenting convert` puts them. For small:
-    another file of `hpa-tf make-small-segmenter`."""
+    """For small: another file of `hpa-tf make-small-segmenter`. For hpa and hpacellseg: folder of their weights, by
+    default where `python -m hpa_tf.segmenting convert` puts them."""
     pattern: str | None = None
     """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
     file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
@@ -152,9 +152,7 @@ class Options:
         self._check_adapting()
         if self.masks and self.segmenter:
             raise InputError("--masks", "--segmenter beside it", "one of them", "drop one of the two")
-        if self.segmenter_weights and self.segmenter not in (*BY_NETWORK, "small"):
-            expected = f"--segmenter {' or '.join(('small', *BY_NETWORK))}"
-            raise InputError("--segmenter-weights", f"--segmenter {self.segmenter}", expected, "drop one of the two")
+        self._check_weights()
         if self.beam_options and self.runner == LOCAL:
             raise InputError("--beam-options", "no --runner", "the name of a Beam runner", "--runner DirectRunner")
         if self.runner != LOCAL and self.strategy != "one":
@@ -167,6 +165,20 @@ class Options:
                 option = "--" + name.replace("_", "-")
                 raise InputError(option, str(getattr(self, name)), f"a number >= {least}", "correct the option")
         _ = self.part
+
+    def _check_weights(self) -> None:
+        """Refuse weights of a segmenter that has none.
+
+        Raises:
+            InputError: Names what stands beside them.
+        """
+        if self.segmenter_weights is None:
+            return
+        if self.masks:
+            raise InputError("--segmenter-weights", "--masks beside it", "one of them", "drop one of the two")
+        if self.segmenter == "classical":
+            expected = f"--segmenter {' or '.join(('small', *BY_NETWORK))}; small is the default"
+            raise InputError("--segmenter-weights", "--segmenter classical", expected, "drop one of the two")
 
     def _check_adapting(self) -> None:
         """Refuse what cannot go with --adapt.
@@ -198,7 +210,7 @@ class Options:
                 self.images is not None,
                 *(("masks", None), ("segmenter", None), ("cell_pattern", None), ("nucleus_pattern", None)),
                 *(("um_per_px", None), ("max_pixels", MAX_PIXELS), ("full_scale", None), ("pattern", None)),
-                *(("channels", ()), ("without", None), ("project", None)),
+                *(("channels", ()), ("without", None), ("project", None), ("segmenter_weights", None)),
             ),
             "masks": (self.masks is not None, ("cell_pattern", None), ("nucleus_pattern", None)),
             "adapt": (self.adapt is not None, ("adapt_share", 0.5)),

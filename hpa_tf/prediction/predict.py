@@ -150,8 +150,9 @@ def _inputs(options: Options) -> Images | Shards:
         options.segmenter, options.segmenter_weights, options.masks, patterns, options.max_pixels
     )
     reading = Reading(segmenter, options.um_per_px, options.full_scale, options.max_pixels)
-    masks, skip = (options.masks, patterns), options.on_error == "skip"
-    return Images(options.images, options.part, reading, options.layout, *masks, skip, options.allow_other_channels)
+    found_by = options.segmenter if options.masks else segmenter.name
+    how = (options.on_error == "skip", options.allow_other_channels, found_by)
+    return Images(options.images, options.part, reading, options.layout, options.masks, patterns, *how)
 
 
 def _with_masks(options: Options) -> Options:
@@ -167,4 +168,4 @@ def _with_masks(options: Options) -> Options:
     request = MaskRequest(
         *(options.segmenter, options.images, out, options.um_per_px, weights, *how, options.full_scale), **more
     )
-    return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=write_masks(request))
+    return dataclasses.replace(options, masks=write_masks(request))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from hpa_tf.prediction.members import load_networks, needs_of, usual_postprocess
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.runtimes import Device
 from hpa_tf.prediction.sources import field_cells
-from hpa_tf.prediction.trained_on import check_channels, check_scale, scales_of
+from hpa_tf.prediction.trained_on import check_channels, check_scale, check_segmenter, scales_of
 
 _SHAPE = f"pixels [height, width, {len(CHANNELS)}] in the order {', '.join(CHANNELS)}, uint8 or uint16"
 
@@ -40,9 +41,10 @@ class Predictor:
         tta: Views of each cell, as `predict.py --tta`: "none", "2", "8" or "16".
         batch_size: Cells that the network sees at once.
         postprocessing: Steps from probabilities to scores; None = those of `predict.py`.
+        segmenter: What finds cells where no masks are given, as `predict.py --segmenter`: "small" or "classical".
 
     Raises:
-        InputError: There is no such run, or it cannot be used.
+        InputError: There is no such run or segmenter, or the run cannot be used.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class Predictor:
         tta: str = "none",
         batch_size: int = 16,
         postprocessing: PostProcessing | None = None,
+        segmenter: Literal["small", "classical"] = "small",
     ):
         Options(run=(str(run),), images="", tta=tta, batch_size=batch_size).check()
         self._tta, self._batch_size = tta, batch_size
+        self._segmenter = make_segmenter(segmenter)
         device = Device()
         self._networks = load_networks([str(run)])
         self._postprocessing = postprocessing or usual_postprocessing(self._networks)
@@ -79,7 +83,7 @@ class Predictor:
             image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; a field of view; or the path of a TIFF file that
                 holds all channels (images in several files: `imaging.fields.find_fields`, then `read_field`).
             masks: Cell and nucleus masks, or the cell mask alone (int [H, W], 0 = background: nuclei are then found in
-                the blue channel). None: the small network finds the cells, as in `predict.py`.
+                the blue channel). None: the segmenter finds the cells.
             um_per_px: Micrometres per pixel; by default those of the field of view or of the file, or 0.08.
             channels: Of a file: what each channel is called there, or its number, as `predict.py --channels`:
                 ["microtubules=1", "protein=DYE 488", ...].
@@ -100,8 +104,10 @@ class Predictor:
         field = _field(image, um_per_px, channels, without, project)
         check_scale(field.um_per_px, scales_of(self._networks))
         check_channels([field.without], self._networks, allow_other_channels)
+        check_segmenter(self._segmenter.name if masks is None else None, self._networks)
         needs = needs_of(self._networks, heat_maps)
-        cells = field_cells(cells_of(field, _masks(masks, field), needs.margin), needs)
+        found_masks = self._segmenter(field) if masks is None else _masks(masks, field)
+        cells = field_cells(cells_of(field, found_masks, needs.margin), needs)
         found = next(
             predict_fields(
                 [cells],
@@ -162,9 +168,7 @@ def _blackened(field: FieldOfView, layout: Layout) -> FieldOfView:
     return replace(field, pixels=field.pixels * kept, without=without)
 
 
-def _masks(masks: Masks | np.ndarray | None, field: FieldOfView) -> Masks:
-    if masks is None:
-        return make_segmenter()(field)
+def _masks(masks: Masks | np.ndarray, field: FieldOfView) -> Masks:
     cell = np.asarray(masks.cell if isinstance(masks, Masks) else masks)
     size = field.pixels.shape[:2]
     if cell.shape != size or cell.dtype.kind not in "iub" or (cell.size and cell.min() < 0):

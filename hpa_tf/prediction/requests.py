@@ -13,13 +13,13 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
 _IDENTITY = (
-    *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern", "segmenter"),
-    *("segmenter_weights", "um_per_px", "full_scale", "max_pixels", "tta", "batch_size", "precision", "shard"),
+    *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern"),
+    *("um_per_px", "full_scale", "max_pixels", "tta", "batch_size", "precision", "shard"),
     *("overlays", "top_k", "report_images", "embeddings", "anndata", "heat_maps", "csv", "image_labels"),
     *("pattern", "channels", "without", "project"),
 )
-"""Options that decide what is in a prediction folder; the others say how it is made. Device and post-processing are
-resolved: see `make_request`."""
+"""Options that decide what is in a prediction folder; the others say how it is made. Segmenter, device and
+post-processing are resolved: see `make_request`."""
 _LATER = ("heat_maps", "csv", "image_labels", "pattern", "channels", "without", "project")
 """Options that earlier versions did not have: not in the request where they have no effect."""
 

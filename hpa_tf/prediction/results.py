@@ -26,6 +26,9 @@ from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS
 
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
+_RESOLVED = ("segmenter", "segmenter_weights")
+"""Options that earlier versions wrote down beside the segmenter's name, which says it all: to say a default is to ask
+for the same."""
 _METADATA, _CHECKSUM = b"hpa_tf.prediction", b"hpa_tf.checksum"
 
 
@@ -262,6 +265,8 @@ def _manifest(out: str | os.PathLike) -> dict[str, Any]:
         found = json.loads(files.read_bytes(path))
         if not isinstance(found["request"]["options"], dict) or not isinstance(found["request"]["networks"], list):
             raise TypeError("another kind of request")
+        for name in _RESOLVED:
+            found["request"]["options"].pop(name, None)
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "remove it and run the same prediction again: images that have a result are not predicted again"

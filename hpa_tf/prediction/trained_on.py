@@ -1,4 +1,4 @@
-"""Whether images are like those that networks were trained on: scale, channels, brightness (a 12-bit camera)."""
+"""Whether images are like those that networks were trained on: scale, channels, segmenter, brightness (12 bits)."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import Range, brightness_range, unlike
+from hpa_tf.imaging.segmentation.choosing import choice_named
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
@@ -59,6 +60,27 @@ def check_channels(without: Sequence[Sequence[str]], networks: Sequence["Network
             fix = f"give {own}, or another run; --allow-other-channels: expect worse scores"
             raise InputError("--without", found, expected, fix)
         warnings.warn(f"{found}, not {expected}: expect worse scores", HpaWarning, stacklevel=3)
+
+
+def check_segmenter(found_by: str | None, networks: Sequence["Network"]) -> None:
+    """Warn, once, of cells that another segmenter finds than the one that a network's training data were built with.
+
+    Args:
+        found_by: Name of the segmenter; None = the masks were given.
+        networks: `members.Network`s; one that learned from masks of unknown origin is passed over.
+    """
+    for network in networks if found_by else ():
+        known = str(network.served.dataset.get("segmenter")).split(" + ")  # one for each source
+        choices = dict.fromkeys(map(choice_named, known))
+        if found_by in known or None in choices:
+            continue
+        text = f"cells are found by {found_by}, but {network.name} was trained on those of {' and '.join(known)}"
+        if choice_named(found_by) in choices:
+            fix = "expect somewhat other scores, as two versions of one segmenter do not find the same cells"
+        else:
+            fix = f"give --segmenter {' or '.join(choices)}, or expect somewhat other scores"
+        warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=2)
+        return
 
 
 def trained_without(served: "Served") -> set[frozenset[str]]:

@@ -53,11 +53,12 @@ class SmallMethod:
         options: What is asked.
 
     Raises:
-        InputError: The network's file is missing.
+        InputError: The network's file is missing or damaged.
     """
 
     def __init__(self, options: Options):
         segmenter = SmallSegmenter(options.weights) if options.weights else SmallSegmenter()
+        segmenter.check()
         self.batch_size = 1
         self.read = _Reader(options.um_per_px, options.max_pixels, options.full_scale)
         self.label = _Labeller(segmenter)

@@ -1,5 +1,8 @@
 """The segmenter that a command was asked for, of those that run in its own worker processes."""
 
+import re
+
+from hpa_tf.errors import InputError
 from hpa_tf.imaging.channel_files import MAX_PIXELS
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -22,7 +25,7 @@ def make_segmenter(
         max_pixels: Larger masks are refused.
 
     Raises:
-        InputError: The folder is missing or a pattern cannot be used.
+        InputError: There is no such segmenter, the file or the folder is missing, or a pattern cannot be used.
     """
     if masks is not None:
         return MasksOnDisk(masks, *patterns, max_pixels=max_pixels)
@@ -31,6 +34,18 @@ def make_segmenter(
         from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 
         return ClassicalSegmenter()
+    if name not in (None, "small"):
+        raise InputError("segmenter", repr(name), "small or classical", "give the masks of any other")
     from hpa_tf.imaging.segmentation.small import SmallSegmenter
 
-    return SmallSegmenter(weights) if weights else SmallSegmenter()
+    if not weights:
+        return SmallSegmenter()
+    segmenter = SmallSegmenter(weights)
+    segmenter.check()
+    return segmenter
+
+
+def choice_named(name: str) -> str | None:
+    """Return what `--segmenter` calls a segmenter by its full name; None = masks, whoever made them."""
+    found = re.match(r"(?:small|classical|hpacellseg|hpa)\b", name)
+    return found and found[0]

@@ -7,6 +7,7 @@ light, above all where cells lie close together.
 
 import functools
 import hashlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _STRIDE = 16  # rows and columns that the network takes are divisible by this
 _CONTEXT = 32
 _TILE = 1024
 _CELL_BORDER = 4  # background, border, foreground of nuclei, then of cells
+_FIX = "make it with `hpa-tf make-small-segmenter`; or, if it is the one of hpa_tf, install hpa_tf again"
 _lock = threading.Lock()  # a network of OpenCV answers one caller at a time
 
 
@@ -47,6 +49,15 @@ class SmallSegmenter:
     def name(self) -> str:
         """Names and versions of what is done around the network, and the start of its file's checksum."""
         return f"small-1 ({_digest(self.weights)[:12]}, {ClassicalSegmenter().name})"
+
+    def check(self) -> None:
+        """Load the network, so that what is wrong with its file is said before any field is read.
+
+        Raises:
+            InputError: The network's file is missing, damaged, or holds another network.
+        """
+        with _lock:
+            _network(self.weights)
 
     def __call__(self, field: FieldOfView) -> Masks:
         """Segment one field of view; a field without nuclei gives empty masks.
@@ -108,10 +119,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=2)
 def _network(weights: str) -> cv2.dnn.Net:
     try:
-        return cv2.dnn.readNetFromONNX(np.frombuffer(_read(weights), np.uint8))
+        network = cv2.dnn.readNetFromONNX(np.frombuffer(_read(weights), np.uint8))
+        network.setInput(np.zeros((1, _STRIDE, _STRIDE, 3), np.float32))
+        shape = network.forward().shape
     except cv2.error as error:
-        found = f"a file that OpenCV cannot read ({str(error).splitlines()[0]})"
-        raise InputError(weights, found, "the small network", "install hpa_tf again") from error
+        found = f"a file that OpenCV cannot read or run ({str(error).splitlines()[0]})"
+        raise InputError(weights, found, "the small network", _FIX) from error
+    if shape != (1, _STRIDE, _STRIDE, 6):
+        raise InputError(weights, f"a network that answers {list(shape)}", "the small network", _FIX)
+    return network
 
 
 @functools.lru_cache(maxsize=2)
@@ -120,7 +136,9 @@ def _digest(weights: str) -> str:
 
 
 def _read(weights: str) -> bytes:
+    if os.path.isdir(weights):
+        fix = "--segmenter hpa for a folder of converted weights; or give the file of `hpa-tf make-small-segmenter`"
+        raise InputError(weights, "a folder", "the file of the small network", fix)
     if not files.exists(weights):
-        fix = "install hpa_tf again, or make it with `hpa-tf make-small-segmenter`"
-        raise InputError(weights, "no such file", "the small network", fix)
+        raise InputError(weights, "no such file", "the small network", _FIX)
     return files.read_bytes(weights)
