@@ -37,7 +37,7 @@ def _evaluation(name: str, does: str) -> Command:
 
 
 def _serving(name: str, does: str) -> Command:
-    return Command(does, "hpa_tf.serving.__main__", (name,), f"python -m hpa_tf.serving {name}", tensorflow=True)
+    return Command(does, "hpa_tf.serving.__main__", (name,), f"python -m hpa_tf.serving {name}")
 
 
 COMMANDS: dict[str, Command] = {

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, cut_cells
+from hpa_tf.serving.about import About
 from hpa_tf.serving.exporting import WITHOUT_GRADIENTS
 from hpa_tf.serving.loading import Served, load
 from hpa_tf.serving.onnx import OPSET, check, to_onnx
@@ -36,7 +36,6 @@ from hpa_tf.views import Crop
 _INSTALL = "pip install 'hpa_tf[bioimageio]'"
 _LAST_PYDANTIC = (2, 13)
 _COVER_SIZE = 512
-_PAPER = "Le et al., Nature Methods 19:1221, 2022 10.1038/s41592-022-01606-z"
 _SURROUNDINGS = {
     "none": "pixels outside the cell's mask are 0",
     "background": "pixels of other cells are 0, background stays",
@@ -63,24 +62,6 @@ Predict fields of view whose cells are labelled one by one, and compare: mean av
 classes, as `python -m hpa_tf.evaluation score` computes it. Validate again for another microscope, cell line or
 segmenter.
 """
-
-
-@dataclass(frozen=True)
-class About:
-    """What a package says about itself beside what the run knows."""
-
-    name: str | None = None
-    """The model's name: 5 to 128 letters, digits, spaces and _ + - ( ); default: from the recipe's name."""
-    description: str = "Locations of a protein in a single cell, from a fluorescence image of four channels."
-    """One or two sentences."""
-    authors: tuple[str, ...] = ()
-    """Names of those who trained it; the collection wants them."""
-    cite: tuple[str, ...] = (_PAPER,)
-    """What to cite: texts whose last word is a DOI or a web address."""
-    license: str | None = None
-    """SPDX name of the weights' licence, such as CC-BY-4.0; the collection wants one."""
-    tags: tuple[str, ...] = ("fluorescence-light-microscopy", "cells", "protein-localization", "classification", "2d")
-    """Words to find it by."""
 
 
 def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, crop: str | None = None) -> str:

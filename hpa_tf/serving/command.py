@@ -1,4 +1,7 @@
-"""`python -m hpa_tf.serving onnx|bioimageio|serve --run RUN`: what is made of a run's SavedModel."""
+"""`python -m hpa_tf.serving onnx|bioimageio|serve --run RUN`: what is made of a run's SavedModel.
+
+TensorFlow is imported once the options are read: help and a typo are answered without it.
+"""
 
 import sys
 from dataclasses import dataclass, field
@@ -8,9 +11,8 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.serving.bioimageio import About, export_bioimageio
-from hpa_tf.serving.onnx import export_onnx
-from hpa_tf.serving.server import DEFAULT_HOST, DEFAULT_PORT, serve
+from hpa_tf.quiet import import_tensorflow
+from hpa_tf.serving.about import About
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Serve:
     """Run folder."""
     name: str = "hpa"
     """The model's name: POST /v1/models/NAME:predict."""
-    host: str = DEFAULT_HOST
+    host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 = every one."""
-    port: int = DEFAULT_PORT
+    port: int = 8501
     """TCP port."""
     allow_host: tuple[str, ...] = ()
     """Names under which it may be asked beside localhost and its addresses: requests to other names are refused, so
@@ -66,10 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(command: Onnx | Bioimageio | Serve) -> None:
+    import_tensorflow()
     if isinstance(command, Serve):
+        from hpa_tf.serving.server import serve
+
         serve(command.run, command.name, command.host, command.port, command.allow_host)
     elif isinstance(command, Bioimageio):
+        from hpa_tf.serving.bioimageio import export_bioimageio
+
         print(f"{command.out}: {export_bioimageio(command.run, command.out, command.about, command.crop)}")
     else:
+        from hpa_tf.serving.onnx import export_onnx
+
         path, difference = export_onnx(command.run)
         print(f"{path}: largest difference of a probability under onnxruntime {difference:.2g}")

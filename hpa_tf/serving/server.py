@@ -23,9 +23,7 @@ from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, parse
 from hpa_tf.views import Crop
 from hpa_tf.worker_processes import num_cores
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8501
-
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MAX_INSTANCES", "MAX_REQUEST_PIXELS", "predict", "serve"]
+__all__ = ["MAX_INSTANCES", "MAX_REQUEST_PIXELS", "predict", "serve"]
 
 
 def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
@@ -60,15 +58,13 @@ def _reason(error: tf.errors.OpError) -> str:
     return next((line for line in lines if line.startswith(("assertion failed", "Invalid PNG"))), lines[0])
 
 
-def serve(
-    run: str, name: str, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, allow_hosts: tuple[str, ...] = ()
-) -> None:
+def serve(run: str, name: str, host: str, port: int, allow_hosts: tuple[str, ...] = ()) -> None:
     """Serve a run until a signal ends the process.
 
     Args:
         run: Run folder.
         name: The model's name in the paths.
-        host: Address to listen on; by default this machine alone.
+        host: Address to listen on.
         port: TCP port; 0 = a free one.
         allow_hosts: Further names under which the server may be asked.
 
