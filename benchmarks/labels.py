@@ -265,12 +265,12 @@ def write_table(options: Options) -> str:
 
 def main(options: Options) -> None:
     """Measure the rows that are not there yet, seed by seed; then write the table and the figure."""
-    keep_freed_memory()
-    tf.config.experimental.enable_op_determinism()
     if unknown := set(options.rows) - set(BY_NAME):
         raise SystemExit(f"--rows: found {sorted(unknown)}; expected some of {list(BY_NAME)}")
     if len(options.first) not in (0, 1, len(options.seeds)):
         raise SystemExit(f"--first: found {len(options.first)} folders; expected one, or one for each seed")
+    keep_freed_memory()
+    tf.config.experimental.enable_op_determinism()
     files.make_folder(options.out)
     rows = [BY_NAME[name] for name in options.rows] or list(ROWS)
     for seed in () if options.only_table else options.seeds:

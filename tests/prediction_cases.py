@@ -1,5 +1,8 @@
 """Small images, masks and runs with known contents for the tests of prediction and serving."""
 
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -60,8 +63,18 @@ def prepared(crop: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def write_run(folder: Path, seed: int = 0, **view) -> Path:
-    """Export a run folder that holds a SavedModel only."""
-    serving.export(folder, network(seed), recipe(**view), MANIFEST)
+    """Write a run folder that holds a SavedModel only: a copy of one that is exported once a process."""
+    shutil.copytree(_exported(seed, tuple(sorted(view.items()))), folder, dirs_exist_ok=True)
+    return folder
+
+
+_EXPORTS = tempfile.TemporaryDirectory(prefix="exported-runs-")
+
+
+@functools.cache
+def _exported(seed: int, view: tuple[tuple[str, object], ...]) -> Path:
+    folder = Path(_EXPORTS.name, str(len(list(Path(_EXPORTS.name).iterdir()))))
+    serving.export(folder, network(seed), recipe(**dict(view)), MANIFEST)
     return folder
 
 

@@ -1,8 +1,6 @@
-"""The scripts in examples/ run as they stand, each as a program, on small real files."""
+"""The scripts in examples/ run as they stand, as programs of this process, on small real files."""
 
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import prediction_cases as cases
@@ -35,31 +33,35 @@ def world(tmp_path_factory):
     return root
 
 
-def run(script: str, *arguments: str | Path) -> str:
-    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs a script with arguments and returns what it printed."""
+
+    def run_script(script: str, *arguments: str | Path) -> str:
+        monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_script
 
 
-def test_predict_in_memory(world):
+def test_predict_in_memory(world, run):
     text = run("predict_in_memory.py", world / "images", world / "run")
     assert "a1: " in text and "b2: " in text and "cell " in text
 
 
-def test_read_shards(world):
+def test_read_shards(world, run):
     text = run("read_shards.py", world / "shards")
     assert "9 cells of 2 images" in text and "'Golgi apparatus': 4" in text and "uint8" in text
     assert "image (4, 128, 128, 4), labels (4, 1, 19)" in text
 
 
-def test_read_tables(world):
+def test_read_tables(world, run):
     text = run("read_tables.py", world / "predictions")
     assert "9 cells of 2 images" in text and any(name in text for name in CLASSES) and "share_differing" in text
 
 
-def test_outlines(world):
+def test_outlines(world, run):
     text = run("outlines_in_napari.py", world / "outlines/a1.geojson", "--print")
     assert text.count("corners") == 5 and "cell 1: " in text
 

@@ -1,12 +1,13 @@
 """The simulated grader of benchmarks/labels.py, what it reports, and the whole benchmark at a tiny size."""
 
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_trainings import tiny
 
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.synthetic import dataset
@@ -120,34 +121,55 @@ def test_differences_are_of_the_seeds_that_both_rows_have():
     assert f" {gain:.3f} [" in row and f"| {gain:+.3f} |" in row and figure is None
 
 
+@pytest.fixture
+def tiny_labels(monkeypatch):
+    """Let every row have a tiny network; return the benchmark's module."""
+    import labels  # TensorFlow
+
+    monkeypatch.setattr(labels, "PLAIN", tiny(labels.PLAIN))
+    monkeypatch.setattr(labels, "CLEAN", tiny(labels.CLEAN))
+    rows = {name: replace(row, training=tiny(row.training)) for name, row in labels.BY_NAME.items()}
+    monkeypatch.setattr(labels, "BY_NAME", rows)
+    return labels
+
+
 @pytest.mark.slow
-def test_rows_from_images_to_table(tmp_path):
+def test_rows_from_images_to_table(tmp_path, tiny_labels, capsys):
     dataset.write(SyntheticConfig(seed=1), tmp_path / "bench" / "train", 10, 1)
     dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
     out, ladder = tmp_path / "labels", tmp_path / "ladder"
-    words = ["--bench", str(tmp_path / "bench"), "--ladder", str(ladder), "--out", str(out), "--budget", "0.001"]
-    command = [sys.executable, str(BENCHMARKS / "labels.py"), *words, "--second", "32", "--bootstrap", "10"]
-    second = ["image labels", "30 grades, uncertainty"]  # each network takes half a minute to trace
+    second = ["image labels", "drop_unlikely", "30 grades, uncertainty"]
     rows = ["+ cleaning, square cutter", "first stage", *(f"second stage, {name}" for name in second)]
-    subprocess.run([*command, "--seeds", "0", "--rows", *rows], check=True)
+    options = tiny_labels.Options(
+        str(tmp_path / "bench"), str(ladder), str(out), tuple(rows), budget=0.001, seeds=(0,), second=32, bootstrap=10
+    )
+    tiny_labels.main(options)
     table = (out / "labels.md").read_text()
     assert all(f"| {name} | 1 |" in table for name in rows)
     assert (out / "labels_curve.png").stat().st_size > 5_000
     of_seed = ladder / "budget-0.001" / "seed-0"
     assert len(list((of_seed / "networks").glob("second-*-32-after-*"))) == len(second)
-    labels = label_rules.read_labels(of_seed / "tables" / "graded-30-uncertainty-validation.parquet")
-    assert labels.cells["graded"].any() and "from_grades" in {step.rule for step in labels.steps}
-    first = [
-        "--first",
-        str(of_seed / "networks" / "plain-image"),
-        "--rows",
-        "first stage",
-        "second stage, image labels",
-    ]
-    again = subprocess.run([*command, *first], check=True, capture_output=True, text=True)
-    assert (again.stdout + again.stderr).count("epoch 1:") == 1  # the second seed's, from the first's network
-    assert "| first stage | 2 |" in again.stdout
+    graded = label_rules.read_labels(of_seed / "tables" / "graded-30-uncertainty-validation.parquet")
+    assert graded.cells["graded"].any() and "from_grades" in {step.rule for step in graded.steps}
+    capsys.readouterr()
+    first = (str(of_seed / "networks" / "plain-image"),)
+    again = replace(options, rows=("first stage", "second stage, image labels"), seeds=(0, 1), first=first)
+    tiny_labels.main(again)
+    printed = "".join(capsys.readouterr())
+    assert printed.count("epoch 1:") == 1  # the second seed's, from the first's network
+    assert "| first stage | 2 |" in printed
     facts = [files.read_json(out / "budget-0.001" / f"seed-{seed}" / "first stage" / "row.json") for seed in (0, 1)]
     assert facts[0]["network"] == facts[1]["network"]
-    wrong = subprocess.run([*command, "--rows", "x"], capture_output=True, text=True)
-    assert wrong.returncode != 0 and "expected some of" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"rows": ("x",)}, r"--rows: found \['x'\]; expected some of"),
+        ({"first": ("a", "b", "c")}, "--first: found 3 folders; expected one, or one for each seed"),
+    ],
+)
+def test_wrong_options_end_with_one_line(tmp_path, tiny_labels, changes, found):
+    with pytest.raises(SystemExit, match=found):
+        tiny_labels.main(tiny_labels.Options(str(tmp_path), out=str(tmp_path / "out"), **changes))
+    assert not (tmp_path / "out").exists()

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
+from tiny_trainings import tiny
 
 from hpa_tf import files
-from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.pipeline.sampling import SemiBalanced
 from hpa_tf.recipes import recipe_from_json, recipe_to_json
 from hpa_tf.synthetic import dataset
@@ -107,16 +107,13 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert isinstance(ladder_rows.CLEANED.recipe.sampling, SemiBalanced)
 
 
-def tiny(part: ladder_rows.Part) -> ladder_rows.Part:
-    """Return a part with a backbone of three convolutions; view, head, loss and labels are the row's own."""
-    recipe = part.training.recipe
-    recipe = replace(recipe, network=replace(recipe.network, backbone=SmallCnn((8, 8, 8))), weights="none")
-    return replace(part, training=replace(part.training, recipe=recipe))
+def tiny_part(part: ladder_rows.Part) -> ladder_rows.Part:
+    return replace(part, training=tiny(part.training))
 
 
 def tiny_row(row: ladder_rows.Row) -> ladder_rows.Row:
-    instead = row.instead and tiny(row.instead)
-    return replace(row, parts=tuple(map(tiny, row.parts)), instead=instead)
+    instead = row.instead and tiny_part(row.instead)
+    return replace(row, parts=tuple(map(tiny_part, row.parts)), instead=instead)
 
 
 @pytest.fixture
@@ -124,7 +121,7 @@ def tiny_ladder(monkeypatch):
     """Let every row have tiny networks; return the ladder's module."""
     import ladder  # TensorFlow
 
-    tables = {name: tuple(map(tiny, parts)) for name, parts in ladder_rows.TABLES.items()}
+    tables = {name: tuple(map(tiny_part, parts)) for name, parts in ladder_rows.TABLES.items()}
     rows = {name: tiny_row(row) for name, row in ladder_rows.BY_NAME.items()}
     monkeypatch.setattr(ladder, "BY_NAME", rows)
     monkeypatch.setattr(ladder, "TABLES", tables)

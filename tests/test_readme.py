@@ -1,48 +1,50 @@
 """The README's commands exist with the options that it names, and so do the files that it points to."""
 
+import contextlib
 import functools
+import io
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from hpa_tf import command_line
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
 
 
-def commands() -> list[list[str]]:
+def commands() -> list[str]:
     lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines if line.startswith("python ")]
-    return [words[1:] for words in found if "venv" not in words]
+    found = [" ".join(shlex.split(line, comments=True)) for line in lines if line.startswith("python ")]
+    return [line for line in found if "venv" not in line]
 
 
-def help_of(words: list[str]) -> str:
-    target = words[:2] if words[0] == "-m" else words[:1]
-    rest = words[len(target) :]
-    return _help(*target, *(rest[:1] if rest and not rest[0].startswith("-") else []))
+def name_of(line: str) -> str:
+    """Return the name under which `hpa-tf` has a command of a checkout."""
+    return next(name for name, one in command_line.COMMANDS.items() if f"{line} ".startswith(f"{one.same_as} "))
 
 
 @functools.cache
-def _help(*command: str) -> str:
-    result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def help_of(name: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        command_line.main([name, "--help"])
+    assert not end.value.code
+    return printed.getvalue()
 
 
 def test_there_are_commands_to_check():
-    programs = {" ".join(words[:2]) if words[0] == "-m" else words[0] for words in commands()}
-    assert {"-m tfrecords_builder", "train.py", "predict.py", "-m hpa_tf.evaluation"} <= programs
+    assert {"build", "train", "predict", "score"} <= set(map(name_of, commands()))
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_command_knows_its_options(words):
-    text = help_of(words)
-    for option in (word for word in words if word.startswith("--") and word != "--help"):
-        assert re.search(rf"{option}\b", text), f"{option} is not an option of {words}"
+@pytest.mark.parametrize("line", commands())
+def test_command_knows_its_options(line):
+    text = help_of(name_of(line))
+    for option in (word for word in line.split() if word.startswith("--")):
+        assert re.search(rf"{option}\b", text), f"{option} is not an option of {line}"
 
 
 def test_make_targets_exist():

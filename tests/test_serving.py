@@ -321,7 +321,7 @@ def test_a_savedmodel_of_another_program_is_refused(tmp_path):
 @pytest.mark.slow
 def test_export_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
     for seed in (0, 1):
-        cases.write_run(tmp_path, seed)
+        serving.export(tmp_path, cases.network(seed), cases.recipe(), cases.MANIFEST)
     assert [path.name for path in (tmp_path / "saved_model").iterdir()] == ["1"]
     image = np.random.default_rng(0).random((1, cases.SIZE, cases.SIZE, 4), np.float32)
     expected = 1 / (1 + np.exp(-cases.network(1)({"image": image}, training=False)["logits"].numpy().astype(float)))
