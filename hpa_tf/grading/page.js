@@ -397,7 +397,8 @@ for (const [grade, meaning] of Object.entries(GRADES)) {
   $("grades").append(button);
 }
 for (const [keys, meaning] of KEYS) {
-  $("keys").append(make("tr", {}, make("td", {}, make("kbd", { textContent: keys })), make("td", { textContent: meaning })));
+  const each = keys.split(", ").flatMap((key) => [make("kbd", { textContent: key }), " "]);
+  $("keys").append(make("tr", {}, make("td", {}, ...each), make("td", { textContent: meaning })));
 }
 $("mode-button").onclick = () => setView(view === "grid" ? "one" : "grid");
 $("review-button").onclick = () => setView(view === "review" ? "one" : "review");
