@@ -32,6 +32,8 @@ from ladder_table import write_table
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models import weights
+from hpa_tf.models.network import HEAD
+from hpa_tf.models.packed import layers_with_weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mix_with_image_mean, weighted_mean
 from hpa_tf.recipes import Recipe
@@ -126,6 +128,8 @@ class Ladder:
         done = files.join(folder, "done")
         if files.exists(done):
             return
+        if training.start:
+            self.train(training.start)
         for name in (CHECKPOINTS, WEIGHTS):
             files.make_folder(files.join(folder, name))
         print(f"\n{training.name}, budget {self.options.budget:g}, seed {self.seed}", flush=True)
@@ -137,13 +141,25 @@ class Ladder:
             examples = data.examples(folds)
             trainee = Trainee(recipe, strategy, "float32")
             if not files.exists(files.join(folder, BEST_WEIGHTS)):
-                weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
+                self.initialize(trainee.network, recipe, training)
                 trainee.start_average()
             logs = Logs(folder, is_chief=True)
             Loop(recipe, trainee, examples, None, logs).run(Pace(), preemption)
             logs.close()
         keras.backend.clear_session()
         files.write_bytes(done, b"")
+
+    def initialize(self, network: keras.Model, recipe: Recipe, training: Training) -> None:
+        """Set the weights that a training starts from."""
+        weights.initialize(network, recipe.network, recipe.weights, recipe.view.channels)
+        if training.start:
+            of = training.start.recipe
+            donor = of.network.build(of.view.specs())
+            weights.load(donor, files.join(self.place(training.start), BEST_WEIGHTS))
+            trained = {layer.name: layer.get_weights() for layer in layers_with_weights(donor)}
+            for layer in layers_with_weights(network):
+                if not layer.name.startswith(HEAD):
+                    layer.set_weights(trained[layer.name])
 
     def answer(self, part: Part, examples: Examples | None = None, of: str = "test") -> np.ndarray:
         """Return a network's answer for cells, float [N, 19]; trains it if need be."""
@@ -199,6 +215,8 @@ class Ladder:
         parts = [*row.parts, *filter(None, (row.times, row.instead))]
         trainings = {part.training.name: part.training for part in parts}
         for training in list(trainings.values()):
+            if training.start:
+                trainings[training.start.name] = training.start
             for part in TABLES.get("fcan_alone" if training.labels == "five_levels" else training.labels, ()):
                 for fold in range(NUM_FOLDS):
                     own = replace(part.training, without=fold)

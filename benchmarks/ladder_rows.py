@@ -35,6 +35,7 @@ class Training:
         labels: "image", "true", or the name of a table in `TABLES`.
         clean: Leave out cells cut by the frame and outliers.
         without: Fold of `NUM_FOLDS` that is kept out; None = all images.
+        start: Network whose backbone it starts from; None = from what its recipe says.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Training:
     labels: str = "image"
     clean: bool = False
     without: int | None = None
+    start: "Training | None" = None
 
     @property
     def name(self) -> str:
@@ -91,6 +93,12 @@ def _short(name: str, of: str, **changes) -> Recipe:
     recipe = replace(recipe_named(of), name=name, validation_fold=ALL_FOLDS, ensemble=(), weights="imagenet")
     recipe = replace(recipe, **changes)
     return replace(recipe, optimization=replace(recipe.optimization, epochs=EPOCHS, schedule=_SHORT))
+
+
+def _slower(name: str, recipe: Recipe) -> Recipe:
+    """Return a recipe for a network that starts from a trained one: at .3 of the learning rate."""
+    optimization = replace(recipe.optimization, learning_rate=0.3 * recipe.optimization.learning_rate)
+    return replace(recipe, name=name, optimization=optimization)
 
 
 _CELLS, _FIELDS, _FCAN, _PUZZLE, _BAGS = 73_728, 9_000, 2_700, 6_000, 5_600
@@ -159,7 +167,13 @@ ROWS: tuple[Row, ...] = (
     Row("bound: image labels copied", copied=True),
     Row("bound: true cell labels", (Part(TRUE),)),
 )
+_DUO_AFTER = replace(DUO, recipe=_slower("duo_branch_after_plain", DUO.recipe), start=PLAIN)
+_FCAN_AFTER = replace(FCAN, recipe=_slower("fcan_after_plain", FCAN.recipe), start=PLAIN)
+
 FURTHER: tuple[Row, ...] = (
+    Row("duo-branch, started from plain", (Part(_DUO_AFTER),)),
+    Row("mean of plain and duo-branch started from it", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
+    Row("FCAN, started from plain", (Part(_FCAN_AFTER),)),
     Row(
         "FCAN + spindle pasting",
         (
