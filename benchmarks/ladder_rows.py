@@ -172,7 +172,7 @@ _FCAN_AFTER = replace(FCAN, recipe=_slower("fcan_after_plain", FCAN.recipe), sta
 
 FURTHER: tuple[Row, ...] = (
     Row("duo-branch, started from plain", (Part(_DUO_AFTER),)),
-    Row("mean of plain and duo-branch started from it", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
+    Row("mean of plain and that duo-branch", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
     Row("FCAN, started from plain", (Part(_FCAN_AFTER),)),
     Row(
         "FCAN + spindle pasting",
@@ -222,5 +222,11 @@ FURTHER: tuple[Row, ...] = (
     ),
     Row("plain, mixed .6/.4 with the image's mean", (Part(PLAIN),), own=0.6),
     Row("plain, nucleus crops for nuclear classes", (Part(PLAIN),), instead=Part(_NUCLEI)),
+    Row("cleaned, mixed .6/.4", (Part(CLEANED),), own=0.6),
+    Row("duo-branch, started from plain, mixed .6/.4", (Part(_DUO_AFTER),), own=0.6),
+    Row("mean of plain and that duo-branch, mixed .6/.4", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5)), own=0.6),
+    Row("plain x that duo-branch", (Part(PLAIN),), times=Part(_DUO_AFTER)),
+    Row("plain x that duo-branch, mixed .6/.4", (Part(PLAIN),), times=Part(_DUO_AFTER), own=0.6),
+    Row("true cell labels, mixed .6/.4", (Part(TRUE),), own=0.6),
 )
 BY_NAME = {row.name: row for row in (*ROWS, *FURTHER)}
