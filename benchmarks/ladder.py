@@ -32,12 +32,11 @@ from ladder_table import write_table
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models import weights
-from hpa_tf.models.network import HEAD
-from hpa_tf.models.packed import layers_with_weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mix_with_image_mean, weighted_mean
 from hpa_tf.recipes import Recipe
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
+from hpa_tf.training import start
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop, Pace
 from hpa_tf.training.preemption import Preemption
@@ -151,15 +150,12 @@ class Ladder:
 
     def initialize(self, network: keras.Model, recipe: Recipe, training: Training) -> None:
         """Set the weights that a training starts from."""
-        weights.initialize(network, recipe.network, recipe.weights, recipe.view.channels)
+        start.initialize(network, recipe)
         if training.start:
-            of = training.start.recipe
+            of, path = training.start.recipe, files.join(self.place(training.start), BEST_WEIGHTS)
             donor = of.network.build(of.view.specs())
-            weights.load(donor, files.join(self.place(training.start), BEST_WEIGHTS))
-            trained = {layer.name: layer.get_weights() for layer in layers_with_weights(donor)}
-            for layer in layers_with_weights(network):
-                if not layer.name.startswith(HEAD):
-                    layer.set_weights(trained[layer.name])
+            weights.load(donor, path)
+            start.copy_backbone(donor, network, path)
 
     def answer(self, part: Part, examples: Examples | None = None, of: str = "test") -> np.ndarray:
         """Return a network's answer for cells, float [N, 19]; trains it if need be."""

@@ -161,9 +161,11 @@ def test_weights_that_have_seen_a_fold_are_refused(data, tmp_path):
     through = write_run(tmp_path / "through", data, 0, everything + "/weights/best.weights.h5")
     elsewhere = write_run(tmp_path / "elsewhere", data, -1, other_data=True)
     far = write_run(tmp_path / "far", data, -1, everything, other_data=True)
+    lent = write_run(tmp_path / "lent", data, -1, f"backbone:{everything}", other_data=True)
     itself = write_run(tmp_path / "itself", data, -1, str(tmp_path / "itself"), other_data=True)
     for source, folds, seen in (
         (everything, range(2), 0), (zero, range(2), 1), (zero, range(1), None), (through, range(1), 0),
+        (f"backbone:{zero}", range(2), 1), (f"backbone:{zero}", range(1), None), (lent, range(1), 0),
         (elsewhere, range(2), None), (far, range(1), 0), (itself, range(2), None), ("imagenet", range(2), None),
     ):  # fmt: skip
         asked_recipes = [SMALL, replace(SMALL, weights=source)]

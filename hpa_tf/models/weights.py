@@ -26,6 +26,12 @@ NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
 IMAGENET_SUFFIXES = (".h5", *SUFFIXES)
 _RGB = CHANNELS[:3]
+_BACKBONE_OF = "backbone:"
+
+
+def backbone_of(source: str) -> str | None:
+    """Return RUN of `backbone:RUN`, a run that lends its backbone alone (`training.start`); None of other sources."""
+    return source.removeprefix(_BACKBONE_OF) if source.startswith(_BACKBONE_OF) else None
 
 
 def initialize(network: keras.Model, spec: Network, source: str, channels: Sequence[str] = CHANNELS) -> None:
@@ -48,7 +54,7 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
         packed.unpack(network, starter.WEIGHTS)
         return
     if source != IMAGENET and not files.exists(source):
-        expected = f"{NONE!r}, {IMAGENET!r}, {starter.NAME!r}, a weights file or a run folder"
+        expected = f"{NONE!r}, {IMAGENET!r}, {starter.NAME!r}, a weights file, a run folder or backbone:RUN"
         raise InputError("--weights", f"{source!r}, which does not exist", expected, "check the path")
     if source != IMAGENET:
         check_weights_file(source)

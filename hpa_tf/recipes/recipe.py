@@ -34,8 +34,8 @@ class Recipe:
     asked: AnyView | None = None
     """What the network sees when it is asked (validation and prediction), where that is something else."""
     weights: str = "none"
-    """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, or a run
-    folder."""
+    """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, a run
+    folder, or backbone:RUN (the backbone of a run whose network may be another one)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of each example."""
     sampling: Sampling = field(default_factory=SemiBalanced)

@@ -62,7 +62,8 @@ class Options:
     precision: Precision = "auto"
     """auto = float16 on GPU, bfloat16 on TPU, float32 on CPU; logits and loss are always float32."""
     weights: str | None = None
-    """Short for --recipe.weights: none, imagenet, a weights file or a run folder."""
+    """Short for --recipe.weights: none, imagenet, a weights file, a run folder, or backbone:RUN (a
+    run's backbone alone)."""
     fine_tune: str | None = None
     """With --system: also the second stage of every member, on hand grades: a folder of the grading page, or a cell
     table of labels with a column `graded`. The fine-tuned system is OUT/fine_tuned."""

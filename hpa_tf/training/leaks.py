@@ -8,7 +8,7 @@ import numpy as np
 from hpa_tf import files
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
-from hpa_tf.models.weights import OWN_SUFFIX
+from hpa_tf.models.weights import OWN_SUFFIX, backbone_of
 from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import CELL_TABLE_NAME, Manifest, read_manifest
@@ -64,6 +64,7 @@ def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int]]:
     """
     been: set[str] = set()
     while True:
+        source = backbone_of(source) or source
         run = os.path.dirname(os.path.dirname(source)) if source.endswith(OWN_SUFFIX) else source
         if run in been or not run or not files.exists(files.join(run, RECIPE)):
             return

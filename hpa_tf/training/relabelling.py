@@ -25,7 +25,7 @@ from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.relabel import ASKED
 from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
-from hpa_tf.training import checkpoint
+from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.folds import fold_folder
 from hpa_tf.training.inputs import check_batch_size
@@ -79,7 +79,7 @@ def _tables(
 ) -> Iterator[pd.DataFrame]:
     """Train the networks of each fold; yield what they say of its cells."""
     trainee = Trainee(recipe, site.strategy, site.policy)
-    weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
+    start.initialize(trainee.network, recipe)
     trainee.start_average()
     first = trainee.arrays()
     for fold in folds:

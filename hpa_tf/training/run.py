@@ -13,7 +13,7 @@ from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
-from hpa_tf.training import checkpoint
+from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_antibodies, check_batch_size
 from hpa_tf.training.logs import Logs, final_table
@@ -61,7 +61,7 @@ def _train(recipe: Recipe, training: Examples, validation: Examples | None, logs
     interrupts.keeps(kept(logs.folder, steps[-1] if steps else 0))
     trainee = Trainee(recipe, site.strategy, site.policy)
     if not steps:
-        weights.initialize(trainee.network, recipe.network, recipe.weights, recipe.view.channels)
+        start.initialize(trainee.network, recipe)
         trainee.start_average()
     with damage_explained(records_of(recipe, training, validation)), Preemption() as preemption:
         progress = Loop(recipe, trainee, training, validation, logs).run(site.pace, preemption)

@@ -1,0 +1,66 @@
+"""What a training starts from: what `models.weights` knows, or the backbone of a run whose network is another one."""
+
+import keras
+
+from hpa_tf import files
+from hpa_tf.errors import InputError
+from hpa_tf.models import weights
+from hpa_tf.models.network import HEAD
+from hpa_tf.models.packed import layers_with_weights
+from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.serialization import load
+from hpa_tf.run_folder import BEST_WEIGHTS, RECIPE
+
+
+def initialize(network: keras.Model, recipe: Recipe) -> None:
+    """Set the weights of a freshly built network to those that its recipe names.
+
+    Args:
+        network: What `recipe.network.build` returned.
+        recipe: `recipe.weights` is what `models.weights.initialize` takes, or `backbone:RUN`: the backbone's layers
+            get the best weights of the run, the head stays random. So a network of bags or fields starts from one that
+            was trained on single cells.
+
+    Raises:
+        InputError: There are no such weights, or they do not fit the network.
+    """
+    run = weights.backbone_of(recipe.weights)
+    if run is None:
+        weights.initialize(network, recipe.network, recipe.weights, recipe.view.channels)
+        return
+    if not files.exists(files.join(run, RECIPE)):
+        fix = "give the folder of a run, or its weights without backbone: if the network is the same"
+        raise InputError(f"--weights {recipe.weights}", "no run there", "backbone:RUN, RUN with a recipe.json", fix)
+    donor = load(files.join(run, RECIPE))
+    trained = donor.network.build(donor.view.specs())
+    weights.load(trained, files.join(run, BEST_WEIGHTS))
+    copy_backbone(trained, network, run)
+
+
+def copy_backbone(donor: keras.Model, network: keras.Model, source: str) -> None:
+    """Copy the weights of every layer that does not belong to the head, by name.
+
+    Args:
+        donor: A network with a backbone of the same kind.
+        network: Gets them.
+        source: Where the donor comes from, for the message.
+
+    Raises:
+        InputError: The backbones differ, or their numbers of channels.
+    """
+    own, theirs = _backbone(network), _backbone(donor)
+    differing = [name for name, layer in own.items() if name not in theirs or _shapes(theirs[name]) != _shapes(layer)]
+    if differing:
+        found = f"another backbone than {network.name}'s: {', '.join(differing[:3])}; {len(differing)} layers differ"
+        fix = "start from a run with the same backbone and channels"
+        raise InputError(source, found, f"the {len(own)} layers of its backbone", fix)
+    for name, layer in own.items():
+        layer.set_weights(theirs[name].get_weights())
+
+
+def _backbone(network: keras.Model) -> dict[str, keras.layers.Layer]:
+    return {layer.name: layer for layer in layers_with_weights(network) if not layer.name.startswith(HEAD)}
+
+
+def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in layer.weights]
