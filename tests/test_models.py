@@ -49,7 +49,7 @@ def test_stem_sees_the_pixels_as_they_are(b0, pixels):
     assert not [layer.name for layer in b0.layers if "rescaling" in layer.name or "normalization" in layer.name]
 
 
-@pytest.mark.parametrize("variant, millions", [("B0", 4.07), ("B4", 17.7)])
+@pytest.mark.parametrize("variant, millions", [("B0", 4.07), pytest.param("B4", 17.7, marks=pytest.mark.slow)])
 def test_sizes_of_the_networks(variant, millions):
     assert Classifier(EfficientNet(variant)).build(SPECS).count_params() / 1e6 == pytest.approx(millions, abs=0.05)
 
