@@ -14,7 +14,7 @@ from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields
 from hpa_tf.imaging.image_cells import Reading
-from hpa_tf.imaging.rules import Factor
+from hpa_tf.imaging.rules import Factor, SmallNucleusRule
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
@@ -84,6 +84,12 @@ def test_answers_of_specialists_become_columns_and_leave_the_mean(tmp_path):
         expected[:, 11] = 0.6
         np.testing.assert_allclose(scores, expected * 0.3, atol=1e-6)
         assert {SPINDLE, "completeness"} <= set(table.columns)  # cells.parquet keeps what the rules were told
+        assert (table["rule"] == "completeness").all() and (table["value"] == 0.3).all()
+        without = score(one.field.table, one.probabilities, (1.0, 3.0), PREDICTED_NEGATIVE)
+        assert (without["rule"] == "").all() and (without["value"] == 1).all()  # rules that are off name nobody
+        every = replace(PostProcessing(), small_nucleus=SmallNucleusRule(), factors=options.factors)
+        named = score(one.field.table, one.probabilities, (1.0, 3.0), every)["rule"]
+        assert named.str.endswith("completeness").all()
 
 
 def test_a_derived_negative_counts_the_class_of_its_own_network():

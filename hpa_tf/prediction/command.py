@@ -42,7 +42,7 @@ def summary(options: Options, outcome: Outcome) -> str:
         lines.append(f"{what} changed (or masks or shards did) since the last call: old results dropped")
     if outcome.num_cells:
         share = outcome.num_lowered / outcome.num_cells
-        lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by the border or outlier rule")
+        lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by a rule (column rule of {CELLS})")
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} images skipped: {options.out}/{FAILURES}")
     shown = f"look at {files.join(options.out, REPORT)}; " if options.report_images else ""

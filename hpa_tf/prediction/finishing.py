@@ -77,8 +77,8 @@ def score(
         options: Steps from probabilities to scores.
 
     Returns:
-        Final scores, the measurements, border_value, outlier_factor, value (1 = a valid cell), rule (which rule
-        lowered it: "border", "no nucleus", "outlier", joined by " + "), and the mean probabilities `raw: CLASS`.
+        Final scores, the measurements, border_value, outlier_factor, value (1 = a valid cell), rule (which rules
+        lowered it, see `rules_fired`), and the mean probabilities `raw: CLASS`.
     """
     border = rules.border_values(measured)
     outlier = rules.outlier_factors(measured, border)
@@ -86,23 +86,36 @@ def score(
     alone = alone_of(measured, options)
     scores = postprocess(probabilities, weights, value, measured["image_id"], options, alone)
     raw = mean_probabilities(probabilities, weights, options, alone)
-    no_nucleus = (measured["nucleus_area"] == 0) | (measured["nucleus_blue"] == 0)
     columns = {
         **{name: measured[name] for name in measured.columns if name not in cell_table.KEYS},
         "border_value": border,
         "outlier_factor": outlier,
         "value": value,
-        "rule": pd.Series(_rules_fired(border, outlier, no_nucleus.to_numpy()), dtype="str"),
+        "rule": pd.Series(rules_fired(measured, border, outlier, options), dtype="str"),
         **{f"raw: {name}": raw[:, c] for c, name in enumerate(CLASSES)},
     }
     return cell_table.from_values(measured["image_id"], measured["cell"], scores, columns)
 
 
-def _rules_fired(border: np.ndarray, outlier: np.ndarray, no_nucleus: np.ndarray) -> list[str]:
-    names = []
-    for border_value, factor, without in zip(border, outlier, no_nucleus, strict=True):
-        first = "no nucleus" if without else "border" if border_value < 1 else ""
-        names.append(" + ".join(name for name in (first, "outlier" if factor < 1 else "") if name))
+def rules_fired(measured: pd.DataFrame, border: np.ndarray, outlier: np.ndarray, options: PostProcessing) -> list[str]:
+    """Return which of the rules that are switched on lowered each of N cells, joined by " + "; "" = none.
+
+    Names: "border", "no nucleus", "outlier", "small nucleus", and the columns of further factors ("completeness").
+    Arguments as of `score`; `border` and `outlier`: [N] values of those rules.
+    """
+    fired: dict[str, np.ndarray] = {}
+    if options.border_rule:
+        without = ((measured["nucleus_area"] == 0) | (measured["nucleus_blue"] == 0)).to_numpy()
+        fired |= {"no nucleus": without, "border": ~without & (border < 1)}
+    if options.outlier_rule:
+        fired["outlier"] = outlier < 1
+    if options.small_nucleus is not None:
+        fired["small nucleus"] = rules.small_nucleus_factors(measured, options.small_nucleus) < 1
+    fired |= {factor.column: rules.factors_of(measured, factor) < 1 for factor in options.factors}
+    names = [""] * len(measured)
+    for name, cells in fired.items():
+        for i in np.flatnonzero(cells):
+            names[i] += f" + {name}" if names[i] else name
     return names
 
 

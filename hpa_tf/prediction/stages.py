@@ -18,6 +18,7 @@ from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.sources import FieldCells, Source
 from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Inline, Workers
+from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
@@ -216,7 +217,7 @@ def report(outcome: Outcome, failures: str | None) -> None:
         reporting.write_csv(table, failures)
     if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
         share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
-        text = f"{share} of the cells have a value below 1 (border or outlier rule): check masks and channels"
+        text = f"{share} of the cells have a value below 1 (column rule of {CELLS} says why): check masks and channels"
         warnings.warn(text, HpaWarning, stacklevel=3)
 
 
