@@ -72,7 +72,8 @@ def arguments_of(line: str) -> list[str]:
 
 
 def test_every_command_is_run_or_listed_and_the_list_is_not_stale():
-    pages = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+    others = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/measurements.md"})  # its blocks are output
+    pages = ["README.md", *(f"docs/{path.name}" for path in others)]
     used = set()
     for page in pages:
         for language, line in lines_of(page):
