@@ -29,6 +29,20 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
     assert all(any(line.startswith(f"  {name} ") for line in text) for name in command_line.COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["predict", "serve"])
+def test_the_help_of_a_command_that_needs_tensorflow_later_comes_without_it(name):
+    code = f"""
+import sys
+from hpa_tf.command_line import main
+try:
+    main(["{name}", "--help"])
+finally:
+    print(sorted({{"tensorflow", "keras"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--run" in result.stdout and result.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("name", command_line.COMMANDS)
 def test_every_command_has_its_module(name):
     assert importlib.util.find_spec(command_line.COMMANDS[name].module)
