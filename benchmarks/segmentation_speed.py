@@ -1,13 +1,17 @@
-"""Time and memory of the networks and of the labelling, beside a direct transcription of the original labelling.
+"""Time and memory of each way to segment: HPACellSegmentator's networks and labelling, the small and the classical one.
 
     python benchmarks/segmentation_speed.py [--maps DIR] [--sizes 2048 3072] [--batch-sizes 1 4] [--no-networks]
 
-Networks have random weights: their time does not depend on them. Maps to label are drawn, or with --maps real ones
-({ID}_nuclei_net_output.tif, {ID}_cell_net_output.tif: 3 pages, 0..1), repeated to the size asked for as the networks'
-answers are. Labelling runs on one core; its time is that of the processor.
+The large networks have random weights: their time does not depend on them. Each size and batch has a process of its
+own, which builds both networks as `hpa_tf.segmenting` does and runs one of them; its time counts twice. Maps to label
+are drawn, or with --maps real ones ({ID}_nuclei_net_output.tif, {ID}_cell_net_output.tif: 3 pages, 0..1), repeated to
+the size asked for as the networks' answers are; beside our labelling stands a direct transcription of the original's.
+The small and the classical segmenter see a generated field. Times are those of the processor, so what else the machine
+does changes them little; labelling and these two run on one core.
 """
 
-import resource
+import multiprocessing
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +24,11 @@ import tyro
 from label_cell_transcription import label_cell as transcription
 
 from hpa_tf.imaging.segmentation import components, flooding
+from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.label_cell import label_cell
 from hpa_tf.segmenting.fields import enlarged
+from hpa_tf.synthetic.config import SyntheticConfig
+from hpa_tf.synthetic.generator import make
 
 Maps = tuple[np.ndarray, np.ndarray]
 
@@ -37,7 +44,9 @@ class Options:
     batch_sizes: tuple[int, ...] = (1, 4)
     """Fields that the networks see at once."""
     networks: bool = True
-    """Also time the networks."""
+    """Also time the large networks."""
+    labelling: bool = True
+    """Also time the transcription, and labelling without Numba and at the networks' size."""
     repeats: int = 3
     """Timed runs; the fastest counts."""
 
@@ -100,7 +109,7 @@ def time_labelling(options: Options, size: int) -> None:
     masks, seconds = fastest(at_network_size, small, options.repeats)
     ious = best_ious(cells, masks.cell)
     lost = f"IoU with full size: mean {ious.mean():.3f}, above 0.9 {np.mean(ious > 0.9):.0%}, least {ious.min():.2f}"
-    print(f"{'at the network size':32} {seconds:6.2f} s  {reference / seconds:4.1f} x  {lost}")
+    print(f"{'at the network size':32} {seconds:6.2f} s  {reference / seconds:4.1f} x  {lost}", flush=True)
 
 
 def best_ious(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -112,33 +121,58 @@ def best_ious(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return (shared / np.maximum(union, 1))[1:, 1:].max(axis=1, initial=0)
 
 
-def time_networks(options: Options) -> None:
-    """Print the time of both networks, s a field, and the memory at its highest."""
+def time_segmenters(options: Options, size: int) -> None:
+    """Print the time of the segmenters without large networks, s a field."""
+    made = make(SyntheticConfig(size=size, difficulty="real", seed=83), 0)
+    print(f"\na generated field of {size} px, {made.masks.cell.max()} cells")
+    for name in ("classical", "small"):
+        segmenter = make_segmenter(name)
+        segmenter(made.field)  # loads the network
+        _, seconds = fastest(segmenter, (made.field,), options.repeats)
+        print(f"{name:32} {seconds:6.2f} s", flush=True)
+
+
+def run_network(size: int, batch_size: int) -> tuple[float, float, float]:
+    """Return wall and processor time of a batch of one network, s, and the memory at its highest, GiB."""
     from hpa_tf.models.dpn_unet import DpnUnet
     from hpa_tf.segmenting.networks import Devices
 
     devices = Devices("one", "auto")
-    network = DpnUnet().build(devices.policy)
-    run = devices.runner(network)
-    print(f"\nnetworks, {devices.policy}: s a field for both (one is run, and counted twice)")
+    networks = [DpnUnet().build(devices.policy) for _ in range(2)]  # both are in memory
+    run = devices.runner(networks[0])
+    side = size // 4 + 64 - size // 4 % 32
+    batch = np.random.default_rng(0).normal(size=(batch_size, side, side, 3)).astype(np.float32)
+    run(batch)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run(batch)
+    times = time.perf_counter() - wall, time.process_time() - cpu
+    status = Path("/proc/self/status").read_text()  # what getrusage says begins at the parent's size
+    return *times, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
+
+
+def time_networks(options: Options) -> None:
+    """Print network, labelling and total time, s a field, and memory, by size and batch."""
+    titles = ("px", "batch", "networks", "labelling", "total", "(networks, wall)", "GiB")
+    print("\nHPACellSegmentator's networks, processor s a field\n" + " ".join(f"{title:>9}" for title in titles))
     for size in options.sizes:
+        maps = tuple(one.repeat(4, 0).repeat(4, 1) for one in small_maps(options, size))
+        label_cell(*maps)  # compiles
+        _, labelling = fastest(label_cell, maps, options.repeats)
         for batch_size in options.batch_sizes:
-            side = size // 4 + 64 - size // 4 % 32
-            batch = np.zeros((batch_size, side, side, 3), np.float32)
-            run(batch)
-            start, cpu = time.perf_counter(), time.process_time()
-            run(batch)
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            each = f"{2 * wall / batch_size:6.2f} s (processor {2 * cpu / batch_size:6.2f} s)"
-            print(f"{size} px, batch {batch_size}: {each}, memory so far {memory:.1f} GiB", flush=True)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                wall, cpu, memory = pool.apply(run_network, (size, batch_size))
+            wall, cpu = (2 * seconds / batch_size for seconds in (wall, cpu))
+            row = f"{size:9} {batch_size:9} {cpu:9.1f} {labelling:9.2f} {cpu + labelling:9.1f}"
+            print(f"{row} {wall:16.1f} {memory:9.1f}", flush=True)
 
 
 def main(options: Options) -> None:
     """Print all tables."""
     cv2.setNumThreads(1)
     for size in options.sizes:
-        time_labelling(options, size)
+        time_segmenters(options, size)
+        if options.labelling:
+            time_labelling(options, size)
     if options.networks:
         time_networks(options)
 
