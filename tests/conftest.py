@@ -1,5 +1,7 @@
 """What several test files share: worker processes, and the order in which the slow tests run."""
 
+import gc
+
 import pytest
 
 LONGEST = (
@@ -14,6 +16,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort tests by files, the longest first; all else stays in order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector leave alone what was imported: each training collects, and looked at them all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
