@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import importlib
 import json
+import select
 import socket
 import subprocess
 import sys
@@ -268,16 +269,17 @@ def test_refused_requests_are_answered_though_their_bodies_are_under_way(address
 
 
 def answer_to(address: str, head: bytes, size: int) -> bytes:
-    """Send a head and up to `size` zeros until an answer comes; return its first line."""
+    """Send a head and up to `size` zeros, until no more are taken once an answer is there; return its first line."""
     with socket.create_connection(place(address), 60) as connection:
         connection.sendall(head)
         connection.settimeout(0.01)
-        block = b"0" * (1 << 20)
-        for _ in range(size >> 20):
+        block, sent = b"0" * (1 << 20), 0
+        while sent < size:
             try:
-                connection.sendall(block)
-            except TimeoutError:
-                break
+                sent += connection.send(block)
+            except TimeoutError:  # a slow reader, or one that has answered
+                if select.select([connection], [], [], 0)[0]:
+                    break
             except OSError:
                 break
         connection.settimeout(60)
