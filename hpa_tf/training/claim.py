@@ -13,7 +13,7 @@ from hpa_tf.records import Manifest, manifest_json
 from hpa_tf.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
-from hpa_tf.training.strategy import gathered, worker
+from hpa_tf.training.strategy import gathered, leave_together, worker
 
 SEEN_WITHIN = 40.0
 """Seconds until a network disk shows to other machines what was written: clients keep what they saw for 30 s."""
@@ -83,6 +83,7 @@ def check_shared(site: Site, out: str, token: int) -> None:
         time.sleep(0.5)
     blind = [i for i, (sees,) in enumerate(gathered(site.strategy, [int(seen)])) if not sees]
     if blind:
+        leave_together(site.strategy)
         found = f"worker {', '.join(map(str, blind))} does not see what worker 0 wrote there"
         fix = "give all workers the same --out on a disk that they share, or on an object store (gs://, s3://)"
         raise InputError(f"--out {out}", found, "one folder for all workers", fix)

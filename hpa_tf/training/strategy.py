@@ -6,6 +6,7 @@ multiworker  several machines, each with this program and its own TF_CONFIG
 tpu          one TPU slice; TPU_NAME names it, none = the machine's own
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,12 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Wait until every worker has come here."""
     if worker(strategy)[1] > 1:
         gathered(strategy, [1])
+
+
+def leave_together(strategy: tf.distribute.Strategy) -> None:
+    """Wait until every worker has come here to end: one that is gone breaks what others are still receiving from it."""
+    with contextlib.suppress(tf.errors.OpError):  # the last message itself may meet a worker that is gone
+        wait_for_all(strategy)
 
 
 def resolve_precision(precision: Precision, strategy: tf.distribute.Strategy) -> str:
