@@ -77,7 +77,8 @@ EXTRAS = (  # the longest first; the extra [serve] is in [test]
     Environment(
         "export",
         ("onnx", "openvino"),
-        ("tests/test_serving.py", "tests/test_serving_views.py", "-k", "runtime or onnx"),
+        ("tests/test_serving.py", "tests/test_serving_views.py", "tests/test_small_segmenter.py")
+        + ("-k", "runtime or onnx or no_small_one"),
     ),
     Environment("anndata", ("anndata",), ("tests/test_prediction_sources.py", "-k", "anndata")),
     Environment("tfds", ("tfds",), ("tests/test_builder_ecosystem.py", "-k", "tensorflow_datasets or metadata")),

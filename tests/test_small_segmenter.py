@@ -255,7 +255,7 @@ def test_weights_that_are_given_are_read_before_any_image(tmp_path, name, conten
 
 
 def test_another_network_is_no_small_one(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
     shapes = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 16, 16, 3])
         for name in ("pixels", "logits")
