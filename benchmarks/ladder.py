@@ -140,22 +140,16 @@ class Ladder:
             examples = data.examples(folds)
             trainee = Trainee(recipe, strategy, "float32")
             if not files.exists(files.join(folder, BEST_WEIGHTS)):
-                self.initialize(trainee.network, recipe, training)
+                if training.start:
+                    start.copy_backbone(training.start.recipe, self.place(training.start), trainee.network)
+                else:
+                    start.initialize(trainee.network, recipe)
                 trainee.start_average()
             logs = Logs(folder, is_chief=True)
             Loop(recipe, trainee, examples, None, logs).run(Pace(), preemption)
             logs.close()
         keras.backend.clear_session()
         files.write_bytes(done, b"")
-
-    def initialize(self, network: keras.Model, recipe: Recipe, training: Training) -> None:
-        """Set the weights that a training starts from."""
-        start.initialize(network, recipe)
-        if training.start:
-            of, path = training.start.recipe, files.join(self.place(training.start), BEST_WEIGHTS)
-            donor = of.network.build(of.view.specs())
-            weights.load(donor, path)
-            start.copy_backbone(donor, network, path)
 
     def answer(self, part: Part, examples: Examples | None = None, of: str = "test") -> np.ndarray:
         """Return a network's answer for cells, float [N, 19]; trains it if need be."""

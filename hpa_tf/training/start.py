@@ -31,29 +31,28 @@ def initialize(network: keras.Model, recipe: Recipe) -> None:
     if not files.exists(files.join(run, RECIPE)):
         fix = "give the folder of a run, or its weights without backbone: if the network is the same"
         raise InputError(f"--weights {recipe.weights}", "no run there", "backbone:RUN, RUN with a recipe.json", fix)
-    donor = load(files.join(run, RECIPE))
-    trained = donor.network.build(donor.view.specs())
-    weights.load(trained, files.join(run, BEST_WEIGHTS))
-    copy_backbone(trained, network, run)
+    copy_backbone(load(files.join(run, RECIPE)), run, network)
 
 
-def copy_backbone(donor: keras.Model, network: keras.Model, source: str) -> None:
-    """Copy the weights of every layer that does not belong to the head, by name.
+def copy_backbone(recipe: Recipe, run: str, network: keras.Model) -> None:
+    """Copy the best weights of every layer that does not belong to the head, by name.
 
     Args:
-        donor: A network with a backbone of the same kind.
-        network: Gets them.
-        source: Where the donor comes from, for the message.
+        recipe: How the network that lends them was trained.
+        run: Folder that has them.
+        network: Gets them; its backbone is of the same kind.
 
     Raises:
         InputError: The backbones differ, or their numbers of channels.
     """
+    donor = recipe.network.build(recipe.view.specs())
+    weights.load(donor, files.join(run, BEST_WEIGHTS))
     own, theirs = _backbone(network), _backbone(donor)
     differing = [name for name, layer in own.items() if name not in theirs or _shapes(theirs[name]) != _shapes(layer)]
     if differing:
         found = f"another backbone than {network.name}'s: {', '.join(differing[:3])}; {len(differing)} layers differ"
         fix = "start from a run with the same backbone and channels"
-        raise InputError(source, found, f"the {len(own)} layers of its backbone", fix)
+        raise InputError(run, found, f"the {len(own)} layers of its backbone", fix)
     for name, layer in own.items():
         layer.set_weights(theirs[name].get_weights())
 
