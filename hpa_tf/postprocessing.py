@@ -185,12 +185,20 @@ def further_factors(table: pd.DataFrame, options: PostProcessing) -> np.ndarray:
     Raises:
         InputError: A factor's column is missing.
     """
-    value = np.ones(len(table))
+    return product(named_factors(table, options), len(table))
+
+
+def named_factors(table: pd.DataFrame, options: PostProcessing) -> list[tuple[str, np.ndarray]]:
+    """Return (name of the rule, its factor for each cell [N]) of the other teams' rules; arguments as above."""
+    found = [(factor.column, rules.factors_of(table, factor)) for factor in options.factors]
     if options.small_nucleus is not None:
-        value = value * rules.small_nucleus_factors(table, options.small_nucleus)
-    for factor in options.factors:
-        value = value * rules.factors_of(table, factor)
-    return value
+        found.insert(0, ("small nucleus", rules.small_nucleus_factors(table, options.small_nucleus)))
+    return found
+
+
+def product(factors: Sequence[tuple[str, np.ndarray]], count: int) -> np.ndarray:
+    """Return the product of `named_factors`, [N]; 1 without any."""
+    return np.prod([np.ones(count), *(values for _, values in factors)], axis=0)
 
 
 def weighted_mean(predictions: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:

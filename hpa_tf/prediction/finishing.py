@@ -15,9 +15,10 @@ from hpa_tf.postprocessing import (
     PostProcessing,
     alone_of,
     cell_values,
-    further_factors,
     mean_probabilities,
+    named_factors,
     postprocess,
+    product,
 )
 from hpa_tf.prediction import results
 from hpa_tf.prediction.cards import Cards, write_cards
@@ -82,7 +83,8 @@ def score(
     """
     border = rules.border_values(measured)
     outlier = rules.outlier_factors(measured, border)
-    value = cell_values(border, outlier, options) * further_factors(measured, options)
+    further = named_factors(measured, options)
+    value = cell_values(border, outlier, options) * product(further, len(measured))
     alone = alone_of(measured, options)
     scores = postprocess(probabilities, weights, value, measured["image_id"], options, alone)
     raw = mean_probabilities(probabilities, weights, options, alone)
@@ -91,17 +93,23 @@ def score(
         "border_value": border,
         "outlier_factor": outlier,
         "value": value,
-        "rule": pd.Series(rules_fired(measured, border, outlier, options), dtype="str"),
+        "rule": pd.Series(rules_fired(measured, border, outlier, further, options), dtype="str"),
         **{f"raw: {name}": raw[:, c] for c, name in enumerate(CLASSES)},
     }
     return cell_table.from_values(measured["image_id"], measured["cell"], scores, columns)
 
 
-def rules_fired(measured: pd.DataFrame, border: np.ndarray, outlier: np.ndarray, options: PostProcessing) -> list[str]:
+def rules_fired(
+    measured: pd.DataFrame,
+    border: np.ndarray,
+    outlier: np.ndarray,
+    further: Sequence[tuple[str, np.ndarray]],
+    options: PostProcessing,
+) -> list[str]:
     """Return which of the rules that are switched on lowered each of N cells, joined by " + "; "" = none.
 
     Names: "border", "no nucleus", "outlier", "small nucleus", and the columns of further factors ("completeness").
-    Arguments as of `score`; `border` and `outlier`: [N] values of those rules.
+    Arguments as of `score`; `border` and `outlier`: [N] values of those rules; `further`: `named_factors`.
     """
     fired: dict[str, np.ndarray] = {}
     if options.border_rule:
@@ -109,9 +117,7 @@ def rules_fired(measured: pd.DataFrame, border: np.ndarray, outlier: np.ndarray,
         fired |= {"no nucleus": without, "border": ~without & (border < 1)}
     if options.outlier_rule:
         fired["outlier"] = outlier < 1
-    if options.small_nucleus is not None:
-        fired["small nucleus"] = rules.small_nucleus_factors(measured, options.small_nucleus) < 1
-    fired |= {factor.column: rules.factors_of(measured, factor) < 1 for factor in options.factors}
+    fired |= {name: values < 1 for name, values in further}
     names = [""] * len(measured)
     for name, cells in fired.items():
         for i in np.flatnonzero(cells):
