@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, augment_record
-from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise
+from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise, Staining
 from hpa_tf.pipeline.steps import AnyStep, OneOf
 from hpa_tf.pipeline.warps import Affine, ElasticDistortion, GridDistortion, OpticalDistortion, Perspective
 from hpa_tf.recipes import recipe_named
@@ -23,7 +23,7 @@ COUNT = 48
 STEPS: tuple[AnyStep, ...] = (
     *(Affine(rotation=45, shear=5), Perspective(), OpticalDistortion(), GridDistortion(), ElasticDistortion()),
     *(Noise(), Holes(), Blur(), MotionBlur(), MedianBlur(sizes=(3,)), MedianBlur(sizes=(5,)), MedianBlur(sizes=(7,))),
-    *(Gamma(), Brightness()),
+    *(Gamma(), Brightness(), Staining()),
 )
 RECIPES = ("milimed_b0_pad", "bestfitting_inception", "red_ai_duo_b3", "red_ai_field_b5", "mpware_puzzle_cam")
 

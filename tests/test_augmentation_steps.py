@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, augment_record
 from hpa_tf.pipeline.augmentation import random_square
-from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise
+from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise, Staining
 from hpa_tf.pipeline.steps import OneOf
 from hpa_tf.pipeline.warps import (
     Affine,
@@ -187,6 +187,7 @@ TONES = {
     "motion blur": (MotionBlur(sizes=(3, 5, 7)), correlated),
     "median blur": (MedianBlur(), medians),
     "gamma": (Gamma(), lambda image, drawn: np.power(image, float(drawn))),
+    "staining": (Staining(), lambda image, drawn: np.clip(np.asarray(drawn[0]) * image ** np.asarray(drawn[1]), 0, 1)),
     "brightness": (Brightness(), lambda image, drawn: np.clip(image * float(drawn[0]) + float(drawn[1]), 0, 1)),
 }
 
@@ -233,6 +234,15 @@ def test_noise_has_the_documented_deviation():
     image = tf.fill([64, 64, 4], 0.5)
     found = [float(np.std(Noise().draw(tf.constant(seed), image))) * 255 for seed in seeds(100)]
     assert 4.8 < min(found) < 5.5 and 12.5 < max(found) < 13.3
+
+
+def test_staining_draws_each_channel_on_its_own_in_the_documented_ranges():
+    step, image = Staining(factor=(0.25, 4), exponent=(0.5, 2)), tf.zeros([8, 8, 4])
+    drawn = np.log2([np.stack(step.draw(tf.constant(seed), image)) for seed in seeds(300)])  # [300, 2, 4]
+    for column, end in zip(drawn.transpose(1, 0, 2), (2, 1), strict=True):
+        assert -end <= column.min() < -0.95 * end and 0.95 * end < column.max() <= end
+        assert np.abs(column.mean(0)).max() < 0.15 * end  # as often weaker as stronger
+    assert np.abs(np.corrcoef(drawn.reshape(300, 8).T) - np.eye(8)).max() < 0.25
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------

@@ -58,6 +58,13 @@ def test_it_says_what_the_files_say(tmp_path):
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG") and "](training.png)" in card
 
 
+@pytest.mark.parametrize(("given", "said"), [("backbone:/home/ann/plain/", "backbone of plain"), ("runs/a", "a")])
+def test_it_says_what_the_training_started_from(given, said, tmp_path):
+    run = write_run(tmp_path / "run", replace(recipe_named("cpu_small"), weights=given))
+    model_card.write_card(str(run))
+    assert tables((run / "README.md").read_text())["weights at the start"] == [said]
+
+
 def test_no_text_from_outside_is_markup(tmp_path):
     recipe = replace(recipe_named("cpu_small"), name=HOSTILE, weights=f"/home/ann/runs/{HOSTILE}")
     run = write_run(tmp_path / "run", recipe, segmenter=HOSTILE, fingerprint=HOSTILE)

@@ -1,8 +1,8 @@
 """Random changes of the pixels' values at their place: noise, holes, blur, tone. Masks stay as they are.
 
 Each is a frozen dataclass with `draw(seed, image)`, what happens, and `change(image, drawn)`, the changed image float32
-[S, S, C] in 0..1. Definitions are those of albumentations; tests/test_photometry.py repeats them in NumPy.
-Source: SYSTEMS 2f, 3f.
+[S, S, C] in 0..1. Definitions are those of albumentations, but for `Staining`; tests/test_augmentation_steps.py repeats
+them in NumPy. Source: SYSTEMS 2f, 3f.
 """
 
 from dataclasses import dataclass
@@ -179,7 +179,36 @@ class Brightness:
         return tf.clip_by_value(image * drawn.factor + drawn.added, 0.0, 1.0)
 
 
-AnyPhotometry = Noise | Holes | Blur | MotionBlur | MedianBlur | Gamma | Brightness
+class Stains(NamedTuple):
+    """x -> factor x^exponent, [C] each."""
+
+    factor: tf.Tensor
+    exponent: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Staining:
+    """x -> f x^g, kept in 0..1, with f and g of each channel drawn on their own. Source: ours."""
+
+    probability: float = 0.5
+    """How often it happens, 0..1."""
+    factor: tuple[float, float] = (0.5, 2.0)
+    """Range of f, > 0; its logarithm is uniform."""
+    exponent: tuple[float, float] = (0.7, 1.4)
+    """Range of g, > 0; its logarithm is uniform."""
+
+    def draw(self, seed: tf.Tensor, image: tf.Tensor) -> Stains:
+        """Draw f and g of each channel."""
+        u = tf.random.stateless_uniform([2, image.shape[2]], seed)
+        ends = np.log(np.array([self.factor, self.exponent], np.float32))
+        return Stains(*tf.unstack(tf.exp(ends[:, :1] + u * (ends[:, 1:] - ends[:, :1]))))
+
+    def change(self, image: tf.Tensor, drawn: Stains) -> tf.Tensor:
+        """Raise to the power and multiply."""
+        return tf.clip_by_value(drawn.factor * image**drawn.exponent, 0.0, 1.0)
+
+
+AnyPhotometry = Noise | Holes | Blur | MotionBlur | MedianBlur | Gamma | Brightness | Staining
 
 
 def _drawn_size(seed: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:

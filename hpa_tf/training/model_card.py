@@ -15,6 +15,7 @@ import pandas as pd
 
 from hpa_tf import checksums, files
 from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.runs import read_run
@@ -164,10 +165,11 @@ def _data(manifest: Manifest, inputs: dict[str, Any]) -> Iterator[str]:
 
 def _training(recipe: Recipe, result: dict, inputs: dict, history: pd.DataFrame | None) -> Iterator[str]:
     optimization, sampling = recipe.optimization, recipe.sampling
-    start = str(recipe.weights).replace("\\", "/").rsplit("/", 1)[-1]
+    lent = weights.backbone_of(recipe.weights)
+    start = text((lent or recipe.weights).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
     rows = [
         ("recipe", f"{text(recipe.name)}, seed {recipe.seed}"),
-        ("weights at the start", text(start)),
+        ("weights at the start", f"backbone of {start}" if lent else start),
         ("epochs", str(result.get("epochs", "-"))),
         ("batch", f"{optimization.batch_size} of {text(type(sampling).__name__)}"),
         ("learning rate", f"{optimization.learning_rate:g}, {text(type(optimization.schedule).__name__)}"),
