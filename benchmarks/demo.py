@@ -2,7 +2,7 @@
 
     python benchmarks/demo.py [--runs 3]
 
-Five to six minutes a run on two cores that do nothing else.
+About four minutes a run on two cores that do nothing else.
 """
 
 import json
