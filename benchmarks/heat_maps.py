@@ -6,11 +6,11 @@
 For each true class of each cell: IoU of binarised map and binarised green in the cell, at the size of the network's
 input (both cut at Otsu's threshold), and that of the same map of a class which the cell has not. A map that shows what
 is bright and not what the class is has both alike. Maps that are 0 all over are left out of both. HiResCAM is the one
-in use: `hpa_tf.serving.heat_maps`.
+in use: `hpa_tf.serving.heat_maps`. FCAN sees each cell alone at its place in the field, as it is asked about cells.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 
 import cv2
 import keras
@@ -22,11 +22,15 @@ from hpa_tf import cell_table
 from hpa_tf.classes import GREEN, NEGATIVE
 from hpa_tf.evaluation.heat import above_otsu, iou
 from hpa_tf.imaging.cells import cut_cells
-from hpa_tf.imaging.fields import MAX_PIXELS, find_fields, read_field
+from hpa_tf.imaging.fields import MAX_PIXELS, FieldOfView, find_fields, read_field
+from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from hpa_tf.models.network import Spec
+from hpa_tf.imaging.squares import to_square
+from hpa_tf.models.network import HEAD, Spec
 from hpa_tf.recipes.runs import read_run
-from hpa_tf.serving.heat_maps import added, hires_cam, maps_of, scaled
+from hpa_tf.serving.heat_maps import added, hires_cam, scaled, with_maps
+from hpa_tf.views import AnyView, Crop
+from hpa_tf.views.asking import square_of
 from hpa_tf.views.crop import prepare
 
 _BATCH = 64
@@ -39,7 +43,7 @@ class Options:
     """What is measured."""
 
     run: str
-    """Run folder of a network of single cells with 18 classes."""
+    """Run folder of a network of single cells, or of an FCAN."""
     images: str
     """Folder of images."""
     masks: str
@@ -52,25 +56,56 @@ class Options:
     """Seed of the wrong classes."""
 
 
-def read_cells(options: Options, view: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return prepared images [N, S, S, 4], which of their pixels are in the cell, and true labels [N, 18]."""
+def read_cells(options: Options, view: AnyView, dataset: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return prepared images [N, S, S, 4], which of their pixels are in the cell, and true labels [N, 18].
+
+    Args:
+        options: What is measured.
+        view: What the network sees.
+        dataset: Manifest of its training data, from JSON.
+    """
     truth = cell_table.read(options.truth_labels)
     labels = dict(zip(zip(truth["image_id"], truth["cell"], strict=True), cell_table.values(truth) > 0.5, strict=True))
     masks = MasksOnDisk(options.masks, None, None, MAX_PIXELS)
     found = []
     for files in find_fields(options.images)[: options.num_images]:
         field = read_field(files)
-        for cell in cut_cells(field, masks(field), 0):
-            if (files.image_id, cell.number) in labels:
-                white, region = np.full_like(cell.crop, np.iinfo(cell.crop.dtype).max), tf.constant(cell.region)
-                image, inside = (prepare(tf.constant(crop), region, view).numpy() for crop in (cell.crop, white))
-                found.append((image, inside[..., 0] > 0.5, labels[files.image_id, cell.number][:NEGATIVE]))
+        for number, image, inside in (_crops if isinstance(view, Crop) else _alone)(field, masks(field), view, dataset):
+            if (files.image_id, number) in labels:
+                found.append((image, inside, labels[files.image_id, number][:NEGATIVE]))
     return tuple(np.stack(column) for column in zip(*found, strict=True))
 
 
+Seen = Iterator[tuple[int, np.ndarray, np.ndarray]]
+
+
+def _crops(field: FieldOfView, masks: Masks, view: AnyView, dataset: dict) -> Seen:
+    for cell in cut_cells(field, masks, 0):
+        white, region = np.full_like(cell.crop, np.iinfo(cell.crop.dtype).max), tf.constant(cell.region)
+        image, inside = (prepare(tf.constant(crop), region, view).numpy() for crop in (cell.crop, white))
+        yield cell.number, image, inside[..., 0] > 0.5
+
+
+def _alone(field: FieldOfView, masks: Masks, view: AnyView, dataset: dict) -> Seen:
+    numbers = np.unique(masks.cell[masks.cell > 0]).tolist()
+    pixels, square, _ = to_square(field.pixels, masks.cell, numbers, square_of(view, dataset).size)
+    for k, number in enumerate(numbers, start=1):
+        stored = {"image": pixels, "masks": square, "numbers": np.array([k], np.int32)}
+        prepared = replace(view, num_cells=1).prepare({name: tf.constant(value) for name, value in stored.items()})
+        inside = prepared["masks"].numpy() == 1
+        if inside.any():
+            yield number, prepared["image"].numpy() * inside[..., None], inside
+
+
 def methods(network: keras.Model, enlarged: dict[int, keras.Model]) -> dict[str, Maps]:
-    """Return each way to draw a map, by name."""
-    maps = keras.Model(network.input, {"logits": network.output["logits"], "maps": maps_of(network)})
+    """Return each way to draw a map, by name.
+
+    Args:
+        network: From images to `logits`.
+        enlarged: The same for larger images, by their size; looked at where it has class-activation maps.
+    """
+    maps = with_maps(network)
+    has_cam = "cam" in network.output
 
     def cam(model: keras.Model, size: int) -> Maps:
         def draw(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -98,10 +133,23 @@ def methods(network: keras.Model, enlarged: dict[int, keras.Model]) -> dict[str,
     def times_input(images: tf.Tensor, features: list, gradients: list) -> tf.Tensor:
         return tf.nn.avg_pool2d(tf.reduce_sum(tf.nn.relu(images * gradients[0]), -1)[..., None], 5, 1, "SAME")[..., 0]
 
-    ours = tf.function(lambda images, classes: hires_cam(network, images, classes))
+    @tf.function
+    def by_place(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        features = network({"image": images}, training=False)["features"]
+        size = features.shape[1]
+        logits, _ = network.get_layer(f"{HEAD}mean_max")(tf.reshape(features, (-1, 1, 1, features.shape[3])))
+        of_class = tf.gather(tf.reshape(logits, (-1, size, size, logits.shape[1])), classes, axis=3, batch_dims=1)
+        return of_class - tf.reduce_min(of_class, axis=(1, 2), keepdims=True)
+
+    ours = tf.function(lambda images, classes: hires_cam(maps, {"image": images}, classes[:, None])[:, 0])
+    last = {"the head at each place of the last map": lambda *two: by_place(*map(tf.constant, two)).numpy()}
+    if has_cam:
+        last = {
+            "class-activation map, stride 32": cam(network, network.input["image"].shape[1]),
+            **{f"the same of the crop at {size} px": cam(model, size) for size, model in enlarged.items()},
+        }
     return {
-        "class-activation map, stride 32": cam(network, network.input["image"].shape[1]),
-        **{f"the same of the crop at {size} px": cam(model, size) for size, model in enlarged.items()},
+        **last,
         "LayerCAM, strides 8 and 16": by_gradient(layer_cam),
         "HiResCAM, strides 8 and 16": lambda images, classes: ours(tf.constant(images), tf.constant(classes)).numpy(),
         "input x gradient, smoothed": by_gradient(times_input),
@@ -130,13 +178,13 @@ def main(options: Options) -> None:
     run, rng = read_run(options.run), np.random.default_rng(options.seed)
     view, (path, _) = run.recipe.asked_view, run.checkpoints[-1]
     built = {}
-    for size in (view.size, 2 * view.size, 4 * view.size):
+    for size in (view.size, 2 * view.size, 4 * view.size) if isinstance(view, Crop) else (view.size,):
         built[size] = run.recipe.network.build({"image": Spec((size, size, len(view.channels)))})
         built[size].load_weights(path)
-    images, inside, labels = read_cells(options, view)
+    images, inside, labels = read_cells(options, view, asdict(run.manifest))
     cells, classes = (column.astype(np.int32) for column in np.nonzero(labels))
     wrong = np.array([rng.choice(np.flatnonzero(~labels[cell])) for cell in cells], np.int32)
-    print(f"{len(cells)} classes of {len(images)} cells, network of {view.size} px")
+    print(f"{len(cells)} classes of {len(images)} cells, {run.recipe.name}, {view.size} px")
     print(f"{'':<36} {'IoU':>6} {'chance':>7} {'wrong class':>12} {'right - wrong, +- standard error':>33}")
     for name, draw in methods(built.pop(view.size), built).items():
         right, other = (overlaps(draw, images, inside, cells, of) for of in (classes, wrong))

@@ -2,7 +2,8 @@
 
 cell      int32 [N]         number of the cell in its mask
 class_id  int32 [N]         the class that the map is of
-heat      uint8 [N, h, w]   the map, 0..255, over the square that the network saw
+heat      uint8 [N, h, w]   the map, 0..255, over a square around the cell: the one that the network saw or, of a
+                            network that sees whole fields, the cell's tight box padded to a square
 square    int32 [N, 4]      that square in the image: top, left, bottom, right, px, half-open; may reach out of it
 """
 
@@ -18,6 +19,8 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 
 FOLDER = "heat_maps"
+CUT = 32
+"""Places a side of a map that is cut out of that of a field: more than its places of stride 8 over most cells."""
 _NAMES = ("cell", "class_id", "heat", "square")
 
 
@@ -82,6 +85,38 @@ class SeenSquare:
         side = (high - low).max(axis=1, initial=0, keepdims=True)
         start = low - (side - (high - low)) // 2
         return np.concatenate([start, start + side], axis=1).astype(np.int32)
+
+
+TIGHT = SeenSquare(grows=False, margin=0, stored=0)
+"""The tight box, padded to a square."""
+
+
+def cut_from_fields(heat: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+    """Cut each cell's square out of its map of the whole field, bilinear; each is scaled to a maximum of 1.
+
+    Args:
+        heat: float32 [N, h, h], over the square that the image's longer side fills (`hpa_tf.imaging.squares`).
+        table: As of `SeenSquare.of`.
+
+    Returns:
+        float32 [N, CUT, CUT] over the squares of `TIGHT`; 0 where it was nowhere positive.
+    """
+    places, squares = heat.shape[1], TIGHT.of(table)
+    scale = places / table[["height", "width"]].to_numpy().max(axis=1, initial=1)
+    step = (np.arange(CUT) + 0.5) / CUT
+    rows, columns = (
+        _bilinear((start[:, None] + step * (end - start)[:, None]) * scale[:, None] - 0.5, places)
+        for start, end in ((squares[:, 0], squares[:, 2]), (squares[:, 1], squares[:, 3]))
+    )
+    found = rows @ heat @ columns.transpose(0, 2, 1)
+    most = found.max(axis=(1, 2), keepdims=True, initial=0)
+    return np.divide(found, most, out=np.zeros_like(found), where=most > 0)
+
+
+def _bilinear(at: np.ndarray, places: int) -> np.ndarray:
+    """Return the weights float32 [N, T, places] of a map's places at points [N, T], in places; beyond the edge it."""
+    at = np.clip(at, 0, places - 1)
+    return np.maximum(0, 1 - np.abs(at[..., None] - np.arange(places))).astype(np.float32)
 
 
 def path_of(folder: str | os.PathLike, image_id: str) -> str:

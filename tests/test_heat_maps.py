@@ -35,7 +35,7 @@ def test_a_map_is_gradient_times_features_and_on_the_last_map_that_is_the_class_
     assert (fine.shape[1], last.shape[1]) == (8, 4)
     image = tf.random.uniform((3, 64, 64, 4), seed=2)
     place = tf.constant([0, 7, 17])
-    found = heat_maps.hires_cam(network, image, place).numpy()
+    found = heat_maps.drawer(network, 1)({"image": image}, place[:, None]).numpy()[:, 0]
     outputs = keras.Model(network.input, {"fine": fine, "cam": network.output["cam"]})({"image": image}, training=False)
     cam = np.maximum(tf.gather(outputs["cam"], place, axis=3, batch_dims=1).numpy(), 0)
     after = keras.Model(fine, network.output["logits"])  # the rest of the network, by itself
@@ -55,7 +55,7 @@ def test_a_map_is_gradient_times_features_and_on_the_last_map_that_is_the_class_
 
 def test_a_network_without_such_maps_has_none():
     network = cases.network()
-    assert heat_maps.maps_of(network) == [] and heat_maps.hires_cam(network, tf.zeros((1, 32, 32, 4)), [0]) is None
+    assert heat_maps.maps_of(network) == [] and heat_maps.with_maps(network) is None
 
 
 @pytest.mark.parametrize(("square", "margin", "stored"), product(["pad", "grow"], [0, 7], [0, 5, 12]))
@@ -140,7 +140,7 @@ def known(tmp_path):
     truth[:, 3] = 1
     cell_table.write(cell_table.from_values(["a"] * 4, range(1, 5), truth), tmp_path / "truth.parquet", "truth")
     folders = {name: str(tmp_path / name) for name in ("predictions", "images", "out")}
-    return heat.Heat(**folders, masks=folders["images"])
+    return heat.Heat(**{**folders, "predictions": (folders["predictions"],)}, masks=folders["images"])
 
 
 def test_known_overlaps(known):
@@ -150,7 +150,7 @@ def test_known_overlaps(known):
     assert cells["chance"][1] == pytest.approx(1 / 7) and cells["chance"][3] == pytest.approx(0.125 / 0.625)
     assert cells["another"][2] == 1, "the map of cell 1, moved to cell 2, is right"
     assert cells["brightness"][1] == 1, "only green varies here"
-    assert heat.sheet(examples).ndim == 3
+    assert heat.sheet(examples, known.predictions).ndim == 3
 
 
 def test_the_table_is_by_class_and_the_command_writes_it(known, tmp_path, capsys):
@@ -165,6 +165,28 @@ def test_the_table_is_by_class_and_the_command_writes_it(known, tmp_path, capsys
 def test_with_a_truth_only_maps_of_true_classes_count(known, tmp_path):
     cells, _ = heat.measure(heat.Heat(**{**vars(known), "truth_labels": str(tmp_path / "truth.parquet")}))
     assert cells["cell"].tolist() == [1, 2]
+
+
+def test_several_folders_are_compared_on_the_cells_where_all_show_the_same_class(known, tmp_path, capsys):
+    hot = np.zeros((3, 40, 40), np.uint8)
+    hot[0, :20, :10], hot[1, :20, :20], hot[2, :20, :20] = 255, 255, 255  # half of it, right, of another class
+    numbers, classes = np.array([1, 2, 3], np.int32), np.array([3, 3, 7], np.int32)
+    square = np.array([[0, 40 * i, 40, 40 * i + 40] for i in range(3)], np.int32)
+    (tmp_path / "other/heat_maps").mkdir(parents=True)
+    heat_map_files.write(tmp_path / "other", "a", HeatMaps(numbers, classes, hot, square))
+    both = (*known.predictions, str(tmp_path / "other"))
+    heat.run(heat.Heat(**{**vars(known), "predictions": both}))
+    table = pd.read_csv(tmp_path / "out/heat.csv").set_index(["predictions", "class"])
+    apart = f"{both[1]} - {both[0]}"
+    assert {one: table.loc[(one, CLASSES[3]), "iou"] for one in (*both, apart)} == {
+        both[0]: 0.5,
+        both[1]: 0.75,
+        apart: 0.25,
+    }
+    assert set(table["cells"]) == {2} and table.loc[(apart, CLASSES[3]), "brightness"] == 0
+    assert "mean over the classes" in capsys.readouterr().out
+    with pytest.raises(InputError, match="twice"):
+        heat.run(heat.Heat(**{**vars(known), "predictions": known.predictions * 2}))
 
 
 def test_without_maps_the_command_says_so(known, tmp_path):

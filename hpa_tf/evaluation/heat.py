@@ -6,7 +6,7 @@ another cell of the class, moved here (another), and that of the brightness of a
 nothing of classes. Cells whose green is even have no place to find; they are left out and counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import draw_images, interval
 from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import find_fields, read_field
@@ -31,8 +32,8 @@ _SHOWN, _TILE = 24, 128
 class Heat:
     """Measure whether heat maps lie on the protein: IoU of map and green inside the cells, by class."""
 
-    predictions: str
-    """Folder that `predict.py --heat-maps` wrote."""
+    predictions: tuple[str, ...]
+    """Folders that `predict.py --heat-maps` wrote; several are compared on the cells where all show the same class."""
     images: str
     """Folder of the images."""
     masks: str
@@ -52,18 +53,18 @@ class Seen:
     """One cell inside its box.
 
     Attributes:
-        key: image id, number of the cell, class id of its map.
+        key: image id, number of the cell, class id of its maps.
         inside: bool [h, w], its mask.
         green: float32 [h, w], counts.
         bright: float32 [h, w], all channels, each as a share of its largest count in the image, added up.
-        heat: float32 [h, w] in 0..1.
+        heats: float32 [h, w] in 0..1 of each folder of predictions.
     """
 
     key: tuple[str, int, int]
     inside: np.ndarray
     green: np.ndarray
     bright: np.ndarray
-    heat: np.ndarray
+    heats: tuple[np.ndarray, ...]
 
 
 def run(options: Heat) -> None:
@@ -74,18 +75,20 @@ def run(options: Heat) -> None:
     """
     if options.bootstrap < 0:
         raise InputError("--bootstrap", str(options.bootstrap), "a number >= 0", "correct the option")
+    if len(set(options.predictions)) < len(options.predictions):
+        raise InputError("--predictions", "a folder twice", "different folders", "name each once")
     cells, examples = measure(options)
-    table = by_class(cells, options)
+    table = tabulate(cells, options)
     files.make_folder(options.out)
     reporting.write_csv(table, files.join(options.out, "heat.csv"))
     reporting.write_csv(cells, files.join(options.out, "heat_cells.csv"))
-    files.write_bytes(files.join(options.out, "heat.png"), reporting.png_bytes(sheet(examples)))
+    files.write_bytes(files.join(options.out, "heat.png"), reporting.png_bytes(sheet(examples, options.predictions)))
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"Written to {options.out}")
 
 
 def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
-    """Return one row a cell with its measures, and some cells to look at.
+    """Return one row a cell and folder with its measures, and some cells to look at.
 
     Raises:
         InputError: See `run`.
@@ -105,23 +108,31 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
             continue
         if true is not None and not true[image_id, number][class_id]:
             continue
-        rows.append({"image_id": image_id, "cell": number, "class_id": class_id, **compare(seen, before.get(class_id))})
+        key = {"image_id": image_id, "cell": number, "class_id": class_id}
+        for i, name in enumerate(options.predictions):
+            rows.append({"predictions": name, **key, **compare(seen, before.get(class_id), i)})
         before[class_id] = seen
         if len(shown.setdefault(class_id, [])) < 2 or rng.random() < 0.02:
             shown[class_id] = [*shown[class_id], seen][-2:]
     if not rows:
         found = "no heat map of an image with masks" + (" and of a true class" if true is not None else "")
+        if len(options.predictions) > 1:
+            found += ", of the same class in all of them"
         fix = "predict with --heat-maps, and give the same --masks here"
-        raise InputError(options.predictions, found, "maps of these images", fix)
+        raise InputError(" ".join(options.predictions), found, "maps of these images", fix)
     return pd.DataFrame(rows), [seen for class_id in sorted(shown) for seen in shown[class_id]][:_SHOWN]
 
 
 def _cells(options: Heat) -> Iterator[Seen]:
-    """Yield each cell that has a map."""
+    """Yield each cell that has a map of the same class in every folder."""
     masks, fields = MaskFolder(options.masks), find_fields(options.images)
-    with_maps = [one for one in fields if files.exists(heat_map_files.path_of(options.predictions, one.image_id))]
+    with_maps = [
+        one
+        for one in fields
+        if all(files.exists(heat_map_files.path_of(folder, one.image_id)) for folder in options.predictions)
+    ]
     for field_files in progress(with_maps, desc="heat maps", unit="image"):
-        maps = heat_map_files.read(options.predictions, field_files.image_id)
+        maps = [heat_map_files.read(folder, field_files.image_id) for folder in options.predictions]
         pixels = read_field(field_files).pixels.astype(np.float32)
         bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
         mask = masks.read(field_files.image_id)
@@ -129,33 +140,44 @@ def _cells(options: Heat) -> Iterator[Seen]:
             fix = "give the masks of these images"
             raise InputError(options.masks, f"{field_files.image_id}: {mask.shape}", f"{bright.shape}", fix)
         boxes = dict(find_boxes(mask))
-        for index, number in enumerate(maps.cell.tolist()):
+        for number, class_id, places in _shared(maps):
             if number in boxes:
                 rows, columns = boxes[number]
                 box = rows.start, columns.start, rows.stop, columns.stop
                 yield Seen(
-                    (field_files.image_id, number, int(maps.class_id[index])),
+                    (field_files.image_id, number, class_id),
                     mask[rows, columns] == number,
                     pixels[rows, columns, GREEN],
                     bright[rows, columns],
-                    maps.in_box(index, box),
+                    tuple(one.in_box(place, box) for one, place in zip(maps, places, strict=True)),
                 )
 
 
-def compare(seen: Seen, other: Seen | None) -> dict[str, float]:
+def _shared(maps: Sequence[HeatMaps]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Yield number, class and place in each of `maps` of the cells that have a map of the same class in all."""
+    places = [
+        {key: i for i, key in enumerate(zip(one.cell.tolist(), one.class_id.tolist(), strict=True))} for one in maps
+    ]
+    for key in places[0]:
+        if all(key in one for one in places):
+            yield *key, tuple(one[key] for one in places)
+
+
+def compare(seen: Seen, other: Seen | None, folder: int = 0) -> dict[str, float]:
     """Return the `MEASURES` of a cell, and the shares of it that map and green take; NaN where green is even.
 
     Args:
         seen: The cell.
         other: Another cell of its class, whose map is stretched to this one; None = there is none.
+        folder: Whose maps, by place among the folders of predictions.
     """
-    green, heat = above_otsu(seen.green[seen.inside]), above_otsu(seen.heat[seen.inside])
+    green, heat = above_otsu(seen.green[seen.inside]), above_otsu(seen.heats[folder][seen.inside])
     if green is None:
         return dict.fromkeys((*MEASURES, "share_of_heat", "share_of_green"), np.nan)
     heat = np.zeros_like(green) if heat is None else heat
     a, b = heat.mean(), green.mean()
     bright = above_otsu(seen.bright[seen.inside])
-    moved = None if other is None else above_otsu(_stretched(other.heat, seen.inside.shape)[seen.inside])
+    moved = None if other is None else above_otsu(_stretched(other.heats[folder], seen.inside.shape)[seen.inside])
     return {
         "iou": iou(heat, green),
         "chance": a * b / max(a + b - a * b, 1e-9),
@@ -182,6 +204,22 @@ def above_otsu(values: np.ndarray) -> np.ndarray | None:
 def iou(one: np.ndarray, other: np.ndarray) -> float:
     """Return the intersection over union of two bool arrays; 0 where both are empty."""
     return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+def tabulate(cells: pd.DataFrame, options: Heat) -> pd.DataFrame:
+    """Return `by_class` of the cells; of several folders each, and how each differs from the first, under its name."""
+    own = [of.drop(columns="predictions") for _, of in cells.groupby("predictions", sort=False)]
+    tables = [by_class(one, options) for one in own]
+    if len(own) == 1:
+        return tables[0]
+    first = own[0].set_index(["image_id", "cell", "class_id"])
+    names = list(options.predictions)
+    for name, one in zip(names[1:], own[1:], strict=True):
+        apart = one.set_index(["image_id", "cell", "class_id"]) - first
+        tables.append(by_class(apart.reset_index(), options))
+        names.append(f"{name} - {names[0]}")
+    named = [table.assign(predictions=name) for name, table in zip(names, tables, strict=True)]
+    return pd.concat(named, ignore_index=True)[["predictions", *tables[0].columns]]
 
 
 def by_class(cells: pd.DataFrame, options: Heat) -> pd.DataFrame:
@@ -214,8 +252,8 @@ def _intervals(cells: pd.DataFrame, table: pd.DataFrame, options: Heat) -> list[
     return [interval(column, value) for column, value in zip(values.T, table["iou"], strict=True)]
 
 
-def sheet(examples: list[Seen]) -> np.ndarray:
-    """Draw examples, two tiles a cell: green with the edge of its bright part, and the map over green."""
+def sheet(examples: Sequence[Seen], folders: Sequence[str]) -> np.ndarray:
+    """Draw examples, side by side: green with the edge of its bright part, and the map of each folder over green."""
     tiles, captions = [], []
     for seen in examples:
         green = np.where(seen.inside, seen.green, 0)
@@ -224,6 +262,9 @@ def sheet(examples: list[Seen]) -> np.ndarray:
         if found is not None:
             bright[seen.inside] = found
         grey = np.repeat(pictures.stretch(green)[..., None], 3, axis=2)
-        tiles += [pictures.draw_outlines(grey, bright, thickness=1), pictures.heat_map(green, seen.heat * seen.inside)]
-        captions += [CLASSES[seen.key[2]], f"{seen.key[0]} cell {seen.key[1]}"]
-    return pictures.contact_sheet(tiles, captions, columns=8, tile_size=_TILE)
+        tiles.append(pictures.draw_outlines(grey, bright, thickness=1))
+        tiles += [pictures.heat_map(green, heat * seen.inside) for heat in seen.heats]
+        names = [f"...{name[-16:]}" if len(name) > 16 else name for name in folders] if len(folders) > 1 else [""]
+        captions += [f"{CLASSES[seen.key[2]]}\n{seen.key[0]} cell {seen.key[1]}", *names]
+    columns = 1 + len(folders)
+    return pictures.contact_sheet(tiles, captions, columns=columns * max(1, 8 // columns), tile_size=_TILE)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpa_tf import files, heat_map_files
 from hpa_tf.errors import InputError
-from hpa_tf.heat_map_files import HeatMaps, SeenSquare
+from hpa_tf.heat_map_files import TIGHT, HeatMaps, SeenSquare
 from hpa_tf.prediction.cards import Cards
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class HeatWriter:
 
     Attributes:
         out: Folder of the results.
-        square: What the network sees of a cell.
+        square: What the maps are of.
     """
 
     out: str
@@ -51,16 +51,19 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     Raises:
         InputError: The first network has no maps.
     """
+    from hpa_tf.prediction.members import crop_of  # TensorFlow: not in the workers
+
     first = networks[0].served
     if not first.has_maps:
-        found = f"{networks[0].name}, a network without maps of its classes"
-        raise InputError(
-            "--heat-maps", found, "a network of single cells that ends in a mean over its map", "leave it out"
-        )
-    view = first.recipe.asked_view
-    if view.surroundings == "nucleus":
+        found = f"{networks[0].name}, a network without maps of its classes, or exported by an earlier version"
+        fix = "leave it out, name another run first, or export this one again"
+        raise InputError("--heat-maps", found, "a network with square feature maps", fix)
+    crop = crop_of(first.recipe.asked_view)
+    if crop is not None and crop.surroundings == "nucleus":
         found = f"{networks[0].name}, which sees nuclei: where those lie is not in the tables"
         raise InputError("--heat-maps", found, "a network that sees cells", "leave it out, or name another run first")
     files.make_folder(files.join(out, heat_map_files.FOLDER))
+    if crop is None:
+        return HeatWriter(out, TIGHT)
     margin = max(one.served.dataset["margin"] for one in networks) if stored_margin is None else stored_margin
-    return HeatWriter(out, SeenSquare(view.square == "grow", view.margin, margin))
+    return HeatWriter(out, SeenSquare(crop.square == "grow", crop.margin, margin))

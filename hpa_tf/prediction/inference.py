@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.classes import CHANNELS, NEGATIVE, NUM_CLASSES
+from hpa_tf.heat_map_files import cut_from_fields
 from hpa_tf.imaging.squares import with_every_cell
 from hpa_tf.prediction.batching import Inputs, ahead, batches, streams_of
 from hpa_tf.prediction.cards import TILE_SIZE, Cards
-from hpa_tf.prediction.members import Network
+from hpa_tf.prediction.members import Network, crop_of
 from hpa_tf.prediction.sources import FieldCells
 from hpa_tf.views import Crop
 
@@ -67,7 +68,7 @@ def predict_fields(
     num_done = 0
     for batch in ahead(batches(fields, streams)):
         for field in batch.started:
-            waiting.append(_Collector(field, len(networks), len(streams), with_cards(field.image_id)))
+            waiting.append(_Collector(field, networks, len(streams), with_cards(field.image_id)))
         collectors = [waiting[owner - num_done] for owner in batch.owners]
         for number in streams[batch.stream].networks if collectors else ():
             probabilities, embedding = _answer(batch.inputs, runs[number], tta)
@@ -75,7 +76,7 @@ def predict_fields(
                 probabilities[..., NEGATIVE] = np.nan
             shown = {} if embedding is None or not with_embedding else {"embedding": embedding}
             if number == 0 and any(collector.with_cards for collector in collectors):
-                shown |= _cards(networks[0], batch.inputs)
+                shown |= _cards(networks[0], batch.inputs, len(collectors))
             for place, (collector, rows) in enumerate(zip(collectors, batch.rows, strict=True)):
                 collector.take(number, rows, probabilities[place])
                 if number == 0:
@@ -164,29 +165,51 @@ def _masks_shrunk(masks: np.ndarray, size: int) -> np.ndarray:
     return with_every_cell(small, centres, size)
 
 
-def _cards(network: Network, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return what the report shows of the cells of a batch, each [B, 1, ...].
+def _cards(network: Network, inputs: Inputs, count: int) -> dict[str, np.ndarray]:
+    """Return what the report shows of the cells of the first `count` examples of a batch, each [count, K or 1, ...].
 
-    What the network sees, if that is a crop in all channels, and where its first class comes from, if it can tell.
+    What the network sees, if that is crops in all channels, and where the first class of each comes from, if it can
+    tell.
     """
-    cards = {}
-    if isinstance(network.view, Crop) and network.view.channels == CHANNELS:
-        small = [cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in inputs["image"]]
-        cards["thumbnails"] = np.rint(np.stack(small) * 255).astype(np.uint8)
+    cards, view = {}, network.view
+    crop = crop_of(view)
+    if crop is not None and crop.channels == CHANNELS:
+        images = inputs["image"][:count].reshape(-1, *inputs["image"].shape[-3:])
+        small = [cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in images]
+        tiles = np.rint(np.stack(small) * 255).astype(np.uint8)
+        cards["thumbnails"] = tiles.reshape(count, -1, *tiles.shape[1:])
     if network.served.has_maps:
-        answer = network.served.signatures["activation_maps"](image=tf.constant(inputs["image"]))
-        cards |= {"heat": answer["heat"].numpy(), "heat_class": answer["class_id"].numpy()}
-    return {name: values[:, None] for name, values in cards.items()}
+        cards |= _heat(network, inputs, count)
+    return cards
+
+
+def _heat(network: Network, inputs: Inputs, count: int) -> dict[str, np.ndarray]:
+    """Return the maps of the first `count` examples, [count, K or 1, h, w], and their classes.
+
+    Examples of several cells go one by one: a gradient keeps the maps of all of their pieces in memory.
+    """
+    draw, specs = network.served.signatures["activation_maps"], network.view.specs()
+    step = count if network.view.num_cells == 1 else 1
+    answers = [
+        draw(**{name: tf.constant(inputs[name][start : start + step]) for name in specs})
+        for start in range(0, count, step)
+    ]
+    found = {
+        name: np.concatenate([answer[key].numpy() for answer in answers])
+        for name, key in {"heat": "heat", "heat_class": "class_id"}.items()
+    }
+    return {name: values[:, None] for name, values in found.items()} if isinstance(network.view, Crop) else found
 
 
 class _Collector:
     """Gathers one field's cells from the batches they are in."""
 
-    def __init__(self, field: FieldCells, num_networks: int, num_streams: int, with_cards: bool):
+    def __init__(self, field: FieldCells, networks: Sequence[Network], num_streams: int, with_cards: bool):
         self._field, self.with_cards = field, with_cards
+        self._whole_fields = networks[0].view.reads == "fields"
         self._num_cells = len(field.table)
         self.missing = self._num_cells * num_streams
-        self._probabilities = np.full((num_networks, self._num_cells, NUM_CLASSES), np.nan, np.float32)
+        self._probabilities = np.full((len(networks), self._num_cells, NUM_CLASSES), np.nan, np.float32)
         self._shown: dict[str, np.ndarray] = {}
 
     def take(self, network: int, rows: np.ndarray, probabilities: np.ndarray) -> None:
@@ -203,6 +226,8 @@ class _Collector:
     def result(self) -> Predicted:
         """Return the whole field's answers."""
         embedding = self._shown.pop("embedding", None)
+        if self._whole_fields and "heat" in self._shown:
+            self._shown["heat"] = cut_from_fields(self._shown["heat"], self._field.table)
         if self._field.thumbnails is not None:
             self._shown["thumbnails"] = self._field.thumbnails
         cards = Cards(**self._shown) if self.with_cards else None

@@ -239,18 +239,18 @@ def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
         pictures: Whether the report shows cells.
     """
     squares = dict.fromkeys(square for network in networks if (square := network.square))
-    first = networks[0].view
-    shows_cells = isinstance(first, Crop) and first.channels == CHANNELS
+    first = crop_of(networks[0].view)
+    shows_cells = first is not None and first.channels == CHANNELS
     margins = [
         network.served.dataset["margin"]
         for network in networks
-        if (crop := _crop_of(network.view)) and (crop.square == "grow" or crop.margin)
+        if (crop := crop_of(network.view)) and (crop.square == "grow" or crop.margin)
     ]
     crops = any(network.view.reads == "cells" for network in networks)
     return Needs(crops, max(margins, default=0), tuple(squares), pictures and not shows_cells)
 
 
-def _crop_of(view: AnyView) -> Crop | None:
+def crop_of(view: AnyView) -> Crop | None:
     """Return how a view cuts cells out; None where it does not."""
     if isinstance(view, Bag):
         return view.cell

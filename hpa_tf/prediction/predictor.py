@@ -91,8 +91,9 @@ class Predictor:
             project: Of a file with planes in depth or time: "max" = the brightest of each pixel.
             allow_other_channels: Predict although the network was trained with other channels than `without` leaves.
             embeddings: Add the column `embedding`: float32 [D] of each cell, the features before the last layer.
-            heat_maps: Add the columns `heat_map`, float32 [h, w] in 0..1 over the network's view of the cell, and
-                `heat_class`, the name of the class it is for.
+            heat_maps: Add the columns `heat_map`, float32 [h, w] in 0..1 over the first network's view of the cell (of
+                one that sees whole fields: over the cell's tight box, padded to a square), and `heat_class`, the name
+                of the class it is for.
 
         Returns:
             The cell table of `predict.py`, one row a cell: image_id, cell (its number in the mask), 19 scores, the
@@ -126,7 +127,7 @@ class Predictor:
         if heat_maps:
             heat = None if found.cards is None else found.cards.heat
             if heat is None and len(table):
-                raise InputError("heat_maps", "a network without activation maps", "one with them", "leave it out")
+                raise InputError("heat_maps", "a network without maps of its classes", "one with them", "leave it out")
             table["heat_map"] = [] if heat is None else list(heat)
             table["heat_class"] = [] if heat is None else [CLASSES[c] for c in found.cards.heat_class]
         return table

@@ -10,15 +10,16 @@ class order, Negative = 1 - max of the others):
     prepared          image: float32 [B, S, S, 4] in 0..1, as `prepare_*` gives it; adds `embedding` [B, D], the
                       features before the last layer
     feature_map       image as above -> features [B, h, w, D], of a network that names its last map
-    activation_maps   image as above; adds `class_id` [B], the most probable class, and `heat` [B, h, w] in 0..1
+    activation_maps   image as above; adds `class_id` [B], the most probable class, and `heat` [B, h, w] in 0..1, of a
+                      network with square feature maps
     prepare_uint8     crop: uint8 [H, W, 4], region: uint8 [H, W] -> image: float32 [S, S, 4]
     prepare_uint16    the same for 16 bit
     prepared_0, ...   of a run whose recipe averages several checkpoints: each by itself; all others answer their mean
     metadata          -> class_names [19], channels [4], recipe and dataset as JSON
 
-Those are of a network that sees crops. One of bags or whole fields has prepared, feature_map, prepare_* and metadata,
-by the names of its view's inputs; `prepared` answers [B, K or 1, 19] (1: the same for all cells of an example) and
-`embedding` [B, D] or [B, K, D].
+Those are of a network that sees crops. One of bags or whole fields has prepared, feature_map, activation_maps,
+prepare_* and metadata, by the names of its view's inputs; `prepared` answers [B, K or 1, 19] (1: the same for all cells
+of an example) and `embedding` [B, D] or [B, K, D], `activation_maps` [B, K or 1, ...]: of a field, maps of all of it.
 
 A PNG's size is read from its header, in the graph, before anything is decoded.
 """

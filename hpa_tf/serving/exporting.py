@@ -34,7 +34,7 @@ CHECKSUMS = f"{EXTRA}/sha256.json"
 WITHOUT_GRADIENTS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 """Serving needs no gradients, and tracing them is a third of the time of an export."""
 
-_NAMED = ("embedding", "features", "cam")
+_NAMED = ("embedding", "features")
 """Outputs that it answers beside the probabilities."""
 
 Tensors = dict[str, tf.Tensor]
@@ -160,11 +160,11 @@ def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
         found[f"prepare_{dtype.name}"] = (_named(prepare_stored, stored), tuple(stored.values()))
     if isinstance(view, Crop):
         found |= _of_crops(view, lambda image: {"probabilities": infer(image)["probabilities"][:, 0]})
-        if "cam" in checkpoints[0].network.output:
-            found["activation_maps"] = (
-                _activation_maps(infer, checkpoints, recipe.network),
-                tuple(inputs.values()),
-            )
+    rows = infer.get_concrete_function().structured_outputs["probabilities"].shape[1]
+    draws = [heat_maps.drawer(one.network, rows) for one in checkpoints]
+    if all(draws):
+        maps = _activation_maps(infer, draws, [one.share for one in checkpoints], recipe)
+        found["activation_maps"] = (_named(maps, inputs), specs)
     return found
 
 
@@ -269,26 +269,22 @@ def _mean_of(each: Sequence[Callable[..., Tensors]], shares: Sequence[float], sp
 
 
 def _activation_maps(
-    infer: Callable[[tf.Tensor], Tensors], checkpoints: Sequence[Checkpoint], spec: Network
-) -> Callable[[tf.Tensor], Tensors]:
-    """Return the function for heat maps: where the most probable class comes from, 0..1.
+    infer: Callable[..., Tensors], draws: Sequence[heat_maps.Draw], shares: Sequence[float], recipe: Recipe
+) -> Callable[..., Tensors]:
+    """Return the function for heat maps: where each cell's most probable class comes from, 0..1.
 
-    The mean over the checkpoints of `heat_maps.hires_cam`; the class-activation map for a network that has no maps of
-    its strides (Source: Zhou et al. 2016).
+    The mean over the checkpoints of what `heat_maps.drawer` draws. Crops have no axis of cells, as in `prepared`.
     """
-    located = [i for i, c in enumerate(spec.classes) if c != NEGATIVE]
+    classes, view = recipe.network.classes, recipe.asked_view
+    located = [i for i, c in enumerate(classes) if c != NEGATIVE]
 
-    def activation_maps(image: tf.Tensor) -> Tensors:
-        answer = infer(image)
-        probabilities = answer["probabilities"][:, 0]
-        chosen = tf.gather(probabilities, [spec.classes[i] for i in located], axis=1)
-        place = tf.gather(tf.constant(located, tf.int32), tf.argmax(chosen, axis=1, output_type=tf.int32))
-        heats = [heat_maps.hires_cam(one.network, image, place) for one in checkpoints]
-        if any(heat is None for heat in heats):
-            heat = tf.nn.relu(tf.gather(answer["cam"], place, axis=-1, batch_dims=1))
-        else:
-            heat = tf.add_n([heat * one.share for heat, one in zip(heats, checkpoints, strict=True)])
-        class_id = tf.gather(tf.constant(spec.classes, tf.int32), place)
-        return {"probabilities": probabilities, "class_id": class_id, "heat": heat_maps.scaled(heat)}
+    def activation_maps(**given: tf.Tensor) -> Tensors:
+        probabilities = infer(*given.values())["probabilities"]
+        chosen = tf.gather(probabilities, [classes[i] for i in located], axis=2)
+        place = tf.gather(tf.constant(located, tf.int32), tf.argmax(chosen, axis=2, output_type=tf.int32))
+        heat = tf.add_n([draw(given, place) * share for draw, share in zip(draws, shares, strict=True)])
+        class_id = tf.gather(tf.constant(classes, tf.int32), place)
+        found = {"probabilities": probabilities, "class_id": class_id, "heat": heat_maps.scaled(heat)}
+        return {name: one[:, 0] for name, one in found.items()} if isinstance(view, Crop) else found
 
     return activation_maps

@@ -1,4 +1,4 @@
-"""Where in its view of a cell a network sees a class: HiResCAM over the feature maps of stride 8 and 16.
+"""Where a network sees a class in a cell: HiResCAM over the feature maps of stride 8 and 16.
 
 The last map of most networks has stride 32: 2 x 2 at 64 px, which says nothing about a place in a cell. Each earlier
 map is multiplied, place by place and channel by channel, by the gradient of the class's logit, and its channels are
@@ -11,9 +11,13 @@ in the cell, and in brackets that of the map of a class which the cell has not, 
 crop enlarged twice .115 (.087, .103), four times .104 (.065, .089), which costs 16 times as much. LayerCAM on the same
 maps .198 (.191, .123) and input x gradient .216 (.206, .106) show what is bright, as brightness alone does (.276), not
 what the class is.
+
+A network that answers for several cells at once, each by pieces of its own (FCAN's cells alone, the crops of a bag),
+has a map for each: one gradient gives them all. Where cells are read off one map of the field (Puzzle-CAM, mask
+pooling), it is their map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -21,41 +25,110 @@ import tensorflow as tf
 STRIDES = (8, 16)
 """Of the maps that are added, px of the input a place, per side."""
 
+Draw = Callable[[Mapping[str, tf.Tensor], tf.Tensor], tf.Tensor]
+"""A network's inputs by name, and int32 [B, R] the place among its classes of a class for each of its R rows of cells
+(1: the same for all cells) -> float32 [B, R, h, w] in 0..1, the maps of what it sees of them: a crop each, or the whole
+field each."""
+
+
+def drawer(network: keras.Model, rows: int) -> Draw | None:
+    """Return what draws a network's maps; None where it has none.
+
+    Args:
+        network: What a recipe's network built.
+        rows: R, of the probabilities [B, R, classes] that it answers.
+    """
+    model = with_maps(network, rows)
+    if model is not None:
+        return lambda inputs, place: hires_cam(model, inputs, place)
+    return _activations(network) if "cam" in network.output else None
+
+
+def _activations(network: keras.Model) -> Draw:
+    """Return what draws class-activation maps. Source: Zhou et al. 2016."""
+
+    def draw(inputs: Mapping[str, tf.Tensor], place: tf.Tensor) -> tf.Tensor:
+        cam = tf.cast(network(_own(network, inputs), training=False)["cam"], tf.float32)
+        return scaled(tf.nn.relu(tf.transpose(tf.gather(cam, place, axis=3, batch_dims=1), (0, 3, 1, 2))))
+
+    return draw
+
+
+def with_maps(network: keras.Model, rows: int = 1) -> keras.Model | None:
+    """Return the network with two outputs, `logits` of its rows of cells and a list of `maps`; None where it has none.
+
+    The maps are those of its own graph or, where an image network is called inside it, of each call. A network whose
+    cells share a map of the field has its last one only: earlier ones look across the cells' borders.
+
+    Args:
+        network: See `drawer`.
+        rows: See `drawer`.
+    """
+    outputs = network.output
+    if "cell_logits" in outputs and outputs["cell_logits"].shape[1] == rows:
+        name, own = "cell_logits", [outputs["features"]] if "features" in outputs else []
+    elif "logits" in outputs and rows == 1:
+        name, own = "logits", maps_of(network)
+    else:
+        return None
+    inside: list[keras.KerasTensor] = []
+
+    def call(layer: keras.Layer, *args, **kwargs):
+        maps = maps_of(layer) if isinstance(layer, keras.Model) else []
+        if not maps:
+            return layer(*args, **kwargs)
+        found = keras.Model(layer.input, [layer.output, *maps])(*args, **kwargs)
+        inside.extend(found[1:])
+        return found[0]
+
+    nested = any(isinstance(layer, keras.Model) for layer in network.layers)
+    if nested and (name == "cell_logits" or not own):
+        network = keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+        own = inside
+    return keras.Model(network.input, {"logits": network.output[name], "maps": own}) if own else None
+
 
 def maps_of(network: keras.Model) -> list[keras.KerasTensor]:
     """Return the last feature map of each of `STRIDES`; none for a network without square maps in its own graph."""
-    size = network.input["image"].shape[1]
-    sides = [-(-size // stride) for stride in STRIDES]
+    image = network.input["image"] if isinstance(network.input, dict) else network.input
+    sides = [-(-image.shape[1] // stride) for stride in STRIDES]
     found = {}
     for layer in network.layers:
-        shape = getattr(layer.output, "shape", ())
+        shape = () if isinstance(layer, keras.Model) else getattr(layer.output, "shape", ())
         if len(shape) == 4 and shape[1] == shape[2] and shape[1] in sides:
             found[shape[1]] = layer.output
     return [found[side] for side in sides if side in found]
 
 
-def hires_cam(network: keras.Model, image: tf.Tensor, place: tf.Tensor) -> tf.Tensor | None:
-    """Return the maps of one class a cell, float32 [B, h, w] in 0..1; None where the network has no such maps.
+def hires_cam(model: keras.Model, inputs: Mapping[str, tf.Tensor], place: tf.Tensor) -> tf.Tensor:
+    """Return the maps of a class for each row of cells, float32 [B, R, h, w] in 0..1; see `Draw`.
 
     Args:
-        network: From {"image"} to outputs with `logits` [B, classes].
-        image: float32 [B, S, S, C].
-        place: int32 [B], the class's place among the logits.
+        model: `with_maps` of a network. Of maps [B P, h, w, D] of several pieces of an example the first R are those
+            of its cells; where P is 1, the cells share it. Maps on which the logits do not depend are left out.
+        inputs: The network's inputs.
+        place: int32 [B, R].
     """
-    maps = maps_of(network)
-    if not maps:
-        return None
-    model = keras.Model(network.input, {"logits": network.output["logits"], "maps": maps})
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(image)
-        outputs = model({"image": image}, training=False)
-        logit = tf.gather(tf.cast(outputs["logits"], tf.float32), place, axis=1, batch_dims=1)
+        tape.watch(inputs["image"])
+        outputs = model(_own(model, inputs), training=False)
+        logits = tf.cast(outputs["logits"], tf.float32)
+        by_row = logits if len(logits.shape) == 3 else logits[:, None]
+        logit = tf.gather(by_row, place, axis=2, batch_dims=2)
     gradients = tape.gradient(logit, outputs["maps"])
     heats = []
     for gradient, values in zip(gradients, outputs["maps"], strict=True):
-        product = tf.cast(gradient, tf.float32) * tf.cast(values, tf.float32)
-        heats.append(scaled(tf.nn.relu(tf.reduce_sum(product, axis=-1))))
-    return scaled(added(heats))
+        if gradient is not None:
+            product = tf.cast(gradient, tf.float32) * tf.cast(values, tf.float32)
+            heats.append(scaled(tf.nn.relu(tf.reduce_sum(product, axis=-1))))
+    heat = scaled(added(heats))
+    count, rows, size = tf.shape(place)[0], place.shape[1], tf.shape(heat)[1:]
+    pieces = tf.reshape(heat, (count, -1, size[0], size[1]))[:, :rows]
+    return tf.broadcast_to(pieces, (count, rows, size[0], size[1]))
+
+
+def _own(network: keras.Model, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: inputs[name] for name in network.input}
 
 
 def added(heats: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -65,5 +138,5 @@ def added(heats: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def scaled(heat: tf.Tensor) -> tf.Tensor:
-    """Scale each map to a maximum of 1; one that is nowhere positive stays 0."""
-    return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
+    """Scale each map [.., h, w] to a maximum of 1; one that is nowhere positive stays 0."""
+    return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(-2, -1), keepdims=True))
