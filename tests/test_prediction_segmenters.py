@@ -14,6 +14,7 @@ import hpa_tf
 from hpa_tf import serving
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
 from hpa_tf.imaging.segmentation.small import WEIGHTS
 from hpa_tf.prediction import merging
 from hpa_tf.prediction.options import Options
@@ -32,7 +33,7 @@ def world(tmp_path_factory):
         cases.write_field(root / "images", image_id, 4, seed)
         for kind in ("cell", "nucleus"):
             (root / f"images/{image_id}_{kind}mask.png").rename(root / f"masks/{image_id}_{kind}mask.png")
-    manifest = replace(cases.MANIFEST, segmenter="classical-2")
+    manifest = replace(cases.MANIFEST, segmenter=ClassicalSegmenter().name)
     serving.export(root / "run", cases.network(), cases.recipe(), manifest)
     quiet = {"report_images": 0, "overlays": False}
     return root, Options(run=(str(root / "run"),), images=str(root / "images"), **quiet)
@@ -66,12 +67,12 @@ def test_a_default_that_is_said_is_the_same_request(world, pool, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(WEIGHTS.read_bytes() + b"\x12\x01x")  # another name of who made it
     for change in ({"segmenter_weights": str(other)}, {"segmenter": "classical"}, {"masks": str(world[0] / "masks")}):
-        with pytest.raises(InputError, match=r"another prediction \((options.masks.*; )?segmenter: 'small-1"):
+        with pytest.raises(InputError, match=r"another prediction \((options.masks.*; )?segmenter: 'small-2"):
             predict(replace(silent, **change), pool)
 
 
 def test_cells_of_another_segmenter_are_one_warning(world, pool, tmp_path):
-    expected = r"found by small-1 \(.*\), but run was trained on those of classical-2: give --segmenter classical, or"
+    expected = r"found by small-2 \(.*\), but run was trained on those of classical-3: give --segmenter classical, or"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
         predict(replace(world[1], out=str(tmp_path / "out")), pool)
@@ -88,7 +89,7 @@ def test_the_same_segmenter_and_masks_that_are_given_are_none(world, pool, tmp_p
 def test_the_predictor_warns_too(world):
     field = read_field(find_fields(world[0] / "images")[0])
     predictor = hpa_tf.Predictor(world[0] / "run")
-    with pytest.warns(HpaWarning, match="trained on those of classical-2"):
+    with pytest.warns(HpaWarning, match="trained on those of classical-3"):
         predictor.predict(field)
     mask = cv2.imread(str(world[0] / "masks/a_cellmask.png"), cv2.IMREAD_UNCHANGED).astype(np.int32)
     with warnings.catch_warnings():

@@ -278,6 +278,28 @@ def test_its_name_holds_the_files_checksum_and_it_can_be_sent_to_workers(tmp_pat
     assert WEIGHTS.stat().st_size < 4e6
 
 
+def test_nuclei_pressed_together_are_two_where_a_border_is_seen(monkeypatch):
+    blue = np.zeros((256, 256), np.uint8)
+    for row, column in ((45, 45), (45, 205), (205, 45), (205, 205)):
+        cv2.circle(blue, (column, row), 18, 90, -1)
+    for column, turn in ((125, 60), (158, 120)):
+        cv2.ellipse(blue, (column, 125), (25, 19), turn, 0, 360, 90, -1)
+    around = cv2.dilate(blue, np.ones((41, 41)))
+    field = np.stack([around, around, cv2.GaussianBlur(blue, (0, 0), 1) + 3, around], axis=-1)
+    counts = np.random.default_rng(0).poisson(field).astype(np.uint8)
+
+    def cells_with(border):
+        def answer(view, weights):
+            answers = np.full((*view.shape[:2], 6), 0.01, np.float32)
+            answers[50:75, 69:72, 4] = border  # of the cells, at 0.64 um/px
+            return answers
+
+        monkeypatch.setattr(small, "probabilities", answer)
+        return len(np.unique(SmallSegmenter()(FieldOfView("pressed", counts, 0.32)).nucleus)) - 1
+
+    assert cells_with(0.01) == 5 and cells_with(0.95) == 6
+
+
 def test_the_program_writes_its_masks(crowded, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -2,8 +2,8 @@
 
 Works on a grid of about 0.32 um/px and in micrometres, so that a field gives the same cells at 0.08 and 0.32 um/px,
 in 8 and 16 bit. Every cell is one piece with at least one nucleus; cells out of which no nucleus is seen are not found.
-Touching cells part along the dim seam between them, or along the step where one is brighter, else half way. Lobes and
-fragments of a nucleus that touch, without a seam or a step between, are one cell's.
+Touching cells part along the dim seam between them, or along the step where one is brighter, else half way. Nuclei that
+touch are told apart (`touching`); lobes and fragments of one, without a seam or a step between, are one cell's.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
 from hpa_tf.imaging.segmentation.resolution import enlarge, keep_largest_pieces, reduce, regions, smooth
+from hpa_tf.imaging.segmentation.touching import neighbours
 
 MIN_CELL_UM2 = 60.0
 """Smallest cell, um2: of 960 hand-corrected cells one in a hundred is below 100 um2."""
@@ -42,6 +43,7 @@ BORDER_UM = 50.0
 _NEAR_UM = 1.0  # two nuclei of one cell, or two lobes of one nucleus, lie closer than this
 _OWN_SEAM = -0.3  # log of the light on the line between them / beside it: a membrane is darker
 _OWN_STEP = 0.5  # the same between the two sides of that line
+_OWN_BORDER = 0.15  # mean probability on that line
 _MOST_OF_MEDIAN = 1.3  # their area together / the median nucleus: two whole nuclei are two cells
 _FLOOR = 0.03  # of the bright pixels of the field
 _EDGE_BRIGHTNESS = 0.1  # of the cell's own ring
@@ -55,7 +57,7 @@ class ClassicalSegmenter:
     @property
     def name(self) -> str:
         """Name and version of the method; any change of its results changes it."""
-        return "classical-2"
+        return "classical-3"
 
     def __call__(self, field: FieldOfView) -> Masks:
         """Segment one field of view; a field without nuclei gives empty masks."""
@@ -142,7 +144,7 @@ def grow_cells(
     if border is not None:
         cost += BORDER_UM * border
     grown = watershed(cost, seeds, mask=reachable | (seeds > 0)).astype(np.int32)
-    owner = owners(grown, nuclei, brightness, um_per_px)
+    owner = owners(grown, nuclei, brightness, um_per_px, border)
     grown, nuclei = owner[grown], owner[nuclei]
     cells = np.zeros_like(grown)
     for number, box in regions(grown):
@@ -153,7 +155,9 @@ def grow_cells(
     return cells
 
 
-def owners(grown: np.ndarray, nuclei: np.ndarray, brightness: np.ndarray, um_per_px: float) -> np.ndarray:
+def owners(
+    grown: np.ndarray, nuclei: np.ndarray, brightness: np.ndarray, um_per_px: float, border: np.ndarray | None = None
+) -> np.ndarray:
     """Tell which nuclei are parts of one cell: small ones side by side with neither a dark line nor a step between.
 
     Args:
@@ -161,6 +165,7 @@ def owners(grown: np.ndarray, nuclei: np.ndarray, brightness: np.ndarray, um_per
         nuclei: int32 [h, w].
         brightness: float32 [h, w], log of the light that fills cells.
         um_per_px: Micrometres per pixel.
+        border: float32 [h, w], probability that two cells meet there, where something tells it.
 
     Returns:
         int32 [N + 1]: the number of the cell by the number of its nucleus.
@@ -169,28 +174,19 @@ def owners(grown: np.ndarray, nuclei: np.ndarray, brightness: np.ndarray, um_per
     areas = np.bincount(nuclei.ravel(), minlength=len(owner)).astype(float)
     most = _MOST_OF_MEDIAN * np.median(areas[1:][areas[1:] > 0])
     boxes = dict(regions(grown))
-    for one, other in sorted(_neighbours(grown)):
+    for one, other in neighbours(grown):
         if areas[owner == owner[one]].sum() + areas[owner == owner[other]].sum() > most or owner[one] == owner[other]:
             continue
         box = tuple(
             slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(boxes[one], boxes[other], strict=True)
         )
-        if _is_one(*(image[box] for image in (grown, nuclei, brightness)), one, other, um_per_px):
+        near = None if border is None else border[box]
+        if _is_one(*(image[box] for image in (grown, nuclei, brightness)), one, other, um_per_px, near):
             owner[owner == owner[other]] = owner[one]
     return owner
 
 
-def _neighbours(grown: np.ndarray) -> set[tuple[int, int]]:
-    """Return the pairs of numbers that touch."""
-    found: set[tuple[int, int]] = set()
-    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        touching = (grown[here] != grown[there]) & (grown[here] > 0) & (grown[there] > 0)
-        pairs = np.sort(np.stack([grown[here][touching], grown[there][touching]]), axis=0)
-        found |= set(map(tuple, np.unique(pairs, axis=1).T.tolist()))
-    return found
-
-
-def _is_one(grown, nuclei, brightness, one: int, other: int, um_per_px: float) -> bool:
+def _is_one(grown, nuclei, brightness, one: int, other: int, um_per_px: float, border=None) -> bool:
     """Tell whether two neighbouring nuclei with their surroundings, [h, w], are one cell."""
     gap = cv2.distanceTransform((nuclei != one).astype(np.uint8), cv2.DIST_L2, 5)[nuclei == other].min(initial=np.inf)
     if gap * um_per_px > _NEAR_UM:
@@ -199,6 +195,8 @@ def _is_one(grown, nuclei, brightness, one: int, other: int, um_per_px: float) -
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
     beside = [cv2.dilate(side.astype(np.uint8), cross).astype(bool) for side in sides]
     line = (sides[0] & beside[1]) | (sides[1] & beside[0])
+    if border is not None and border[line].mean() > _OWN_BORDER:
+        return False
     away = um_per_px * cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, 5)
     ring = (away > 1.5) & (away < 5) & (nuclei == 0)
     if not all((ring & side).any() for side in sides):

@@ -1,4 +1,4 @@
-"""The small network as a segmenter: it tells where cells meet, all else is as in the classical one.
+"""The small network as a segmenter: it tells where cells meet, and so which nuclei are two; all else is classical.
 
 OpenCV runs the network, so worker processes need no TensorFlow. Its own nuclei and outlines are not used: on real
 fields the classical ones are better (docs/segmentation.md has the figures); its borders are better than any seam of
@@ -48,7 +48,7 @@ class SmallSegmenter:
     @property
     def name(self) -> str:
         """Names and versions of what is done around the network, and the start of its file's checksum."""
-        return f"small-1 ({_digest(self.weights)[:12]}, {ClassicalSegmenter().name})"
+        return f"small-2 ({_digest(self.weights)[:12]}, {ClassicalSegmenter().name})"
 
     def check(self) -> None:
         """Load the network, so that what is wrong with its file is said before any field is read.
@@ -66,13 +66,11 @@ class SmallSegmenter:
             InputError: The network's file is missing or damaged.
         """
         reduced, um_per_px = reduce(field.pixels, field.um_per_px)
-        nuclei = find_nuclei(reduced[..., BLUE], um_per_px)
-        cells = np.zeros_like(nuclei)
-        if nuclei.any():
-            view = network_view(working_pixels(field.pixels, field.um_per_px))
-            border = probabilities(view, self.weights)[..., _CELL_BORDER]
-            border = cv2.resize(border, nuclei.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px, border)
+        view = network_view(working_pixels(field.pixels, field.um_per_px))
+        border = probabilities(view, self.weights)[..., _CELL_BORDER]
+        border = cv2.resize(border, reduced.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        nuclei = find_nuclei(reduced[..., BLUE], um_per_px, border)
+        cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px, border)
         return full_size(nuclei, cells, field.pixels.shape[:2])
 
 
