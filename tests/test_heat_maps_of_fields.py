@@ -10,17 +10,25 @@ from test_heat_maps import field
 
 from hpa_tf import cell_table, heat_map_files, serving
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.fields import find_fields
+from hpa_tf.imaging.image_cells import Reading
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.fcan import CbamClassifier, Fcan
 from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.network import Spec
 from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.prediction.heat import heat_writer
+from hpa_tf.prediction.inference import predict_fields
+from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.runtimes import tensorflow_run
+from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.recipes import Recipe
 from hpa_tf.serving import heat_maps
-from hpa_tf.views import Crop, Field
+from hpa_tf.views import Bag, Crop, Field
 
 SIZE, CELLS, CLASS = 64, 3, 5
 BODY = SmallCnn((4, 6, 8, 8))  # strides 2, 4, 8 and 16
@@ -97,6 +105,25 @@ def test_where_cells_share_a_map_it_is_the_class_activation_map():
         np.testing.assert_allclose(
             inside[i, k][small[i] == k + 1] * own.max(), own * inside[i, k][small[i] == k + 1].max(), rtol=1e-3
         )
+
+
+def test_a_bag_shows_each_cell_as_it_is_seen_alone(tmp_path):
+    """Through bags of 3 and of 1, whose cells answer for themselves: the same classes, maps and pictures."""
+    cases.write_field(tmp_path, "a", 5, 1)
+    spec, found = AttentionBag(BODY, hidden=8), []
+    for count in (3, 1):
+        view = Bag(count, Crop(SIZE))
+        network = spread(spec.build(view.specs()))
+        one = Network("one", 1.0, serving.from_network(network, Recipe("bag", view, spec), cases.MANIFEST, "a"), "", "")
+        reader = ImageReader(Reading(MasksOnDisk(str(tmp_path))), needs=needs_of([one], pictures=True))
+        fields = map(reader, find_fields(tmp_path))
+        found += predict_fields(fields, [one], [tensorflow_run(one)], 6, with_cards=lambda image_id: True)
+    bag, alone = (one.cards for one in found)
+    assert bag.heat.shape == (5, 8, 8) and len(np.unique(bag.heat.round(3))) > 50
+    np.testing.assert_array_equal(bag.heat_class, alone.heat_class)
+    np.testing.assert_allclose(bag.heat, alone.heat, atol=1e-3)
+    np.testing.assert_array_equal(bag.thumbnails, alone.thumbnails)
+    assert (bag.thumbnails[..., 1].max(axis=(1, 2)) > 0).all() and len(np.unique(bag.thumbnails.mean((1, 2, 3)))) == 5
 
 
 def sees_green() -> tuple[keras.Model, Recipe]:
@@ -201,12 +228,9 @@ def test_a_cut_is_the_map_at_the_cells_place():
 
 
 def test_a_network_without_maps_says_so(tmp_path):
-    view = Crop(32)
-    spec = CbamClassifier(SmallCnn((4,)), hidden=4)
-    serving.export(tmp_path / "plain", spec.build(view.specs()), Recipe("plain", view, spec), cases.MANIFEST)
-    write_image(tmp_path / "images")
-    folder = str(tmp_path / "images")
-    options = {"run": (str(tmp_path / "plain"),), "images": folder, "masks": folder, "workers": 1}
+    view, spec = Crop(32), CbamClassifier(SmallCnn((4,)), hidden=4)  # a map of stride 2 alone
+    served = serving.from_network(spec.build(view.specs()), Recipe("plain", view, spec), cases.MANIFEST, "plain")
+    assert not served.has_maps
     with pytest.raises(InputError, match="--heat-maps: found plain, a network without maps"):
-        predict(Options(str(tmp_path / "out"), **options, heat_maps=True))
-    predict(Options(str(tmp_path / "out"), **options, report_images=1, overlays=False))
+        heat_writer(str(tmp_path), [Network("plain", 1.0, served, "", "")], None)
+    assert not any(tmp_path.iterdir())
