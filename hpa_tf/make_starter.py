@@ -43,7 +43,7 @@ class MakeStarter:
     """Easy images; 0 = none."""
     weights: str = "imagenet"
     """Where the training starts; starter = from the network in the package, which is then trained further."""
-    epochs: int = 12
+    epochs: int = 16
     """Epochs of the training."""
     cells: int = 8192
     """Cells of an epoch."""
