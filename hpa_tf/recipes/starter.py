@@ -43,7 +43,8 @@ STARTER = replace(
     ),
     validation_fold=ALL_FOLDS,
 )
-"""Users' images are not as sharp as generated ones, their cells are of another size, and each stain is stronger or weaker
-than the generator makes it: so crops are blurred, scaled, and each channel's grey levels are changed on their own."""
+"""Users' images are not as sharp as generated ones, their cells are of another size, and each stain is stronger or
+weaker than the generator makes it: so crops are blurred, scaled, and each channel's grey levels are changed on their
+own."""
 
 RECIPES = (STARTER,)
