@@ -232,6 +232,21 @@ def test_changed_options_are_named(folder, capsys, option, named):
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [('{"segmenter": "hpa", "labels_at": "field"}', "hpa"), ('{"segmenter": 3}', None), ("[]", None), (None, None)],
+)
+def test_the_manifest_names_what_made_the_masks(about, expected, tmp_path):
+    """Where the folder of masks says so; whatever else a file of that name may be."""
+    inputs = write_inputs(tmp_path / "inputs", 1)
+    if about:
+        (inputs.masks / "segmenting.json").write_text(about)
+    arguments = [*inputs.arguments(tmp_path / "data"), "--num-folds", "1", "--workers", "1"]
+    assert main(arguments) == 0
+    named = records.read_manifest(tmp_path / "data").segmenter
+    assert named == expected if expected else named.startswith(f"masks_on_disk({inputs.masks}")
+
+
 def test_changed_segmenter_and_schema_are_named(folder, capsys, monkeypatch):
     inputs, out = folder
     arguments = [*inputs.arguments(out), "--num-folds", "2"]

@@ -291,7 +291,7 @@ def test_build_and_predict_start_it_and_read_its_masks(weights, images, tmp_path
     build = [sys.executable, "-m", "tfrecords_builder", "build", "--labels", str(labels), "--num-folds", "1", *common]
     for _ in range(2):  # the second call finds everything done
         subprocess.run([*build, str(tmp_path / "data")], check=True)
-    assert read_manifest(tmp_path / "data").num_cells == 5
+    assert read_manifest(tmp_path / "data").num_cells == 5 and read_manifest(tmp_path / "data").segmenter == "hpa"
     assert len(digests(tmp_path / "data/masks")) == 6
     run = prediction_cases.write_run(tmp_path / "run")
     root = Path(__file__).parent.parent

@@ -14,6 +14,7 @@ from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks, small
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.imaging.segmentation.small import WEIGHTS, SmallSegmenter, probabilities
 from hpa_tf.imaging.segmentation.small_view import UM_PER_PX, network_view, working_pixels
 from hpa_tf.segmenting.options import Options
@@ -313,6 +314,7 @@ def test_the_program_writes_its_masks(crowded, tmp_path):
     assert outcome.num_segmented == 1
     written = cv2.imread(str(tmp_path / "out" / "a_cellmask.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, expected.cell)
+    assert MasksOnDisk(str(tmp_path / "out")).made_by == SmallSegmenter().name
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0.5}, {"batch_size": 4}, {"labels_at": "network"}])

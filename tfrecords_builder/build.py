@@ -15,6 +15,7 @@ from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import brightness_range, dark_images
+from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
 from hpa_tf.reporting import write_csv
@@ -252,7 +253,10 @@ def _manifest(options: BuildOptions, plan: Plan, results: Results) -> Manifest:
     ordered = [results[unit.name] for unit in plan.units]
     kinds = ("cells", "fields") if options.fields is not None else ("cells",)
     shards = [shard for kind in kinds for result in ordered for shard in result.shards if shard.kind == kind]
-    segmenters = dict.fromkeys(segmenter.name for segmenter in options.segmenters())
+    segmenters = dict.fromkeys(
+        segmenter.made_by if isinstance(segmenter, MasksOnDisk) else segmenter.name
+        for segmenter in options.segmenters()
+    )
     return Manifest(
         schema_version=records.SCHEMA_VERSION,
         classes=CLASSES,

@@ -17,8 +17,9 @@ from hpa_tf.identity import check_same
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 
-STATE, ABOUT = ".segmenting", "segmenting.json"
+STATE = ".segmenting"
 CELL, NUCLEUS, OVERLAYS = "{ID}_cellmask.png", "{ID}_nucleusmask.png", "overlays"
 _MOST_CELLS = 65_535
 _OVERLAY_SIZE = 1536

@@ -28,6 +28,8 @@ NUCLEUS_PATTERNS = (
     *("{ID}_blue_cp_masks", "{ID}_nuclei_cp_masks", "{ID}_blue_labels", "{ID}_nuclei_labels", "{ID}_stardist"),
 )
 """The same for nuclei, which is what StarDist finds by itself."""
+ABOUT = "segmenting.json"
+"""File in which `python -m hpa_tf.segmenting` says, beside its masks, what made them."""
 _ENDINGS = (*EXTENSIONS, ".ome.tif", ".ome.tiff")
 _ENDING = re.compile(r"(?:\.ome)?\.(?:png|tiff?|npy|npz)$", re.I)
 _CHANNEL = re.compile(rf"_(?:{'|'.join(CHANNELS)})\.\w+$", re.I)
@@ -66,6 +68,14 @@ class MasksOnDisk:
     def name(self) -> str:
         """Folder and patterns; the masks are whatever lies there."""
         return f"masks_on_disk({self.folder}, cell={self.cell_pattern}, nucleus={self.nucleus_pattern})"
+
+    @property
+    def made_by(self) -> str:
+        """The name of the segmenter that found these cells, where `hpa_tf.segmenting` wrote it down, else `name`."""
+        path = files.join(self.folder, ABOUT)
+        about = files.read_json(path) if files.exists(path) else None
+        made_by = about.get("segmenter") if isinstance(about, dict) else None
+        return made_by if made_by and isinstance(made_by, str) else self.name
 
     def __call__(self, field: FieldOfView) -> Masks:
         """Read the masks of one field of view.
