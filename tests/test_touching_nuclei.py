@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops
+from skimage.segmentation import expand_labels
 
+from hpa_tf.imaging.segmentation import touching
 from hpa_tf.imaging.segmentation.classical import grow_cells
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei, nuclear_pixels
 from hpa_tf.imaging.segmentation.resolution import smooth
-from hpa_tf.imaging.segmentation.touching import solidity, split_touching
+from hpa_tf.imaging.segmentation.touching import neighbours, solidity, split_touching
 
 UM = 0.32
 SHAPE = (256, 256)
@@ -173,6 +175,26 @@ def test_parts_lie_within_the_pixels_and_are_whole(seed, um_per_px):
     assert parts.dtype == np.int32 and not parts[~pixels].any()
     for number in np.unique(parts[parts > 0]):
         assert cv2.connectedComponents((parts == number).astype(np.uint8), connectivity=8)[0] == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_are_joined_as_if_all_was_weighed_anew_each_time(seed):
+    """Only the neighbours of what has grown are weighed again, each pair within its own box."""
+    rng = np.random.default_rng(seed)
+    seeds = np.zeros((110, 130), np.int32)
+    seeds[rng.integers(0, 110, 30), rng.integers(0, 130, 30)] = np.arange(1, 31)
+    parts = expand_labels(seeds, 200).astype(np.int32)
+    light = 14 * cv2.GaussianBlur(rng.normal(size=parts.shape).astype(np.float32), (0, 0), 4)
+    depth = np.maximum(9 - cv2.distanceTransform((seeds == 0).astype(np.uint8), cv2.DIST_L2, 5), 1)
+    clump = touching.Clump(light, depth, 900.0, UM, None)
+    expected = parts.copy()
+    while len(np.unique(expected)) > 1:
+        least, one, other = min((touching._evidence(expected, *pair, clump), *pair) for pair in neighbours(expected))
+        if least >= touching._TWO:
+            break
+        expected[expected == other] = one
+    np.testing.assert_array_equal(touching._joined(parts.copy(), clump), expected)
+    assert 1 < len(np.unique(expected)) < 30
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((9, 9), bool), np.ones((9, 9), bool), np.eye(9, dtype=bool)])

@@ -5,6 +5,8 @@ a notched outline, a size beyond that of the field's other nuclei, and, where so
 there. None of them is sure (nuclei overlap, and lobed ones have necks and notches), so they are added up.
 """
 
+import heapq
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +16,9 @@ from skimage.feature import peak_local_max
 from skimage.morphology import remove_small_holes
 from skimage.segmentation import watershed
 
-from hpa_tf.imaging.segmentation.resolution import regions, smooth
+from hpa_tf.imaging.segmentation.resolution import Box, regions, smooth
+
+Pair = tuple[int, int]
 
 HOLE_UM2 = 15.0
 """Larger dark places inside bright ones are gaps between nuclei, not nucleoli."""
@@ -57,7 +61,7 @@ class Clump:
     um_per_px: float
     border: np.ndarray | None
 
-    def within(self, box: tuple[slice, slice]) -> "Clump":
+    def within(self, box: Box) -> "Clump":
         """Return a part of it."""
         border = None if self.border is None else self.border[box]
         return Clump(self.light[box], self.depth[box], self.typical_px, self.um_per_px, border)
@@ -135,7 +139,10 @@ def _typical_area(parts: np.ndarray, um_per_px: float) -> float:
 
 def solidity(part: np.ndarray) -> float:
     """Return the area of bool [h, w] / the area of its convex hull."""
-    hull = cv2.convexHull(cv2.findNonZero(part.astype(np.uint8)))
+    rows = np.flatnonzero(part.any(axis=1))
+    left, right = part[rows].argmax(axis=1), part.shape[1] - 1 - part[rows, ::-1].argmax(axis=1)
+    ends = np.stack([np.concatenate([left, right]), np.concatenate([rows, rows])], axis=1)
+    hull = cv2.convexHull(ends.astype(np.int32))
     filled = np.zeros(part.shape, np.uint8)
     cv2.fillConvexPoly(filled, hull, 1)
     return float(part.sum() / filled.sum())
@@ -143,16 +150,45 @@ def solidity(part: np.ndarray) -> float:
 
 def _joined(parts: np.ndarray, clump: Clump) -> np.ndarray:
     """Join neighbouring parts of one clump, surest first, until what is left are nuclei."""
-    evidence = {pair: _evidence(parts, *pair, clump) for pair in neighbours(parts)}
-    while evidence:
-        (one, other), least = min(evidence.items(), key=lambda item: (item[1], item[0]))
+    boxes, beside = dict(regions(parts)), defaultdict(set)
+    for one, other in neighbours(parts):
+        beside[one].add(other)
+        beside[other].add(one)
+    evidence: dict[Pair, float] = {}
+    waiting: list[tuple[float, Pair]] = []
+
+    def weigh(one: int, others: set[int]) -> None:
+        for other in others:
+            pair, box = (min(one, other), max(one, other)), _around(boxes[one], boxes[other])
+            evidence[pair] = _evidence(parts[box], *pair, clump.within(box))
+            heapq.heappush(waiting, (evidence[pair], pair))
+
+    for one, others in sorted(beside.items()):
+        weigh(one, {other for other in others if other > one})
+    while waiting:
+        least, (one, other) = heapq.heappop(waiting)
+        if evidence.get((one, other)) != least:
+            continue  # one of them has grown since, or is no more
         if least >= _TWO:
             break
-        parts[parts == other] = one
-        kept = {pair: value for pair, value in evidence.items() if not {one, other} & set(pair)}
-        changed = (pair for pair in neighbours(parts) if one in pair)
-        evidence = kept | {pair: _evidence(parts, *pair, clump) for pair in changed}
+        parts[boxes[other]][parts[boxes[other]] == other] = one
+        boxes[one] = _around(boxes[one], boxes.pop(other))
+        for gone in [pair for number in (one, other) for pair in _pairs(number, beside[number])]:
+            evidence.pop(gone, None)
+        beside[one] = (beside[one] | beside.pop(other)) - {one, other}
+        for third in beside[one]:
+            beside[third] = (beside[third] - {other}) | {one}
+        weigh(one, beside[one])
     return parts
+
+
+def _pairs(one: int, others: set[int]) -> list[Pair]:
+    return [(min(one, other), max(one, other)) for other in others]
+
+
+def _around(one: Box, other: Box) -> Box:
+    """Return the box of two."""
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 
 def neighbours(parts: np.ndarray) -> Iterator[tuple[int, int]]:
