@@ -245,6 +245,12 @@ def test_staining_draws_each_channel_on_its_own_in_the_documented_ranges():
     assert np.abs(np.corrcoef(drawn.reshape(300, 8).T) - np.eye(8)).max() < 0.25
 
 
+@pytest.mark.parametrize("given", [{"factor": (0, 2)}, {"factor": (2, 0.5)}, {"exponent": (-1, 1)}])
+def test_staining_without_a_logarithm_is_refused(given):
+    with pytest.raises(ValueError, match="expected 0 < low <= high"):
+        Staining(**given)
+
+
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 ALL_STEPS = (

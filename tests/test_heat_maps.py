@@ -185,8 +185,9 @@ def test_several_folders_are_compared_on_the_cells_where_all_show_the_same_class
     }
     assert set(table["cells"]) == {2} and table.loc[(apart, CLASSES[3]), "brightness"] == 0
     assert "mean over the classes" in capsys.readouterr().out
-    with pytest.raises(InputError, match="twice"):
-        heat.run(heat.Heat(**{**vars(known), "predictions": known.predictions * 2}))
+    for folders, found in ((known.predictions * 2, "twice"), ((), "--predictions: found no folder")):
+        with pytest.raises(InputError, match=found):
+            heat.run(heat.Heat(**{**vars(known), "predictions": folders}))
 
 
 def test_without_maps_the_command_says_so(known, tmp_path):

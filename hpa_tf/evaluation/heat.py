@@ -75,6 +75,8 @@ def run(options: Heat) -> None:
     """
     if options.bootstrap < 0:
         raise InputError("--bootstrap", str(options.bootstrap), "a number >= 0", "correct the option")
+    if not options.predictions:
+        raise InputError("--predictions", "no folder", "what predict.py --heat-maps wrote", "name one or several")
     if len(set(options.predictions)) < len(options.predictions):
         raise InputError("--predictions", "a folder twice", "different folders", "name each once")
     cells, examples = measure(options)

@@ -197,6 +197,11 @@ class Staining:
     exponent: tuple[float, float] = (0.7, 1.4)
     """Range of g, > 0; its logarithm is uniform."""
 
+    def __post_init__(self):
+        for name, (low, high) in {"factor": self.factor, "exponent": self.exponent}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"augmentation.steps: found {name} {(low, high)}; expected 0 < low <= high")
+
     def draw(self, seed: tf.Tensor, image: tf.Tensor) -> Stains:
         """Draw f and g of each channel."""
         u = tf.random.stateless_uniform([2, image.shape[2]], seed)
