@@ -82,7 +82,7 @@ class Record:
     Attributes:
         command: What was run.
         commit: Of the code.
-        date: Day, UTC.
+        date: Day and minute, UTC; the newest is that of the newest table.
         processor: Its name and the number of cores.
         seconds: Wall time of the command.
         output: What it printed.
@@ -161,7 +161,7 @@ def measure(table: Table, fields: str | None) -> Record | None:
     return Record(
         command=f"python {' '.join(table.command)}",
         commit=_commit(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         processor=f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         seconds=round(time.monotonic() - start, 1),
         output=result.stdout.strip("\n"),
