@@ -6,7 +6,7 @@ DEMO ?= demo
 
 .PHONY: demo starter test test-all measurements clean
 
-# -- the demo: the whole path on generated images, about 4 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
+# -- the demo: the whole path on generated images, 4 to 5 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
 demo: .venv/run
 	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/demo.py [--runs 3]
 
-About four minutes a run on two cores that do nothing else.
+Four to five minutes a run on two cores that do nothing else.
 """
 
 import json

@@ -19,7 +19,7 @@ from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
 from hpa_tf.imaging.segmentation.resolution import enlarge, keep_largest_pieces, reduce, regions, smooth
-from hpa_tf.imaging.segmentation.touching import neighbours
+from hpa_tf.imaging.segmentation.touching import enclosing, neighbours
 
 MIN_CELL_UM2 = 60.0
 """Smallest cell, um2: of 960 hand-corrected cells one in a hundred is below 100 um2."""
@@ -177,9 +177,7 @@ def owners(
     for one, other in neighbours(grown):
         if areas[owner == owner[one]].sum() + areas[owner == owner[other]].sum() > most or owner[one] == owner[other]:
             continue
-        box = tuple(
-            slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(boxes[one], boxes[other], strict=True)
-        )
+        box = enclosing(boxes[one], boxes[other])
         near = None if border is None else border[box]
         if _is_one(*(image[box] for image in (grown, nuclei, brightness)), one, other, um_per_px, near):
             owner[owner == owner[other]] = owner[one]

@@ -159,7 +159,7 @@ def _joined(parts: np.ndarray, clump: Clump) -> np.ndarray:
 
     def weigh(one: int, others: set[int]) -> None:
         for other in others:
-            pair, box = (min(one, other), max(one, other)), _around(boxes[one], boxes[other])
+            pair, box = (min(one, other), max(one, other)), enclosing(boxes[one], boxes[other])
             evidence[pair] = _evidence(parts[box], *pair, clump.within(box))
             heapq.heappush(waiting, (evidence[pair], pair))
 
@@ -172,7 +172,7 @@ def _joined(parts: np.ndarray, clump: Clump) -> np.ndarray:
         if least >= _TWO:
             break
         parts[boxes[other]][parts[boxes[other]] == other] = one
-        boxes[one] = _around(boxes[one], boxes.pop(other))
+        boxes[one] = enclosing(boxes[one], boxes.pop(other))
         for gone in [pair for number in (one, other) for pair in _pairs(number, beside[number])]:
             evidence.pop(gone, None)
         beside[one] = (beside[one] | beside.pop(other)) - {one, other}
@@ -186,8 +186,8 @@ def _pairs(one: int, others: set[int]) -> list[Pair]:
     return [(min(one, other), max(one, other)) for other in others]
 
 
-def _around(one: Box, other: Box) -> Box:
-    """Return the box of two."""
+def enclosing(one: Box, other: Box) -> Box:
+    """Return the smallest box that holds two."""
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 
