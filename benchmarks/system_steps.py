@@ -4,17 +4,24 @@
     python benchmarks/system_steps.py --systems bestfitting
     python benchmarks/system_steps.py --recipes dieter_masks --steps 2
 
-The network, the optimizer and the step are the recipe's own, in float32, with random weights; the batch is one example
-of noise of the size that the recipe's view gives (of a bag: all its cells). Each network has a process of its own, so
-that the largest memory is its own. What was measured is kept in OUT: the same command goes on with what is missing.
+    python benchmarks/system_steps.py --batch 0 --precision auto --processes 8 --steps 3  # on a GPU
+
+The network, the optimizer and the step are the recipe's own, with random weights; the batch is one example of noise (or
+the recipe's own number of them) of the size that the recipe's view gives (of a bag: all its cells). Each network has a
+process of its own, so that the largest memory is its own: of the process, or of a GPU where there is one. Several
+processes build and trace their networks at once, and take their steps one after the other. What was measured is kept in
+OUT: the same command goes on with what is missing.
 """
 
+import fcntl
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
@@ -24,6 +31,7 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.recipes import Recipe, recipe_named, system_named
+from hpa_tf.training.strategy import Precision
 
 SYSTEMS = ("bestfitting", "red_ai", "mpware_zfturbo_dieter")
 TOO_LONG = 1_800
@@ -41,9 +49,13 @@ class Options:
     out: str = "system_steps.json"
     """File that keeps what was measured."""
     batch: int = 1
-    """Examples of a step."""
+    """Examples of a step; 0 = the recipe's batch size."""
+    precision: Precision = "float32"
+    """Policy of the networks; auto = what train.py takes on this machine."""
     steps: int = 1
     """Steps after tracing; the fastest counts."""
+    processes: int = 1
+    """Networks that are built at the same time."""
     alone: str = ""
     """Measure this recipe in this process, and print the result as JSON."""
 
@@ -58,32 +70,39 @@ def names_of(systems: tuple[str, ...]) -> list[str]:
     return list(firsts.values())
 
 
-def measured(recipe: Recipe, batch_size: int, steps: int) -> dict:
+def measured(recipe: Recipe, options: Options) -> dict:
     """Return what a network costs; the process must have done nothing else before."""
     import tensorflow as tf
 
+    from hpa_tf.devices import find_gpus
     from hpa_tf.memory import keep_freed_memory
-    from hpa_tf.training.strategy import make_strategy
+    from hpa_tf.training.strategy import make_strategy, resolve_precision
     from hpa_tf.training.trainee import Trainee
 
     keep_freed_memory()  # as train.py does
-    start = time.perf_counter()
-    trainee = Trainee(recipe, make_strategy("one"), "float32")
-    batch, rate, decay = batch_of(recipe, batch_size), tf.constant(1e-4), tf.constant(0.9)
+    gpus, start = find_gpus(), time.perf_counter()
+    strategy = make_strategy("one")
+    trainee = Trainee(recipe, strategy, resolve_precision(options.precision, strategy))
+    size = options.batch or recipe.optimization.batch_size
+    batch, rate, decay = batch_of(recipe, size), tf.constant(1e-4), tf.constant(0.9)
     step = trainee.make_train_step().get_concrete_function(batch, rate, decay)
     built, seconds = time.perf_counter() - start, []
-    for _ in range(steps):
+    turn = open(options.out + ".lock", "w")  # noqa: SIM115 - held until the process and its memory are gone
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    for _ in range(options.steps):
         start = time.perf_counter()
         loss = float(step(batch, rate, decay))
         seconds.append(time.perf_counter() - start)
     if not np.isfinite(loss):
         raise ValueError(f"{recipe.name}: a loss of {loss}")
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "input": " x ".join(map(str, batch.inputs["image"].shape[1:])),
+        "batch": size,
         "parameters": trainee.network.count_params(),
         "building": built,
         "step": min(seconds),
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else host,
     }
 
 
@@ -125,7 +144,8 @@ def grid(size: int, count: int) -> np.ndarray:
 
 def measure_in_a_process(name: str, options: Options) -> dict:
     """Return what a network costs, or why it could not be measured."""
-    words = ["--alone", name, "--batch", str(options.batch), "--steps", str(options.steps)]
+    words = ["--alone", name, "--batch", str(options.batch), "--steps", str(options.steps), "--out", options.out]
+    words += ["--precision", options.precision]
     try:
         done = subprocess.run(
             [sys.executable, __file__, *words], capture_output=True, text=True, timeout=TOO_LONG, check=False
@@ -141,22 +161,33 @@ def measure_in_a_process(name: str, options: Options) -> dict:
 def row(name: str, found: dict) -> str:
     """Return a network's line of the table."""
     if "failed" in found:
-        return f"| {name} | {found['failed']} | | | | |"
-    numbers = (f"{found['parameters'] / 1e6:.1f}", f"{found['building']:.0f}", f"{found['step']:.1f}")
-    return f"| {name} | {found['input']} | {' | '.join(numbers)} | {found['memory'] / 2**30:.1f} |"
+        return f"| {name} | {found['failed']} | | | | | |"
+    numbers = (f"{found['parameters'] / 1e6:.1f}", f"{found['building']:.0f}", f"{found['step']:.3g}")
+    examples = found.get("batch", 1)
+    return f"| {name} | {found['input']} | {examples} | {' | '.join(numbers)} | {found['memory'] / 2**30:.1f} |"
+
+
+def found_in_turn(names: list[str], kept: dict, options: Options) -> Iterator[str]:
+    """Yield the names as soon as they are in `kept`; what is measured is written at once."""
+    missing = [name for name in names if "step" not in kept.get(name, {})]
+    yield from (name for name in names if name not in missing)
+    with ThreadPoolExecutor(options.processes) as threads:
+        running = {threads.submit(measure_in_a_process, name, options): name for name in missing}
+        for done in as_completed(running):
+            kept[running[done]] = done.result()
+            files.write_json(options.out, kept)
+            yield running[done]
 
 
 def main(options: Options) -> None:
     """Measure what is missing, and print the table."""
     if options.alone:
-        print(json.dumps(measured(recipe_named(options.alone), options.batch, options.steps)))
+        print(json.dumps(measured(recipe_named(options.alone), options)))
         return
     kept = files.read_json(options.out) if files.exists(options.out) else {}
-    print("| network | an example | million weights | building s | step s | peak GiB |\n|---|---|---|---|---|---|")
-    for name in options.recipes or names_of(options.systems):
-        if "step" not in kept.get(name, {}):
-            kept[name] = measure_in_a_process(name, options)
-            files.write_json(options.out, kept)
+    titles = ("network", "an example", "batch", "million weights", "building s", "step s", "peak GiB")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for name in found_in_turn(list(options.recipes or names_of(options.systems)), kept, options):
         print(row(name, kept[name]), flush=True)
 
 

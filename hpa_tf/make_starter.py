@@ -47,6 +47,8 @@ class MakeStarter:
     """Epochs of the training."""
     cells: int = 8192
     """Cells of an epoch."""
+    batch_size: int = 32
+    """Cells of a step."""
     learning_rate: float = 2e-3
     """Highest learning rate; 5e-4 from the network in the package."""
     package: str = str(FOLDER)
@@ -77,6 +79,7 @@ def steps(asked: MakeStarter) -> list[list[str]]:
         "weights": asked.weights,
         "optimization.epochs": asked.epochs,
         "optimization.schedule.epochs": asked.epochs,
+        "optimization.batch-size": asked.batch_size,
         "optimization.learning-rate": asked.learning_rate,
         "sampling.num-cells": asked.cells,
     }
