@@ -21,6 +21,10 @@ GOLDEN = {
         "masks, 16 bit, with fields": "3d3cdc70b5853e3ba085019666579daf886226b81952d8dbecf1c0777e52e747",
         "classical": "fea0694c4962cdc810a7071c5c509f3d9ea8687b5f7b39f54daacf4a638d68c4",
     },
+    3: {
+        "masks, 16 bit, with fields": "3d3cdc70b5853e3ba085019666579daf886226b81952d8dbecf1c0777e52e747",
+        "classical": "fea0694c4962cdc810a7071c5c509f3d9ea8687b5f7b39f54daacf4a638d68c4",
+    },
 }
 """SHA-256 of all shards, in the order of their names. A new version gets a new entry, made by a run of this test."""
 

@@ -67,12 +67,12 @@ def test_a_default_that_is_said_is_the_same_request(world, pool, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(WEIGHTS.read_bytes() + b"\x12\x01x")  # another name of who made it
     for change in ({"segmenter_weights": str(other)}, {"segmenter": "classical"}, {"masks": str(world[0] / "masks")}):
-        with pytest.raises(InputError, match=r"another prediction \((options.masks.*; )?segmenter: 'small-2"):
+        with pytest.raises(InputError, match=r"another prediction \((options.masks.*; )?segmenter: 'small-3"):
             predict(replace(silent, **change), pool)
 
 
 def test_cells_of_another_segmenter_are_one_warning(world, pool, tmp_path):
-    expected = r"found by small-2 \(.*\), but run was trained on those of classical-3: give --segmenter classical, or"
+    expected = r"found by small-3 \(.*\), but run was trained on those of classical-4: give --segmenter classical, or"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
         predict(replace(world[1], out=str(tmp_path / "out")), pool)
@@ -89,7 +89,7 @@ def test_the_same_segmenter_and_masks_that_are_given_are_none(world, pool, tmp_p
 def test_the_predictor_warns_too(world):
     field = read_field(find_fields(world[0] / "images")[0])
     predictor = hpa_tf.Predictor(world[0] / "run")
-    with pytest.warns(HpaWarning, match="trained on those of classical-3"):
+    with pytest.warns(HpaWarning, match="trained on those of classical-4"):
         predictor.predict(field)
     mask = cv2.imread(str(world[0] / "masks/a_cellmask.png"), cv2.IMREAD_UNCHANGED).astype(np.int32)
     with warnings.catch_warnings():
@@ -110,19 +110,19 @@ class Trained:
 @pytest.mark.parametrize(
     ("found_by", "trained", "told"),
     [
-        ("classical-2", "classical-2", None),
-        ("small-1 (aa, classical-2)", "small-1 (aa, classical-2)", None),
-        ("small-1 (aa, classical-2)", "small-1 (bb, classical-2)", "two versions of one segmenter"),
-        ("classical-3", "classical-2", "two versions of one segmenter"),
-        ("small-1 (aa, classical-2)", "classical-2", "give --segmenter classical, or"),
-        ("hpa", "small-1 (aa, classical-2)", "give --segmenter small, or"),
-        ("hpa", "small-1 (aa, classical-2) + classical-2", "give --segmenter small or classical, or"),
-        ("classical-2", "small-1 (aa, classical-2) + classical-2", None),
-        ("classical-2", ON_DISK, None),  # masks, whoever made them
-        ("classical-2", f"small-1 (aa, classical-2) + {ON_DISK}", None),
-        ("classical-2", "masks", None),
-        ("classical-2", None, None),  # an earlier run
-        (None, "classical-2", None),
+        ("classical-3", "classical-3", None),
+        ("small-1 (aa, classical-3)", "small-1 (aa, classical-3)", None),
+        ("small-1 (aa, classical-3)", "small-1 (bb, classical-3)", "two versions of one segmenter"),
+        ("classical-4", "classical-3", "two versions of one segmenter"),
+        ("small-1 (aa, classical-3)", "classical-3", "give --segmenter classical, or"),
+        ("hpa", "small-1 (aa, classical-3)", "give --segmenter small, or"),
+        ("hpa", "small-1 (aa, classical-3) + classical-3", "give --segmenter small or classical, or"),
+        ("classical-3", "small-1 (aa, classical-3) + classical-3", None),
+        ("classical-3", ON_DISK, None),  # masks, whoever made them
+        ("classical-3", f"small-1 (aa, classical-3) + {ON_DISK}", None),
+        ("classical-3", "masks", None),
+        ("classical-3", None, None),  # an earlier run
+        (None, "classical-3", None),
     ],
 )
 def test_what_is_another_segmenter(found_by, trained, told):

@@ -321,7 +321,7 @@ def test_mirrored_field_gives_mirrored_cells():
 
 def test_segmenter_survives_pickling_and_names_its_method():
     copy = pickle.loads(pickle.dumps(SEGMENT))  # noqa: S301 our own bytes
-    assert copy == SEGMENT and copy.name == "classical-3"
+    assert copy == SEGMENT and copy.name == "classical-4"
 
 
 @pytest.mark.parametrize("factor", [2, 3.7, 4])

@@ -18,13 +18,13 @@ import torch_file_writer
 
 from hpa_tf import files, folder_lock
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.segmenting import mask_folder, program, published
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
-from hpa_tf.segmenting.fields import Labeller
+from hpa_tf.segmenting.fields import Field, Labeller
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 
@@ -110,8 +110,9 @@ def test_labelled_at_the_networks_size():
     for row, column in ((40, 30), (40, 50), (40, 90), (90, 100)):
         nuclei[..., 2] = np.maximum(nuclei[..., 2], np.hypot(y - row, x - column) < 8.5)
     cells[..., 1] = (np.hypot(y - 40, x - 40) < 25) & (np.hypot(y - 40, x - 90) < 25)
-    small = Labeller(0.25, at_full_size=False)((nuclei, cells), (512, 640), 0.08)
-    full = Labeller(0.25, at_full_size=True)((nuclei, cells), (512, 640), 0.08)
+    seen = Field(FieldFiles("a", {}), "", (512, 640), 0.08, np.empty(0))
+    small = Labeller(0.25, at_full_size=False)((nuclei, cells), seen)
+    full = Labeller(0.25, at_full_size=True)((nuclei, cells), seen)
     for one, other in ((small.cell, full.cell), (small.nucleus, full.nucleus)):
         assert one.shape == other.shape == (512, 640) and one.dtype == other.dtype == np.int32
         for number in range(1, int(full.cell.max()) + 1):

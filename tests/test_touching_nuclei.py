@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 from skimage.segmentation import expand_labels
 
@@ -205,5 +206,6 @@ def test_nothing_to_split(pixels):
 
 def test_gaps_between_nuclei_are_no_nuclear_pixels():
     truth, blue = draw([((40 + 12 * np.sin(a), 40 + 12 * np.cos(a)), (5, 4), 0, 90) for a in np.arange(0, 6.2, 0.7)])
-    pixels = nuclear_pixels(smooth(blue, 0.5 / UM), UM)
+    root = np.sqrt(smooth(blue, 0.5 / UM))
+    pixels = nuclear_pixels(root, threshold_otsu(root), UM)
     assert not pixels[round(40 / UM), round(40 / UM)] and pixels[truth > 0].mean() > 0.95

@@ -242,7 +242,7 @@ def content_options(options: BuildOptions) -> dict[str, Any]:
 
 
 CODE = "code"
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised by every change of the code after which the same images give other shards, such as a threshold of a segmenter:
 a build that was begun before does not go on by halves. tests/test_builder_golden.py says when it must be."""
 

@@ -94,15 +94,14 @@ class Labeller:
     scale: float | None
     at_full_size: bool
 
-    def __call__(self, answers: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], um_per_px: float) -> Masks:
+    def __call__(self, answers: tuple[np.ndarray, np.ndarray], field: Field) -> Masks:
         """Return the masks of one field.
 
         Args:
             answers: Probabilities of the nucleus and of the cell network, float32 [h, w, 3].
-            shape: (H, W) of the field, px.
-            um_per_px: Its micrometres per pixel.
+            field: The field; what was seen of it is not needed.
         """
-        nuclei, cells = answers
+        (nuclei, cells), shape, um_per_px = answers, field.shape, field.um_per_px
         if self.at_full_size:
             maps = preparation.nuclei_map(nuclei, shape), preparation.cells_map(cells, shape)
             return Masks(*label_cell(*maps, um_per_px))
@@ -122,28 +121,31 @@ class Finisher:
     """Labels a field's maps and writes its masks.
 
     Attributes:
-        label: Makes the masks of (answers, shape, micrometres per pixel).
+        label: Makes the masks of (answers, field); the field comes without what was seen of it.
         out: Folder of masks.
         overlays: Also draw the masks on the field.
         max_pixels: As for reading.
     """
 
-    label: Callable[[Any, tuple[int, int], float], Masks]
+    label: Callable[[Any, Field], Masks]
     out: str
     overlays: bool
     max_pixels: int
 
-    def __call__(self, field: Field, answers: Any) -> int:
-        """Return the number of cells.
+    def __call__(self, field: Field, answers: Any) -> tuple[int, tuple[str, ...]]:
+        """Return the number of cells, and what is unusual about them.
 
         Raises:
             InputError: The masks cannot be written.
         """
-        masks = self.label(answers, field.shape, field.um_per_px)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", HpaWarning)
+            masks = self.label(answers, field)
         if self.overlays:
             there = [c for c in CHANNELS if field.files.stack or c in field.files.paths]
             read = read_planes(field.files, there, field.um_per_px, self.max_pixels).by_channel
             blank = np.zeros(field.shape, next(iter(read.values())).dtype)
             pixels = np.stack([read.get(channel, blank) for channel in CHANNELS], axis=-1)
             mask_folder.write_overlay(self.out, FieldOfView(field.files.image_id, pixels), masks)
-        return mask_folder.write(self.out, field.files.image_id, masks, field.stamp)
+        num_cells = mask_folder.write(self.out, field.files.image_id, masks, field.stamp)
+        return num_cells, tuple(str(warning.message) for warning in caught)

@@ -35,11 +35,11 @@ class _Reader:
         return Field(field_files, stamp, seen.shape[:2], read.um_per_px, seen)
 
 
-def _as_masks(answer: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], um_per_px: float) -> Masks:
+def _as_masks(answer: tuple[np.ndarray, np.ndarray], field: Field) -> Masks:
     nuclei, cells = (np.asarray(mask).astype(np.int32) for mask in answer)
     for mask in (nuclei, cells):
-        if mask.shape != shape:  # it exchanges height and width of fields that are not square
-            found = f"masks of {mask.shape} for a field of {shape}"
+        if mask.shape != field.shape:  # it exchanges height and width of fields that are not square
+            found = f"masks of {mask.shape} for a field of {field.shape}"
             raise InputError(f"package {PACKAGE}", found, "masks of the field's size", "use --segmenter hpa")
     return Masks(nucleus=nuclei, cell=cells)
 

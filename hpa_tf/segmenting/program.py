@@ -162,8 +162,11 @@ class _Run:
 
     def _take(self) -> None:
         image_id, future = self._finishing.popleft()
-        num_cells = self._result(image_id, future)
-        if num_cells is not None:
+        found = self._result(image_id, future)
+        if found is not None:
+            num_cells, texts = found
+            for text in texts:
+                warnings.warn(text, HpaWarning, stacklevel=2)
             self._outcome.num_segmented += 1
             self._outcome.num_cells += num_cells
             self._bar.update(1)

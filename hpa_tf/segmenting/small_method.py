@@ -42,8 +42,8 @@ class _Reader:
 class _Labeller:
     segmenter: SmallSegmenter
 
-    def __call__(self, pixels: np.ndarray, shape: tuple[int, int], um_per_px: float) -> Masks:
-        return self.segmenter(FieldOfView("field", pixels, um_per_px))
+    def __call__(self, pixels: np.ndarray, field: Field) -> Masks:
+        return self.segmenter(FieldOfView(field.files.image_id, pixels, field.um_per_px))
 
 
 class SmallMethod:

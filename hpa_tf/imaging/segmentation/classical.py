@@ -17,6 +17,7 @@ from skimage.segmentation import expand_labels, watershed
 from hpa_tf.classes import BLUE, GREEN, RED, YELLOW
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.no_cells import warn_of_no_cells
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
 from hpa_tf.imaging.segmentation.resolution import enlarge, keep_largest_pieces, reduce, regions, smooth
 from hpa_tf.imaging.segmentation.touching import enclosing, neighbours
@@ -57,13 +58,15 @@ class ClassicalSegmenter:
     @property
     def name(self) -> str:
         """Name and version of the method; any change of its results changes it."""
-        return "classical-3"
+        return "classical-4"
 
     def __call__(self, field: FieldOfView) -> Masks:
-        """Segment one field of view; a field without nuclei gives empty masks."""
+        """Segment one field of view; without nuclei the masks are empty; a warning if it looks otherwise."""
         reduced, um_per_px = reduce(field.pixels, field.um_per_px)
         nuclei = find_nuclei(reduced[..., BLUE], um_per_px)
         cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px)
+        if not cells.any():
+            warn_of_no_cells(field, reduced, um_per_px)
         return full_size(nuclei, cells, field.pixels.shape[:2])
 
 

@@ -2,7 +2,8 @@
 
 One low threshold finds bright and dim nuclei alike; each then ends where its own light has fallen to 40 %, so that a
 bright nucleus does not swell and a dim one beside it does not vanish. Nothing is found where there is nothing: noise,
-a ramp of light or a blank channel lack the contrast of real nuclei.
+a ramp of light or a blank channel lack the contrast of real nuclei. Fields that nuclei cover have little contrast too
+(`confluent`).
 """
 
 import cv2
@@ -11,6 +12,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes
 
+from hpa_tf.imaging.segmentation.confluent import LEAST_CONTRAST, disc, nuclei_between_seams
 from hpa_tf.imaging.segmentation.resolution import largest_piece, regions, smooth
 from hpa_tf.imaging.segmentation.touching import HOLE_UM2, split_touching
 
@@ -20,6 +22,9 @@ MIN_NUCLEUS_UM2 = 20.0
 MIN_CONTRAST = 4.5
 """(mean above the threshold - mean below) / standard deviation below; noise, ramps and vignettes of any strength
 reach 3.1, the poorest of 76 real fields 7.2 (ours: measured, on the square root of the smoothed channel)."""
+
+CLEAR_CONTRAST = 7.0
+"""From there on a threshold is sure; below, nuclei may cover the field: those between seams are looked for first."""
 
 _SMOOTHING_UM = 0.5
 _SURROUNDINGS_UM = 12.0
@@ -38,7 +43,7 @@ def find_nuclei(blue: np.ndarray, um_per_px: float, border: np.ndarray | None = 
         int32 [h, w], numbered 1..N; each nucleus is one 4-connected piece without holes.
     """
     smoothed = smooth(blue, _SMOOTHING_UM / um_per_px)
-    parts = split_touching(nuclear_pixels(smoothed, um_per_px), smoothed, um_per_px, border)
+    parts = _parts(smoothed, um_per_px, border)
     nuclei = np.zeros(blue.shape, np.int32)
     found = 0
     for number, box in regions(parts):
@@ -49,16 +54,28 @@ def find_nuclei(blue: np.ndarray, um_per_px: float, border: np.ndarray | None = 
     return nuclei
 
 
-def nuclear_pixels(smoothed: np.ndarray, um_per_px: float) -> np.ndarray:
-    """Threshold the smoothed blue channel, float32 [h, w], to bool [h, w]: bright, and brighter than around."""
+def _parts(smoothed: np.ndarray, um_per_px: float, border: np.ndarray | None) -> np.ndarray:
+    """Return the nuclei without their outlines, int32 [h, w]; none where the light has no contrast of nuclei."""
     root = np.sqrt(smoothed)  # evens out the noise of photon counts and the brightness of nuclei
     threshold = threshold_otsu(root) if np.ptp(root) > 1e-3 * root.max() else np.inf
     above, below = root[root > threshold], root[root <= threshold]
-    if not above.size or above.mean() - below.mean() < MIN_CONTRAST * below.std():
-        return np.zeros(smoothed.shape, bool)
+    if not above.size:
+        return np.zeros(smoothed.shape, np.int32)
+    contrast = (above.mean() - below.mean()) / max(float(below.std()), 1e-9)
+    if contrast < LEAST_CONTRAST:
+        return np.zeros(smoothed.shape, np.int32)
+    pixels = nuclear_pixels(root, threshold, um_per_px)
+    if contrast < CLEAR_CONTRAST:
+        parts = nuclei_between_seams(pixels, smoothed, um_per_px, border)
+        if parts.any() or contrast < MIN_CONTRAST:
+            return parts
+    return split_touching(pixels, smoothed, um_per_px, border)
+
+
+def nuclear_pixels(root: np.ndarray, threshold: float, um_per_px: float) -> np.ndarray:
+    """Return where the root of the smoothed blue channel, float32 [h, w], is bright and brighter than around; bool."""
     pixels = (root > 0.6 * threshold) & (root > 0.9 * smooth(root, _SURROUNDINGS_UM / um_per_px))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(0.5 / um_per_px)) + 1,) * 2)
-    opened = cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+    opened = cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, disc(0.5, um_per_px)) > 0
     return remove_small_holes(opened, max_size=HOLE_UM2 / um_per_px**2)
 
 

@@ -21,6 +21,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter, cell_signal, full_size, grow_cells
+from hpa_tf.imaging.segmentation.no_cells import warn_of_no_cells
 from hpa_tf.imaging.segmentation.nuclei import find_nuclei
 from hpa_tf.imaging.segmentation.resolution import reduce
 from hpa_tf.imaging.segmentation.small_view import network_view, working_pixels
@@ -48,7 +49,7 @@ class SmallSegmenter:
     @property
     def name(self) -> str:
         """Names and versions of what is done around the network, and the start of its file's checksum."""
-        return f"small-2 ({_digest(self.weights)[:12]}, {ClassicalSegmenter().name})"
+        return f"small-3 ({_digest(self.weights)[:12]}, {ClassicalSegmenter().name})"
 
     def check(self) -> None:
         """Load the network, so that what is wrong with its file is said before any field is read.
@@ -60,7 +61,7 @@ class SmallSegmenter:
             _network(self.weights)
 
     def __call__(self, field: FieldOfView) -> Masks:
-        """Segment one field of view; a field without nuclei gives empty masks.
+        """Segment one field of view; without nuclei the masks are empty; a warning if it looks otherwise.
 
         Raises:
             InputError: The network's file is missing or damaged.
@@ -71,6 +72,8 @@ class SmallSegmenter:
         border = cv2.resize(border, reduced.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         nuclei = find_nuclei(reduced[..., BLUE], um_per_px, border)
         cells = grow_cells(cell_signal(reduced, nuclei, um_per_px), nuclei, um_per_px, border)
+        if not cells.any():
+            warn_of_no_cells(field, reduced, um_per_px)
         return full_size(nuclei, cells, field.pixels.shape[:2])
 
 
