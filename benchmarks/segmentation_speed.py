@@ -162,8 +162,8 @@ def time_networks(options: Options) -> None:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 wall, cpu, memory = pool.apply(run_network, (size, batch_size))
             wall, cpu = (2 * seconds / batch_size for seconds in (wall, cpu))
-            row = f"{size:9} {batch_size:9} {cpu:9.1f} {labelling:9.2f} {cpu + labelling:9.1f}"
-            print(f"{row} {wall:16.1f} {memory:9.1f}", flush=True)
+            row = f"{size:9} {batch_size:9} {cpu:9.2f} {labelling:9.2f} {cpu + labelling:9.2f}"
+            print(f"{row} {wall:16.3f} {memory:9.1f}", flush=True)
 
 
 def main(options: Options) -> None:
