@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tyro
-from ladder_rows import BY_NAME, EPOCHS, FURTHER, NUM_FOLDS, ROWS, TABLES, Part, Row, Training
+from ladder_rows import BY_NAME, EPOCHS, FURTHER, NUM_FOLDS, ROWS, TEACHERS, Part, Row, Training
 from ladder_scores import Truth, copied
 from ladder_table import write_table
 
@@ -108,7 +108,7 @@ class Ladder:
 
     def write_labels(self, name: str, path: str) -> None:
         """Write what networks say of the cells of images that they were not trained on."""
-        parts = TABLES["fcan_alone" if name == "five_levels" else name]
+        parts = TEACHERS[name].parts
         found = []
         for fold in range(NUM_FOLDS):
             examples = Data(self.data, clean=False).examples({fold})
@@ -207,7 +207,7 @@ class Ladder:
         for training in list(trainings.values()):
             if training.start:
                 trainings[training.start.name] = training.start
-            for part in TABLES.get("fcan_alone" if training.labels == "five_levels" else training.labels, ()):
+            for part in getattr(TEACHERS.get(training.labels), "parts", ()):
                 for fold in range(NUM_FOLDS):
                     own = replace(part.training, without=fold)
                     trainings[own.name] = own

@@ -32,7 +32,7 @@ class Training:
     Attributes:
         recipe: How; epochs, folds, seed and the number of examples are set by the ladder.
         examples: Cells or fields that it sees at the full budget.
-        labels: "image", "true", or the name of a table in `TABLES`.
+        labels: "image", "true", or the name of a table in `TEACHERS`.
         clean: Leave out cells cut by the frame and outliers.
         without: Fold of `NUM_FOLDS` that is kept out; None = all images.
         start: Network whose backbone it starts from; None = from what its recipe says.
@@ -112,19 +112,14 @@ FCAN = Training(_short("fcan", "cpu_fcan"), _FCAN)
 FCAN_ALONE = Training(_short("fcan_no_reconstruction", "cpu_fcan_no_reconstruction"), _FCAN)
 PUZZLE = Training(_short("puzzle_cam", "cpu_puzzle_cam"), _PUZZLE)
 DUO = Training(_short("duo_branch", "cpu_duo_branch"), _BAGS)
-STUDENT = Training(
-    _short(
-        "student",
-        "cpu_lite0",
-        network=Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES),
-        objective=(Labels(loss=SquaredError()),),
-        sampling=EveryCell(),
-    ),
-    _CELLS,
-    labels="fcan_and_duo",
-)
-TABLES: dict[str, tuple[Part, ...]] = {"fcan_and_duo": (Part(FCAN, 0.5), Part(DUO, 0.5)), "fcan_alone": (Part(FCAN),)}
-"""Labels that networks give out of fold: each is trained once for every fold, without it."""
+
+
+def _student(labels: str) -> Training:
+    """Return a student of the teachers of that name: square error to their answers, all classes."""
+    network = Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES)
+    changes = {"network": network, "objective": (Labels(loss=SquaredError()),), "sampling": EveryCell()}
+    return Training(_short("student", "cpu_lite0", **changes), _CELLS, labels)
+
 
 _NUCLEAR = tuple(range(6))
 """Nucleoplasm, membrane, nucleoli, fibrillar centers, speckles, bodies."""
@@ -142,7 +137,18 @@ _CELLS_OF_FCAN = Training(_short("bestfitting_cells", "cpu_bestfitting_cells"), 
 _CELLS_OF_RED_AI = Training(_short("red_ai_cells", "cpu_red_ai_cell"), _CELLS)
 _FIELD_RGB = Training(_short("red_ai_field", "cpu_red_ai_field"), _FIELDS)
 _MASKS = Training(_short("mask_pooled", "cpu_mask_pooled"), _FIELDS)
-_TEAM_4 = CLEANED
+_FCAN_AND_DUO = Row("FCAN and duo-branch (teachers)", (Part(FCAN, 0.5), Part(DUO, 0.5)))
+_ALL_FOUR = Row(
+    "all four teams together",
+    (
+        *(Part(FCAN, 0.125), Part(_CELLS_OF_FCAN, 0.125)),
+        *(Part(DUO, 0.125), Part(_FIELD_RGB, 0.0625), Part(_CELLS_OF_RED_AI, 0.0625)),
+        *(Part(PUZZLE, 0.125), Part(_MASKS, 0.125)),
+        Part(CLEANED, 0.25),
+    ),
+)
+TEACHERS = {"fcan_and_duo": _FCAN_AND_DUO, "all_four": _ALL_FOUR, "five_levels": Row("FCAN", (Part(FCAN),))}
+"""Whose answers are labels: each network is trained once for every fold, without it, and asked about that fold."""
 
 ROWS: tuple[Row, ...] = (
     Row("plain image labels on crops", (Part(PLAIN),)),
@@ -153,17 +159,10 @@ ROWS: tuple[Row, ...] = (
     Row("FCAN without reconstruction loss", (Part(FCAN_ALONE),)),
     Row("Puzzle-CAM", (Part(PUZZLE),)),
     Row("duo-branch", (Part(DUO),)),
-    Row("FCAN and duo-branch (teachers)", TABLES["fcan_and_duo"]),
-    Row("student of FCAN and duo-branch", (Part(STUDENT),)),
-    Row(
-        "all four teams together",
-        (
-            *(Part(FCAN, 0.125), Part(_CELLS_OF_FCAN, 0.125)),
-            *(Part(DUO, 0.125), Part(_FIELD_RGB, 0.0625), Part(_CELLS_OF_RED_AI, 0.0625)),
-            *(Part(PUZZLE, 0.125), Part(_MASKS, 0.125)),
-            Part(_TEAM_4, 0.25),
-        ),
-    ),
+    _FCAN_AND_DUO,
+    Row("student of FCAN and duo-branch", (Part(_student("fcan_and_duo")),)),
+    _ALL_FOUR,
+    Row("student of all four teams together", (Part(_student("all_four")),)),
     Row("bound: image labels copied", copied=True),
     Row("bound: true cell labels", (Part(TRUE),)),
 )
