@@ -1,8 +1,13 @@
-"""What several test files share: worker processes, and the order in which the slow tests run."""
+"""What several test files share: the devices, worker processes, and the order in which the slow tests run."""
 
 import gc
+import os
 
 import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+"""Tests run on the CPU wherever they run: they compare bytes of float32 runs, and a GPU takes float16 and is not exact
+twice. CUDA_VISIBLE_DEVICES=0 in the environment lets them see one."""
 
 LONGEST = (
     *("test_training_views", "test_documented_commands", "test_training_resume", "test_training_distribution"),
