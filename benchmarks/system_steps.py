@@ -86,13 +86,14 @@ def measured(recipe: Recipe, options: Options) -> dict:
     size = options.batch or recipe.optimization.batch_size
     batch, rate, decay = batch_of(recipe, size), tf.constant(1e-4), tf.constant(0.9)
     step = trainee.make_train_step().get_concrete_function(batch, rate, decay)
-    built, seconds = time.perf_counter() - start, []
+    built, seconds, processor = time.perf_counter() - start, [], []
     turn = open(options.out + ".lock", "w")  # noqa: SIM115 - held until the process and its memory are gone
     fcntl.flock(turn, fcntl.LOCK_EX)
     for _ in range(options.steps):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         loss = float(step(batch, rate, decay))
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - before)
     if not np.isfinite(loss):
         raise ValueError(f"{recipe.name}: a loss of {loss}")
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -102,6 +103,7 @@ def measured(recipe: Recipe, options: Options) -> dict:
         "parameters": trainee.network.count_params(),
         "building": built,
         "step": min(seconds),
+        "processor": min(processor),
         "memory": tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else host,
     }
 
@@ -161,15 +163,15 @@ def measure_in_a_process(name: str, options: Options) -> dict:
 def row(name: str, found: dict) -> str:
     """Return a network's line of the table."""
     if "failed" in found:
-        return f"| {name} | {found['failed']} | | | | | |"
-    numbers = (f"{found['parameters'] / 1e6:.1f}", f"{found['building']:.0f}", f"{found['step']:.3g}")
-    examples = found.get("batch", 1)
-    return f"| {name} | {found['input']} | {examples} | {' | '.join(numbers)} | {found['memory'] / 2**30:.1f} |"
+        return f"| {name} | {found['failed']} | | | | | | |"
+    sizes = f"{found['input']} | {found['batch']} | {found['parameters'] / 1e6:.1f}"
+    times = f"{found['building']:.0f} | {found['step']:.3g} | {found['processor']:.3g}"
+    return f"| {name} | {sizes} | {times} | {found['memory'] / 2**30:.1f} |"
 
 
 def found_in_turn(names: list[str], kept: dict, options: Options) -> Iterator[str]:
     """Yield the names as soon as they are in `kept`; what is measured is written at once."""
-    missing = [name for name in names if "step" not in kept.get(name, {})]
+    missing = [name for name in names if "processor" not in kept.get(name, {})]
     yield from (name for name in names if name not in missing)
     with ThreadPoolExecutor(options.processes) as threads:
         running = {threads.submit(measure_in_a_process, name, options): name for name in missing}
@@ -185,7 +187,7 @@ def main(options: Options) -> None:
         print(json.dumps(measured(recipe_named(options.alone), options)))
         return
     kept = files.read_json(options.out) if files.exists(options.out) else {}
-    titles = ("network", "an example", "batch", "million weights", "building s", "step s", "peak GiB")
+    titles = ("network", "an example", "batch", "million weights", "building s", "step s", "processor s", "peak GiB")
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for name in found_in_turn(list(options.recipes or names_of(options.systems)), kept, options):
         print(row(name, kept[name]), flush=True)
