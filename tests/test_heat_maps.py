@@ -1,5 +1,6 @@
 """Heat maps: the formula, the place in the image that they stand for, and how well they lie on a protein."""
 
+from dataclasses import replace
 from itertools import product
 
 import cv2
@@ -10,7 +11,7 @@ import prediction_cases as cases
 import pytest
 import tensorflow as tf
 
-from hpa_tf import cell_table, heat_map_files
+from hpa_tf import cell_table, heat_map_files, serving
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import heat
@@ -19,10 +20,15 @@ from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.efficientnet import EfficientNet
+from hpa_tf.models.fcan import CbamClassifier
+from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.network import Spec
+from hpa_tf.models.resnet import ResNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.recipes import recipe_named
 from hpa_tf.serving import heat_maps
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
@@ -212,3 +218,38 @@ def test_predict_writes_the_maps_of_every_image(tmp_path):
             first = own[[f"raw: {c}" for c in CLASSES[:18]]].to_numpy().argmax(axis=1)
             np.testing.assert_array_equal(maps.class_id, first)
             assert (maps.square[:, :2] <= own[["top", "left"]].to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "sides"),
+    [
+        (CbamClassifier(InceptionV3(pools=False), hidden=8), 128, [14]),
+        (Classifier(InceptionV3()), 299, [35, 17]),
+        (Classifier(ResNet(depths=(2, 2, 2, 2), bottleneck=False)), 64, [8, 4]),
+        (Classifier(EfficientNet("Lite0")), 100, [13, 7]),
+    ],
+    ids=["inception_without_pools", "inception", "resnet", "efficientnet"],
+)
+def test_the_rest_of_the_network_needs_no_more_than_the_map(network, size, sides):
+    """InceptionV3 does not pad: no side is the input's / 8 or 16; that of a branch's padding, or of none, may be."""
+    built = network.build({"image": Spec((size, size, 4))})
+    maps = heat_maps.maps_of(built)
+    assert [one.shape[1] for one in maps] == sides
+    for one in maps:
+        keras.Model(one, built.output["logits"])  # raises where a path leads around it
+
+
+@pytest.mark.slow
+def test_inception_draws_maps_through_predict_and_evaluation_reads_them(tmp_path):
+    cases.write_field(tmp_path / "images", "a", 4, 0, size=(256, 300))
+    recipe = recipe_named("bestfitting_inception")
+    keras.utils.set_random_seed(1)
+    network = recipe.network.build(recipe.view.specs())
+    serving.export(tmp_path / "run", network, recipe, replace(cases.MANIFEST, margin=80))
+    images, out = str(tmp_path / "images"), str(tmp_path / "out")
+    quiet = {"report_images": 1, "overlays": False, "workers": 1}
+    predict(Options(out, run=(str(tmp_path / "run"),), images=images, masks=images, heat_maps=True, **quiet))
+    maps = heat_map_files.read(out, "a")
+    assert maps.heat.shape == (4, 14, 14) and (maps.heat.reshape(4, -1).max(axis=1) == 255).all()
+    heat.run(heat.Heat((out,), images, images, str(tmp_path / "heat"), bootstrap=0))
+    assert len(pd.read_csv(tmp_path / "heat/heat_cells.csv")) == 4

@@ -89,15 +89,40 @@ def with_maps(network: keras.Model, rows: int = 1) -> keras.Model | None:
 
 
 def maps_of(network: keras.Model) -> list[keras.KerasTensor]:
-    """Return the last feature map of each of `STRIDES`; none for a network without square maps in its own graph."""
+    """Return the last feature map of each of `STRIDES`; none for a network without square maps in its own graph.
+
+    That is the last one through which all that the network sees must pass, not one of a branch, if there is any.
+    """
     image = network.input["image"] if isinstance(network.input, dict) else network.input
-    sides = [-(-image.shape[1] // stride) for stride in STRIDES]
-    found = {}
+    whole = _passed_by_all(network, image)
+    square, found = [], []
     for layer in network.layers:
         shape = () if isinstance(layer, keras.Model) else getattr(layer.output, "shape", ())
-        if len(shape) == 4 and shape[1] == shape[2] and shape[1] in sides:
-            found[shape[1]] = layer.output
-    return [found[side] for side in sides if side in found]
+        if len(shape) == 4 and shape[1] == shape[2] and not isinstance(layer, keras.layers.ZeroPadding2D):
+            square.append(layer.output)
+    for stride in STRIDES:
+        side, next_side = -(-image.shape[1] // stride), -(-image.shape[1] // (2 * stride))
+        exact = [one for one in square if one.shape[1] == side]
+        # convolutions without padding lose a border: InceptionV3 has 35 px, not 38, of 299
+        near = exact or [one for one in square if next_side < one.shape[1] < side]
+        found += ([one for one in near if id(one) in whole] or near)[-1:]
+    return found
+
+
+def _passed_by_all(network: keras.Model, image: keras.KerasTensor) -> set[int]:
+    """Return the ids of the tensors of a graph that no path from the image goes around."""
+    made, last_use = {id(image): -1}, {}
+    for place, operation in enumerate(network.operations):
+        sources = [made[id(one)] for one in keras.tree.flatten(operation.input) if id(one) in made]
+        if sources and not isinstance(operation, keras.layers.InputLayer):
+            last_use |= dict.fromkeys(sources, place)
+            made |= {id(one): place for one in keras.tree.flatten(operation.output)}
+    found, open_until = set(), last_use.get(-1, -1)
+    for one, place in list(made.items())[1:]:
+        if open_until <= place:
+            found.add(one)
+        open_until = max(open_until, last_use.get(place, place))
+    return found
 
 
 def hires_cam(model: keras.Model, inputs: Mapping[str, tf.Tensor], place: tf.Tensor) -> tf.Tensor:
