@@ -114,11 +114,11 @@ PUZZLE = Training(_short("puzzle_cam", "cpu_puzzle_cam"), _PUZZLE)
 DUO = Training(_short("duo_branch", "cpu_duo_branch"), _BAGS)
 
 
-def _student(labels: str) -> Training:
-    """Return a student of the teachers of that name: square error to their answers, all classes."""
+def _student(labels: str, name: str = "student", times: int = 1) -> Training:
+    """Return a student of the teachers of that name, trained `times` as long: square error to their answers."""
     network = Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES)
     changes = {"network": network, "objective": (Labels(loss=SquaredError()),), "sampling": EveryCell()}
-    return Training(_short("student", "cpu_lite0", **changes), _CELLS, labels)
+    return Training(_short(name, "cpu_lite0", **changes), times * _CELLS, labels)
 
 
 _NUCLEAR = tuple(range(6))
@@ -170,6 +170,7 @@ _DUO_AFTER = replace(DUO, recipe=_slower("duo_branch_after_plain", DUO.recipe), 
 _FCAN_AFTER = replace(FCAN, recipe=_slower("fcan_after_plain", FCAN.recipe), start=PLAIN)
 
 FURTHER: tuple[Row, ...] = (
+    Row("student of all four, trained 4 times as long", (Part(_student("all_four", "student_longer", 4)),)),
     Row("duo-branch, started from plain", (Part(_DUO_AFTER),)),
     Row("mean of plain and that duo-branch", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
     Row("FCAN, started from plain", (Part(_FCAN_AFTER),)),
