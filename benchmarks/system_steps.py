@@ -9,8 +9,8 @@
 The network, the optimizer and the step are the recipe's own, with random weights; the batch is one example of noise (or
 the recipe's own number of them) of the size that the recipe's view gives (of a bag: all its cells). Each network has a
 process of its own, so that the largest memory is its own: of the process, or of a GPU where there is one. Several
-processes build and trace their networks at once, and take their steps one after the other. What was measured is kept in
-OUT: the same command goes on with what is missing.
+processes build and trace their networks at once and take their steps one after the other, beside what the others still
+build. What was measured is kept in OUT: the same command goes on with what is missing.
 """
 
 import fcntl
@@ -100,6 +100,7 @@ def measured(recipe: Recipe, options: Options) -> dict:
     return {
         "input": " x ".join(map(str, batch.inputs["image"].shape[1:])),
         "batch": size,
+        "asked": [options.batch, options.precision],
         "parameters": trainee.network.count_params(),
         "building": built,
         "step": min(seconds),
@@ -148,12 +149,13 @@ def measure_in_a_process(name: str, options: Options) -> dict:
     """Return what a network costs, or why it could not be measured."""
     words = ["--alone", name, "--batch", str(options.batch), "--steps", str(options.steps), "--out", options.out]
     words += ["--precision", options.precision]
+    limit = TOO_LONG * options.processes
     try:
         done = subprocess.run(
-            [sys.executable, __file__, *words], capture_output=True, text=True, timeout=TOO_LONG, check=False
+            [sys.executable, __file__, *words], capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {TOO_LONG} s"}
+        return {"failed": f"not done after {limit} s"}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1]
         return {"failed": f"exit code {done.returncode}: {last[:200]}"}
@@ -171,7 +173,8 @@ def row(name: str, found: dict) -> str:
 
 def found_in_turn(names: list[str], kept: dict, options: Options) -> Iterator[str]:
     """Yield the names as soon as they are in `kept`; what is measured is written at once."""
-    missing = [name for name in names if "processor" not in kept.get(name, {})]
+    asked = [options.batch, options.precision]
+    missing = [name for name in names if kept.get(name, {}).get("asked") != asked]
     yield from (name for name in names if name not in missing)
     with ThreadPoolExecutor(options.processes) as threads:
         running = {threads.submit(measure_in_a_process, name, options): name for name in missing}

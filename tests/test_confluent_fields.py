@@ -97,6 +97,24 @@ def test_clouds_are_no_nuclei(um_per_px):
     assert [find_nuclei(plane, um_per_px).max() for plane in clouds()] == [0] * 35
 
 
+def faint_light(seed):
+    """Ramps, vignettes and spots of light with photon noise, and no nucleus."""
+    y, x = np.mgrid[:400, :400] / 400
+    for low, high in ((40, 60), (30, 60), (60, 70), (20, 60)):
+        for shape in (x, (x + y) / 2, 1 - 2 * ((x - 0.5) ** 2 + (y - 0.5) ** 2), np.exp(-6 * (x - 0.4) ** 2)):
+            yield np.random.default_rng(seed).poisson(low + (high - low) * shape).astype(np.float32) / 255
+
+
+def test_faint_light_is_no_nuclei():
+    assert [find_nuclei(plane, UM).max() for seed in (0, 1) for plane in faint_light(seed)] == [0] * 32
+
+
+@pytest.mark.parametrize(("side", "um_per_px"), [((3, 500), 0.08), ((2, 2), 0.08), ((256, 256), 5.0)])
+def test_nothing_is_said_of_a_field_that_cannot_show_cells(side, um_per_px):
+    pixels = np.random.default_rng(0).integers(150, 160, (*side, 4), np.uint8)
+    assert warned(ClassicalSegmenter(), FieldOfView("tiny", pixels, um_per_px)) == []
+
+
 def warned(segmenter, image):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -141,6 +141,7 @@ class Finisher:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
             masks = self.label(answers, field)
+        said = tuple(str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning))
         if self.overlays:
             there = [c for c in CHANNELS if field.files.stack or c in field.files.paths]
             read = read_planes(field.files, there, field.um_per_px, self.max_pixels).by_channel
@@ -148,4 +149,4 @@ class Finisher:
             pixels = np.stack([read.get(channel, blank) for channel in CHANNELS], axis=-1)
             mask_folder.write_overlay(self.out, FieldOfView(field.files.image_id, pixels), masks)
         num_cells = mask_folder.write(self.out, field.files.image_id, masks, field.stamp)
-        return num_cells, tuple(str(warning.message) for warning in caught)
+        return num_cells, said

@@ -37,13 +37,13 @@ class Method(Protocol):
         identity: What of it decides the masks, as JSON values.
         batch_size: Fields that `answer` takes at once.
         read: (files, stamp) -> field; runs in workers.
-        label: (answer, shape, um per px) -> masks; runs in workers.
+        label: (answer, field) -> masks; runs in workers.
     """
 
     identity: dict[str, Any]
     batch_size: int
     read: Callable[[FieldFiles, str], Field]
-    label: Callable[[Any, tuple[int, int], float], Masks]
+    label: Callable[[Any, Field], Masks]
 
     def answer(self, fields: Sequence[np.ndarray]) -> list[Any]:
         """Return the networks' answers for fields of one size."""

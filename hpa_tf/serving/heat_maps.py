@@ -91,10 +91,12 @@ def with_maps(network: keras.Model, rows: int = 1) -> keras.Model | None:
 def maps_of(network: keras.Model) -> list[keras.KerasTensor]:
     """Return the last feature map of each of `STRIDES`; none for a network without square maps in its own graph.
 
-    That is the last one through which all that the network sees must pass, not one of a branch, if there is any.
+    That is the last one through which all that the network sees must pass, not one of a branch, if there is any, and
+    else the last. Where no map has a stride's side, one that is less than half smaller counts.
     """
     image = network.input["image"] if isinstance(network.input, dict) else network.input
-    whole = _passed_by_all(network, image)
+    has_parts = any(isinstance(layer, keras.Model) for layer in network.layers)  # their inner paths are not followed
+    whole = set() if has_parts else _passed_by_all(network, image)
     square, found = [], []
     for layer in network.layers:
         shape = () if isinstance(layer, keras.Model) else getattr(layer.output, "shape", ())

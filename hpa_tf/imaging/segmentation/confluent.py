@@ -2,7 +2,7 @@
 
 There the mean light of what is dark says little, and a low threshold takes the seams between nuclei too. Such a field
 differs from an empty one in what stands out: round pieces as large as nuclei, with sharp edges. Ramps and vignettes
-have no pieces; those of noise and of clouds of stray light are ragged where their edges are sharp.
+have no seams; the pieces of noise and of clouds of stray light are ragged where their edges are sharp.
 """
 
 import cv2
@@ -24,6 +24,9 @@ fields .50 to .96, real fields .38 to .53; clouds as smooth as nuclei .32 at mos
 _SMOOTH_UM, _LEAST_SMOOTH = 2.2, 0.93
 """Share of the bright pixels that a disc of this radius reaches: drawn dense fields .96 to 1; clouds with edges as
 sharp .78 at most."""
+_MOST_BRIGHT = 0.97
+"""Share of the field: drawn dense fields up to .95; a ramp of light with photon noise, whose few specks pass for edges,
+.996 and more (ours: measured)."""
 _LEAST_SOLIDITY = 0.88
 """Mean of the pieces: drawn dense fields .92 to .97."""
 
@@ -50,7 +53,7 @@ def nuclei_between_seams(
         between.astype(np.uint8), cv2.MORPH_OPEN, disc(_SMOOTH_UM, um_per_px), borderType=cv2.BORDER_REPLICATE
     )
     is_ragged = smooth_outlines.sum() < _LEAST_SMOOTH * between.sum()
-    if is_ragged or _edge(between, np.sqrt(smoothed), um_per_px) < _LEAST_EDGE:
+    if is_ragged or between.mean() > _MOST_BRIGHT or _edge(between, np.sqrt(smoothed), um_per_px) < _LEAST_EDGE:
         return np.zeros(pixels.shape, np.int32)
     parts = split_touching(between, smoothed, um_per_px, border)
     least, most = (area / um_per_px**2 for area in _NUCLEUS_UM2)

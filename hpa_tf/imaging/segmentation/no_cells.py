@@ -18,6 +18,7 @@ the mean: at least. Red and yellow of 70 real fields: .57, .26, .12 and more; no
 vignettes .23 of the shape (ours: measured)."""
 _LEAST_SPREAD = 1e-4  # of full scale
 _LEAST_SIDE_UM = 40.0  # a field that is less wide says nothing of cells all over it
+_MOST_UM_PER_PX = 2.0  # coarser pixels do not show what is as large as a cell
 
 
 def warn_of_no_cells(field: FieldOfView, reduced: np.ndarray, um_per_px: float) -> None:
@@ -29,6 +30,8 @@ def warn_of_no_cells(field: FieldOfView, reduced: np.ndarray, um_per_px: float) 
         um_per_px: Micrometres per pixel of that.
     """
     blue = field.pixels[..., BLUE]
+    if min(reduced.shape[:2]) * um_per_px < _LEAST_SIDE_UM or um_per_px > _MOST_UM_PER_PX:
+        return
     if _is_lit(blue, reduced[..., BLUE], um_per_px):
         seen = "which has light everywhere"
     elif spread := [name for name, c in (("red", RED), ("yellow", YELLOW)) if _is_uneven(reduced[..., c], um_per_px)]:
@@ -52,8 +55,6 @@ def _is_lit(blue: np.ndarray, reduced: np.ndarray, um_per_px: float) -> bool:
 
 def _is_uneven(plane: np.ndarray, um_per_px: float) -> bool:
     """Tell whether the light of a channel, float32 [h, w], is uneven all over the field at the scale of cells."""
-    if min(plane.shape) * um_per_px < _LEAST_SIDE_UM:
-        return False
     fine, middle, coarse = (smooth(plane, um / um_per_px) for um in _BANDS_UM)
     least = max(
         _OVER_GRAIN * _spread(fine - middle),
