@@ -121,10 +121,10 @@ def tiny_ladder(monkeypatch):
     """Let every row have tiny networks; return the ladder's module."""
     import ladder  # TensorFlow
 
-    tables = {name: tuple(map(tiny_part, parts)) for name, parts in ladder_rows.TABLES.items()}
+    teachers = {name: tiny_row(row) for name, row in ladder_rows.TEACHERS.items()}
     rows = {name: tiny_row(row) for name, row in ladder_rows.BY_NAME.items()}
     monkeypatch.setattr(ladder, "BY_NAME", rows)
-    monkeypatch.setattr(ladder, "TABLES", tables)
+    monkeypatch.setattr(ladder, "TEACHERS", teachers)
     return ladder
 
 
