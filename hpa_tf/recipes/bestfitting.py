@@ -10,8 +10,8 @@ completeness, which needs no labels, is trained beside the members:
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
-of labels in which few cells have the class). Other than theirs: crops keep their aspect. Not run at full size.
-Source: SYSTEMS 1.
+of labels in which few cells have the class). Other than theirs: crops keep their aspect. At full size one step of each
+network was run (docs/teams.md). Source: SYSTEMS 1.
 """
 
 from dataclasses import replace

@@ -11,7 +11,7 @@ images enter, and where the class weights apply (to both terms). Other than thei
 image with more is asked in parts, each with its own strongest cell); the body of the cell networks is not frozen at
 first; brightness and contrast are added and multiplied, not moved in logits; the lens does not move off the centre
 (their library rounds its shift of .05 px to 0). Noisy student and timm's other weights are given with
-`--weights FILE`. Not run at full size. Source: SYSTEMS 2.
+`--weights FILE`. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 2.
 """
 
 from dataclasses import replace
