@@ -16,7 +16,8 @@ answer of the spindle network replaces class 11; it is trained on hand labels of
 Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
 and half, the spindle network's part. Other than theirs: Dieter's fields are asked whole at the
 scale they are trained at, not their centre; plateau by validation mAP instead of loss; ZFTurbo's augmentation, which is
-not known, is flips, turns and rotation. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 3.
+not known, is flips, turns and rotation. At full size one step of each network was run (docs/teams.md).
+Source: SYSTEMS 3.
 """
 
 from dataclasses import replace
