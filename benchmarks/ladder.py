@@ -2,7 +2,7 @@
 
     python benchmarks/ladder.py --bench BENCH --out LADDER --budget 0.25 --seeds 0      # all rows
     python benchmarks/ladder.py --bench BENCH --out LADDER --budget 0.25 --rows "FCAN"  # one
-    python benchmarks/ladder.py --bench BENCH --out LADDER --only-table                 # ladder.md, ladder.png
+    python benchmarks/ladder.py --bench BENCH --out LADDER --only-table                 # ladder.md, figures
 
 BENCH is what `hpa-tf generate bench` wrote. Every row is `ladder_rows.py`'s; further rows are asked for by name. One
 network is trained after the other; rows share networks, and a run that was stopped goes on. Times are processor seconds
@@ -294,7 +294,7 @@ def read_truth(options: Options, examples: Examples) -> Truth:
 
 
 def main(options: Options) -> None:
-    """Run the rows, then write the table and the figure."""
+    """Run the rows, then write the table and the figures."""
     keep_freed_memory()
     tf.config.experimental.enable_op_determinism()
     files.make_folder(options.out)

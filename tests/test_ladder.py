@@ -79,9 +79,28 @@ def test_without_a_gap_no_share_of_it_is_claimed():
     truth, rng = truth_of(), np.random.default_rng(3)
     noise = [rng.random(truth.labels.shape) for _ in range(3)]
     plain, row, best = (ladder_scores.score(truth, [one], 40) for one in noise)
-    assert ladder_table._share_closed(row, plain, best) == "no gap shown"
+    assert ladder_table.share_closed(row, plain, best) == "no gap shown"
     best = ladder_scores.score(truth, [noise[2] + truth.labels], 40)
-    assert ladder_table._share_closed(best, plain, best).startswith("1.000 [1.000")
+    assert ladder_table.share_closed(best, plain, best).startswith("1.000 [1.000")
+    low, high = sorted((plain, row), key=lambda one: one.mean)
+    assert ladder_table.share_closed(low, high, best) == "none"
+
+
+def test_differences_are_those_of_the_seeds_that_both_rows_have(tmp_path):
+    truth, rng = truth_of(), np.random.default_rng(3)
+    gain = {ladder_table.PLAIN: (0.1, 0.9), "FCAN": (0.3,), ladder_table.BEST: (0.6, 0.95)}
+    scores = {name: [rng.random(truth.labels.shape) + k * truth.labels for k in of] for name, of in gain.items()}
+    for name, of_seeds in scores.items():
+        for seed, values in enumerate(of_seeds):
+            folder = tmp_path / "budget-2" / f"seed-{seed}" / "rows" / name
+            folder.mkdir(parents=True)
+            np.save(folder / "scores.npy", values)
+            files.write_json(folder / "row.json", {"training": 1.0, "asking": 1.0, "cells": 2})
+    text = ladder_table.write_table(str(tmp_path), list(gain), truth, 0)
+    cells = next(line for line in text.splitlines() if "FCAN" in line).split(" | ")
+    plain, row, best = (ladder_scores.score(truth, [scores[name][0]], 0).mean for name in gain)
+    assert cells[:3] == ["| 2", "FCAN", "1"]
+    assert cells[4] == f"{row - plain:.3f}" and cells[5] == f"{(row - plain) / (best - plain):.3f}"
 
 
 def test_copied_labels_are_those_of_the_image_in_random_order():
@@ -139,8 +158,8 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     options = tiny_ladder.Options(str(tmp_path / "bench"), str(out), tuple(rows), budget=0.001, bootstrap=10)
     tiny_ladder.main(options)
     table = (out / "ladder.md").read_text()
-    assert all(f"| {name} | 1 |" in table for name in rows)
-    assert (out / "ladder.png").stat().st_size > 5_000
+    assert all(f"| 0.001 | {name} | 1 |" in table for name in rows)
+    assert all((out / f"ladder_{name}.png").stat().st_size > 5_000 for name in ("called", "budgets"))
     facts = files.read_json(out / "budget-0.001" / "seed-0" / "rows" / rows[2] / "row.json")
     assert facts["training"] > facts["asking"] > 0
     plain, nuclei = (np.load(out / f"budget-0.001/seed-0/rows/{name}/scores.npy") for name in (rows[0], rows[-1]))
