@@ -1,10 +1,24 @@
 """Errors and warnings about what a user hands in: where, what was found, what was expected, the fix."""
 
+import warnings
 from os import PathLike
+from typing import Any
 
 
 class HpaWarning(UserWarning):
     """Something unusual in the input that is not an error."""
+
+
+def show_warnings_plainly() -> None:
+    """Let a program print its `HpaWarning`s as one line each: no source file and no line of code, which say nothing."""
+    ordinary = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if issubclass(category, HpaWarning):
+            return f"warning: {message}\n"
+        return ordinary(message, category, *place, **line)
+
+    warnings.formatwarning = plain
 
 
 def printable(text: object) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command at any moment with one line: what was kept, and how to go on.
+"""Ctrl-C and SIGTERM end a command at any moment with one line: what was kept, and how to go on; warnings are lines too.
 
 A command's file installs this before its slow imports, and the command says as it goes what a stop would leave:
 
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
+
+from hpa_tf.errors import show_warnings_plainly
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 GRACE = 5.0
@@ -79,6 +81,7 @@ def run(program: str, command: Callable[[], int]) -> int:
         command: Returns an exit code; imports what is slow to import itself.
     """
     guard = _Guard(program)
+    show_warnings_plainly()
     try:
         code = command()
         sys.stdout.flush()

@@ -10,7 +10,7 @@ LINES_APART = 30.0
 """Most seconds between two lines where there is no terminal."""
 SHARE_APART = 0.1
 """Share of the work after which the next line is due, 0..1."""
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}"
+_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}"
 
 
 class _Lines(tqdm.tqdm):

@@ -25,6 +25,7 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align:
 img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { font-size: .85rem; opacity: .8 }
 .grid { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }
 .note { font-size: .85rem; opacity: .8 }
+@media (max-width: 60rem) { table { display: block; overflow-x: auto } }
 """
 
 

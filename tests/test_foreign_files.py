@@ -294,6 +294,9 @@ def test_names_that_were_found_are_shown(tmp_path):
     (tmp_path / "red").mkdir()
     with pytest.raises(InputError, match="no other file"):
         find_fields(tmp_path / "red")
+    (tmp_path / "red/plate 1").mkdir()
+    with pytest.raises(InputError, match=r"only folders \(plate 1\).*give the folder that the files themselves are in"):
+        find_fields(tmp_path / "red")
 
 
 def test_ids_are_composed_unicode_whatever_the_file_system_made_of_them(tmp_path):

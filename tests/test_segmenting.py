@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import cv2
@@ -136,6 +137,20 @@ def test_a_finished_folder_is_left_alone_and_a_changed_image_is_not(images, weig
     assert digests(out)["a_nucleusmask.png"] == before["a_nucleusmask.png"]
     with pytest.raises(InputError, match=r"another set of masks \(scale: 1.0 -> 0.5; .*um_per_px"):
         segment(Options(str(own), str(out), weights=str(weights), um_per_px=0.16, workers=1))
+
+
+def test_a_field_without_cells_that_is_full_of_light_is_said_and_an_empty_one_is_not(weights, tmp_path):
+    for image_id, dark in (("lit", 60), ("empty", 3)):
+        cases.write_field(tmp_path / "images", image_id, ())
+        for number, channel in enumerate(("red", "green", "blue", "yellow")):
+            noise = np.random.default_rng(number).integers(dark, dark + 4, (128, 160), np.uint8)
+            cv2.imwrite(str(tmp_path / f"images/{image_id}_{channel}.png"), noise)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        assert segment(options(tmp_path / "images", weights, tmp_path / "out")).num_cells == 0
+    (text,) = [str(warning.message) for warning in caught]
+    assert text.startswith("image lit: no cells: the networks find none, though blue has light everywhere")
+    assert "--segmenter small" in text
 
 
 def test_masks_of_others_are_not_written_over(images, weights, tmp_path):

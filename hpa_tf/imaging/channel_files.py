@@ -56,6 +56,8 @@ def read_channel_file(
         raise InputError(path, "no such file", f"the {channel} channel", "restore the file") from error
     except OSError as error:
         raise unreadable(path, error, f"the {channel} channel") from error
+    if not data:
+        raise damaged(path, "it is empty")
     if path.lower().endswith(".gz"):
         data = _gunzip(data, path, limit=max_pixels * 2 + (1 << 20))
     try:

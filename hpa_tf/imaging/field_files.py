@@ -239,7 +239,11 @@ def expected_names(layout: Layout) -> str:
 
 def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> InputError:
     shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-    found = f"no image among {len(names)} files ({shown})" if names else "no image, and no other file"
+    count = "1 file" if len(names) == 1 else f"{len(names)} files"
+    below = sorted(_folders(folder))
+    listed = ", ".join(below[:_NUM_SHOWN]) + (", ..." if len(below) > _NUM_SHOWN else "")
+    nothing = f"no image, and no file, only folders ({listed})" if below else "no image, and no other file"
+    found = f"no image among {count} ({shown})" if names else nothing
     expected = expected_names(layout)
     if other := _other_formats(folder, names):
         return InputError(folder, f"{found}, but {other}", expected, _CONVERT)
@@ -253,6 +257,8 @@ def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> In
         fix = "correct --pattern: {ID} and {channel} stand for what varies, * for any text, the rest is as it is"
         return InputError(folder, found, expected, fix)
     expected += ", or TIFF files that hold all channels"
+    if below and not names:
+        return InputError(folder, found, expected, "give the folder that the files themselves are in")
     fix = (
         "check the path; name other files by --pattern '{ID}_{channel}.tif' and --channels microtubules=NAME "
         "protein=NAME nucleus=NAME er=NAME, or rename them: the channel's name stands after the image's, in one folder"

@@ -18,6 +18,14 @@ from hpa_tf.prediction.cards import TILE_SIZE, cards_path, read_cards
 
 REPORT = "report.html"
 _TOP, _MOST_DIFFERING = 5, 20
+_RULES = {
+    "border": "its nucleus is cut by the image's edge",
+    "no nucleus": "no nucleus was found in it",
+    "outlier": "far darker than the image's other cells",
+    "small nucleus": "at the image's edge with a small nucleus, or without one",
+    "completeness": "a network says that it is not whole",
+}
+"""What the names in the column `rule` mean (`finishing.rules_fired`)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Page:
     image_id: str
     width: int
     height: int
+    um_per_px: float | None
     overlay: str
     cards: list[Card]
 
@@ -60,7 +69,9 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str, diff
     with_cards = (image_id for image_id in image_ids if files.exists(cards_path(out, image_id)))
     shown = [_page(out, image_id) for image_id in itertools.islice(with_cards, most)]
     counts = np.bincount([CLASSES.index(card.scores[0][0]) for page in shown for card in page.cards], minlength=19)
+    fired = {name for page in shown for card in page.cards if card.rule for name in card.rule.split(" + ")}
     legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
+    differing = heterogeneity.ranked(differences, _MOST_DIFFERING)
     template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text()
     page = reporting.render_page(
         template,
@@ -68,8 +79,10 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str, diff
         pages=shown,
         num_images=len(image_ids),
         legend=legend,
+        lowered=[f"{name} = {_RULES.get(name, 'another rule of the system')}" for name in sorted(fired)],
         tile=TILE_SIZE,
-        differing=heterogeneity.ranked(differences, _MOST_DIFFERING),
+        differing=differing,
+        labelled=any(row["image_label"] for row in differing),
         least_cells=heterogeneity.LEAST_CELLS,
         place={page.image_id: number for number, page in enumerate(shown)},
     )
@@ -98,4 +111,5 @@ def _page(out: str, image_id: str) -> Page:
         for i, (number, strip, rule, value) in enumerate(facts)
     ]
     overlay = reporting.bytes_uri(pictures.overlay, "image/jpeg")
-    return Page(image_id, part.width, part.height, overlay, cards)
+    um_per_px = float(part.table["um_per_px"].iloc[0]) if len(part.table) else None
+    return Page(image_id, part.width, part.height, um_per_px, overlay, cards)

@@ -29,7 +29,8 @@ def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]
         if scales and not any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in scales):
             known = " and ".join(map(str, scales))
             text = f"images of {um_per_px:g} um per px (--um-per-px), but {name} was trained at {known}"
-            warnings.warn(f"{text}: say what the images have, or expect worse scores", HpaWarning, stacklevel=4)
+            fix = "give the images' own scale, or, if it is that, expect somewhat other scores than at the other"
+            warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=4)
 
 
 def scales_of(networks: Sequence["Network"]) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -16,7 +16,8 @@ from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.components import equal_regions
 from hpa_tf.imaging.segmentation.label_cell import label_cell
-from hpa_tf.imaging.segmentation.resolution import enlarge
+from hpa_tf.imaging.segmentation.no_cells import warn_of_no_cells
+from hpa_tf.imaging.segmentation.resolution import enlarge, reduce
 from hpa_tf.segmenting import mask_folder, preparation
 from hpa_tf.segmenting.options import network_scale
 
@@ -125,12 +126,14 @@ class Finisher:
         out: Folder of masks.
         overlays: Also draw the masks on the field.
         max_pixels: As for reading.
+        full_scale: As for reading.
     """
 
     label: Callable[[Any, Field], Masks]
     out: str
     overlays: bool
     max_pixels: int
+    full_scale: int | None = None
 
     def __call__(self, field: Field, answers: Any) -> tuple[int, tuple[str, ...]]:
         """Return the number of cells, and what is unusual about them.
@@ -141,12 +144,21 @@ class Finisher:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
             masks = self.label(answers, field)
+            whole = None if masks.cell.any() and not self.overlays else self._whole(field)
+            if whole and not masks.cell.any() and not caught:  # the small segmenter has said it itself
+                warn_of_no_cells(whole, *reduce(whole.pixels, whole.um_per_px), by_networks=True)
         said = tuple(str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning))
-        if self.overlays:
-            there = [c for c in CHANNELS if field.files.stack or c in field.files.paths]
-            read = read_planes(field.files, there, field.um_per_px, self.max_pixels).by_channel
-            blank = np.zeros(field.shape, next(iter(read.values())).dtype)
-            pixels = np.stack([read.get(channel, blank) for channel in CHANNELS], axis=-1)
-            mask_folder.write_overlay(self.out, FieldOfView(field.files.image_id, pixels), masks)
+        if whole and self.overlays:
+            mask_folder.write_overlay(self.out, whole, masks)
         num_cells = mask_folder.write(self.out, field.files.image_id, masks, field.stamp)
         return num_cells, said
+
+    def _whole(self, field: Field) -> FieldOfView:
+        """Read all channels that there are; what is unusual about them was said when they were read first."""
+        there = [c for c in CHANNELS if field.files.stack or c in field.files.paths]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HpaWarning)
+            read = read_planes(field.files, there, field.um_per_px, self.max_pixels, self.full_scale).by_channel
+        blank = np.zeros(field.shape, next(iter(read.values())).dtype)
+        pixels = np.stack([read.get(channel, blank) for channel in CHANNELS], axis=-1)
+        return FieldOfView(field.files.image_id, pixels, field.um_per_px)

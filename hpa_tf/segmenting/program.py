@@ -118,12 +118,12 @@ def make_method(options: Options) -> Method:
 class _Run:
     def __init__(self, options: Options, method: Method, workers: Workers, outcome: Outcome):
         self._options, self._method, self._workers, self._outcome = options, method, workers, outcome
-        self._finish = Finisher(method.label, options.out, options.overlays, options.max_pixels)
+        self._finish = Finisher(method.label, options.out, options.overlays, options.max_pixels, options.full_scale)
         self._finishing: collections.deque[tuple[str, Future]] = collections.deque()
 
     def run(self, todo: Sequence[FieldFiles], stamps: dict[str, str]) -> None:
         """Segment these fields."""
-        with progress(total=len(todo), desc="segmenting", unit="images") as self._bar:
+        with progress(total=len(todo), desc="segmenting", unit="image") as self._bar:
             waiting: dict[tuple[int, ...], list[Field]] = {}
             for one in self._read(todo, stamps):
                 group = waiting.setdefault(one.seen.shape, [])

@@ -21,26 +21,29 @@ _LEAST_SIDE_UM = 40.0  # a field that is less wide says nothing of cells all ove
 _MOST_UM_PER_PX = 2.0  # coarser pixels do not show what is as large as a cell
 
 
-def warn_of_no_cells(field: FieldOfView, reduced: np.ndarray, um_per_px: float) -> None:
+def warn_of_no_cells(field: FieldOfView, reduced: np.ndarray, um_per_px: float, *, by_networks: bool = False) -> None:
     """Warn of a field in which no cell was found, where its light says that there are some; an empty one is none.
 
     Args:
         field: The field.
         reduced: float32 [h, w, 4], the same on the working grid, 0..1.
         um_per_px: Micrometres per pixel of that.
+        by_networks: Whether HPACellSegmentator's networks looked for them, which need no nuclei that stand out.
     """
     blue = field.pixels[..., BLUE]
     if min(reduced.shape[:2]) * um_per_px < _LEAST_SIDE_UM or um_per_px > _MOST_UM_PER_PX:
         return
     if _is_lit(blue, reduced[..., BLUE], um_per_px):
-        seen = "which has light everywhere"
+        seen = "though blue has light everywhere" if by_networks else "which has light everywhere"
     elif spread := [name for name, c in (("red", RED), ("yellow", YELLOW)) if _is_uneven(reduced[..., c], um_per_px)]:
         seen = f"though {' and '.join(spread)} look{'s' if len(spread) == 1 else ''} as if cells covered the field"
     else:
         return
-    text = f"image {field.image_id}: no cells: no nuclei can be told apart in the blue channel, {seen}"
-    fix = "if it has cells, see whether blue is the stain of nuclei, or find them with --segmenter hpa, or give masks"
-    warnings.warn(f"{text}; {fix}", HpaWarning, stacklevel=3)
+    found = "the networks find none" if by_networks else "no nuclei can be told apart in the blue channel"
+    other = "small" if by_networks else "hpa"
+    fix = f"see whether blue is the stain of nuclei, or find them with --segmenter {other}, or give masks"
+    text = f"image {field.image_id}: no cells: {found}, {seen}; if it has cells, {fix}"
+    warnings.warn(text, HpaWarning, stacklevel=3)
 
 
 def _is_lit(blue: np.ndarray, reduced: np.ndarray, um_per_px: float) -> bool:
