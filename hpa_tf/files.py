@@ -67,6 +67,8 @@ def list_names(folder: str | os.PathLike) -> list[str]:
 
 
 def _no_folder(folder: str | os.PathLike, error: OSError) -> InputError:
+    if isinstance(error, NotADirectoryError) and os.path.isfile(folder):
+        return InputError(folder, "a file", "a folder with files", "give the folder that it is in")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return InputError(folder, "no such folder", "a folder with files", "check the path")
     fix = "check who may read it and that its disk is there"

@@ -193,6 +193,8 @@ def test_folder_errors(tmp_path, pixels):
     with pytest.raises(InputError, match="no such folder"):
         find_fields(tmp_path / "nowhere")
     save(tmp_path, "x", pixels)
+    with pytest.raises(InputError, match="found a file; expected a folder with files"):
+        find_fields(tmp_path / "x_red.png")
     shutil.copy(tmp_path / "x_red.png", tmp_path / "x_red.tif")
     with pytest.raises(InputError, match="a second file for red"):
         find_fields(tmp_path)

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from hpa_tf.progress import progress
 from hpa_tf.quiet import _without_known_lines
 
@@ -43,7 +45,14 @@ def test_progress_without_a_terminal_is_a_line_every_tenth(capsys):
             bar.update()
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 6 and "\r" not in "".join(lines)
-    assert lines[-1].startswith("predict: 1000 of 1000 image")
+    assert lines[-1].startswith("predict: 1000 of 1000 images, ")
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("cell", "2.00 of 2.00 cells, "), ("B", "2.00 of 2.00 B, ")])
+def test_progress_names_what_is_counted(capsys, unit, shown):
+    with progress(total=2, desc="x", unit=unit, unit_scale=True) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err.startswith(f"x: {shown}")
 
 
 def test_disabled_progress_prints_nothing(capsys):

@@ -614,8 +614,10 @@ def test_full_scale_makes_12_bits_what_8_bits_are(lit, pool, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         predict(replace(lit[1], images=images, out=str(tmp_path / "out"), full_scale=4095), pool)
-        predict(replace(lit[1], out=str(tmp_path / "eight")), pool)
+        assert not [w for w in caught if "no image has 16 bits" in str(w.message)]
+        predict(replace(lit[1], out=str(tmp_path / "eight"), full_scale=4095), pool)
     assert not [w for w in caught if "brightness" in str(w.message)]
+    assert len([w for w in caught if "--full-scale: no image has 16 bits" in str(w.message)]) == 1
     first, second = (cell_table.read(tmp_path / out / "raw/run.parquet") for out in ("out", "eight"))
     np.testing.assert_allclose(cell_table.values(first)[:, :18], cell_table.values(second)[:, :18], atol=2e-3)
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
-from hpa_tf import files, interrupts
+from hpa_tf import cell_table, files, interrupts
 from hpa_tf.beam import LOCAL
+from hpa_tf.errors import HpaWarning
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
@@ -23,6 +25,7 @@ from hpa_tf.prediction.results import begun, tidied
 from hpa_tf.prediction.stages import FAILURES, How, Outcome, Stages, report
 from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Workers
+from hpa_tf.prediction_folder import CELLS
 from hpa_tf.quiet import import_tensorflow
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
@@ -56,8 +59,17 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
             pool = pool or stack.enter_context(Workers(options.workers))
         outcome, image_ids = _run(options, pictures, pool if local else None)
     write_final(options.out, image_ids, len(outcome.failures))
+    if options.full_scale is not None and image_ids:
+        _tell_of_8_bits(options.out)
     interrupts.keeps(f"everything is written to {options.out}")
     return outcome
+
+
+def _tell_of_8_bits(out: str) -> None:
+    """Warn where the option for 16-bit images found none."""
+    bits = {int(one) for part in cell_table.read_parts(files.join(out, CELLS), ["bits"]) for one in part["bits"]}
+    if bits == {8}:
+        warnings.warn("--full-scale: no image has 16 bits, so nothing was stretched", HpaWarning, stacklevel=2)
 
 
 def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple[Outcome, list[str]]:

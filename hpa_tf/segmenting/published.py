@@ -121,10 +121,7 @@ def _missing(folder: str, network: NetworkName) -> InputError:
         for one in FILES
         if one.network == network and one.yellow
     )
-    fix = (
-        f"download {choices}, then: {CONVERT} --out {folder}; or segment without published weights: "
-        "--segmenter classical"
-    )
+    fix = f"download {choices}, then: {CONVERT} --out {folder}; or segment without published weights: --segmenter small"
     return InputError(folder, f"no weights of HPACellSegmentator's {network} network", f"{network}.weights.h5", fix)
 
 

@@ -38,7 +38,7 @@ def write(out: str | os.PathLike, seed: int = 0, num_cells: int = 6) -> None:
         raise InputError("--num-cells", str(num_cells), "1 or more", "change the option")
     blocks = [
         _block(name, [crop for _, crop in zip(range(num_cells), cells(class_id, seed), strict=False)])
-        for class_id, name in enumerate(progress(CLASSES, desc="classes", unit="class"))
+        for class_id, name in enumerate(progress(CLASSES, desc="classes", unit="block"))
     ]
     blocks += [np.zeros_like(blocks[0])] * (-len(blocks) % _COLUMNS)
     rows = len(blocks) // _COLUMNS
