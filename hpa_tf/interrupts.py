@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command at any moment with one line: what was kept, and how to go on; warnings are lines too.
+"""Ctrl-C and SIGTERM end a command at any moment with one line: what was kept, and how to go on; so are warnings.
 
 A command's file installs this before its slow imports, and the command says as it goes what a stop would leave:
 

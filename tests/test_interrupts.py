@@ -50,14 +50,14 @@ def test_a_reader_that_leaves_is_no_error(count):
 def test_a_command_says_our_warnings_as_one_line_and_others_with_their_place():
     program = (
         "import warnings\nfrom hpa_tf import interrupts\nfrom hpa_tf.errors import HpaWarning\ndef main():\n"
-        "    warnings.warn('dark images', HpaWarning)\n    warnings.warn('of a library', RuntimeWarning)\n    return 0\n"
+        "    warnings.warn('dark images', HpaWarning)\n    warnings.warn('a library', RuntimeWarning)\n    return 0\n"
         "interrupts.run('tool', main)"
     )
     errors = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stderr
     assert errors.splitlines()[0] == "warning: dark images"
-    assert "RuntimeWarning: of a library" in errors and "<string>" in errors
+    assert "RuntimeWarning: a library" in errors and "<string>" in errors
 
 
 def test_a_broken_pipe_elsewhere_is_still_an_error():
