@@ -1,6 +1,7 @@
 """The commands build, verify, repair, inspect, index, label, diff and grades. They run without TensorFlow."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -121,7 +122,7 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
         from tfrecords_builder.build import FAILURES_NAME, build
 
         build(command)
-        print(f"Written to {command.out}. Next: python train.py --strategy mirrored --data {command.out}")
+        print(f"Written to {command.out}. Next: python train.py --strategy mirrored --data {shlex.quote(command.out)}")
         return int(files.exists(files.join(command.out, FAILURES_NAME)) and not command.allow_failures)
     if isinstance(command, Verify):
         from tfrecords_builder.verify import report, verify

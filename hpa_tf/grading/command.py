@@ -2,6 +2,7 @@
 
 import getpass
 import re
+import shlex
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -125,8 +126,8 @@ def _greeting(session: Session, options: Options, address: str, port: int) -> st
         f"open  {address}",
         f"from another computer: ssh -C -L {port}:{HOST}:{port} USER@THIS_MACHINE, then open the same address there",
         "Ctrl-C stops; every grade is on the disk at once, and the same command goes on",
-        f"then: python -m tfrecords_builder label --rule from_grades --data {options.data} --grades {options.out} "
-        "--out graded.parquet",
+        "then: python -m tfrecords_builder label --rule from_grades "
+        f"{shlex.join(['--data', options.data, '--grades', options.out])} --out graded.parquet",
     ]
     return "\n".join(lines)
 

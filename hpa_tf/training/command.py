@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -245,7 +246,8 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     elif site.is_chief:
         print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
     if site.is_chief:
-        print(f"Next: python predict.py --system {system.name} --runs {finished} --images DIR", flush=True)
+        runs = shlex.quote(finished)
+        print(f"Next: python predict.py --system {system.name} --runs {runs} --images DIR", flush=True)
 
 
 def check_can_be_written(path: str) -> None:

@@ -1,5 +1,6 @@
 """From a recipe and a data folder to a finished run folder: check, train (or go on), choose weights, export."""
 
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,8 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
             if validation is not None:
                 row = progress.rows[best_epoch(progress.past)]
                 logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
-            logs.say(f"{out}: {CARD} says what it is. Next: python predict.py --run {out} --images DIR")
+            command = f"python predict.py --run {shlex.quote(str(out))} --images DIR"
+            logs.say(f"{out}: {CARD} says what it is. Next: {command}")
     interrupts.keeps(f"{out} is finished; the same command goes on with what is not")
 
 
