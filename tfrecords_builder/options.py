@@ -125,7 +125,8 @@ class BuildOptions:
         if self.segmenter == "masks" and not self.masks:
             raise InputError("--segmenter masks", "no --masks", "the folder of the masks", "add --masks DIR")
         if self.segmenter is None and not self.masks:
-            raise InputError("--segmenter", "neither --masks nor --segmenter", "one of them", "add one of them")
+            fix = "add --segmenter small, which needs nothing else, or --masks DIR"
+            raise InputError("--segmenter", "neither --masks nor --segmenter", "one of them", fix)
         if self.segmenter not in (None, "masks") and self.masks:
             found = f"both --masks and --segmenter {self.segmenter}"
             raise InputError("--segmenter", found, "one of them", "leave one of them out")
