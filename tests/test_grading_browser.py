@@ -90,6 +90,21 @@ def journal_of(tmp_path):
     return read(tmp_path / "grades" / "class-11.anna.jsonl")
 
 
+def test_a_narrow_window_shows_the_cell_and_all_grades(page):
+    page.tab.set_viewport_size({"width": 400, "height": 800})
+    box = (
+        "(query => { const b = document.querySelector(query).getBoundingClientRect();"
+        "return [b.left, b.right, b.top, b.bottom] })"
+    )
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == 400
+    for key in ("Shift", "d"):  # one cell, then the grid
+        page.tab.keyboard.press(key)
+        left, right, top, bottom = page.tab.evaluate(f"{box}('#stage')")
+        assert right - left > 300 and bottom - top > 200
+        assert page.tab.evaluate(f"{box}('#grades')")[2] >= bottom
+    assert page.tab.evaluate(f"{box}('#grades button:last-child')")[1] <= 400
+
+
 def test_grade_skip_undo_back_and_correct(page, tmp_path):
     rows = []
     for key in "5312":

@@ -64,6 +64,9 @@ class Browser:
     def run(self, script: str):
         return self._post("/execute/sync", {"script": script, "args": []})
 
+    def resize(self, width: int):
+        self._post("/window/rect", {"width": width, "height": 900})
+
     def errors(self) -> list[dict]:
         return [entry for entry in self._post("/se/log", {"type": "browser"}) if entry["level"] == "SEVERE"]
 
@@ -102,6 +105,7 @@ def test_report_is_self_contained_and_escaped(out):
     assert parser.loaded and all(value.startswith("data:image/") for value in parser.loaded)
     assert not parser.handlers and HOSTILE not in page and "&lt;img src=x onerror=" in page
     assert "{{7*7}}" in page, "the name is data, not a template"
+    assert "label of the image" not in page, "nothing was said of whole images"
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in page
 
 
@@ -119,7 +123,8 @@ def test_report_pages_and_sorts(out, browser):
     order = sorted(["a", "b", HOSTILE])
     for i, name in enumerate(order):
         (caption,) = browser.run(CAPTION)
-        assert caption.startswith(f"{name}, 120 x 96 px")
+        size = ", 10 x 8 um" if name != "b" else ""  # the empty image's scale is not kept
+        assert caption == f"{name}, 120 x 96 px{size}"
         assert browser.run("return document.getElementById('place').innerText") == f"image {i + 1} of 3"
         browser.run("document.getElementById('next').click()")
     assert browser.run("return document.getElementById('next').disabled")
@@ -161,6 +166,12 @@ def test_images_whose_cells_differ_are_listed_and_lead_to_their_page(out, browse
     listed = browser.run("return [...document.querySelectorAll('details td:first-child')].map(d => d.innerText)")
     assert listed == [HOSTILE, "not shown", "a"], "the one that differs most is first"
     assert browser.run("return [...document.querySelectorAll('.go')].map(b => b.innerText)") == [HOSTILE, "a"]
+    assert "label of the image" in browser.run("return document.querySelector('details').innerText")
+    browser.resize(500)
+    try:
+        assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
+    finally:
+        browser.resize(1400)
     for name in (HOSTILE, "a"):
         browser.run(f"[...document.querySelectorAll('.go')].find(b => b.innerText === {json.dumps(name)}).click()")
         assert browser.run(CAPTION)[0].startswith(f"{name}, ")
