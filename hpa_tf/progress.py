@@ -11,6 +11,7 @@ LINES_APART = 30.0
 SHARE_APART = 0.1
 """Share of the work after which the next line is due, 0..1."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} UNITS, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}"
+_UNKNOWN = "{desc}: {n_fmt} UNITS, {rate_fmt}, {elapsed} passed{postfix}"
 
 
 class _Lines(tqdm.tqdm):
@@ -19,9 +20,10 @@ class _Lines(tqdm.tqdm):
     def __init__(self, *args, **options):
         self._printed_at = time.monotonic()
         self._printed_share = options.get("initial", 0) / (options.get("total") or 1)  # done before, so not news
+        super().__init__(*args, **{**options, "mininterval": 0.5, "miniters": 1})
         unit = options.get("unit", "step")
-        line = _LINE.replace("UNITS", f"{unit}s" if unit.isalpha() and unit[0].islower() else unit)  # not bytes: B
-        super().__init__(*args, **{**options, "bar_format": line, "mininterval": 0.5, "miniters": 1})
+        units = f"{unit}s" if unit.isalpha() and unit.islower() else unit  # not bytes: B
+        self.bar_format = (_LINE if self.total else _UNKNOWN).replace("UNITS", units)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line if one is due."""

@@ -55,6 +55,15 @@ def test_progress_names_what_is_counted(capsys, unit, shown):
     assert capsys.readouterr().err.startswith(f"x: {shown}")
 
 
+def test_progress_of_an_unknown_number_does_not_say_what_is_left(capsys):
+    with progress(desc="x", unit="cell") as bar:
+        bar.mininterval = 0
+        bar._printed_at -= 100
+        bar.update(3)
+    line = capsys.readouterr().err
+    assert line.startswith("x: 3 cells, ") and "passed" in line and "left" not in line
+
+
 def test_disabled_progress_prints_nothing(capsys):
     for _ in progress(range(3), desc="x", unit="image", disable=True):
         pass

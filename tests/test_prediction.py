@@ -772,10 +772,17 @@ def test_prediction_in_memory_gives_the_same_table(world):
     ("image", "masks", "message"),
     [
         (np.zeros((8, 8, 3), np.uint8), None, r"image: found uint8 \[8, 8, 3\]"),
-        (np.zeros((8, 8, 4), np.float32), None, "image: found float32"),
+        (np.zeros((8, 8, 4), np.float32), None, r"image: found float32.*astype\(np.uint8\)"),
+        (np.zeros((4, 8, 8), np.uint8), None, r"image: found uint8 \[4, 8, 8\].*np.moveaxis"),
+        (np.zeros((0, 8, 4), np.uint8), None, r"image: found uint8 \[0, 8, 4\]"),
+        (np.zeros((8, 8), np.uint8), None, r"image: found uint8 \[8, 8\]"),
+        ("x.png", None, r"x.png: found a file whose name does not end in .tif"),
+        (".", None, r"found a folder.*find_fields"),
         (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 9), int), "masks: found"),
         (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8)), "masks: found float64"),
         (np.zeros((8, 8, 4), np.uint8), np.full((8, 8), -1), "masks: found"),
+        (np.zeros((8, 8, 4), np.uint8), np.full((8, 8), 2**31), "masks: found the number 2147483648"),
+        (np.zeros((64, 64, 4), np.uint8), np.kron([1, 0, 0, 1], np.ones((64, 16))) > 0, "one number, 1, in"),
     ],
 )
 def test_prediction_in_memory_refuses_what_is_no_image(world, image, masks, message):

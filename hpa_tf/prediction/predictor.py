@@ -16,6 +16,7 @@ from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
+from hpa_tf.imaging.segmentation.label_images import check_cells
 from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.finishing import score
@@ -144,20 +145,36 @@ def _field(
     if um_per_px is not None and not 0 < um_per_px < 100:
         raise InputError("um_per_px", str(um_per_px), "micrometres between 0 and 100", "say what the image has")
     if isinstance(image, str | os.PathLike):
-        path = str(image)
-        name = Path(path).stem.removesuffix(".ome")
-        return read_field(FieldFiles(name, {}, (path,), layout), um_per_px)
+        return read_field(_stack_at(str(image), layout), um_per_px)
     if channels or project:
         option = "channels" if channels else "project"
         raise InputError(option, "an image that is in memory", "the path of a file", f"leave {option} out")
     if isinstance(image, FieldOfView):
         return _blackened(image if um_per_px is None else replace(image, um_per_px=um_per_px), layout)
     pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != len(CHANNELS) or pixels.dtype not in (np.uint8, np.uint16):
-        found = f"{pixels.dtype} {list(pixels.shape)}"
-        raise InputError("image", found, _SHAPE, "stack the four channels along the last axis")
+    if pixels.shape[2:] != (len(CHANNELS),) or not pixels.size or pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError("image", f"{pixels.dtype} {list(pixels.shape)}", _SHAPE, _fix_of(pixels))
     scale = DEFAULT_UM_PER_PX if um_per_px is None else um_per_px
     return _blackened(FieldOfView("image", np.ascontiguousarray(pixels), scale), layout)
+
+
+def _stack_at(path: str, layout: Layout) -> FieldFiles:
+    if path.lower().endswith((".tif", ".tiff")) and not os.path.isdir(path):
+        return FieldFiles(Path(path).stem.removesuffix(".ome"), {}, (path,), layout)
+    found = "a folder" if os.path.isdir(path) else "a file whose name does not end in .tif or .tiff"
+    fix = "read images in several files by hpa_tf.imaging.fields: read_field(find_fields(folder)[0])"
+    raise InputError(path, found, "a TIFF file that holds all channels", fix)
+
+
+def _fix_of(pixels: np.ndarray) -> str:
+    """Say what makes an array an image."""
+    if pixels.ndim != 3 or not pixels.size:
+        return "stack the four channels along the last axis"
+    if pixels.shape[2] == len(CHANNELS):
+        return "give counts: (image * 255).round().astype(np.uint8) of values 0 to 1, image.astype(np.uint16) of counts"
+    if pixels.shape[0] == len(CHANNELS):
+        return "put the channels last: np.moveaxis(image, 0, -1)"
+    return "stack the four channels along the last axis; one that there is not is black and named: without='yellow'"
 
 
 def _blackened(field: FieldOfView, layout: Layout) -> FieldOfView:
@@ -176,6 +193,10 @@ def _masks(masks: Masks | np.ndarray, field: FieldOfView) -> Masks:
         found = f"{cell.dtype} {list(cell.shape)}"
         expected = f"whole numbers >= 0, {list(size)} as the image"
         raise InputError("masks", found, expected, "give one label image for this image")
+    if cell.max(initial=0) > np.iinfo(np.int32).max:
+        fix = "number the cells anew: skimage.segmentation.relabel_sequential(mask)[0]"
+        raise InputError("masks", f"the number {cell.max()}", "numbers below 2^31", fix)
+    check_cells(cell.astype(np.int32), "masks")
     if isinstance(masks, Masks):
         return masks
     cell = cell.astype(np.int32)
