@@ -235,6 +235,8 @@ def test_a_cell_is_asked_alone_on_the_field(built):
     for readout, expected in (("product", p_cell * p_field), ("cell", p_cell), ("mean", (p_cell + p_field) / 2)):
         found = replace(spec, readout=readout).probabilities(outputs, inputs)
         np.testing.assert_allclose(found[0, 1], expected, atol=1e-5)
+    found = replace(spec, readout="field").probabilities(outputs, inputs)
+    np.testing.assert_allclose(found, p_field[None, None], atol=1e-5)
 
 
 def test_cells_alone_move_no_statistics_of_the_head(built):

@@ -1,5 +1,6 @@
 """Out-of-fold tables of a system: the right networks, mixed as stated, resumable; and what a network has seen."""
 
+import warnings
 from dataclasses import replace
 
 import keras
@@ -10,7 +11,7 @@ from training_process import TINY, words
 
 from hpa_tf import cell_table, files, recipes, records
 from hpa_tf.data_folder import read_cells
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.pipeline import evaluation_batches
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE, PostProcessing, mean_of_known
@@ -141,6 +142,32 @@ def test_members_of_other_classes_are_mixed_where_they_answer():
     assert PREDICTED_NEGATIVE.negative == "predicted" and PostProcessing().negative == "derived" and ALL_CLASSES
 
 
+@pytest.mark.parametrize("readout", ["cell", "field", None])
+def test_fcan_is_asked_otherwise_without_being_trained_otherwise(data, tmp_path, monkeypatch, readout):
+    """What five levels need: the folder of the folds stays that of the recipe, whatever the table is to say."""
+    calls = {}
+    monkeypatch.setattr(command, "train_folds", lambda recipe, *rest: calls.update(trained=recipe))
+    monkeypatch.setattr(command, "out_of_fold_table", lambda recipe, *rest: calls.update(asked=recipe))
+    words_of = ["--recipe", "cpu_fcan", "--data", str(data), "--out", str(tmp_path / "out"), "--folds", "2"]
+    words_of += ["--out-of-fold", str(tmp_path / "table.parquet"), "--deterministic", "off"]
+    assert command.main(words_of + (["--readout", readout] if readout else [])) == 0
+    fcan = recipes.recipe_named("cpu_fcan")
+    assert calls["trained"] == fcan
+    expected = fcan if readout is None else replace(fcan, network=replace(fcan.network, readout=readout))
+    assert calls["asked"] == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--recipe cpu_fcan", "--recipe cpu_fcan --folds 2", "--recipe cpu_small --folds 2 --out-of-fold {}",
+     "--system tiny --folds 2 --out-of-fold {}"],
+)  # fmt: skip
+def test_a_readout_without_effect_is_refused(data, tmp_path, capsys, options):
+    arguments = words(options.format(tmp_path / "table.parquet"))
+    assert command.main([*arguments, "--data", str(data), "--out", str(tmp_path / "out"), "--readout", "cell"]) == 2
+    assert "--readout: found" in capsys.readouterr().err
+
+
 # -- leaks ------------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +197,12 @@ def test_weights_that_have_seen_a_fold_are_refused(data, tmp_path):
     ):  # fmt: skip
         asked_recipes = [SMALL, replace(SMALL, weights=source)]
         if seen is None:
-            leaks.check_unseen(asked_recipes, folds, str(data))
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                leaks.check_unseen(asked_recipes, folds, str(data))
+            told = [str(one.message) for one in found if one.category is HpaWarning]
+            assert len(told) == (source in (elsewhere, itself)), "another data folder may hold the same images"
+            assert all("trained on another data folder" in one for one in told)
             continue
         with pytest.raises(InputError, match=rf"--weights .*saw the images of fold {seen}"):
             leaks.check_unseen(asked_recipes, folds, str(data))

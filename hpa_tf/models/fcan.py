@@ -14,6 +14,8 @@ from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside, m
 from hpa_tf.models.regions import CellMasks, MergeByMask, Pieces
 
 ALL_CLASSES = tuple(range(NUM_CLASSES))
+Readout = Literal["product", "cell", "mean", "field"]
+"""What FCAN says of a cell."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ class Fcan(CbamClassifier):
 
     hard: bool = False
     """Give each place of the merged map to the piece with the largest share instead of mixing by shares."""
-    readout: Literal["product", "cell", "mean"] = "product"
-    """From the probabilities of the cell alone and of the field: their product, the cell's, or their mean."""
+    readout: Readout = "product"
+    """From the probabilities of the cell alone and of the field: their product, the cell's, their mean, or the
+    field's."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image, masks -> logits, features, merged_logits, merged_features, cell_logits, embedding.
@@ -99,7 +102,7 @@ class Fcan(CbamClassifier):
     def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the readout of cell and field, [B, K, classes]; of a crop the sigmoid, [B, 1, classes]."""
         field_of_view = super().probabilities(outputs, inputs)
-        if "cell_logits" not in outputs:
+        if "cell_logits" not in outputs or self.readout == "field":
             return field_of_view
         cell = ops.sigmoid(ops.cast(outputs["cell_logits"], "float32"))
         if self.readout == "cell":

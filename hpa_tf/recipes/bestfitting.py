@@ -2,11 +2,14 @@
 
 Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 1. Reported (public / private): plain B0 on fields
 .479 / .492, FCAN .529 / .557, one InceptionV3 cell network .565 / .547, the system .590 / .567; the hardware is not
-known here. The labels of the cell networks are those in five levels that FCAN gives out of fold; the network of
-completeness, which needs no labels, is trained beside the members:
+known here. The labels of the cell networks are those in five levels that FCAN gives out of fold, by what it says of
+each cell alone and of its field; the network of completeness, which needs no labels, is trained beside the members:
 
-    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out-of-fold FCAN.parquet --out runs/fcan
-    train.py --data DIR --system bestfitting --labels LEVELS --out runs/bestfitting
+    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out runs/fcan --readout cell --out-of-fold CELLS.parquet
+    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out runs/fcan --readout field --out-of-fold FIELDS.parquet
+    tfrecords_builder label --rule five_levels --data DIR --cell-predictions CELLS.parquet
+        --image-predictions FIELDS.parquet --out LEVELS.parquet
+    train.py --data DIR --system bestfitting --labels LEVELS.parquet --out runs/bestfitting
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table

@@ -15,6 +15,7 @@ from hpa_tf import files
 from hpa_tf.devices import find_gpus
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.models.fcan import Fcan, Readout
 from hpa_tf.recipes import (
     RECIPES,
     SYSTEMS,
@@ -74,6 +75,9 @@ class Options:
     out_of_fold: str | None = None
     """With --folds: write each cell's prediction by the network that has not seen its image, as a cell table; with
     --system the members' predictions, mixed as for a submission."""
+    readout: Readout | None = None
+    """With --out-of-fold, of FCAN: what is written instead of what the recipe says, such as cell and field for labels
+    in five levels. The networks that are there are asked again, none is trained anew."""
     show_sampling: bool = False
     """Print expected and drawn cells by class, and stop."""
     deterministic: Literal["auto", "on", "off"] = "auto"
@@ -117,6 +121,12 @@ def check_together(options: Options, recipe: Recipe) -> None:
             "say with --folds K how many to train",
         ),
         ("--xla", options.pace.xla and options.strategy != "one", f"--strategy {options.strategy}", "leave --xla out"),
+        (
+            "--readout",
+            options.readout and not (options.out_of_fold and options.folds and isinstance(own.network, Fcan)),
+            "a recipe that is no FCAN, or no --folds and --out-of-fold",
+            "leave it out",
+        ),
         (
             "--recipe.weights",
             options.weights is not None and own.weights not in (recipe.weights, options.weights),
@@ -207,9 +217,14 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     elif options.folds:
         train_folds(options.recipe, options.folds, options.data, options.out, site)
         if options.out_of_fold:
-            out_of_fold_table(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
+            asked = _reading(options.recipe, options.readout)
+            out_of_fold_table(asked, options.folds, options.data, options.out, options.out_of_fold, site)
     else:
         train(options.recipe, options.data, options.out, site)
+
+
+def _reading(recipe: Recipe, readout: Readout | None) -> Recipe:
+    return recipe if readout is None else replace(recipe, network=replace(recipe.network, readout=readout))
 
 
 def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -218,6 +233,8 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if names.recipe:
         fix = f"leave --recipe {names.recipe} out, or train it alone"
         raise InputError(f"--system {names.system}", f"--recipe {names.recipe}", "the recipes of its members", fix)
+    if options.readout:
+        raise InputError("--readout", f"--system {names.system}", "one recipe of FCAN", "--recipe bestfitting_fcan")
     if options.folds and options.fine_tune:
         fix = "train the folds first; fine-tune a system that is trained without --folds"
         raise InputError("--fine-tune", f"--folds {options.folds}", "one network a member", fix)

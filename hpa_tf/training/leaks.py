@@ -1,13 +1,14 @@
 """What a network predicts out of fold it must not have seen: neither the images, nor others of their groups."""
 
 import os
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
 from hpa_tf import files
 from hpa_tf.data_folder import read_cells
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.models.weights import OWN_SUFFIX, backbone_of
 from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.runs import read_run
@@ -25,12 +26,17 @@ def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:
 
     Raises:
         InputError: An image or a group of images is in two folds, or a network starts from the weights of a run of
-            the same data that was trained on a fold which it predicts.
+            the same data that was trained on a fold which it predicts. (A run of other data is a warning: it does not
+            say which images it saw.)
     """
     manifest = read_manifest(folder)
     check_folds_apart(folder, manifest)
     for source in dict.fromkeys(recipe.weights for recipe in recipes):
-        for run, trained_without in _ancestors(source, manifest):
+        for run, trained_without, is_same in _ancestors(source, manifest):
+            if not is_same:
+                found = f"--weights {run}: trained on another data folder, which may hold the same images"
+                warnings.warn(f"{found}; make sure that it does not", HpaWarning, stacklevel=2)
+                continue
             seen = [fold for fold in folds if fold != trained_without]
             if seen:
                 kept_out = "no fold" if trained_without == ALL_FOLDS else f"fold {trained_without} alone"
@@ -57,10 +63,10 @@ def check_folds_apart(folder: str, manifest: Manifest) -> None:
             raise InputError(files.join(folder, CELL_TABLE_NAME), found, "each in one fold", fix)
 
 
-def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int]]:
-    """Yield (run folder, the fold it left out) of the runs of the same data that weights come from, the nearest first.
+def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int, bool]]:
+    """Yield (run folder, the fold it left out, was it trained on the same data) of the runs that weights come from.
 
-    Runs of other data are followed too; ImageNet's files and the like end the way.
+    The nearest comes first; ImageNet's files and the like end the way.
     """
     been: set[str] = set()
     while True:
@@ -70,6 +76,5 @@ def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int]]:
             return
         been.add(run)
         found = read_run(run)
-        if found.manifest.fingerprint == manifest.fingerprint:
-            yield run, found.recipe.validation_fold
+        yield run, found.recipe.validation_fold, found.manifest.fingerprint == manifest.fingerprint
         source = found.recipe.weights
