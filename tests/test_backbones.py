@@ -267,6 +267,12 @@ def test_inception_without_pools_keeps_its_maps_large():
     assert InceptionV3(pools=False).build((128, 128, 4)).output.shape[1:] == (14, 14, 2048)
 
 
+@pytest.mark.parametrize(("spec", "side"), [(InceptionV3(), 48), (VisionTransformer(depth=2, embedding=64), 8)])
+def test_an_image_too_small_for_the_layers_is_refused(spec, side):
+    with pytest.raises(InputError, match=rf"recipe.view.size: found {side} x {side} px for .*make it larger"):
+        spec.build((side, side, 4))
+
+
 def test_a_stride_that_there_is_not():
     with pytest.raises(InputError, match=r"stride of ResNet.*64.*\[2, 4, 8, 16, 32\]"):
         ResNet(depths=(1, 1, 1, 1), stride=64).build((64, 64, 3))

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from hpa_tf.classes import NEGATIVE
+from hpa_tf.errors import InputError
 from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.fcan import ALL_CLASSES
@@ -40,7 +41,14 @@ class PuzzleCam:
     """Smallest share of that probability that a cell with the class must have."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
-        """Build it: image -> logits, cam, merged_logits, merged_cam (of the tiles), features, embedding."""
+        """Build it: image -> logits, cam, merged_logits, merged_cam (of the tiles), features, embedding.
+
+        Raises:
+            InputError: The image cannot be cut into tiles.
+        """
+        if any(size % self.side for size in specs["image"].shape[:2]):
+            found, expected = f"{specs['image'].shape[0]} px", f"a multiple of {self.side}, the tiles a side"
+            raise InputError("recipe.view.size", found, expected, "change one of them")
         whole = self._maps(specs["image"].shape, policy)
         features, cam = whole.output
         tiles = Tiles(self.side, name=f"{HEAD}tiles")(whole.input)

@@ -59,14 +59,19 @@ class TorchBackbone:
         """Build the network with random weights: see `hpa_tf.models.network.Backbone`.
 
         Raises:
-            InputError: The network has no map of that stride.
+            InputError: The network has no map of that stride, or the image is too small for its layers.
         """
         layers = Layers(policy, self.EPSILON, self.norm_momentum, self.synchronized)
         image, maps = keras.Input(shape, name="image"), {}
-        for stride, features in self.body(self.pixels.apply(image, policy), layers):
-            maps[stride] = features
-            if stride == self.stride:
-                break
+        pixels = self.pixels.apply(image, policy)
+        try:
+            for stride, features in self.body(pixels, layers):
+                maps[stride] = features
+                if stride == self.stride:
+                    break
+        except ValueError as error:  # Keras: a layer would leave nothing of the map
+            found = f"{shape[0]} x {shape[1]} px for {type(self).__name__} ({str(error).splitlines()[0]})"
+            raise InputError("recipe.view.size", found, "a place left after every layer", "make it larger") from error
         if self.stride and self.stride not in maps:
             where, expected = f"recipe: stride of {type(self).__name__}", f"one of {list(maps)}, or 0 for the last"
             raise InputError(where, str(self.stride), expected, "choose one of them")
