@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keras import ops
 
+from hpa_tf.errors import InputError
 from hpa_tf.losses import CrossEntropy, Focal, FocalSum, SquaredError
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz, arc_face
 
@@ -55,6 +56,8 @@ class Labels:
         if self.class_weights is not None:
             weights = weights * ops.convert_to_tensor(self.class_weights, dtype="float32")
         rows = self.loss(ops.broadcast_to(labels, logits.shape) if self.of == "image" else labels, logits, weights)
+        if not (self.of == "image" and is_whole):
+            rows = rows * real  # a loss of the whole batch gives its number to padding, too
         count = 1.0 if self.of == "image" and is_whole else ops.maximum(ops.sum(real, axis=1), 1.0)
         return ops.sum(rows, axis=1) / count * self.weight
 
@@ -94,6 +97,29 @@ class Antibodies:
 
 
 AnyTerm = Labels | Alike | Antibodies
+
+
+def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors") -> None:
+    """Check that a network has the outputs that the terms name, and that those of an `Alike` have one shape.
+
+    Args:
+        terms: Of the objective.
+        outputs: The network's, or what stands for them while it is built.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    for term in terms:
+        names = (term.one, term.other) if isinstance(term, Alike) else (term.output,)
+        if missing := [name for name in names if name not in outputs]:
+            found = f"{type(term).__name__} of {missing[0]!r}"
+            expected = f"an output of the network ({', '.join(sorted(outputs))})"
+            raise InputError("recipe.objective", found, expected, "name one of them, or choose another network or view")
+        shapes = [tuple(outputs[name].shape[1:]) for name in names]
+        if len(set(shapes)) > 1:
+            found = f"{names[0]} of shape {shapes[0]} and {names[1]} of shape {shapes[1]}"
+            fix = "change recipe.view.size: with a multiple of 64 px maps of 2 x 2 tiles fit that of the whole"
+            raise InputError("recipe.objective", found, "outputs of one shape", fix)
 
 
 def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> "Tensor":

@@ -53,6 +53,9 @@ def test_it_says_what_the_files_say(tmp_path):
     assert rows["steps"] == ["20"] and rows["batch"] == ["16 of SemiBalanced"]
     assert rows["Nuclear membrane"] == ["0.020"] and rows["Aggresome"] == ["-"]
     assert "mAP 0.432, AUC 0.765, calibration error 0.099 (epoch 2)" in card
+    recipe = recipe_named("zfturbo_green")
+    model_card.write_card(str(write_run(tmp_path / "by_auc", recipe)))
+    assert "(epoch 2, chosen by AUC)" in (tmp_path / "by_auc" / "README.md").read_text()
     assert "Diagnosis" in card and "Aggresome had no cell" in card
     assert "/home/ann" not in card and "masks" in rows["cells found by"][0]
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG") and "](training.png)" in card

@@ -1,12 +1,20 @@
 """Terms of an objective: hand-computed values, padding, unknown labels, classes, sums."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from hpa_tf.errors import InputError
 from hpa_tf.losses import CrossEntropy, Focal
+from hpa_tf.margin_losses import HardNegatives
 from hpa_tf.models.network import LOCATED, all_classes
-from hpa_tf.objectives import Alike, Labels, total
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.objectives import Alike, Labels, check_outputs, total
+from hpa_tf.recipes import recipe_named
+from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.trainee import Trainee
 from hpa_tf.views import Batch
 
 
@@ -40,6 +48,14 @@ def test_cell_labels_are_averaged_over_the_real_cells(bag):
     other[0, 2] = 99  # padding
     again = Labels("cell_logits", "cell", CrossEntropy())({"cell_logits": tf.constant(other)}, made)
     np.testing.assert_array_equal(found, again)
+
+
+def test_a_loss_of_the_whole_batch_counts_once_where_cells_are_missing(bag):
+    """Its one number stands in every row, in those of padding, too: an example's loss is that number all the same."""
+    made, logits = bag
+    for of in ("cell", "image"):
+        found = Labels("cell_logits", of, HardNegatives())({"cell_logits": tf.constant(logits)}, made).numpy()
+        assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 0
 
 
 def test_image_labels_of_the_whole_and_of_every_cell(bag):
@@ -89,6 +105,29 @@ def test_positive_weight_by_hand():
     np.testing.assert_allclose(
         CrossEntropy(1 + 1e-7)(*[tf.ones((1, 1, 1))] * 3), CrossEntropy()(*[tf.ones((1, 1, 1))] * 3)
     )
+
+
+def test_outputs_that_the_network_has_not_or_that_differ_in_shape_are_named():
+    terms = recipe_named("cpu_puzzle_cam").objective
+    outputs = {"logits": np.zeros((2, 19)), "merged_logits": np.zeros((2, 19)), "cam": np.zeros((2, 4, 4, 19))}
+    with pytest.raises(InputError, match=r"Alike of 'merged_cam'; expected an output of the network .cam, logits"):
+        check_outputs(terms, outputs)
+    with pytest.raises(InputError, match=r"Labels of 'logit'"):
+        check_outputs((Labels("logit"),), outputs)
+    with pytest.raises(InputError, match=r"cam of shape \(4, 4, 19\) and merged_cam of shape \(6, 6, 19\)"):
+        check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 6, 6, 19))})
+    check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 4, 4, 19))})
+
+
+def test_tiles_whose_maps_do_not_fit_are_refused_before_a_step():
+    """48 px: a map of 3 x 3 places, and tiles with maps of 2 x 2 each."""
+    recipe = recipe_named("cpu_puzzle_cam")
+    body = SmallCnn((4, 4, 4, 4))
+    recipe = replace(recipe, weights="none", network=replace(recipe.network, backbone=body, neck=0))
+    for size, found in ((48, "outputs of one shape"), (49, "a multiple of 2, the tiles a side")):
+        small = replace(recipe, view=replace(recipe.view, size=size, whole=0), asked=None)
+        with pytest.raises(InputError, match=found):
+            Trainee(small, make_strategy("one"), "float32")
 
 
 @pytest.mark.parametrize("power, expected", [(1, [1.0, 0.5]), (2, [1.0, 0.25])])

@@ -47,7 +47,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 6"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 7"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
@@ -74,7 +74,7 @@ def test_systems_without_a_version_are_read(version):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda value: value.update(version=99), "a system of version 99; expected version 1 to 6.*wrote the file"),
+        (lambda value: value.update(version=99), "a system of version 99; expected version 1 to 7.*wrote the file"),
         (lambda value: value.update({"class": "Recipe"}), "no system"),
         (lambda value: value["members"][0].pop("weight"), "missing or unknown fields .*weight"),
         (lambda value: (value.pop("version"), value["members"][0].pop("weight")), "a system of no known version"),
@@ -146,6 +146,16 @@ def test_warmup_rises_to_the_schedule():
     np.testing.assert_allclose([optimization.rate(step, 10) for step in range(6)], [0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
+def test_warmup_may_take_an_epoch():
+    """Team 2's first epoch: linear from lr / steps, then the cosine of all epochs."""
+    optimization = recipes.recipe_named("red_ai_duo_b3").optimization
+    cosine = replace(optimization, warmup_epochs=0.0)
+    rates = [optimization.rate(step, 100) / cosine.rate(step, 100) for step in (0, 49, 99, 100, 150)]
+    np.testing.assert_allclose(rates, [1 / 101, 50 / 101, 100 / 101, 1, 1])
+    both = Optimization(schedule=Constant(), warmup_steps=4, warmup_epochs=0.5, learning_rate=1.0)
+    np.testing.assert_allclose([both.rate(step, 10) for step in (0, 8, 9)], [0.1, 0.9, 1.0])
+
+
 def test_plateau_falls_once_for_each_wait():
     optimization = Optimization(schedule=Plateau(factor=0.1, patience=2), learning_rate=1.0)
     past = [0.5, 0.4, 0.5, 0.6, 0.6, 0.5, 0.4, 0.3]
@@ -167,6 +177,14 @@ def test_steps_are_those_of_team_1():
         Plateau(factor=1.0)
 
 
+def test_teams_judge_their_validation_as_they_did():
+    """MPWARE by loss, ZFTurbo by AUC, the others by mAP."""
+    measures = {recipe.name: recipe.optimization.measure for recipe in recipes.RECIPES}
+    by_loss, by_auc = ({name for name, one in measures.items() if one == measure} for measure in ("loss", "AUC"))
+    assert by_loss == {"mpware_puzzle_cam"}
+    assert by_auc == {"zfturbo_6_channels", "zfturbo_green", "zfturbo_spindle"}
+
+
 def test_stopping_and_the_best_epoch():
     nan = math.nan
     assert [best_epoch(p) for p in ([0.1], [0.3, 0.2], [0.2, 0.3, 0.3], [nan, nan], [nan, 0.1, nan])] == [0, 0, 1, 1, 1]
@@ -184,7 +202,14 @@ def test_a_typo_suggests_the_name(name, hint):
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"weight_decay": -0.1}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"ema_decay": 1.0},
+        {"weight_decay": -0.1},
+        {"warmup_epochs": -1},
+    ],
 )
 def test_impossible_optimization_is_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
@@ -214,6 +239,19 @@ def version_1(network: dict, objective: dict) -> dict:
     return {**kept, "network": network, "objective": objective, "preparation": preparation}
 
 
+def without_version_7(value: dict) -> None:
+    """Leave out what version 7 added: what judges a validation, a rise over epochs."""
+    for field in ("measure", "warmup_epochs"):
+        del value["optimization"][field]
+
+
+def test_a_recipe_of_version_6_is_read():
+    value = recipes.recipe_to_json(recipes.recipe_named("cpu_puzzle_cam"))
+    value["version"] = 6
+    without_version_7(value)
+    assert recipes.recipe_from_json(value, "here") == recipes.recipe_named("cpu_puzzle_cam")
+
+
 def test_a_recipe_of_version_4_is_read():
     """Version 5 added further steps of augmentation, pasting, and squares of fields."""
     for name in ("bestfitting_fcan", "cpu_lite0"):
@@ -221,6 +259,7 @@ def test_a_recipe_of_version_4_is_read():
         plain = replace(new, augmentation=replace(new.augmentation, steps=(), paste=None))
         value = recipes.recipe_to_json(plain)
         value["version"] = 4
+        without_version_7(value)
         for field in ("steps", "paste", "cut", "drop_red", "drop_yellow"):
             del value["augmentation"][field]
         for view in (value["view"], value["asked"] or {}):
@@ -230,9 +269,10 @@ def test_a_recipe_of_version_4_is_read():
 
 def test_a_recipe_of_version_5_is_read():
     """Version 6 added channels that are black in some examples."""
-    new = recipes.recipe_named("mpware_puzzle_cam")
+    new = recipes.recipe_named("cpu_puzzle_cam")
     value = recipes.recipe_to_json(new)
     value["version"] = 5
+    without_version_7(value)
     del value["augmentation"]["drop_red"], value["augmentation"]["drop_yellow"]
     assert recipes.recipe_from_json(value, "here") == new
     dropping = replace(new, augmentation=replace(new.augmentation, drop_red=0.1, drop_yellow=0.5))

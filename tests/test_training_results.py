@@ -7,35 +7,39 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from training_process import TINY, words, write_tiny_dataset
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.metrics import soft_average_precision
-from hpa_tf.pipeline import Examples
+from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
+from hpa_tf.training.site import Data
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure
+from hpa_tf.views import CellInField
 
 STEPS = 6
 OPTIONS = words(
     f"--recipe.sampling.num-cells {8 * STEPS // 2} --recipe.optimization.epochs 2 --deterministic off "
-    "--recipe.optimization.ema-decay 0.25 --checkpoint-steps 1 --keep-checkpoints 99"
+    "--recipe.optimization.ema-decay 0.25 --checkpoint-steps 1 --keep-checkpoints 99 --recipe.optimization.measure loss"
 )
 
 
 @pytest.fixture(scope="module")
 def every_step(tmp_path_factory):
-    """Return the run folder of a training with a checkpoint after each step."""
+    """Return the run folder of a training with a checkpoint after each step; its last validation batch is padded."""
     folder = tmp_path_factory.mktemp("results")
-    data, out = write_tiny_dataset(folder / "data"), folder / "out"
+    data, out = write_tiny_dataset(folder / "data", 44), folder / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "export", lambda *arguments: None)
         assert command.main(["--data", str(data), "--out", str(out), *TINY, *OPTIONS]) == 0
@@ -67,6 +71,49 @@ def test_the_average_is_what_is_kept_and_the_weights_go_on(every_step):
     with np.load(every_step / "checkpoints" / f"step-{best['step']:08d}.npz") as stored:
         for i, variable in enumerate(network.trainable_variables):
             np.testing.assert_array_equal(variable.numpy(), stored[f"array/average/{i:04d}"])
+
+
+def test_validation_is_judged_by_the_loss_that_the_kept_network_has(every_step):
+    """The history's loss is NumPy's focal loss of what the averaged weights say of the cells that were kept out."""
+    recipe = read_run(every_step).recipe
+    network = recipe.network.build(recipe.view.specs())
+    history = pd.read_csv(every_step / "history.csv")
+    best = json.loads((every_step / "result.json").read_text())["best"]
+    assert best["validation_loss"] == pytest.approx(history["validation_loss"].min())
+    assert best["epoch"] == history["validation_loss"].idxmin() + 1
+    network.load_weights(read_run(every_step).checkpoints[0][0])
+    examples = Data(str(every_step.parent / "data")).validation_examples(0)
+    assert len(examples) % recipe.optimization.batch_size, "no batch is padded"
+    inputs = next(iter(evaluation_batches(examples, recipe.view, batch_size=len(examples)))).inputs
+    z, y = network(inputs, training=False)["logits"].numpy().astype(float), examples.labels[:, :18]
+    entropy = np.logaddexp(0, z) - y * z
+    expected = ((1 - np.exp(-entropy)) ** 2 * entropy).mean()
+    assert best["validation_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("measure", "best"), [("mAP", 1), ("AUC", 2), ("loss", 0)])
+def test_the_best_epoch_is_that_of_the_measure(measure, best, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    monkeypatch.setattr(run, "write_card", lambda out: None)
+    values = [(0.1, 0.6, 0.2), (0.3, 0.5, 0.4), (0.2, 0.7, 0.3)]
+    rows = [{"epoch": i + 1, "mAP": m, "AUC": a, "validation_loss": v} for i, (m, a, v) in enumerate(values)]
+    recipe = recipe_named("cpu_small")
+    recipe = replace(recipe, optimization=replace(recipe.optimization, measure=measure, early_stopping=2))
+    progress = Progress(rows=rows)
+    run.finish(recipe, None, str(tmp_path), progress)
+    assert json.loads((tmp_path / "result.json").read_text())["best"]["epoch"] == best + 1
+    assert recipe.optimization.should_stop(progress.past(measure)) == (best == 0)
+
+
+def test_a_loss_that_cannot_be_measured_is_refused():
+    recipe = recipe_named("cpu_red_ai_field")
+    for changes, found in (
+        ({"asked": CellInField(192, recipe.view.channels)}, "measure: found loss, of a network that is asked .*CellIn"),
+        ({"validation_fold": -1}, "measure loss without a validation fold"),
+    ):
+        optimization = replace(recipe.optimization, measure="loss")
+        with pytest.raises(InputError, match=found):
+            run.check_fields_together(replace(recipe, optimization=optimization, **changes))
 
 
 def test_a_training_goes_on_from_its_newest_checkpoint(every_step, tmp_path, capsys, monkeypatch):

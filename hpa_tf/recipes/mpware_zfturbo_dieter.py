@@ -15,7 +15,7 @@ answer of the spindle network replaces class 11; it is trained on hand labels of
 
 Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half
 and half, the spindle network's part. Other than theirs: Dieter's fields are asked whole at the
-scale they are trained at, not their centre; plateau by validation mAP instead of loss; ZFTurbo's augmentation, which is
+scale they are trained at, not their centre; ZFTurbo's augmentation, which is
 not known, is flips, turns and rotation. At full size one step of each network was run (docs/teams.md).
 Source: SYSTEMS 3.
 """
@@ -84,7 +84,9 @@ MPWARE_PUZZLE_CAM = Recipe(
     augmentation=MPWARE_AUGMENTATION,
     sampling=InverseFrequency(),
     objective=puzzle_objective(0.5),
-    optimization=Optimization(epochs=48, batch_size=36, learning_rate=3e-4, schedule=Plateau(final=1e-6)),
+    optimization=Optimization(
+        epochs=48, batch_size=36, learning_rate=3e-4, schedule=Plateau(final=1e-6), measure="loss"
+    ),
 )
 MPWARE_CROPS = Crop(384)
 """Stage 2: the same run, asked with a cell's masked crop."""
@@ -133,7 +135,7 @@ DIETER_FIELD = replace(
     view=Field(512, num_cells=64, whole=614),
     asked=Field(614, num_cells=64),
     augmentation=_DIETER_AUGMENTATION,
-    network=Classifier(EfficientNet("B7", pixels=PerImage()), dropout=0.5),
+    network=Classifier(EfficientNet("B7", norm_momentum=0.9, pixels=PerImage()), dropout=0.5),
     objective=(Labels("logits", "image", CrossEntropy()),),
     optimization=replace(_DIETER, learning_rate=1e-3),
 )
@@ -160,7 +162,9 @@ ZFTURBO_6_CHANNELS = Recipe(
     augmentation=_TURNS,
     sampling=EveryCell(),
     objective=(Labels(loss=SquaredError()),),
-    optimization=Optimization(epochs=20, batch_size=32, learning_rate=1e-4, schedule=Plateau(), early_stopping=10),
+    optimization=Optimization(
+        epochs=20, batch_size=32, learning_rate=1e-4, schedule=Plateau(), early_stopping=10, measure="AUC"
+    ),
 )
 ZFTURBO_GREEN = replace(ZFTURBO_6_CHANNELS, name="zfturbo_green", view=Crop(224, channels=("green",)))
 ZFTURBO_SPINDLE = replace(

@@ -4,6 +4,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hpa_tf.errors import InputError
 
@@ -29,12 +30,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Fall whenever validation mAP has not risen for some epochs."""
+    """Fall whenever the validation (see `Optimization.measure`) has not become better for some epochs."""
 
     factor: float = 0.3
     """Factor of each fall, 0..1."""
     patience: int = 8
-    """Epochs without a higher validation mAP before the rate falls."""
+    """Epochs without a better validation before the rate falls."""
     final: float = 1e-5
     """The lowest rate."""
 
@@ -80,6 +81,8 @@ class Constant:
 
 Schedule = Cosine | Plateau | Steps | Constant
 """The courses of the learning rate that a recipe may name."""
+Measure = Literal["mAP", "AUC", "loss"]
+"""What a validation may be judged by."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Optimization:
     """Course of the learning rate."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from 0; it multiplies the schedule."""
+    warmup_epochs: float = 0.0
+    """The same in epochs; where both are given the rise takes as long as both together."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW); 0 = none."""
     clip_norm: float = 0.0
@@ -103,7 +108,10 @@ class Optimization:
     ema_decay: float = 0.0
     """Decay a step of the moving average of the weights that is validated and kept instead of them; 0 = off."""
     early_stopping: int = 0
-    """Stop after so many epochs without a higher validation mAP; 0 = never."""
+    """Stop after so many epochs without a better validation; 0 = never."""
+    measure: Measure = "mAP"
+    """What decides which validation is better, for the best epoch, early_stopping and a Plateau: a higher mAP, a higher
+    AUC, or a lower loss (that of the objective, without the term of antibodies)."""
 
     def __post_init__(self):
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
@@ -111,7 +119,7 @@ class Optimization:
             raise InputError("recipe.optimization", found, "numbers > 0", "change them")
         if not 0 <= self.ema_decay < 1:
             raise InputError("recipe.optimization", f"ema_decay {self.ema_decay}", "a decay in 0..1", "change it")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "early_stopping"):
+        for name in ("warmup_steps", "warmup_epochs", "weight_decay", "clip_norm", "early_stopping"):
             if (value := getattr(self, name)) < 0:
                 raise InputError("recipe.optimization", f"{name} {value}", "a number >= 0", "change it")
 
@@ -121,13 +129,14 @@ class Optimization:
         Args:
             step: Steps taken before it, since the start of the training.
             steps_per_epoch: Steps of an epoch.
-            past: Validation mAP of each finished epoch (NaN where there was none).
+            past: Validation of each finished epoch, the higher the better (NaN where there was none).
         """
         rate = self.schedule.rate(self.learning_rate, step, steps_per_epoch, past)
-        return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
+        rise = self.warmup_steps + self.warmup_epochs * steps_per_epoch
+        return rate * min(1.0, (step + 1) / (rise + 1))
 
     def should_stop(self, past: Sequence[float]) -> bool:
-        """Tell whether validation has not risen for `early_stopping` epochs; `past` as in `rate`."""
+        """Tell whether no epoch was better for `early_stopping` epochs; `past` as in `rate`."""
         return self.early_stopping > 0 and waiting(past) >= self.early_stopping
 
 

@@ -7,11 +7,13 @@ known here.
     train.py --data DIR --system red_ai --out runs/red_ai
 
 Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`. Not known and chosen here: how the external
-images enter, and where the class weights apply (to both terms). Other than theirs: cells are asked in bags of 64 (an
-image with more is asked in parts, each with its own strongest cell); the body of the cell networks is not frozen at
-first; brightness and contrast are added and multiplied, not moved in logits; the lens does not move off the centre
-(their library rounds its shift of .05 px to 0). Noisy student and timm's other weights are given with
-`--weights FILE`. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 2.
+images enter, and where the class weights apply (to both terms). Other than theirs: cells that are removed at the end
+stay in the fields; cells are asked in bags of 64 (an image with more is asked in parts, each with its own strongest
+cell); the body of the cell networks is not frozen at first; missing cells of a bag enter batch norm and the maximum, as
+theirs did, but add nothing to the loss of cells; brightness and contrast are added and multiplied, not moved in logits;
+the lens does not move off the centre (their library rounds its shift of .05 px to 0). Noisy student and timm's other
+weights are given with `--weights FILE`. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS
+2.
 """
 
 from dataclasses import replace
@@ -68,13 +70,16 @@ OF_FIELDS = replace(
 )
 """Of fields and of single cells."""
 
+_B3, _B5, _V2S = (EfficientNet(variant, norm_momentum=0.9) for variant in ("B3", "B5", "V2S"))
+"""Batch norm with PyTorch's momentum, as timm's."""
+
 # -- duo-branch -------------------------------------------------------------------------------------------------------
 
 RED_AI_DUO_B3 = Recipe(
     name="red_ai_duo_b3",
     view=Bag(16, Crop(256)),
     asked=Bag(64, Crop(256)),
-    network=DuoBranch(EfficientNet("B3", stem="random", pixels=IMAGENET_RGBY)),
+    network=DuoBranch(replace(_B3, stem="random", pixels=IMAGENET_RGBY)),
     weights="imagenet",
     augmentation=OF_BAGS,
     sampling=EveryCell(),
@@ -82,7 +87,9 @@ RED_AI_DUO_B3 = Recipe(
         Labels("cell_logits", "image", CrossEntropy(positive_weight=0.1), weight=0.1),
         Labels("image_logits", "image", CrossEntropy()),
     ),
-    optimization=Optimization(epochs=20, batch_size=12, learning_rate=2e-4, schedule=Cosine(20, final=1.2e-6)),
+    optimization=Optimization(
+        epochs=20, batch_size=12, learning_rate=2e-4, schedule=Cosine(20, final=1.2e-6), warmup_epochs=1
+    ),
 )
 
 
@@ -95,7 +102,7 @@ def _duo(name: str, backbone: AnyBackbone, batch_size: int, epochs: int = 20, **
 
 DUO = (
     RED_AI_DUO_B3,
-    _duo("b5", EfficientNet("B5"), 8),
+    _duo("b5", _B5, 8),
     replace(_duo("seresnext50", RESNETS["seresnext50_32x4d"], 12), weights="none"),
     replace(_duo("resnet200d", RESNETS["resnet200d"], 8, 16, pooling="mean"), weights="none"),
 )
@@ -104,9 +111,9 @@ DUO = (
 
 _WEIGHTED = (Labels("logits", "image", CrossEntropy(), class_weights=CLASS_WEIGHTS),)
 _BACKBONES: dict[str, AnyBackbone] = {
-    "b5": EfficientNet("B5"),
+    "b5": _B5,
     "ecaresnet50t": RESNETS["ecaresnet50t"],
-    "v2s": EfficientNet("V2S"),
+    "v2s": _V2S,
     "eca_nfnet_l0": NFNETS["eca_nfnet_l0"],
     "eca_nfnet_l1": NFNETS["eca_nfnet_l1"],
 }
@@ -134,9 +141,9 @@ ALONE = CellInField(512, RGB, surroundings="background")
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 _OF_CELLS: dict[str, AnyBackbone] = {
-    "b5": EfficientNet("B5"),
+    "b5": _B5,
     "ecaresnet50t": RESNETS["ecaresnet50t"],
-    "v2s": EfficientNet("V2S"),
+    "v2s": _V2S,
     **{f"nfnet_f{i}": NFNETS[f"dm_nfnet_f{i}"] for i in range(4)},
     "nfnet_f3_again": NFNETS["dm_nfnet_f3"],
     "seresnet152d": RESNETS["seresnet152d"],

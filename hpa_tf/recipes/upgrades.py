@@ -77,7 +77,12 @@ def upgrade_from_5(recipe: Json) -> Json:
     return {**recipe, "augmentation": {**recipe["augmentation"], "drop_red": 0.0, "drop_yellow": 0.0}}
 
 
-STEPS = (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5)
+def upgrade_from_6(recipe: Json) -> Json:
+    """Return a recipe of version 6 as one of version 7: validation judged by mAP, no rise over epochs."""
+    return {**recipe, "optimization": {**recipe["optimization"], "warmup_epochs": 0.0, "measure": "mAP"}}
+
+
+STEPS = (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5, upgrade_from_6)
 """A recipe of version i + 1 -> one of the next."""
 
 

@@ -19,14 +19,14 @@ from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples, steps_per_epoch
 from hpa_tf.pipeline.batches import plan_epoch
 from hpa_tf.recipes import Recipe
-from hpa_tf.recipes.optimization import best_epoch
+from hpa_tf.recipes.optimization import Measure, best_epoch
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
 from hpa_tf.training import checkpoint
 from hpa_tf.training.inputs import distributed_training_batches
 from hpa_tf.training.logs import Logs, Profiler, Watch
 from hpa_tf.training.preemption import Interrupted, Preemption
 from hpa_tf.training.trainee import Trainee
-from hpa_tf.training.validation import measure, predict
+from hpa_tf.training.validation import VALIDATION_LOSS, mean_loss, measure, predict
 from hpa_tf.views import Batch
 
 SMALLEST_LOSS_SCALE = 2.0**-10
@@ -69,10 +69,14 @@ class Progress:
     rows: list[dict] = field(default_factory=list)
     """The history: one row for each finished epoch."""
 
-    @property
-    def past(self) -> list[float]:
-        """Validation mAP of each finished epoch; NaN where there was none."""
-        return [math.nan if row["mAP"] is None else row["mAP"] for row in self.rows]
+    def past(self, measure: Measure) -> list[float]:
+        """Return the validation of each finished epoch, the higher the better; NaN where there was none.
+
+        Args:
+            measure: What is looked at; of the loss the negative.
+        """
+        name, sign = (VALIDATION_LOSS, -1) if measure == "loss" else (measure, 1)
+        return [math.nan if row.get(name) is None else sign * row[name] for row in self.rows]
 
 
 def kept(folder: str, step: int) -> str:
@@ -116,7 +120,7 @@ class Loop:
         predict_step = self.trainee.make_predict_step()
         optimization = self.recipe.optimization
         try:
-            while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.progress.past):
+            while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.past):
                 times = self.train_epoch()
                 self.end_epoch(predict_step, times)
         except Interrupted:
@@ -225,13 +229,22 @@ class Loop:
             return {"mAP": math.nan}
         self.trainee.hand_over()
         probabilities = predict(self.strategy, predict_step, self.recipe, self.validation, self.stop_if_requested)
-        return measure(self.validation, probabilities, self.recipe.network.classes)
+        measured = measure(self.validation, probabilities, self.recipe.network.classes)
+        if self.recipe.optimization.measure == "loss":
+            asked = (self.strategy, self.trainee.make_loss_step(), self.recipe, self.validation)
+            measured[VALIDATION_LOSS] = mean_loss(*asked, self.stop_if_requested)
+        return measured
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        return self.recipe.optimization.rate(step, self.steps_per_epoch, self.progress.past)
+        return self.recipe.optimization.rate(step, self.steps_per_epoch, self.past)
+
+    @property
+    def past(self) -> list[float]:
+        """The validations so far, as the recipe measures them."""
+        return self.progress.past(self.recipe.optimization.measure)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -259,7 +272,7 @@ class Loop:
         """Write the weights of an epoch if prediction may need them."""
         if not self.logs.is_chief:
             return
-        if best_epoch(self.progress.past) == epoch:
+        if best_epoch(self.past) == epoch:
             weights.save(self.trainee.network, files.join(self.logs.folder, BEST_WEIGHTS))
         kept = len(self.recipe.ensemble)
         if kept:

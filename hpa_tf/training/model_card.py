@@ -195,11 +195,13 @@ def _scores(recipe: Recipe, best: dict[str, Any]) -> Iterator[str]:
         yield "No fold was kept out of the training, so nothing was measured."
         yield ""
         return
+    measure = recipe.optimization.measure
+    chosen = "" if measure == "mAP" else f", chosen by {measure}"
     yield (
         f"On fold {recipe.validation_fold}, which was kept out of the training but chose the epoch, against the labels "
         f"named above: mAP {_number(best['mAP'])}, AUC {_number(best.get('AUC'))}, calibration error "
-        f"{_number(best.get('calibration_error'))} (epoch {best.get('epoch')}). These labels are weak ones unless "
-        "cells were graded: `python -m hpa_tf.evaluation score` measures on true labels."
+        f"{_number(best.get('calibration_error'))} (epoch {best.get('epoch')}{chosen}). These labels are weak "
+        "ones unless cells were graded: `python -m hpa_tf.evaluation score` measures on true labels."
     )
     rows = [(text(name), _number(best.get(f"AP: {name}"))) for name in CLASSES]
     yield from ("", *_table(("location", "AP"), rows), "")

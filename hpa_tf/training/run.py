@@ -51,7 +51,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
         if site.is_chief:
             finish(recipe, manifest, out, progress)
             if validation is not None:
-                row = progress.rows[best_epoch(progress.past)]
+                row = progress.rows[best_epoch(progress.past(recipe.optimization.measure))]
                 logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
             command = f"python predict.py --run {shlex.quote(str(out))} --images DIR"
             logs.say(f"{out}: {CARD} says what it is. Next: {command}")
@@ -78,13 +78,19 @@ def check_fields_together(recipe: Recipe) -> None:
         InputError: One is.
     """
     optimization = recipe.optimization
+    by_loss = optimization.measure == "loss"
     measured = {
         "schedule Plateau": isinstance(optimization.schedule, Plateau),
         "early_stopping": optimization.early_stopping > 0,
+        f"measure {optimization.measure}": optimization.measure != "mAP",
     }
     if recipe.validation_fold == ALL_FOLDS and (needs := [name for name, is_set in measured.items() if is_set]):
-        found = f"{' and '.join(needs)} without a validation fold, whose mAP decides"
-        raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or another schedule")
+        found = f"{' and '.join(needs)} without a validation fold, which decides"
+        raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or leave that out")
+    if by_loss and type(recipe.asked_view) is not type(recipe.view):
+        found = f"loss, of a network that is asked through a {type(recipe.asked_view).__name__}"
+        expected = f"a {type(recipe.view).__name__}, as it is trained: the terms need its outputs"
+        raise InputError("recipe.optimization.measure", found, expected, "choose mAP or AUC")
 
 
 def records_of(recipe: Recipe, *some: Examples | None) -> list[Examples]:
@@ -121,7 +127,8 @@ def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> 
         chosen = {epoch_weights(epochs - len(shares) + i): share for i, share in enumerate(shares)}
     else:
         chosen = {BEST_WEIGHTS: 1.0}
-    conclude(recipe, manifest, out, chosen, {"epochs": epochs, "best": progress.rows[best_epoch(progress.past)]})
+    best = best_epoch(progress.past(recipe.optimization.measure))
+    conclude(recipe, manifest, out, chosen, {"epochs": epochs, "best": progress.rows[best]})
 
 
 def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float], facts: Mapping) -> None:

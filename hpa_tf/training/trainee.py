@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.models.normalization import moving_statistics
-from hpa_tf.objectives import total
+from hpa_tf.objectives import Antibodies, check_outputs, total
 from hpa_tf.recipes import Optimization, Recipe
 from hpa_tf.views import Batch
 
@@ -35,7 +35,11 @@ class Trainee:
     """
 
     def __init__(self, recipe: Recipe, strategy: tf.distribute.Strategy, policy: str):
-        """Build everything under a strategy, from `recipe.seed`; weights of files are not loaded here."""
+        """Build everything under a strategy, from `recipe.seed`; weights of files are not loaded here.
+
+        Raises:
+            InputError: The network has not the outputs that the objective names.
+        """
         self.strategy, self.spec, self.optimization = strategy, recipe.network, recipe.optimization
         self.objective = recipe.objective
         self._steps: dict[
@@ -44,6 +48,7 @@ class Trainee:
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.network = recipe.network.build(recipe.view.specs(), policy)
+            check_outputs(recipe.objective, self.network.output)
             self.asked = self.network
             if recipe.asked_view.specs() != recipe.view.specs():
                 self.asked = recipe.network.build(recipe.asked_view.specs(), policy)
@@ -160,6 +165,27 @@ class Trainee:
 
         self._steps["predict", False] = predict_step
         return predict_step
+
+    def make_loss_step(self) -> Callable:
+        """Return a graph function batch -> float32 [2]: the sum of the examples' losses while predicting, and how many.
+
+        Antibodies are left out: they are numbered among the training cells.
+        """
+        if ("loss", False) in self._steps:
+            return self._steps["loss", False]
+        terms = [term for term in self.objective if not isinstance(term, Antibodies)]
+
+        def of_replica(batch: Batch) -> tf.Tensor:
+            outputs = self.asked(_inputs(self.asked, batch), training=False)
+            losses = total(terms, outputs, batch.of_classes(self.spec.classes))
+            return tf.stack([tf.reduce_sum(losses * batch.weight), tf.reduce_sum(batch.weight)])
+
+        @tf.function
+        def loss_step(batch: Batch) -> tf.Tensor:
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(of_replica, (batch,)), axis=None)
+
+        self._steps["loss", False] = loss_step
+        return loss_step
 
     def _make_replica_step(self, xla: bool) -> Callable:
         variables, statistics = self.network.trainable_variables, moving_statistics(self.network)

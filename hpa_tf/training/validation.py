@@ -13,6 +13,9 @@ from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Recipe
 from hpa_tf.training.inputs import distributed_evaluation_batches
 
+VALIDATION_LOSS = "validation_loss"
+"""Column of the history, where the recipe is judged by it."""
+
 
 def predict(
     strategy: tf.distribute.Strategy,
@@ -36,6 +39,23 @@ def predict(
     is_real = rows >= 0
     probabilities[rows[is_real]] = np.broadcast_to(found, (*rows.shape, found.shape[-1]))[is_real]
     return probabilities
+
+
+def mean_loss(
+    strategy: tf.distribute.Strategy,
+    loss_step: Callable,
+    recipe: Recipe,
+    examples: Examples,
+    between: Callable[[], None] = lambda: None,
+) -> float:
+    """Return the mean loss of the examples through which a network is asked; arguments as of `predict`."""
+    rows = plan_everything(examples, recipe.asked_view, recipe.optimization.batch_size).rows
+    batches = distributed_evaluation_batches(strategy, recipe, examples)
+    sums = np.zeros(2)
+    for _ in range(len(rows) // recipe.optimization.batch_size):
+        between()
+        sums += loss_step(next(batches)).numpy()
+    return float(sums[0] / sums[1])
 
 
 def of_all_classes(probabilities: np.ndarray, classes: Sequence[int]) -> np.ndarray:
