@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "verify": _builder("verify", "check every record of a data folder"),
     "repair": _builder("repair", "rebuild the bad shards of a data folder"),
     "inspect": _builder("inspect", "counts and a contact sheet of a data folder"),
+    "index": _builder("index", "the table of whole fields, for shards of an earlier version"),
     "grade": Command(
         "grade single cells by hand in the browser", "hpa_tf.grading.command", (), "python -m hpa_tf.grading"
     ),

@@ -3,12 +3,14 @@
 import importlib.util
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 from hpa_tf import command_line
 from hpa_tf.demo import Demo, steps
+from tfrecords_builder import command
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +48,11 @@ finally:
 @pytest.mark.parametrize("name", command_line.COMMANDS)
 def test_every_command_has_its_module(name):
     assert importlib.util.find_spec(command_line.COMMANDS[name].module)
+
+
+def test_every_command_of_the_builder_has_its_name():
+    names = {typing.get_args(one)[1].name for one in typing.get_args(command.Command)}
+    assert len(names) == 8 and names <= set(command_line.COMMANDS)
 
 
 def test_a_command_gets_its_options():

@@ -17,6 +17,7 @@ import pytest
 
 from hpa_tf import cell_table, command_line
 from hpa_tf.classes import CLASSES
+from tfrecords_builder.label import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/data.md", "docs/training.md", "docs/labels.md", "docs/evaluation.md", "docs/serving.md")
@@ -84,6 +85,11 @@ def test_every_command_is_run_or_listed_and_the_list_is_not_stale():
                 assert page in PAGES, f"{page} is not run: {line}"
                 assert arguments_of(line)
     assert used == set(SKIPPED.values())
+
+
+def test_every_rule_of_labels_has_its_row():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)
+    assert set(rows) >= set(RULES) and rows.index("merge") == len(RULES) - 1
 
 
 @pytest.fixture(scope="module")
