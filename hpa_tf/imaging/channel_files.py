@@ -21,7 +21,7 @@ MAX_PIXELS = 100_000_000
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 _GREY_MODES = ("L", "I;16", "I;16B", "I;16L")
 _GREY = "8 or 16 bit grey"
-_SAVE_AS_GREY = "save the channel as 8 or 16 bit grey PNG or TIFF"
+_SAVE_AS_GREY = "save the channel as 8 or 16 bit grey PNG or TIFF (of colour in Fiji: Image, Color, Split Channels)"
 
 
 Scale = tuple[float, float] | None
