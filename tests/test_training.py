@@ -270,6 +270,15 @@ def test_show_sampling_trains_nothing(data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(data, out, "--weights", "no_such_file.h5") == 2
+    assert "no_such_file.h5" in capsys.readouterr().err
+    assert call(data, out) == 0, "the mended command"
+    assert call(data, out, "--weights", "no_such_file.h5") == 2, "there is another run now"
+    assert "another run" in capsys.readouterr().err and read_run(out).checkpoints
+
+
 def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsys):
     tiny = command.parse(["--data", str(data), "--out", "x", *OPTIONS[2:]], recipes.recipe_named("cpu_small")).recipe
     system = System("pair", tuple(Member(replace(tiny, name=name, seed=i), 0.5) for i, name in enumerate("ab")))

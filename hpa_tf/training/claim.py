@@ -23,6 +23,9 @@ SEEN_WITHIN = 40.0
 def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site) -> Iterator[None]:
     """Own the run folder `out` inside the block; what identifies the run is written into it.
 
+    Where a new run fails on bad input before its first checkpoint, the folder is free for other options again: nothing
+    is lost, and the error was most likely about the options.
+
     Raises:
         InputError: It holds another run (names the fields that differ), another training writes to it, or a worker
             does not see it.
@@ -37,11 +40,18 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
+        is_new = not any(files.exists(files.join(out, name)) for name in identity)
         files.write_json(files.join(out, DATASET), identity[DATASET])
         files.write_json(files.join(out, INPUTS), checksums.sealed_json(identity[INPUTS]))
         save(recipe, files.join(out, RECIPE))
         check_shared(site, out, owner.token)
-        yield
+        try:
+            yield
+        except InputError:
+            if is_new and not _newest(out):
+                for name in identity:
+                    files.remove(files.join(out, name))
+            raise
 
 
 def check_same_run(out: str, identity: dict[str, object]) -> None:
