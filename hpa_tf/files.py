@@ -1,8 +1,7 @@
 """Files that appear whole, on local disks and object stores.
 
-Local: written under a temporary name in the same folder, flushed to the disk, renamed; a reader sees the old file
-or the new one, never half of one. Remote (`gs://`, `s3://`, `memory://`, anything fsspec opens): one upload under
-the final name when the writer closes.
+Local: written under a temporary name in the same folder, flushed to the disk, renamed: never half a file. Remote
+(`gs://`, `s3://`, `memory://`, anything fsspec opens): one upload under the final name when the writer closes.
 """
 
 import contextlib

@@ -99,12 +99,13 @@ class Antibodies:
 AnyTerm = Labels | Alike | Antibodies
 
 
-def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors") -> None:
-    """Check that a network has the outputs that the terms name, and that those of an `Alike` have one shape.
+def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors", num_classes: int) -> None:
+    """Check that a network has the outputs that the terms name, and that their shapes fit.
 
     Args:
         terms: Of the objective.
         outputs: The network's, or what stands for them while it is built.
+        num_classes: Classes that it answers.
 
     Raises:
         InputError: They do not fit.
@@ -120,6 +121,13 @@ def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors") -> None:
             found = f"{names[0]} of shape {shapes[0]} and {names[1]} of shape {shapes[1]}"
             fix = "change recipe.view.size: with a multiple of 64 px maps of 2 x 2 tiles fit that of the whole"
             raise InputError("recipe.objective", found, "outputs of one shape", fix)
+        if isinstance(term, Labels) and (len(shapes[0]) > 2 or shapes[0][-1] != num_classes):
+            found = f"Labels of {term.output}, of shape {shapes[0]}"
+            raise InputError("recipe.objective", found, f"logits of {num_classes} classes", "name such an output")
+        weights = getattr(term, "class_weights", None)
+        if weights is not None and len(weights) != num_classes:
+            found, fix = f"class_weights of {len(weights)} classes", f"give {num_classes} numbers"
+            raise InputError("recipe.objective", found, "one for each class of the network", fix)
 
 
 def total(terms: Sequence[AnyTerm], outputs: "Tensors", batch: "Batch") -> "Tensor":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hpa_tf.errors import InputError
 from hpa_tf.losses import CrossEntropy, FocalSum
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
 from hpa_tf.models import weights
@@ -280,6 +281,11 @@ def test_tiles_are_the_network_on_quarters(built):
             np.testing.assert_allclose(found, quarter({"image": tile})["cam"], atol=1e-5)
     np.testing.assert_allclose(outputs["logits"], outputs["cam"].numpy().mean(axis=(1, 2)), atol=1e-5)
     assert sum(weight.path.startswith("head_mclassifier") for weight in built["puzzle"].weights) == 1
+
+
+def test_puzzle_cam_without_negative_is_refused():
+    with pytest.raises(InputError, match="18 classes without Negative"):
+        PuzzleCam(BODY, classes=tuple(range(18))).build(FIELD)
 
 
 CAM = np.array([[-1, 0, 1], [2, 4, 1], [0, 1, 3]], np.float32).reshape(1, 3, 3, 1)

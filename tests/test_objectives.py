@@ -111,12 +111,18 @@ def test_outputs_that_the_network_has_not_or_that_differ_in_shape_are_named():
     terms = recipe_named("cpu_puzzle_cam").objective
     outputs = {"logits": np.zeros((2, 19)), "merged_logits": np.zeros((2, 19)), "cam": np.zeros((2, 4, 4, 19))}
     with pytest.raises(InputError, match=r"Alike of 'merged_cam'; expected an output of the network .cam, logits"):
-        check_outputs(terms, outputs)
+        check_outputs(terms, outputs, 19)
     with pytest.raises(InputError, match=r"Labels of 'logit'"):
-        check_outputs((Labels("logit"),), outputs)
+        check_outputs((Labels("logit"),), outputs, 19)
     with pytest.raises(InputError, match=r"cam of shape \(4, 4, 19\) and merged_cam of shape \(6, 6, 19\)"):
-        check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 6, 6, 19))})
-    check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 4, 4, 19))})
+        check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 6, 6, 19))}, 19)
+    check_outputs(terms, outputs | {"merged_cam": np.zeros((2, 4, 4, 19))}, 19)
+    with pytest.raises(InputError, match=r"Labels of cam, of shape \(4, 4, 19\); expected logits of 19 classes"):
+        check_outputs((Labels("cam"),), outputs, 19)
+    with pytest.raises(InputError, match="logits of 18 classes"):
+        check_outputs((Labels("logits"),), outputs, 18)
+    with pytest.raises(InputError, match=r"class_weights of 2 classes.*give 19 numbers"):
+        check_outputs((Labels(class_weights=(1.0, 2.0)),), outputs, 19)
 
 
 def test_tiles_whose_maps_do_not_fit_are_refused_before_a_step():

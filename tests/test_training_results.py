@@ -17,7 +17,7 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.metrics import soft_average_precision
 from hpa_tf.pipeline import Examples, evaluation_batches
-from hpa_tf.recipes import recipe_named
+from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.logs import Watch, final_table
@@ -26,7 +26,7 @@ from hpa_tf.training.site import Data
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure
-from hpa_tf.views import CellInField
+from hpa_tf.views import Bag, CellInField, Crop
 
 STEPS = 6
 OPTIONS = words(
@@ -114,6 +114,25 @@ def test_a_loss_that_cannot_be_measured_is_refused():
         optimization = replace(recipe.optimization, measure="loss")
         with pytest.raises(InputError, match=found):
             run.check_fields_together(replace(recipe, optimization=optimization, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "found"),
+    [
+        ("cpu_lite0", {"view": Bag()}, "recipe.view: found Bag for Classifier; expected Crop or CellInField or Field"),
+        ("cpu_duo_branch", {"view": Crop(), "asked": None}, "recipe.view: found Crop for DuoBranch; expected Bag"),
+        ("cpu_mask_pooled", {"asked": CellInField()}, "recipe.asked: found CellInField for MaskPooled; expected Field"),
+        ("cpu_fcan", {"asked": Bag()}, "recipe.asked: found Bag for Fcan"),
+    ],
+)
+def test_a_view_that_the_network_does_not_take_is_refused(name, changes, found):
+    with pytest.raises(InputError, match=found):
+        run.check_fields_together(replace(recipe_named(name), **changes))
+
+
+def test_every_recipe_fits_together():
+    for recipe in RECIPES:
+        run.check_fields_together(recipe)
 
 
 def test_a_training_goes_on_from_its_newest_checkpoint(every_step, tmp_path, capsys, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import keras
 from keras import ops
 
-from hpa_tf.classes import NEGATIVE
+from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import AnyBackbone
@@ -44,8 +44,12 @@ class PuzzleCam:
         """Build it: image -> logits, cam, merged_logits, merged_cam (of the tiles), features, embedding.
 
         Raises:
-            InputError: The image cannot be cut into tiles.
+            InputError: The image cannot be cut into tiles, or the readout of fields lacks Negative.
         """
+        if "masks" in specs and NEGATIVE not in self.classes:
+            found, expected = f"{len(self.classes)} classes without {CLASSES[NEGATIVE]}", "it among them"
+            fix = "leave the classes as they are: cells of a field without any class get it"
+            raise InputError("recipe.network.classes", found, expected, fix)
         if any(size % self.side for size in specs["image"].shape[:2]):
             found, expected = f"{specs['image'].shape[0]} px", f"a multiple of {self.side}, the tiles a side"
             raise InputError("recipe.view.size", found, expected, "change one of them")

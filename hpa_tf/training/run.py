@@ -8,6 +8,11 @@ from pathlib import Path
 from hpa_tf import files, interrupts, serving
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
+from hpa_tf.models.bags import AttentionBag, DuoBranch
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.fcan import CbamClassifier
+from hpa_tf.models.mask_pooled import MaskPooled
+from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.pipeline import Examples, describe_sampling, whole_cells
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
@@ -23,6 +28,14 @@ from hpa_tf.training.model_card import CARD, write_card
 from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
+from hpa_tf.views import Bag, CellInField, Crop, Field
+
+_VIEWS_OF = (
+    ((DuoBranch, AttentionBag), (Bag,)),
+    ((MaskPooled,), (Field,)),
+    ((Classifier, CbamClassifier, PuzzleCam), (Crop, CellInField, Field)),
+)
+"""What our networks take."""
 
 
 def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
@@ -77,6 +90,7 @@ def check_fields_together(recipe: Recipe) -> None:
     Raises:
         InputError: One is.
     """
+    check_views(recipe)
     optimization = recipe.optimization
     by_loss = optimization.measure == "loss"
     measured = {
@@ -91,6 +105,20 @@ def check_fields_together(recipe: Recipe) -> None:
         found = f"loss, of a network that is asked through a {type(recipe.asked_view).__name__}"
         expected = f"a {type(recipe.view).__name__}, as it is trained: the terms need its outputs"
         raise InputError("recipe.optimization.measure", found, expected, "choose mAP or AUC")
+
+
+def check_views(recipe: Recipe) -> None:
+    """Check that a network takes what it is shown while it is trained, and while it is asked.
+
+    Raises:
+        InputError: It does not.
+    """
+    network = recipe.network
+    allowed = next((views for kinds, views in _VIEWS_OF if isinstance(network, kinds)), None)
+    for name, view in (("view", recipe.view), ("asked", recipe.asked_view)):
+        if allowed and not isinstance(view, allowed):
+            found, names = f"{type(view).__name__} for {type(network).__name__}", [one.__name__ for one in allowed]
+            raise InputError(f"recipe.{name}", found, " or ".join(names), "change it, or recipe.network")
 
 
 def records_of(recipe: Recipe, *some: Examples | None) -> list[Examples]:

@@ -48,7 +48,7 @@ class Trainee:
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.network = recipe.network.build(recipe.view.specs(), policy)
-            check_outputs(recipe.objective, self.network.output)
+            check_outputs(recipe.objective, self.network.output, len(recipe.network.classes))
             self.asked = self.network
             if recipe.asked_view.specs() != recipe.view.specs():
                 self.asked = recipe.network.build(recipe.asked_view.specs(), policy)
