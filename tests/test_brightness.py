@@ -1,5 +1,8 @@
 """How bright images are: exact percentiles, what is far off, and --full-scale against files of the full range."""
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from builder_inputs import write_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpa_tf import records
+from hpa_tf import records, starter
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import brightness, brightness_range, dark_images, unlike
@@ -49,6 +52,18 @@ def test_far_is_below_half_of_the_smallest_or_above_twice_the_largest():
     assert unlike({**trained, "red": (0, 0.601, 1)}, trained).startswith("red brighter: median 0.601")
     assert unlike({**trained, "red": None}, trained) is None
     assert unlike(trained, {**trained, "red": None}) is None
+
+
+def test_12_bits_are_told_although_the_training_data_had_a_black_image():
+    """As the starter's did: the smallest is 0, and no median is below half of it."""
+    trained = json.loads((Path(starter.__file__).parent / "dataset.json").read_text())["brightness"]
+    real = dict.fromkeys(CHANNELS, (0.1, 0.3, 0.16))  # the darkest of 76 real fields
+    assert unlike(real, trained) is None
+    twelve = {name: tuple(share * 4095 / 65535 for share in (0.1, 0.9, 1)) for name in CHANNELS}
+    assert "no channel above 0.062 of full scale" in unlike(twelve, trained)
+    assert unlike({**twelve, "green": (0.0, 0.05, 0.3)}, trained) is None, "one image with more light is enough"
+    assert unlike(dict.fromkeys(CHANNELS), trained) is None, "blank images are said elsewhere"
+    assert unlike(twelve, dict.fromkeys(CHANNELS, (0.0, 0.05, 0.06))) is None, "trained on 12 bits"
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(12, 16), (10, 16), (8, 16), (8, 12)])

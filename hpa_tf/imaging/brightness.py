@@ -56,7 +56,9 @@ def brightness_range(shares: np.ndarray) -> Range:
 def unlike(found: Range, trained: Range) -> str | None:
     """Say in which channels images are far darker or brighter than those that a network was trained on.
 
-    Far: the median is below half of the smallest, or above twice the largest.
+    Far: the median is below half of the smallest, or above twice the largest. Training data may hold an image that is
+    nearly black, below which nothing is; so also where no image has more light than 12 bits can say in 16-bit files,
+    but those of the training data usually have.
 
     Args:
         found: Range of the images.
@@ -76,7 +78,15 @@ def unlike(found: Range, trained: Range) -> str | None:
                 f"{channel} {word}: median {median:.3f} of full scale, training data {smallest:.3f} to {largest:.3f} "
                 f"(median {usual:.3f})"
             )
-    return "; ".join(parts) or None
+    return "; ".join(parts) or _fewer_bits(found, trained)
+
+
+def _fewer_bits(found: Range, trained: Range) -> str | None:
+    most = max((one[2] for one in found.values() if one), default=0)
+    usual = max((one[1] for one in trained.values() if one), default=0)
+    if not 0 < most <= _DARK or usual < 4 * _DARK:
+        return None
+    return f"all darker: no channel above {most:.3f} of full scale, training data usually up to {usual:.3f}"
 
 
 def dark_images(image_ids: Sequence[str], shares: np.ndarray) -> list[str]:

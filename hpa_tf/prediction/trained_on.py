@@ -116,7 +116,9 @@ class LightCheck:
     def check(self) -> None:
         """Warn, once, where the images seen so far are unlike the training data."""
         if self._shares:
-            self.check_range(brightness_range(np.array(self._shares)), f"of {len(self._shares)} images")
+            count = len(self._shares)
+            what = "1 image" if count == 1 else f"{count} images"
+            self.check_range(brightness_range(np.array(self._shares)), what)
 
     def check_range(self, found: Range | None, what: str) -> None:
         """Warn, once, where a range of brightness is unlike that of the training data.
