@@ -82,6 +82,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     """
     guard = _Guard(program)
     show_warnings_plainly()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a damaged file is an error of ours, with its name
     try:
         code = command()
         sys.stdout.flush()

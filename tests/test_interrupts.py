@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -58,6 +59,20 @@ def test_a_command_says_our_warnings_as_one_line_and_others_with_their_place():
     ).stderr
     assert errors.splitlines()[0] == "warning: dark images"
     assert "RuntimeWarning: a library" in errors and "<string>" in errors
+
+
+def test_a_damaged_picture_is_one_line_of_ours_and_none_of_opencv(tmp_path):
+    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8))[1].tobytes()
+    (tmp_path / "x_red.png").write_bytes(picture[:3000])
+    program = (
+        "from hpa_tf import interrupts\ndef main():\n    from hpa_tf.imaging.channel_files import read_channel_file\n"
+        "    try:\n        read_channel_file('x_red.png', 'red')\n    except ValueError as error: print(error)\n"
+        "interrupts.run('tool', main)"
+    )
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, check=True)
+    assert "damaged or truncated" in done.stdout and done.stderr == ""
 
 
 def test_a_broken_pipe_elsewhere_is_still_an_error():

@@ -212,7 +212,7 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
     rows = [list(submission.read(folder / "submission.csv")) for folder in (root / "out", tmp_path / "whole")]
     assert [(row.image_id, row.mask_texts) for row in rows[0]] == [(row.image_id, row.mask_texts) for row in rows[1]]
     assert (tmp_path / "whole/report.html").exists()
-    with pytest.raises(InputError, match=r"predict the missing: \[1\]"):
+    with pytest.raises(InputError, match=r"predict also with --shard 1/\d+"):
         merging.merge(merging.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
 
 
@@ -529,6 +529,14 @@ def test_names_that_are_no_utf8_are_skipped_where_errors_are(small, pool, tmp_pa
     failed = pd.read_csv(tmp_path / "small/out/failures.csv")["image_id"].tolist()
     assert outcome.num_images == 3 and len(failed) == 2 == len(outcome.failures) and "A1" in failed
     assert any("\\x" in image_id for image_id in failed)
+
+
+def test_a_prediction_of_nothing_names_no_file_that_is_not_there(tmp_path):
+    failures = [("x", "damaged")]
+    options = Options(str(tmp_path), run=("r",), images="i", on_error="skip")
+    text = summary(options, stages.Outcome(num_images=0, failures=failures))
+    assert "no image could be predicted" in text and "1 image skipped" in text and "cells.parquet" not in text
+    assert "cells.parquet" in summary(options, stages.Outcome(num_images=2, failures=failures))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

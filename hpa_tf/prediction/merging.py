@@ -76,7 +76,8 @@ def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) 
     if len(counts) > 1 or missing or len(places) != max(counts):
         found = f"the parts {', '.join(str(shard) for shard in shards)}"
         expected = f"each of 0/{max(counts)} to {max(counts) - 1}/{max(counts)} once"
-        raise InputError("parts", found, expected, f"predict the missing: {missing}" if missing else "leave some out")
+        options = " and ".join(f"--shard {index}/{max(counts)}" for index in missing)
+        raise InputError("parts", found, expected, f"predict also with {options}" if missing else "leave some out")
     return {**requests[0], "options": {**requests[0]["options"], "shard": None}}
 
 
