@@ -27,6 +27,9 @@ def with_numpy(folder: str) -> None:
 
 def with_tensorflow(folder: str) -> None:
     """Print the shapes of the first batch of a training with your own network."""
+    from hpa_tf.quiet import import_tensorflow
+
+    import_tensorflow()  # without the lines that TensorFlow prints when it starts
     from hpa_tf.pipeline import Augmentation, SemiBalanced, read_examples, training_batches
     from hpa_tf.views import Crop
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -362,9 +363,12 @@ def test_a_mended_image_joins_the_next_build(tmp_path):
     assert content(tmp_path / "data") == content(tmp_path / "fresh")
 
 
-def test_repeated_label_counts_once(tmp_path):
+def test_repeated_label_counts_once_and_one_fold_names_the_training_that_it_allows(tmp_path, capsys):
     inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1, labels=["13|13", "2"])
-    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "1"]) == 0
+    assert main([*inputs.arguments(tmp_path / "a folder"), "--num-folds", "1"]) == 0
+    _, following = capsys.readouterr().out.splitlines()[-1].split(". Next: ")
+    assert shlex.split(following)[-3:] == [str(tmp_path / "a folder"), "--recipe.validation-fold", "-1"]
+    (tmp_path / "a folder").rename(tmp_path / "data")
     table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME).set_index("image_id")
     assert cell_table.values(table)[:, [13, 2]].sum() == 2
 

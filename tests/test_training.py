@@ -274,7 +274,9 @@ def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_
     out = tmp_path / "out"
     assert call(data, out, "--weights", "no_such_file.h5") == 2
     assert "no_such_file.h5" in capsys.readouterr().err
-    assert call(data, out) == 0, "the mended command"
+    assert call(data, out, "--recipe.validation-fold", "-1") == 0, "another command"
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert epochs and not any("validation" in line for line in epochs), "nothing was kept out"
     assert call(data, out, "--weights", "no_such_file.h5") == 2, "there is another run now"
     assert "another run" in capsys.readouterr().err and read_run(out).checkpoints
 

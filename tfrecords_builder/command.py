@@ -122,7 +122,9 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
         from tfrecords_builder.build import FAILURES_NAME, build
 
         build(command)
-        print(f"Written to {command.out}. Next: python train.py --strategy mirrored --data {shlex.quote(command.out)}")
+        alone = " --recipe.validation-fold -1" if records.read_manifest(command.out).num_folds == 1 else ""
+        following = f"python train.py --strategy mirrored --data {shlex.quote(command.out)}{alone}"
+        print(f"Written to {command.out}. Next: {following}")
         return int(files.exists(files.join(command.out, FAILURES_NAME)) and not command.allow_failures)
     if isinstance(command, Verify):
         from tfrecords_builder.verify import report, verify
