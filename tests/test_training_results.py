@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import time
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
+from hpa_tf.training.claim import disown
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -128,6 +131,28 @@ def test_a_loss_that_cannot_be_measured_is_refused():
 def test_a_view_that_the_network_does_not_take_is_refused(name, changes, found):
     with pytest.raises(InputError, match=found):
         run.check_fields_together(replace(recipe_named(name), **changes))
+
+
+@pytest.mark.parametrize(("stored", "told"), [(192, True), (255, True), (256, False), (512, False), (None, False)])
+def test_fields_stored_smaller_than_they_are_seen_are_told(stored, told):
+    manifest = SimpleNamespace(options={"fields": stored} if stored else {})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run.warn_of_small_fields(recipe_named("cpu_puzzle_cam"), manifest)  # squares of 192 of 256 px
+        run.warn_of_small_fields(recipe_named("cpu_lite0"), manifest)
+    assert [f"stored with {stored} px" in str(one.message) for one in found] == [True] * told
+    assert all("--fields 256" in str(one.message) for one in found)
+
+
+def test_a_folder_stays_free_when_the_first_step_is_refused(every_step, tmp_path, capsys):
+    """The corrected command may have it; a folder that holds a step stays whose it is."""
+    data, out = every_step.parent / "data", tmp_path / "out"
+    bad = ["--recipe.objective.0.output", "logit"]
+    assert command.main(["--data", str(data), "--out", str(out), *TINY, *OPTIONS, *bad]) == 2
+    assert "Labels of 'logit'" in capsys.readouterr().err and not (out / "recipe.json").exists()
+    before = (every_step / "recipe.json").read_bytes()
+    disown(str(every_step))
+    assert (every_step / "recipe.json").read_bytes() == before
 
 
 def test_every_recipe_fits_together():

@@ -2,11 +2,12 @@
 
 import shlex
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from hpa_tf import files, interrupts, serving
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.models import weights
 from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.classifier import Classifier
@@ -20,7 +21,7 @@ from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint, start
-from hpa_tf.training.claim import claimed
+from hpa_tf.training.claim import claimed, disown
 from hpa_tf.training.inputs import check_antibodies, check_batch_size
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
@@ -52,6 +53,8 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     training, validation = split(recipe, data, manifest)
     check_antibodies(recipe, training)
     check_shard_sizes(manifest, records_of(recipe, training, validation))
+    if site.is_chief and not is_finished(out):
+        warn_of_small_fields(recipe, manifest)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
@@ -59,7 +62,12 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
                 write_card(out)
             logs.say(f"{out} is finished: nothing to do")
             return
-        progress = _train(recipe, training, validation, logs, site)
+        try:
+            progress = _train(recipe, training, validation, logs, site)
+        except InputError:
+            if site.is_chief:
+                disown(out)
+            raise
         interrupts.keeps(f"{out} keeps every epoch; the same command makes the SavedModel")
         if site.is_chief:
             finish(recipe, manifest, out, progress)
@@ -119,6 +127,16 @@ def check_views(recipe: Recipe) -> None:
         if allowed and not isinstance(view, allowed):
             found, names = f"{type(view).__name__} for {type(network).__name__}", [one.__name__ for one in allowed]
             raise InputError(f"recipe.{name}", found, " or ".join(names), "change it, or recipe.network")
+
+
+def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
+    """Warn where a network sees fields of view larger than they are stored: they are enlarged, and show no more."""
+    stored = int(manifest.options.get("fields") or 0)
+    views = [view for view in (recipe.view, recipe.asked_view) if view.reads == "fields"]
+    seen = max((getattr(view, "whole", 0) or view.size for view in views), default=0)
+    if 0 < stored < seen:
+        found = f"{recipe.name}: fields of view of {seen} px, stored with {stored} px, are enlarged and show no more"
+        warnings.warn(f"{found}; build the data with --fields {seen}, or lower recipe.view.size", HpaWarning, 2)
 
 
 def records_of(recipe: Recipe, *some: Examples | None) -> list[Examples]:
