@@ -617,6 +617,20 @@ def test_images_much_darker_than_the_training_data_are_a_warning(lit, pool, tmp_
         assert ("red" in told[0]) == (change != "one channel")
 
 
+def test_prediction_in_memory_tells_an_image_that_is_much_darker(lit):
+    import hpa_tf
+
+    field = read_field(find_fields(lit[0] / "images")[0])
+    predictor, mask = hpa_tf.Predictor(lit[0] / "run"), np.zeros(field.pixels.shape[:2], np.int32)
+    mask[5:20, 5:20] = 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        predictor.predict(field, mask)
+    assert not [w for w in caught if "brightness" in str(w.message)]
+    with pytest.warns(HpaWarning, match="1 image: another brightness range than run.*--full-scale 4095"):
+        predictor.predict(to_12_bit(field.pixels, ""), mask)
+
+
 def test_full_scale_makes_12_bits_what_8_bits_are(lit, pool, tmp_path):
     images = rescaled(lit[0] / "images", tmp_path / "images", to_12_bit)
     with warnings.catch_warnings(record=True) as caught:

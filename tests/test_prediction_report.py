@@ -99,7 +99,7 @@ class Loads(html.parser.HTMLParser):
 
 
 def test_report_is_self_contained_and_escaped(out):
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     parser = Loads()
     parser.feed(page)
     assert parser.loaded and all(value.startswith("data:image/") for value in parser.loaded)
@@ -123,7 +123,7 @@ def test_report_pages_and_sorts(out, browser):
     order = sorted(["a", "b", HOSTILE])
     for i, name in enumerate(order):
         (caption,) = browser.run(CAPTION)
-        size = ", 10 x 8 um" if name != "b" else ""  # the empty image's scale is not kept
+        size = ", 10 x 8 µm" if name != "b" else ""  # the empty image's scale is not kept
         assert caption == f"{name}, 120 x 96 px{size}"
         assert browser.run("return document.getElementById('place').innerText") == f"image {i + 1} of 3"
         browser.run("document.getElementById('next').click()")

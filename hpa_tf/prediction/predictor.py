@@ -11,6 +11,7 @@ import pandas as pd
 
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
 from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
@@ -25,7 +26,7 @@ from hpa_tf.prediction.members import load_networks, needs_of, usual_postprocess
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.runtimes import Device
 from hpa_tf.prediction.sources import field_cells
-from hpa_tf.prediction.trained_on import check_channels, check_scale, check_segmenter, scales_of
+from hpa_tf.prediction.trained_on import LightCheck, check_channels, check_scale, check_segmenter, scales_of
 
 _SHAPE = f"pixels [height, width, {len(CHANNELS)}] in the order {', '.join(CHANNELS)}, uint8 or uint16"
 
@@ -105,6 +106,9 @@ class Predictor:
         """
         field = _field(image, um_per_px, channels, without, project)
         check_scale(field.um_per_px, scales_of(self._networks))
+        light = LightCheck(self._networks)
+        light.add(tuple(brightness(field.pixels).tolist()))
+        light.check()
         check_channels([field.without], self._networks, allow_other_channels)
         check_segmenter(self._segmenter.name if masks is None else None, self._networks)
         needs = needs_of(self._networks, heat_maps)

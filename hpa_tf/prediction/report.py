@@ -72,7 +72,7 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str, diff
     fired = {name for page in shown for card in page.cards if card.rule for name in card.rule.split(" + ")}
     legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
     differing = heterogeneity.ranked(differences, _MOST_DIFFERING)
-    template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text()
+    template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text(encoding="utf-8")
     page = reporting.render_page(
         template,
         title=title,
