@@ -127,6 +127,15 @@ def test_two_kinds_of_brightness_in_one_folder_are_warned_of(tmp_path, largest):
         assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--workers", "1"]) == 0
 
 
+@pytest.mark.parametrize(("more", "count"), [((), 1), (("--full-scale", "4095"), 0), (("--full-scale", "65535"), 0)])
+def test_images_of_12_bits_alone_are_warned_of_until_it_is_said(tmp_path, recwarn, more, count):
+    inputs = write_inputs(tmp_path, 3, size=32, bits=16)
+    darken(inputs, inputs.ids, 4095)
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "1", "--workers", "1", *more]) == 0
+    texts = [str(warning.message) for warning in recwarn if issubclass(warning.category, HpaWarning)]
+    assert len(texts) == count and all("--full-scale 4095" in text for text in texts)
+
+
 def test_full_scale_gives_the_full_range_source_by_source(tmp_path, recwarn):
     plain, dark = (write_inputs(tmp_path / name, 4, size=32, bits=16, seed=seed) for seed, name in enumerate("ab"))
     darken(dark, dark.ids, 4095)

@@ -81,12 +81,21 @@ def unlike(found: Range, trained: Range) -> str | None:
     return "; ".join(parts) or _fewer_bits(found, trained)
 
 
+def at_most_12_bits(found: Range) -> bool:
+    """Tell whether no image has more light than counts up to 4095 say in 16-bit files; False where none is known."""
+    return 0 < _largest(found, 2) <= _DARK
+
+
 def _fewer_bits(found: Range, trained: Range) -> str | None:
-    most = max((one[2] for one in found.values() if one), default=0)
-    usual = max((one[1] for one in trained.values() if one), default=0)
-    if not 0 < most <= _DARK or usual < 4 * _DARK:
+    usual = _largest(trained, 1)
+    if not at_most_12_bits(found) or usual < 4 * _DARK:
         return None
+    most = _largest(found, 2)
     return f"all darker: no channel above {most:.3f} of full scale, training data usually up to {usual:.3f}"
+
+
+def _largest(found: Range, place: int) -> float:
+    return max((one[place] for one in found.values() if one), default=0)
 
 
 def dark_images(image_ids: Sequence[str], shares: np.ndarray) -> list[str]:
