@@ -22,7 +22,6 @@ from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
-from hpa_tf.training.claim import disown
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -142,17 +141,6 @@ def test_fields_stored_smaller_than_they_are_seen_are_told(stored, told):
         run.warn_of_small_fields(recipe_named("cpu_lite0"), manifest)
     assert [f"stored with {stored} px" in str(one.message) for one in found] == [True] * told
     assert all("--fields 256" in str(one.message) for one in found)
-
-
-def test_a_folder_stays_free_when_the_first_step_is_refused(every_step, tmp_path, capsys):
-    """The corrected command may have it; a folder that holds a step stays whose it is."""
-    data, out = every_step.parent / "data", tmp_path / "out"
-    bad = ["--recipe.objective.0.output", "logit"]
-    assert command.main(["--data", str(data), "--out", str(out), *TINY, *OPTIONS, *bad]) == 2
-    assert "Labels of 'logit'" in capsys.readouterr().err and not (out / "recipe.json").exists()
-    before = (every_step / "recipe.json").read_bytes()
-    disown(str(every_step))
-    assert (every_step / "recipe.json").read_bytes() == before
 
 
 def test_every_recipe_fits_together():

@@ -54,13 +54,6 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
             raise
 
 
-def disown(out: str) -> None:
-    """Forget whose a run folder is, so that a corrected command may have it; only for one that holds no step."""
-    if not _newest(out):
-        for name in (RECIPE, DATASET, INPUTS):
-            files.remove(files.join(out, name))
-
-
 def check_same_run(out: str, identity: dict[str, object]) -> None:
     """Check that a folder holds no run, or the same.
 

@@ -21,7 +21,7 @@ from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint, start
-from hpa_tf.training.claim import claimed, disown
+from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_antibodies, check_batch_size
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
@@ -62,12 +62,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
                 write_card(out)
             logs.say(f"{out} is finished: nothing to do")
             return
-        try:
-            progress = _train(recipe, training, validation, logs, site)
-        except InputError:
-            if site.is_chief:
-                disown(out)
-            raise
+        progress = _train(recipe, training, validation, logs, site)
         interrupts.keeps(f"{out} keeps every epoch; the same command makes the SavedModel")
         if site.is_chief:
             finish(recipe, manifest, out, progress)
