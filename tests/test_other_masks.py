@@ -1,5 +1,6 @@
 """Predictions of cells of other masks, matched to one's own; softened labels."""
 
+import warnings
 from itertools import product
 
 import cv2
@@ -12,7 +13,7 @@ from shards import one_hot, write_dataset
 
 from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from tfrecords_builder.__main__ import main
 
 
@@ -92,6 +93,20 @@ def test_options_that_do_not_go_together_are_one_line(folders, capsys, more, sai
     assert main(words(folders, *filled)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("numbers", "told"), [([1, 2, 5] * 2, True), ([1, 2, 3] * 2, False), ([1, 2] * 2, False)])
+def test_predictions_of_other_cells_of_the_same_images_are_told(folders, numbers, told):
+    """Cell 1 of other masks is another cell: numbers that do not pair up give it away."""
+    ids = cell_table.read(folders / "data" / "cells.parquet")["image_id"].unique()
+    count = len(numbers) // 2
+    predicted = cell_table.from_values(np.repeat(ids, count), numbers, np.full((2 * count, 19), 0.5))
+    cell_table.write(predicted, folders / "oof.parquet", "out_of_fold")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert main(words(folders, "--share", "0.5")) == 0
+    text = "of the same images 2 cells without a prediction, 2 predictions without a cell; if they are of other masks"
+    assert [text in str(one.message) for one in found if one.category is HpaWarning] == [True] * told
 
 
 def test_images_or_cells_that_are_all_others_are_refused():

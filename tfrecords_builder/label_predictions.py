@@ -1,6 +1,7 @@
 """The rules of `label` that read what networks say of the cells."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ import tyro
 
 from hpa_tf import cell_table, label_rules
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_start import Rule
@@ -56,6 +57,8 @@ class _Predicted(Rule):
             raise InputError(path, f"a table of {found or 'no known kind'}", "out-of-fold predictions", fix)
         if self.masks or self.prediction_masks or self.iou != label_rules.LEAST:
             table = self.on_own_cells(labels, table, path)
+        else:
+            warn_of_other_cells(labels, table, path)
         return labels.values_from(table, path), {os.path.basename(path): label_rules.digest(path)}
 
     def on_own_cells(self, labels: LabelTable, table: pd.DataFrame, path: str) -> pd.DataFrame:
@@ -84,6 +87,21 @@ class _Predicted(Rule):
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise InputError(f"--{name.replace('_', '-')}", str(value), "0 to 1", "change it")
+
+
+def warn_of_other_cells(labels: LabelTable, table: pd.DataFrame, path: str) -> None:
+    """Warn where images have other cells in the predictions: their masks differ, and equal numbers mean little."""
+    own, other = (pd.MultiIndex.from_frame(one[cell_table.KEYS]) for one in (labels.cells, table))
+    counts = [
+        int((~mine.isin(theirs) & mine.get_level_values(0).isin(theirs.get_level_values(0))).sum())
+        for mine, theirs in ((own, other), (other, own))
+    ]
+    if all(counts):
+        found = (
+            f"{path}: of the same images {counts[0]} cells without a prediction, {counts[1]} predictions without a cell"
+        )
+        fix = "if they are of other masks, give --masks and --prediction-masks: a number is not the same cell there"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
 @dataclass(frozen=True)

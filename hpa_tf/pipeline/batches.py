@@ -112,7 +112,9 @@ def training_batches(
     steps = len(plan) // batch_size
     if not steps:
         found = f"an epoch of {len(plan)} {view.draws}s"
-        raise InputError("batch size", found, f"at least one batch of {batch_size}", "take a smaller batch size")
+        raise InputError(
+            "batch size", found, f"at least one batch of {batch_size}", f"a batch size of {len(plan)} or less"
+        )
     slots = np.arange(first_step * batch_size, steps * batch_size)
     return _batches(examples, view, augmentation, plan, slots, batch_size, shard, num_parallel_calls)
 
