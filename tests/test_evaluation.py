@@ -90,6 +90,17 @@ def score(world, *more, truth="truth.parquet", found="submission.csv"):
     return json.loads((world / "out" / "scores.json").read_text())
 
 
+def test_a_submission_of_other_images_is_an_error(world, tmp_path, capsys):
+    write_submission(world, true_labels(world), tmp_path / "own.csv")
+    header, *rows = (tmp_path / "own.csv").read_text().splitlines()
+    (tmp_path / "other.csv").write_text("\n".join([header, *("other-" + row for row in rows)]) + "\n")
+    paths = ["--truth-masks", str(world / "masks"), "--truth-labels", str(world / "truth.parquet")]
+    with pytest.warns(HpaWarning, match="without truth"):
+        code = main(["score", *paths, "--submission", str(tmp_path / "other.csv"), "--out", str(tmp_path / "out")])
+    assert code == 2 and "other.csv: found no image of" in capsys.readouterr().err
+    assert not (tmp_path / "out/scores.json").exists()
+
+
 def evaluate(world):
     """Score as `score` does, without bootstrap and files."""
     paths = {"truth_labels": "truth.parquet", "truth_masks": "masks", "submission": "submission.csv", "out": "out"}

@@ -307,6 +307,16 @@ def test_bad_numbers_are_refused(tmp_path, num_images, workers):
         dataset.write(SyntheticConfig(), str(tmp_path), num_images, workers)
 
 
+@pytest.mark.parametrize("name", ["train.csv", "truth.parquet", "images/real_red.png", "masks/real_cellmask.png"])
+def test_files_of_others_are_not_written_over(tmp_path, name):
+    """`--out .` beside a real train.csv."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("real")
+    with pytest.raises(InputError, match=f"{name} of others"):
+        dataset.write(SyntheticConfig(), str(tmp_path), 1)
+    assert (tmp_path / name).read_text() == "real" and not (tmp_path / "synthetic.json").exists()
+
+
 def test_tensorflow_is_not_imported():
     code = "import sys, hpa_tf.synthetic.__main__, hpa_tf.synthetic.sheet, hpa_tf.synthetic.statistics as s;"
     code += "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"

@@ -10,6 +10,7 @@ import tyro
 
 from hpa_tf import files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.evaluation import baselines, plots
 from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, draw_images, interval
 from hpa_tf.evaluation.detections import read_detections
@@ -99,6 +100,11 @@ def score(options: Score) -> Scored:
         )
         for name, rival in zip(_NAMES, rivals, strict=True):
             matches[name].append(match_image(image_truth, rival, overlaps, options.metric))
+    if unpaired.without_truth and len(unpaired.without_detections) == len(truth.image_ids):
+        found = (
+            f"no image of {options.truth_labels} (its first: {truth.image_ids[0]}; here: {unpaired.without_truth[0]})"
+        )
+        raise InputError(options.submission, found, "the same image ids", "give the submission of these images")
     evaluations = {name: Evaluation(parts) for name, parts in matches.items()}
     resampled = {}
     if options.bootstrap:

@@ -54,13 +54,15 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     """Write `num_images` images and their tables; a run that was stopped can be started again.
 
     Raises:
-        InputError: `out` holds another data set or cannot be written, or a number is out of range.
+        InputError: `out` holds another data set, or files of others that this one would write over or lie among, or
+            cannot be written; or a number is out of range.
     """
     for name, number in (("--num-images", num_images), ("--workers", workers)):
         if number < 1:
             raise InputError(name, str(number), "1 or more", "change the option")
     for folder in (out, files.join(out, IMAGES), files.join(out, MASKS)):
         files.make_folder(folder)
+    _check_free(out)
     _claim(config, out, num_images)
     interrupts.keeps("the images so far are kept; the same command makes the data set whole")
     truths, rows = [], []
@@ -90,6 +92,17 @@ def read(folder: str) -> Dataset:
     for row, text in enumerate(table["Label"]):
         labels[row, [int(part) for part in text.split("|")]] = True
     return Dataset(config, cell_table.read(files.join(folder, TRUTH)), table["ID"].tolist(), labels)
+
+
+def _check_free(out: str) -> None:
+    """Refuse a folder with real images or labels in the places of generated ones."""
+    if files.exists(files.join(out, CONFIG)):
+        return
+    taken = [name for name in (TRAIN_CSV, TRUTH) if files.exists(files.join(out, name))]
+    taken += [f"{name}/{found[0]}" for name in (IMAGES, MASKS) if (found := files.list_names(files.join(out, name)))]
+    if taken:
+        expected = "a folder without such files, or a data set that was begun here"
+        raise InputError(out, f"{', '.join(taken)} of others", expected, "choose another --out")
 
 
 def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
