@@ -266,7 +266,7 @@ def main(options: Options) -> None:
     """Measure and print."""
     keep_freed_memory()  # as train.py does
     if options.only_steps:
-        loader_steps.main()
+        loader_steps.main(options.cells)
         return
     with tempfile.TemporaryDirectory() as temporary:
         drawn = {bits: Path(temporary) / f"cells{bits}" for bits in (8, 16)}

@@ -19,7 +19,6 @@ from hpa_tf.recipes import recipe_named
 
 SIZES = {128: False, 512: True}
 """Sides, px, and whether there are masks."""
-COUNT = 48
 STEPS: tuple[AnyStep, ...] = (
     *(Affine(rotation=45, shear=5), Perspective(), OpticalDistortion(), GridDistortion(), ElasticDistortion()),
     *(Noise(), Holes(), Blur(), MotionBlur(), MedianBlur(sizes=(3,)), MedianBlur(sizes=(5,)), MedianBlur(sizes=(7,))),
@@ -28,23 +27,23 @@ STEPS: tuple[AnyStep, ...] = (
 RECIPES = ("milimed_b0_pad", "bestfitting_inception", "red_ai_duo_b3", "red_ai_field_b5", "mpware_puzzle_cam")
 
 
-def cost(augmentation: Augmentation, size: int, with_masks: bool) -> float:
-    """Return processor seconds a picture of the best of three passes after one that traces."""
+def cost(augmentation: Augmentation, size: int, with_masks: bool, count: int) -> float:
+    """Return processor seconds a picture of the best of three passes over `count` of them, after one that traces."""
     rng = np.random.default_rng(0)
     picture = {"image": tf.constant(rng.random((size, size, 4), np.float32))}
     if with_masks:
         picture["masks"] = tf.constant(np.arange(size * size).reshape(size, size) // (size * 16), tf.int32)
-    seeds = rng.integers(-(2**31), 2**31, (COUNT, 2), np.int32)
+    seeds = rng.integers(-(2**31), 2**31, (count, 2), np.int32)
 
     def changed(seed: tf.Tensor) -> tf.Tensor:
         return tf.add_n([tf.cast(one[0, 0], tf.float32) for one in _flat(augment_record(picture, seed, augmentation))])
 
-    dataset = tf.data.Dataset.from_tensor_slices(seeds).map(changed, tf.data.AUTOTUNE).batch(COUNT)
+    dataset = tf.data.Dataset.from_tensor_slices(seeds).map(changed, tf.data.AUTOTUNE).batch(count)
     times = []
     for _ in range(4):
         start = time.process_time()
         list(dataset)
-        times.append((time.process_time() - start) / COUNT)
+        times.append((time.process_time() - start) / count)
     return min(times[1:])
 
 
@@ -52,14 +51,17 @@ def _flat(picture: dict[str, tf.Tensor]) -> list[tf.Tensor]:
     return [picture["image"][..., 0], *([picture["masks"]] if "masks" in picture else [])]
 
 
-def main() -> None:
-    """Measure and print."""
+def main(count: int) -> None:
+    """Measure with `count` crops and an eighth as many fields, and print."""
     print("augmentations: processor ms a crop of 128 px, a field of 512 px with its masks")
     rows = {type(step).__name__ + _detail(step): _always(step) for step in STEPS}
     rows = {"nothing": NO_AUGMENTATION, "flips, turns, rotation": Augmentation(quarter_turns=True)} | rows
     rows |= {f"recipe {name}": dataclasses.replace(recipe_named(name).augmentation, paste=None) for name in RECIPES}
     for name, augmentation in rows.items():
-        found = [cost(augmentation, size, with_masks) * 1e3 for size, with_masks in SIZES.items()]
+        found = [
+            cost(augmentation, size, with_masks, max(1, count // (8 if with_masks else 1))) * 1e3
+            for size, with_masks in SIZES.items()
+        ]
         print(f"{name:<32}" + "".join(f"{one:9.2f}" for one in found), flush=True)
 
 
