@@ -8,7 +8,17 @@ from scipy import ndimage
 
 from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, augment_record
 from hpa_tf.pipeline.augmentation import random_square
-from hpa_tf.pipeline.photometry import Blur, Brightness, Gamma, Holes, MedianBlur, MotionBlur, Noise, Staining
+from hpa_tf.pipeline.photometry import (
+    Blur,
+    Brightness,
+    Gamma,
+    Holes,
+    MedianBlur,
+    MotionBlur,
+    Noise,
+    Staining,
+    _selection,
+)
 from hpa_tf.pipeline.steps import OneOf
 from hpa_tf.pipeline.warps import (
     Affine,
@@ -202,6 +212,20 @@ def test_changes_of_tone_equal_their_definitions(name):
         np.testing.assert_allclose(changed, definition(image, drawn), atol=1e-5)
         results.add(changed.tobytes())
     assert len(results) >= 2
+
+
+@pytest.mark.parametrize("count", [9, 25, 49])
+def test_the_median_is_selected_by_any_order(count):
+    """The 0-1 principle: pairs that put every row of zeros and ones right put every row right."""
+    rows = [np.arange(count) < ones for ones in range(count + 1)]
+    rng = np.random.default_rng(0)
+    values = np.array([rng.permutation(rows[i % len(rows)]) for i in range(4000)], float).T
+    expected = np.sort(values, axis=0)[count // 2]
+    for i, j, lower, higher in _selection(count):
+        one, other = values[i].copy(), values[j].copy()
+        values[i] = np.minimum(one, other) if lower else np.nan  # what is not needed is never looked at
+        values[j] = np.maximum(one, other) if higher else np.nan
+    np.testing.assert_array_equal(values[count // 2], expected)
 
 
 def test_kernels_are_those_of_the_documented_sizes():

@@ -5,6 +5,7 @@ Each is a frozen dataclass with `draw(seed, image)`, what happens, and `change(i
 them in NumPy. Source: SYSTEMS 2f, 3f.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -242,17 +243,29 @@ def _median(image: tf.Tensor, side: int) -> tf.Tensor:
     rows = tf.gather(image, np.clip(np.arange(-reach, size + reach), 0, size - 1))
     padded = tf.gather(rows, np.clip(np.arange(-reach, size + reach), 0, size - 1), axis=1)
     window = [padded[i : i + size, j : j + size] for i in range(side) for j in range(side)]
-    middle = side * side // 2
-    return tf.sort(tf.stack(window, axis=-1), axis=-1)[..., middle] if side > 3 else _median_of_9(window)
+    for i, j, lower, higher in _selection(len(window)):
+        one, other = window[i], window[j]
+        window[i] = tf.minimum(one, other) if lower else one
+        window[j] = tf.maximum(one, other) if higher else other
+    return window[len(window) // 2]
 
 
-_NETWORK = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6),
-            (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))  # fmt: skip
-"""Pairs to be sorted, after which value 4 of 9 is the median (Devillard 1998)."""
+@functools.cache
+def _selection(count: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Return pairs of places to be ordered one after the other, after which the middle one of `count` is the median.
 
-
-def _median_of_9(values: list[tf.Tensor]) -> tf.Tensor:
-    values = list(values)
-    for i, j in _NETWORK:
-        values[i], values[j] = tf.minimum(values[i], values[j]), tf.maximum(values[i], values[j])
-    return values[4]
+    Batcher's odd-even mergesort without the steps that the middle does not need; whether the lower and the higher of a
+    pair are needed. Whole images are compared at once: several times as fast as sorting the window of every pixel.
+    """
+    pairs = []
+    for power in range((count - 1).bit_length()):
+        for distance in (1 << k for k in range(power, -1, -1)):
+            for start in range(distance % (1 << power), count - distance, 2 * distance):
+                places = range(start, min(start + distance, count - distance))
+                pairs += [(i, i + distance) for i in places if i >> power + 1 == i + distance >> power + 1]
+    needed, kept = {count // 2}, []
+    for i, j in reversed(pairs):
+        if {i, j} & needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(kept))
