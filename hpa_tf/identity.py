@@ -8,9 +8,12 @@ import json
 import os
 from typing import Any
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 
 _MOST_NAMED = 20
+KINDS = {"predictions.json": "a prediction", "recipe.json": "a run", "dataset.json": "a data folder"}
+"""What a folder holds, by the file that says it; a run has the last, too."""
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -26,6 +29,21 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
         pairs = enumerate(zip(before, now, strict=True))
         return [line for i, (one, other) in pairs for line in differences(one, other, f"{path}.{i}")]
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
+
+
+def check_kind(out: str, marker: str) -> None:
+    """Refuse a folder with results of another kind, which files of the same names would replace.
+
+    Args:
+        out: The folder; it need not be there.
+        marker: The file of `KINDS` that says what is to be written.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    found = next((name for name in KINDS if files.exists(files.join(out, name))), marker)
+    if found != marker:
+        raise InputError(out, f"{KINDS[found]} ({found})", f"{KINDS[marker]}, or neither", "choose another --out")
 
 
 def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:

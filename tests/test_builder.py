@@ -363,6 +363,16 @@ def test_a_mended_image_joins_the_next_build(tmp_path):
     assert content(tmp_path / "data") == content(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize(("marker", "what"), [("predictions.json", "a prediction"), ("recipe.json", "a run")])
+def test_a_folder_of_another_kind_is_left_alone(inputs, tmp_path, capsys, marker, what):
+    (tmp_path / marker).write_text("{}")
+    (tmp_path / "cells.parquet").write_text("of others")
+    (tmp_path / "dataset.json").write_text("{}")  # a run has one, too
+    assert main([*inputs.arguments(tmp_path), "--num-folds", "2"]) == 2
+    assert f"found {what} ({marker}); expected a data folder" in capsys.readouterr().err
+    assert (tmp_path / "cells.parquet").read_text() == "of others"
+
+
 def test_repeated_label_counts_once_and_one_fold_names_the_training_that_it_allows(tmp_path, capsys):
     inputs = write_inputs(tmp_path / "inputs", 2, size=32, grid=1, labels=["13|13", "2"])
     assert main([*inputs.arguments(tmp_path / "a folder"), "--num-folds", "1"]) == 0

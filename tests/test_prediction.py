@@ -531,6 +531,14 @@ def test_names_that_are_no_utf8_are_skipped_where_errors_are(small, pool, tmp_pa
     assert any("\\x" in image_id for image_id in failed)
 
 
+@pytest.mark.parametrize(("marker", "what"), [("dataset.json", "a data folder"), ("recipe.json", "a run")])
+def test_nothing_is_predicted_into_a_folder_of_another_kind(small, pool, tmp_path, marker, what):
+    (tmp_path / marker).write_text("{}")
+    with pytest.raises(InputError, match=rf"found {what} \({marker}\); expected a prediction"):
+        predict(replace(small[1], out=str(tmp_path)), pool)
+    assert [path.name for path in tmp_path.iterdir()] == [marker]
+
+
 def test_a_prediction_of_nothing_names_no_file_that_is_not_there(tmp_path):
     failures = [("x", "damaged")]
     options = Options(str(tmp_path), run=("r",), images="i", on_error="skip")

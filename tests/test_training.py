@@ -1,6 +1,7 @@
 """Training through its own command, in this process: what a run folder holds, guards, systems, folds."""
 
 import re
+import shutil
 import uuid
 from dataclasses import replace
 
@@ -268,6 +269,15 @@ def test_show_sampling_trains_nothing(data, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "expected" in printed and "Nucleoplasm" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_another_data_folder_does_not_become_a_run(data, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    before = sorted(path.name for path in other.iterdir())
+    assert call(data, other) == 2
+    assert "found a data folder (dataset.json); expected a run" in capsys.readouterr().err
+    assert sorted(path.name for path in other.iterdir()) == before
 
 
 def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_path, capsys):

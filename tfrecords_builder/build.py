@@ -14,6 +14,7 @@ from hpa_tf import cell_table, files, folder_lock, image_table, interrupts, reco
 from hpa_tf.beam import LOCAL
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.identity import check_kind
 from hpa_tf.imaging.brightness import at_most_12_bits, brightness_range, dark_images
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
@@ -43,6 +44,7 @@ def build(options: BuildOptions) -> Manifest:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
             or another build is writing to the folder.
     """
+    check_kind(options.out, records.MANIFEST_NAME)
     options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()

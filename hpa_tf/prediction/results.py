@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.identity import check_same
+from hpa_tf.identity import check_kind, check_same
 from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS
 
 VERSION = 1
@@ -216,6 +216,7 @@ def start(out: str, request: dict[str, Any]) -> None:
     Raises:
         InputError: `out` holds a prediction under other options: names each difference; or it cannot be written.
     """
+    check_kind(out, MANIFEST)
     for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
         files.make_folder(folder)
     request = json.loads(json.dumps({"version": VERSION, **request}))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hpa_tf import checksums, files, folder_lock
 from hpa_tf.errors import InputError
-from hpa_tf.identity import check_same
+from hpa_tf.identity import check_kind, check_same
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
 from hpa_tf.records import Manifest, manifest_json
 from hpa_tf.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
@@ -36,20 +36,21 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
         check_same_run(out, identity)
         yield
         return
+    check_kind(out, RECIPE)
     check_same_run(out, identity)
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
         is_new = not any(files.exists(files.join(out, name)) for name in identity)
+        save(recipe, files.join(out, RECIPE))  # first: it says that the folder is a run's
         files.write_json(files.join(out, DATASET), identity[DATASET])
         files.write_json(files.join(out, INPUTS), checksums.sealed_json(identity[INPUTS]))
-        save(recipe, files.join(out, RECIPE))
         check_shared(site, out, owner.token)
         try:
             yield
         except InputError:
             if is_new and not _newest(out):
-                for name in identity:
+                for name in reversed(identity):
                     files.remove(files.join(out, name))
             raise
 
