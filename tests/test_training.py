@@ -302,14 +302,16 @@ def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsy
     first, second = (final_state(tmp_path / "out" / name) for name in "ab")
     assert any((first[name] != second[name]).any() for name in first)
     written = files.read_json(tmp_path / "out" / "system.json")
-    assert [member["weight"] for member in written["members"]] == [0.5, 0.5] and written["version"] == 6
-    files.write_json(tmp_path / "out" / "system.json", written | {"version": 7})
-    with pytest.raises(InputError, match=r"system.json: found a system of version 7; .*version of hpa_tf that wrote"):
+    assert [member["weight"] for member in written["members"]] == [0.5, 0.5]
+    newer = written["version"] + 1
+    files.write_json(tmp_path / "out" / "system.json", written | {"version": newer})
+    told = rf"system.json: found a system of version {newer}; .*version of hpa_tf that wrote"
+    with pytest.raises(InputError, match=told):
         claim_system(system, str(tmp_path / "out"), site)
     del written["version"]  # as earlier programs wrote it
     files.write_json(tmp_path / "out" / "system.json", written)
     claim_system(system, str(tmp_path / "out"), site)
-    assert files.read_json(tmp_path / "out" / "system.json")["version"] == 6
+    assert files.read_json(tmp_path / "out" / "system.json")["version"] == newer - 1
     with pytest.raises(InputError, match=r"another system \(members.0.weight: 0.5 -> 0.25"):
         claim_system(
             replace(system, members=(replace(system.members[0], weight=0.25), system.members[1])),
