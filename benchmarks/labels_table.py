@@ -1,11 +1,11 @@
 """The table and the figure of `labels.py`, from the scores that its rows have written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from labels_rows import BY_NAME, CLASSES_GRADED, CONTROL, COUNTS, ORDERS, ROWS, SECOND_STAGE
-from ladder_scores import Scored, Truth, score, shown
+from ladder_scores import Found, Scored, Scorer, Truth, score, shown
 from matplotlib.figure import Figure
 
 from hpa_tf.evaluation.bootstrap import interval
@@ -16,39 +16,21 @@ HEADER = ("labels", "seeds", "mAP", "difference", "of the seeds", "graded classe
 _GRADED = list(CLASSES_GRADED)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a row has found.
-
-    Attributes:
-        scores: [N, 19] by seed.
-        facts: What each seed wrote beside its scores.
-    """
-
-    scores: Mapping[int, np.ndarray]
-    facts: Sequence[Mapping]
-
-
-class Scorer:
-    """Scores rows once for each set of seeds.
-
-    Attributes:
-        found: The rows that are there, by name.
-    """
+class RuleScorer(Scorer):
+    """Scores rows as they are, and with the rule of border and outlier cells."""
 
     def __init__(self, found: Mapping[str, Found], truth: Truth, value: np.ndarray, num_samples: int):
         """Take the rows; the truth and the border and outlier values [N] of the test cells; resamples of images."""
-        self.found, self._truth, self._value, self._num_samples = found, truth, value, num_samples
-        self._kept: dict[tuple, Scored] = {}
+        super().__init__(found, truth, num_samples)
+        lowered = {
+            name: replace(row, scores={seed: scores * value[:, None] for seed, scores in row.scores.items()})
+            for name, row in found.items()
+        }
+        self._lowered = Scorer(lowered, truth, num_samples)
 
-    def score(self, name: str, seeds: Sequence[int], with_rule: bool = False) -> Scored:
+    def score(self, name: str, seeds: Sequence[int] | None = None, with_rule: bool = False) -> Scored:
         """Score a row; `with_rule`: its scores times the cells' values, as in prediction."""
-        key = (name, tuple(seeds), with_rule)
-        if key not in self._kept:
-            factor = self._value[:, None] if with_rule else 1.0
-            scores = [self.found[name].scores[seed] * factor for seed in seeds]
-            self._kept[key] = score(self._truth, scores, self._num_samples)
-        return self._kept[key]
+        return self._lowered.score(name, seeds) if with_rule else super().score(name, seeds)
 
     def difference(self, name: str, seeds: Sequence[int], pick: Callable, with_rule: bool = False) -> str:
         """Return the difference to the row's base with its interval, as text."""
@@ -57,7 +39,7 @@ class Scorer:
 
     def means(self, name: str, seeds: Sequence[int]) -> list[float]:
         """Return the mAP of each seed."""
-        return [score(self._truth, [self.found[name].scores[seed]], 0).mean for seed in seeds]
+        return [score(self._truth, [self.rows[name].scores[seed]], 0).mean for seed in seeds]
 
 
 def everything(scored: Scored) -> Scored:
@@ -79,7 +61,7 @@ def text_of(found: Mapping[str, Found], truth: Truth, value: np.ndarray, num_sam
         value: float [N], border and outlier value of each test cell as in prediction.
         num_samples: Resamples of the images.
     """
-    scorer = Scorer(found, truth, value, num_samples)
+    scorer = RuleScorer(found, truth, value, num_samples)
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     names = [row.name for row in ROWS if row.name in found]
     lines += ["| " + " | ".join(_cells(name, scorer)) + " |" for name in names]
@@ -88,9 +70,9 @@ def text_of(found: Mapping[str, Found], truth: Truth, value: np.ndarray, num_sam
     return "\n".join(lines) + "\n", _figure(scorer) if is_drawn else None
 
 
-def _cells(name: str, scorer: Scorer) -> list[str]:
+def _cells(name: str, scorer: RuleScorer) -> list[str]:
     """Return a line of the table; differences are those of the seeds that both rows have."""
-    row, base = scorer.found[name], scorer.found.get(BY_NAME[name].base)
+    row, base = scorer.rows[name], scorer.rows.get(BY_NAME[name].base)
     seeds = list(row.scores)
     both = [seed for seed in seeds if base is not None and base is not row and seed in base.scores]
     differences = ["", "", "", ""]
@@ -111,20 +93,20 @@ def _cells(name: str, scorer: Scorer) -> list[str]:
     ]
 
 
-def _figure(scorer: Scorer) -> bytes:
+def _figure(scorer: RuleScorer) -> bytes:
     """Draw what a grade is worth: the gain over a second stage without grades, by the number of graded cells."""
     figure = Figure(figsize=(9, 4.0), layout="constrained")
     titles = ("all 19 classes", f"the {len(_GRADED)} graded classes")
     for axis, title, pick in zip(figure.subplots(1, 2), titles, (everything, of_graded), strict=True):
         for order, colour in zip(ORDERS, ("#3568c9", "#c2571a"), strict=True):
             names = {count: f"{SECOND_STAGE}{count} grades, {order}" for count in COUNTS}
-            gains = {count: _gain(scorer, name, pick) for count, name in names.items() if name in scorer.found}
+            gains = {count: _gain(scorer, name, pick) for count, name in names.items() if name in scorer.rows}
             if gains:
                 middle, low, high = np.transpose(list(gains.values()))
                 axis.plot(list(gains), middle, "o-", color=colour, label=f"{order} order")
                 axis.fill_between(list(gains), low, high, color=colour, alpha=0.15, lw=0)
         for rule, style in (("drop_unlikely", "--"), ("the truth", "-")):
-            if SECOND_STAGE + rule in scorer.found:
+            if SECOND_STAGE + rule in scorer.rows:
                 gain = _gain(scorer, SECOND_STAGE + rule, pick)[0]
                 axis.axhline(gain, color="#555", ls=style, lw=1, label=rule)
         axis.axhline(0, color="#555", ls=":", lw=1, label="no grades")
@@ -136,9 +118,9 @@ def _figure(scorer: Scorer) -> bytes:
     return to_png(figure)
 
 
-def _gain(scorer: Scorer, name: str, pick: Callable) -> tuple[float, float, float]:
+def _gain(scorer: RuleScorer, name: str, pick: Callable) -> tuple[float, float, float]:
     """Return the gain over the second stage without grades, and its interval, of the seeds that both have."""
-    both = [seed for seed in scorer.found[name].scores if seed in scorer.found[CONTROL].scores]
+    both = scorer.common(name, CONTROL)
     row, base = (pick(scorer.score(one, both)) for one in (name, CONTROL))
     gain = row.mean - base.mean
     return gain, *interval(row.means - base.means, gain)

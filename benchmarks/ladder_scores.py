@@ -5,6 +5,7 @@ under the envelope of precision over recall of all cells of all images. Interval
 same ones for every row, so that differences are paired; of several seeds the mean is resampled.
 """
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,46 @@ def score(truth: Truth, of_seeds: list[np.ndarray], num_samples: int) -> Scored:
     ap = np.mean([average_precisions(truth, scores) for scores in of_seeds], axis=0)
     resampled = [[average_precisions(truth, scores, weights) for weights in samples] for scores in of_seeds]
     return Scored(ap, np.mean(resampled, axis=0) if num_samples else np.zeros((0, NUM_CLASSES)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the seeds of a row have written.
+
+    Attributes:
+        scores: [N, 19] by seed.
+        facts: What each seed wrote beside its scores.
+    """
+
+    scores: Mapping[Hashable, np.ndarray]
+    facts: Sequence[Mapping]
+
+
+class Scorer:
+    """Scores rows once for each set of seeds.
+
+    Attributes:
+        rows: The rows that are there, by name.
+    """
+
+    def __init__(self, rows: Mapping[str, Found], truth: Truth, num_samples: int):
+        """Take the rows, the truth of the test cells, and the number of resamples of the images."""
+        self.rows, self._truth, self._num_samples = rows, truth, num_samples
+        self._kept: dict[tuple, Scored] = {}
+
+    def score(self, name: str, seeds: Sequence[Hashable] | None = None) -> Scored:
+        """Score a row by these seeds; None = all that it has."""
+        key = (name, *(self.rows[name].scores if seeds is None else seeds))
+        if key not in self._kept:
+            scores = [self.rows[name].scores[seed] for seed in key[1:]]
+            self._kept[key] = score(self._truth, scores, self._num_samples)
+        return self._kept[key]
+
+    def common(self, *names: str) -> list[Hashable]:
+        """Return the seeds that all of the rows have."""
+        if any(name not in self.rows for name in names):
+            return []
+        return [seed for seed in self.rows[names[0]].scores if all(seed in self.rows[name].scores for name in names)]
 
 
 def shown(value: float, values: np.ndarray) -> str:

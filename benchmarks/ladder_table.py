@@ -1,11 +1,10 @@
 """The table and the figures of the ladder, from the scores that its rows have written."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ladder_scores import NUCLEAR_MEMBRANE, SHOWN, Scored, Truth, closed, most_probable, score, shown
+from ladder_scores import NUCLEAR_MEMBRANE, SHOWN, Found, Scored, Scorer, Truth, closed, most_probable, shown
 from matplotlib.figure import Figure
 
 from hpa_tf import files
@@ -27,42 +26,13 @@ DRAWN = {
 _HEADER = ("budget", "row", "seeds", "mAP", "difference to plain", "gap closed", *SHOWN, "training s", "cells/s")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the seeds of a row have written.
-
-    Attributes:
-        scores: [N, 19] by seed.
-        facts: "training" and "asking" s, number of "cells", by seed.
-    """
-
-    scores: Mapping[str, np.ndarray]
-    facts: Mapping[str, Mapping]
-
-
-class Budget:
-    """The rows of one budget; each is scored once for every set of seeds."""
+class Budget(Scorer):
+    """The rows of one budget."""
 
     def __init__(self, folder: Path, names: Sequence[str], truth: Truth, num_samples: int):
         """Take the folder `budget-B`, the names of all rows, true labels and the number of resamples."""
+        super().__init__(_read(folder, names), truth, num_samples)
         self.share = float(folder.name.partition("-")[2])
-        self.rows = _read(folder, names)
-        self._truth, self._num_samples = truth, num_samples
-        self._kept: dict[tuple[str, ...], Scored] = {}
-
-    def score(self, name: str, seeds: Sequence[str] | None = None) -> Scored:
-        """Score a row by these seeds; None = all that it has."""
-        seeds = tuple(self.rows[name].scores) if seeds is None else tuple(seeds)
-        if (name, *seeds) not in self._kept:
-            scores = [self.rows[name].scores[seed] for seed in seeds]
-            self._kept[name, *seeds] = score(self._truth, scores, self._num_samples)
-        return self._kept[name, *seeds]
-
-    def common(self, *names: str) -> list[str]:
-        """Return the seeds that all of the rows have."""
-        if any(name not in self.rows for name in names):
-            return []
-        return [seed for seed in self.rows[names[0]].scores if all(seed in self.rows[name].scores for name in names)]
 
     def lines(self) -> list[str]:
         """Return the lines of the table."""
@@ -70,7 +40,7 @@ class Budget:
 
     def _cells(self, name: str) -> list[str]:
         """Return a line's cells; differences and shares are those of the seeds that all rows in them have."""
-        row, facts = self.score(name), list(self.rows[name].facts.values())
+        row, facts = self.score(name), self.rows[name].facts
         training, asking, cells = (np.mean([one[key] for one in facts]) for key in ("training", "asking", "cells"))
         return [
             *(f"{self.share:g}", name, str(len(facts)), shown(row.mean, row.means)),
@@ -136,7 +106,7 @@ def _read(folder: Path, names: Sequence[str]) -> dict[str, Found]:
         places = dict(sorted(places.items()))
         if places:
             scores = {s: np.load(path.with_name("scores.npy"), allow_pickle=False) for s, path in places.items()}
-            found[name] = Found(scores, {s: files.read_json(path) for s, path in places.items()})
+            found[name] = Found(scores, [files.read_json(path) for path in places.values()])
     return found
 
 

@@ -21,6 +21,11 @@ def show_warnings_plainly() -> None:
     warnings.formatwarning = plain
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts: "1 image", "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def printable(text: object) -> str:
     """Return text that every terminal and file takes: bytes of a file name that are no UTF-8 are shown as `\\xf6`."""
     try:

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
-from hpa_tf.errors import HpaWarning, InputError, printable
+from hpa_tf.errors import HpaWarning, InputError, counted, printable
 from hpa_tf.imaging.layout import MEANINGS, Layout
 from hpa_tf.imaging.naming import EXTENSIONS, Naming
 from hpa_tf.imaging.stacks import files_of_set, has_one_plane
@@ -239,11 +239,10 @@ def expected_names(layout: Layout) -> str:
 
 def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> InputError:
     shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-    count = "1 file" if len(names) == 1 else f"{len(names)} files"
     below = sorted(_folders(folder))
     listed = ", ".join(below[:_NUM_SHOWN]) + (", ..." if len(below) > _NUM_SHOWN else "")
     nothing = f"no image, and no file, only folders ({listed})" if below else "no image, and no other file"
-    found = f"no image among {count} ({shown})" if names else nothing
+    found = f"no image among {counted(len(names), 'file')} ({shown})" if names else nothing
     expected = expected_names(layout)
     if other := _other_formats(folder, names):
         return InputError(folder, f"{found}, but {other}", expected, _CONVERT)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
+from hpa_tf.errors import InputError, counted
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.report import REPORT
@@ -36,22 +36,17 @@ def fail(program: str, error: InputError) -> int:
 
 def summary(options: Options, outcome: Outcome) -> str:
     """Say in a few lines what was done."""
-    lines = [f"{_images(outcome.num_images)} in {options.out}: {outcome.num_predicted} predicted now"]
+    lines = [f"{counted(outcome.num_images, 'image')} in {options.out}: {outcome.num_predicted} predicted now"]
     if outcome.num_changed:
-        lines.append(
-            f"{_images(outcome.num_changed)} changed (or masks or shards did) since the last call: old results dropped"
-        )
+        what = f"{counted(outcome.num_changed, 'image')} changed (or masks or shards did)"
+        lines.append(f"{what} since the last call: old results dropped")
     if outcome.num_cells:
         share = outcome.num_lowered / outcome.num_cells
         lines.append(f"{outcome.num_cells} cells, {share:.0%} of them lowered by a rule (column rule of {CELLS})")
     if outcome.failures:
-        lines.append(f"{_images(len(outcome.failures))} skipped: {files.join(options.out, FAILURES)}")
+        lines.append(f"{counted(len(outcome.failures), 'image')} skipped: {files.join(options.out, FAILURES)}")
     if not outcome.num_images:
         return "\n".join([*lines, "no image could be predicted, so there are no scores"])
     shown = f"look at {files.join(options.out, REPORT)}; " if options.report_images else ""
     lines.append(f"{shown}scores: {files.join(options.out, SUBMISSION)}, {files.join(options.out, CELLS)}")
     return "\n".join(lines)
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"

@@ -9,6 +9,7 @@ from hpa_tf import cell_table, files, interrupts
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning
 from hpa_tf.image_labels import read_image_labels
+from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
@@ -69,7 +70,7 @@ def _tell_of_8_bits(out: str) -> None:
     """Warn where the option for 16-bit images found none."""
     bits = {int(one) for part in cell_table.read_parts(files.join(out, CELLS), ["bits"]) for one in part["bits"]}
     if bits == {8}:
-        warnings.warn("--full-scale: no image has 16 bits, so nothing was stretched", HpaWarning, stacklevel=2)
+        warnings.warn(NOTHING_STRETCHED, HpaWarning, stacklevel=2)
 
 
 def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple[Outcome, list[str]]:

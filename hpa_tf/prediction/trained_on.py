@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.imaging.brightness import Range, brightness_range, unlike
 from hpa_tf.imaging.segmentation.choosing import choice_named
 
@@ -116,9 +116,7 @@ class LightCheck:
     def check(self) -> None:
         """Warn, once, where the images seen so far are unlike the training data."""
         if self._shares:
-            count = len(self._shares)
-            what = "1 image" if count == 1 else f"{count} images"
-            self.check_range(brightness_range(np.array(self._shares)), what)
+            self.check_range(brightness_range(np.array(self._shares)), counted(len(self._shares), "image"))
 
     def check_range(self, found: Range | None, what: str) -> None:
         """Warn, once, where a range of brightness is unlike that of the training data.
