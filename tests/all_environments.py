@@ -4,10 +4,10 @@
 
 `make test` has run the fast tests before and left its results. Here the slow tests run in the same environment, by two
 workers; then the wheel is built and, two at a time, the tests of each extra run in a new environment that it is
-installed into with that extra, and its commands in one of its own, from another folder. What an environment prints is
-shown when it is done. At the end stands a table of every test that ran nowhere, with its reason;
-one whose reason `allowed_skips.txt` does not list fails the run, and so does an extra that cannot be installed or a
-test of it that does not pass.
+installed into with that extra, and its commands in one of its own, from another folder; an environment that passed is
+removed. What it prints is shown when it is done. At the end stands a table of every test that ran nowhere, with its
+reason; one whose reason `allowed_skips.txt` does not list fails the run, and so does an extra that cannot be installed
+or a test of it that does not pass.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted:
         call([*MAKE, "build", "--quiet", "--wheel", "--clear", "--out-dir", str(WHEELS), str(ROOT)], None)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for names in pool.map(shown, wanted, wanted.values()):
+        for names in pool.map(shown, wanted, [partial(and_removed, name, part) for name, part in wanted.items()]):
             failed += names
     not_allowed = report(read_results()) if only is None else []
     print(f"\nfailed: {', '.join(failed) or 'none'}; skipped without leave: {len(not_allowed)}")
@@ -167,6 +167,12 @@ def make_environment(name: str, extras: Sequence[str], output: IO | None) -> Pat
     call([*MAKE, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], output)
     call([*INSTALL, str(folder / "bin" / "python"), asked], output)
     return folder / "bin"
+
+
+def and_removed(name: str, part: Part, output: IO | None) -> None:
+    """Check an environment and remove it, which is some GB; one that did not pass stays, to be looked at."""
+    part(output)
+    shutil.rmtree(ENVIRONMENTS / name)
 
 
 def check_environment(environment: Environment, output: IO | None) -> None:
