@@ -108,16 +108,14 @@ class Ladder:
 
     def write_labels(self, name: str, path: str) -> None:
         """Write what networks say of the cells of images that they were not trained on."""
-        parts = TEACHERS[name].parts
-        found = []
+        teachers, found = TEACHERS[name], []
         for fold in range(NUM_FOLDS):
             examples = Data(self.data, clean=False).examples({fold})
-            own = [replace(part, training=replace(part.training, without=fold)) for part in parts]
+            own = teachers.without(fold)
             if name == "five_levels":
-                values = five_levels(self, own[0].training, examples)
+                values = five_levels(self, own.parts[0].training, examples)
             else:
-                answers = [self.answer(part, examples, f"fold{fold}") for part in own]
-                values = weighted_mean(answers, [part.weight for part in own])
+                values = self.together(own, examples, f"fold{fold}")
             found.append(cell_table.from_values(examples.table["image_id"], examples.table["cell"], values))
         cell_table.write(pd.concat(found, ignore_index=True), path, "labels")
 
@@ -186,10 +184,7 @@ class Ladder:
         if row.copied:
             scores, facts = copied(image_labels(self.test), self.seed), {"training": 0.0, "asking": 0.0}
         else:
-            answers = [self.answer(part) for part in row.parts]
-            scores = weighted_mean(answers, [part.weight for part in row.parts])
-            if row.times:
-                scores = scores * self.answer(row.times)
+            scores = self.together(row)
             if row.instead:
                 answered = self.answer(row.instead)
                 scores = np.where(np.isnan(answered), scores, answered)
@@ -200,17 +195,23 @@ class Ladder:
         write_array(files.join(folder, SCORES), scores)
         files.write_json(files.join(folder, FACTS), {"cells": len(scores), **facts})
 
+    def together(self, row: Row, examples: Examples | None = None, of: str = "test") -> np.ndarray:
+        """Return the mean of a row's networks times the one that multiplies it, float [N, 19]."""
+        answers = [self.answer(part, examples, of) for part in row.parts]
+        mean = weighted_mean(answers, [part.weight for part in row.parts])
+        return mean * self.answer(row.times, examples, of) if row.times else mean
+
     def times(self, row: Row) -> dict[str, float]:
         """Return seconds of two cores: of all trainings that a row rests on, and of asking its networks."""
-        parts = [*row.parts, *filter(None, (row.times, row.instead))]
+        parts = row.networks
         trainings = {part.training.name: part.training for part in parts}
         for training in list(trainings.values()):
             if training.start:
                 trainings[training.start.name] = training.start
-            for part in getattr(TEACHERS.get(training.labels), "parts", ()):
+            if training.labels in TEACHERS:
                 for fold in range(NUM_FOLDS):
-                    own = replace(part.training, without=fold)
-                    trainings[own.name] = own
+                    own = TEACHERS[training.labels].without(fold).networks
+                    trainings |= {part.training.name: part.training for part in own}
         of_training = sum(self.seconds(training)["training"] for training in trainings.values())
         kinds = [f"test-{type(part.asked).__name__ if part.asked else 'asked'}" for part in parts]
         asking = sum(self.seconds(part.training)[kind] for part, kind in zip(parts, kinds, strict=True))

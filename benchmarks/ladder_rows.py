@@ -87,6 +87,19 @@ class Row:
     own: float = 1.0
     copied: bool = False
 
+    @property
+    def networks(self) -> tuple[Part, ...]:
+        """All of its networks."""
+        return (*self.parts, *filter(None, (self.times, self.instead)))
+
+    def without(self, fold: int) -> "Row":
+        """Return the row whose networks are trained without a fold of the images."""
+
+        def other(part: Part) -> Part:
+            return replace(part, training=replace(part.training, without=fold))
+
+        return replace(self, parts=tuple(map(other, self.parts)), times=self.times and other(self.times))
+
 
 def _short(name: str, of: str, **changes) -> Recipe:
     """Return a recipe of `hpa_tf.recipes` under the ladder's schedule."""
@@ -147,14 +160,21 @@ _ALL_FOUR = Row(
         Part(CLEANED, 0.25),
     ),
 )
-TEACHERS = {"fcan_and_duo": _FCAN_AND_DUO, "all_four": _ALL_FOUR, "five_levels": Row("FCAN", (Part(FCAN),))}
+_IMAGE_X_CELL = Row("image x cell", (Part(PLAIN),), times=Part(FIELD))
+TEACHERS = {
+    "fcan_and_duo": _FCAN_AND_DUO,
+    "all_four": _ALL_FOUR,
+    "image_x_cell": _IMAGE_X_CELL,
+    "five_levels": Row("FCAN", (Part(FCAN),)),
+}
 """Whose answers are labels: each network is trained once for every fold, without it, and asked about that fold."""
 
 ROWS: tuple[Row, ...] = (
     Row("plain image labels on crops", (Part(PLAIN),)),
     Row("+ cleaning and semi-balanced sampling", (Part(CLEANED),)),
     Row("network of fields, copied to cells", (Part(FIELD),)),
-    Row("image x cell", (Part(PLAIN),), times=Part(FIELD)),
+    _IMAGE_X_CELL,
+    Row("student of image x cell", (Part(_student("image_x_cell")),)),
     Row("FCAN", (Part(FCAN),)),
     Row("FCAN without reconstruction loss", (Part(FCAN_ALONE),)),
     Row("Puzzle-CAM", (Part(PUZZLE),)),
@@ -171,6 +191,7 @@ _FCAN_AFTER = replace(FCAN, recipe=_slower("fcan_after_plain", FCAN.recipe), sta
 
 FURTHER: tuple[Row, ...] = (
     Row("student of all four, trained 4 times as long", (Part(_student("all_four", "student_longer", 4)),)),
+    Row("student of image x cell, mixed .6/.4", (Part(_student("image_x_cell")),), own=0.6),
     Row("duo-branch, started from plain", (Part(_DUO_AFTER),)),
     Row("mean of plain and that duo-branch", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
     Row("FCAN, started from plain", (Part(_FCAN_AFTER),)),

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 from tiny_trainings import tiny
 
-from hpa_tf import files
+from hpa_tf import cell_table, files
 from hpa_tf.pipeline.sampling import SemiBalanced
 from hpa_tf.recipes import recipe_from_json, recipe_to_json
 from hpa_tf.synthetic import dataset
@@ -116,7 +116,7 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert len(ladder_rows.BY_NAME) == len(rows)
     recipes: dict = {}
     for row in rows:
-        for part in (*row.parts, *filter(None, (row.times, row.instead))):
+        for part in row.networks:
             training = part.training
             assert recipes.setdefault(training.name, training) == training  # a folder holds one network
             assert recipe_from_json(recipe_to_json(training.recipe), "here") == training.recipe
@@ -126,13 +126,22 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert isinstance(ladder_rows.CLEANED.recipe.sampling, SemiBalanced)
 
 
+def test_teachers_never_saw_the_fold_that_they_label():
+    assert {len(row.networks) for row in ladder_rows.TEACHERS.values()} == {1, 2, 8}
+    for row in ladder_rows.TEACHERS.values():
+        kept = row.without(1)
+        assert [part.training.without for part in kept.networks] == [1] * len(row.networks)
+        assert [part.weight for part in kept.networks] == [part.weight for part in row.networks]
+        assert bool(kept.times) == bool(row.times)
+
+
 def tiny_part(part: ladder_rows.Part) -> ladder_rows.Part:
     return replace(part, training=tiny(part.training))
 
 
 def tiny_row(row: ladder_rows.Row) -> ladder_rows.Row:
-    instead = row.instead and tiny_part(row.instead)
-    return replace(row, parts=tuple(map(tiny_part, row.parts)), instead=instead)
+    times, instead = (part and tiny_part(part) for part in (row.times, row.instead))
+    return replace(row, parts=tuple(map(tiny_part, row.parts)), times=times, instead=instead)
 
 
 @pytest.fixture
@@ -151,7 +160,7 @@ def tiny_ladder(monkeypatch):
 def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, capsys):
     dataset.write(SyntheticConfig(seed=1), tmp_path / "bench" / "train", 8, 1)
     dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
-    rows = ["plain image labels on crops", "FCAN", "student of FCAN and duo-branch", "bound: true cell labels"]
+    rows = ["plain image labels on crops", "FCAN", "student of image x cell", "bound: true cell labels"]
     rows += ["bound: image labels copied", "plain, mixed .6/.4 with the image's mean", "five levels of FCAN"]
     rows += ["plain, nucleus crops for nuclear classes"]
     out = tmp_path / "ladder"
@@ -162,6 +171,14 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     assert all((out / f"ladder_{name}.png").stat().st_size > 5_000 for name in ("called", "budgets"))
     facts = files.read_json(out / "budget-0.001" / "seed-0" / "rows" / rows[2] / "row.json")
     assert facts["training"] > facts["asking"] > 0
+    of_folds = [
+        list((out / "budget-0.001/seed-0/networks").glob(f"{name}-image-without*/fold*.npy"))
+        for name in ("plain", "field")
+    ]
+    assert list(map(len, of_folds)) == [2, 2]
+    student = cell_table.read(out / "budget-0.001/seed-0/tables/image_x_cell.parquet")
+    products = [np.load(plain) * np.load(field) for plain, field in zip(*map(sorted, of_folds), strict=True)]
+    np.testing.assert_allclose(cell_table.values(student), np.concatenate(products), rtol=1e-5)
     plain, nuclei = (np.load(out / f"budget-0.001/seed-0/rows/{name}/scores.npy") for name in (rows[0], rows[-1]))
     np.testing.assert_array_equal(nuclei[:, 6:], plain[:, 6:])
     assert (nuclei[:, :6] != plain[:, :6]).any(axis=0).all()
