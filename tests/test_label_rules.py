@@ -410,6 +410,53 @@ def test_image_labels_may_be_corrected(data, tmp_path, capsys):
     assert main(base) == 2 and images[1] in capsys.readouterr().err
 
 
+@pytest.fixture
+def said_by_fcan(data, tmp_path):
+    """Return label's words for five levels by (of the cells, of their images), and the table it writes."""
+    folder, table = data
+
+    def words(of_cells, of_images) -> list[str]:
+        paths = []
+        for name, values in (("cell", of_cells), ("image", of_images)):
+            paths.append([f"--{name}-predictions", str(tmp_path / f"{name}.parquet")])
+            whole = np.repeat(np.asarray(values, float)[:, None], 19, axis=1)
+            found = cell_table.from_values(table["image_id"], table["cell"], whole).dropna()
+            cell_table.write(found, paths[-1][1], "out_of_fold")
+        out = ["--out", str(tmp_path / "levels.parquet")]
+        return ["label", "--rule", "five_levels", "--data", str(folder), *paths[0], *paths[1], *out]
+
+    return words, tmp_path / "levels.parquet"
+
+
+def test_the_command_of_five_levels(data, said_by_fcan, capsys):
+    """Images are known to have class 3 (all) or not; .6 of the image and .8, .6, .3, .1 of its cells: 1 to .25."""
+    (words, out), count = said_by_fcan, len(data[1])
+    of_cells = np.resize([0.8, 0.6, 0.3, 0.1], count)
+    assert main(words(of_cells, np.full(count, 0.6))) == 0
+    labels = rules.read_labels(out)
+    positive = rules.read_labels(data[0] / "cells.parquet").values[:, :NEGATIVE] > 0
+    expected = np.resize([1, 0.75, 0.5, 0.25], count)[:, None]
+    np.testing.assert_allclose(labels.values[:, :NEGATIVE], np.where(positive, expected, 0))
+    assert positive.any() and "no prediction" not in capsys.readouterr().out
+
+
+def test_tables_of_cells_and_of_images_that_are_exchanged_are_refused(data, said_by_fcan, capsys):
+    (words, out), count = said_by_fcan, len(data[1])
+    assert main(words(np.full(count, 0.6), np.resize([0.8, 0.1], count))) == 2
+    error = capsys.readouterr().err
+    assert "differ by 0.70 between the cells of image" in error and "--readout field" in error and not out.exists()
+
+
+def test_cells_that_nobody_predicted_are_told(data, said_by_fcan, capsys):
+    """Folds that were not trained leave labels of images among a student's targets."""
+    (words, _), table = said_by_fcan, data[1]
+    half = np.where(table["image_id"] == table["image_id"].iloc[0], np.nan, 0.6)
+    lacking = int(np.isnan(half).sum())
+    assert main(words(half, np.full(len(table), 0.6))) == 0
+    said = f"no prediction of {lacking} of {len(table)} cells, in 1 images: their labels stay"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_negative_is_left_to_the_images():
     table = table_of(ones(2, NEGATIVE))
     p = probabilities(table, 0.9)

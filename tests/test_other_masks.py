@@ -106,7 +106,19 @@ def test_predictions_of_other_cells_of_the_same_images_are_told(folders, numbers
         warnings.simplefilter("always")
         assert main(words(folders, "--share", "0.5")) == 0
     text = "of the same images 2 cells without a prediction, 2 predictions without a cell; if they are of other masks"
-    assert [text in str(one.message) for one in found if one.category is HpaWarning] == [True] * told
+    said = [str(one.message) for one in found if one.category is HpaWarning]
+    assert [text in one and "give --masks and --prediction-masks" in one for one in said] == [True] * told
+
+
+def test_five_levels_names_no_option_that_it_has_not(folders):
+    words = ["label", "--rule", "five_levels", "--data", str(folders / "data"), "--out", str(folders / "out.parquet")]
+    ids = cell_table.read(folders / "data" / "cells.parquet")["image_id"].unique()
+    predicted = cell_table.from_values(np.repeat(ids, 3), [1, 2, 5] * 2, np.full((6, 19), 0.5))
+    cell_table.write(predicted, folders / "oof.parquet", "out_of_fold")
+    tables = [word for name in ("image", "cell") for word in (f"--{name}-predictions", str(folders / "oof.parquet"))]
+    with pytest.warns(HpaWarning, match="predict with the masks of the data") as found:
+        assert main([*words, *tables]) == 0
+    assert not any("--prediction-masks" in str(one.message) for one in found)
 
 
 def test_images_or_cells_that_are_all_others_are_refused():

@@ -36,6 +36,8 @@ class _Predicted(Rule):
     iou: float = label_rules.LEAST
     """Two cells are the same where their intersection over union is larger."""
     default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
+    can_match: ClassVar[bool] = True
+    """Whether its command has --masks and --prediction-masks."""
     rule: ClassVar[Callable[..., LabelTable]]
     """What it does to the labels."""
     shares: ClassVar[tuple[str, ...]] = ()
@@ -58,8 +60,10 @@ class _Predicted(Rule):
         if self.masks or self.prediction_masks or self.iou != label_rules.LEAST:
             table = self.on_own_cells(labels, table, path)
         else:
-            warn_of_other_cells(labels, table, path)
-        return labels.values_from(table, path), {os.path.basename(path): label_rules.digest(path)}
+            warn_of_other_cells(labels, table, path, self.can_match)
+        values = labels.values_from(table, path)
+        tell_unpredicted(labels, values, path)
+        return values, {os.path.basename(path): label_rules.digest(path)}
 
     def on_own_cells(self, labels: LabelTable, table: pd.DataFrame, path: str) -> pd.DataFrame:
         """Return predictions of cells of other masks as predictions of the labels' cells."""
@@ -89,7 +93,19 @@ class _Predicted(Rule):
                 raise InputError(f"--{name.replace('_', '-')}", str(value), "0 to 1", "change it")
 
 
-def warn_of_other_cells(labels: LabelTable, table: pd.DataFrame, path: str) -> None:
+class _ReaderOnly(_Predicted):
+    can_match: ClassVar[bool] = False
+
+
+def tell_unpredicted(labels: LabelTable, values: np.ndarray, path: str) -> None:
+    """Say how many cells no network spoke of: their labels stay as they are, which a student would learn beside."""
+    unknown = np.isnan(values).all(axis=1)
+    if count := int(unknown.sum()):
+        images = labels.cells["image_id"][unknown].nunique()
+        print(f"{path}: no prediction of {count} of {len(unknown)} cells, in {images} images: their labels stay")
+
+
+def warn_of_other_cells(labels: LabelTable, table: pd.DataFrame, path: str, can_match: bool) -> None:
     """Warn where images have other cells in the predictions: their masks differ, and equal numbers mean little."""
     own, other = (pd.MultiIndex.from_frame(one[cell_table.KEYS]) for one in (labels.cells, table))
     counts = [
@@ -100,7 +116,8 @@ def warn_of_other_cells(labels: LabelTable, table: pd.DataFrame, path: str) -> N
         found = (
             f"{path}: of the same images {counts[0]} cells without a prediction, {counts[1]} predictions without a cell"
         )
-        fix = "if they are of other masks, give --masks and --prediction-masks: a number is not the same cell there"
+        fix = "if they are of other masks, a number is not the same cell there: "
+        fix += "give --masks and --prediction-masks" if can_match else "predict with the masks of the data"
         warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
@@ -140,6 +157,24 @@ class OutOfFold(_Predicted):
     shares: ClassVar[tuple[str, ...]] = ("share",)
 
 
+ALIKE = 0.02
+"""Most that the probabilities of one image may differ between its cells: 16-bit floats round to .008."""
+
+
+def check_of_images(labels: LabelTable, values: np.ndarray, path: str) -> None:
+    """Check that predictions are of whole images: the same for all cells of one.
+
+    Raises:
+        InputError: They are not.
+    """
+    groups = pd.DataFrame(values).groupby(labels.cells["image_id"].to_numpy(), sort=False)
+    apart = (groups.max() - groups.min()).max(axis=1)
+    if (apart > ALIKE).any():
+        found = f"probabilities that differ by {apart.max():.2f} between the cells of image {apart.idxmax()}"
+        fix = "train.py --readout field writes them; see that the two tables are not exchanged"
+        raise InputError(f"--image-predictions {path}", found, "those of whole images, alike for all cells of one", fix)
+
+
 @dataclass(frozen=True)
 class FiveLevels(Rule):
     """Replace image labels by 1, .75, .5, .25 or 0: the higher, the surer networks are of the image and of the cell."""
@@ -158,7 +193,8 @@ class FiveLevels(Rule):
     def apply(self) -> LabelTable:
         """Run the rule."""
         labels = self.start()
-        reader = _Predicted(self.out, any_kind=self.any_kind, predictions="")
+        reader = _ReaderOnly(self.out, any_kind=self.any_kind, predictions="")
         of_image, first = reader.read(labels, self.image_predictions)
+        check_of_images(labels, of_image, self.image_predictions)
         of_cell, second = reader.read(labels, self.cell_predictions)
         return label_rules.five_levels(labels, of_image, of_cell, {**first, **second}, self.keep, self.add)
