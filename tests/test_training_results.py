@@ -16,12 +16,13 @@ from training_process import TINY, words, write_tiny_dataset
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.metrics import soft_average_precision
 from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
+from hpa_tf.training.inputs import warn_of_unused_labels
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -141,6 +142,34 @@ def test_fields_stored_smaller_than_they_are_seen_are_told(stored, told):
         run.warn_of_small_fields(recipe_named("cpu_lite0"), manifest)
     assert [f"stored with {stored} px" in str(one.message) for one in found] == [True] * told
     assert all("--fields 256" in str(one.message) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["cpu_fcan", "cpu_duo_branch", "cpu_completeness"], True),  # the last: all labels become "whole"
+        (["cpu_fcan", "cpu_bestfitting_cells"], False),
+        (["bestfitting_fcan"], False),  # pastes cells by their labels
+    ],
+)
+def test_labels_of_cells_that_nobody_learns_from_are_told(names, told):
+    recipes = [recipe_named(name) for name in names]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_unused_labels(recipes, None)
+        warn_of_unused_labels(recipes, "student.parquet")
+    text = f"--labels student.parquet: {', '.join(names)} learn from labels of images alone"
+    assert [text in str(one.message) for one in found] == [True] * told
+
+
+def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_path, monkeypatch):
+    """Labels in a table change neither a duo-branch network nor any member of team 2's system."""
+    monkeypatch.setattr(command, "train", lambda *arguments: None)
+    monkeypatch.setattr(command, "train_system", lambda *arguments: None)
+    given = ["--data", str(every_step.parent / "data"), "--labels", "t.parquet", "--out", str(tmp_path / "out")]
+    for chosen in (["--recipe", "cpu_duo_branch"], ["--system", "cpu_red_ai"]):
+        with pytest.warns(HpaWarning, match="cpu_duo_branch.* learn from labels of images alone"):
+            assert command.main([*chosen, *given, "--deterministic", "off"]) == 0
 
 
 def test_every_recipe_fits_together():

@@ -29,6 +29,7 @@ from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
+from hpa_tf.training.inputs import warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
@@ -212,6 +213,8 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
         print(show_sampling(options.recipe, options.data))
         return
     site = start(options)
+    if site.is_chief:
+        warn_of_unused_labels([options.recipe], options.data.labels)
     if is_relabelling(options.recipe):
         train_relabelling(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     elif options.folds:
@@ -249,6 +252,8 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             print(f"{member.recipe.name}\n{show_sampling(of_member(member.recipe), options.data)}\n")
         return
     site = start(options)
+    if site.is_chief:
+        warn_of_unused_labels([of_member(member.recipe) for member in system.members], options.data.labels)
     if options.folds:
         asked = (system, of_member, options.folds, options.data, options.out)
         train_system_folds(*asked, site)

@@ -1,11 +1,12 @@
 """The pipeline's batches, distributed over the replicas of a strategy."""
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from hpa_tf.errors import InputError
-from hpa_tf.objectives import Antibodies
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.objectives import Antibodies, Labels
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
@@ -39,6 +40,22 @@ def check_antibodies(recipe: Recipe, examples: Examples) -> None:
     if count > recipe.network.antibodies:
         found, fix = f"{recipe.network.antibodies} for {count} antibodies", f"--recipe.network.antibodies {count}"
         raise InputError("recipe.network.antibodies", found, "at least as many as the training cells have", fix)
+
+
+def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
+    """Warn where a table of labels of cells is given to networks none of which learns from labels of cells."""
+    if labels is None or any(_learns_from_cells(recipe) for recipe in recipes):
+        return
+    found = f"--labels {labels}: {', '.join(recipe.name for recipe in recipes)} learn from labels of images alone"
+    fix = "the table only says which cells there are, how they are drawn, and what validation compares with"
+    warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def _learns_from_cells(recipe: Recipe) -> bool:
+    """Tell whether labels of single cells change what a network learns, not only when it sees a cell."""
+    augmentation = recipe.augmentation
+    of_cells = any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
+    return (of_cells and not augmentation.cut) or augmentation.paste is not None
 
 
 def distributed_training_batches(
