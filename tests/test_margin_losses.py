@@ -69,11 +69,14 @@ def test_lovasz_is_its_definition_and_leaves_unknown_classes_out():
     np.testing.assert_array_equal(SymmetricLovasz()(*rows(labels, logits, 0 * known)), np.zeros((20, 1)))
 
 
-def test_hard_negatives_are_their_definition():
+@pytest.mark.parametrize("shape", [(37, 5), (4, 40)])
+def test_hard_negatives_are_their_definition(shape):
+    """A batch of four is that of `cpu_fcan`: beside three negatives or fewer the least of two of them decides."""
     rng = np.random.default_rng(1)
-    labels, logits = (rng.random((37, 5)) < 0.3) * rng.choice([0.25, 1.0], (37, 5)), rng.normal(0, 2, (37, 5))
+    labels, logits = (rng.random(shape) < 0.3) * rng.choice([0.25, 1.0], shape), rng.normal(0, 2, shape)
     labels[:, 3], labels[:, 4] = 0, 1  # no positives, no negatives
-    known = rng.random((37, 5)) < 0.7
+    known = rng.random(shape) < 0.7
+    known[0] = True
     expected = []
     for y, z, k in zip(labels.T, logits.T, known.T, strict=True):
         entropy = np.logaddexp(0, z) - y * z

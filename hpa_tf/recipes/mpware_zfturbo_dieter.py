@@ -16,8 +16,9 @@ answer of the spindle network replaces class 11; it is trained on hand labels of
 Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half and half, the spindle network's
 part. Other than theirs: the crops of Puzzle-CAM's stage 2 are cut from the image as it is, not from the field of 512
 px; the deviation of noise is uniform where theirs was the variance; Dieter's fields are asked whole at the scale they
-are trained at, not their centre; ZFTurbo's augmentation, which is not known, is flips, turns and rotation. At full size
-one step of each network was run (docs/teams.md). Source: SYSTEMS 3.
+are trained at, not their centre; ZFTurbo's augmentation, which is not known, is flips, turns and rotation; cells are
+asked 64 of a field at a time, and where a field has more, "no cell has a class" is said of each part by itself. At
+full size one step of each network was run (docs/teams.md). Source: SYSTEMS 3.
 """
 
 from dataclasses import replace
