@@ -230,6 +230,7 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
     [
         ("--system cpu_pair --folds 3", "--folds"),
         ("--system cpu_pair --folds 2 --fine-tune grades", "--fine-tune"),
+        ("--system cpu_bestfitting --fine-tune grades", "found cpu_fcan of cpu_bestfitting, which learn from labels"),
         ("--system cpu_pair --recipe cpu_b0", "--recipe cpu_b0"),
         ("--system cpu_pair --out-of-fold x.parquet", "--out-of-fold"),
         ("--system cpu_pair --show-sampling --folds 2", "--folds"),

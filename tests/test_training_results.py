@@ -162,7 +162,7 @@ def test_labels_of_cells_that_nobody_learns_from_are_told(names, told):
     assert [text in str(one.message) for one in found] == [True] * told
 
 
-def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_path, monkeypatch):
+def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_path, monkeypatch, capsys):
     """Labels in a table change neither a duo-branch network nor any member of team 2's system."""
     monkeypatch.setattr(command, "train", lambda *arguments: None)
     monkeypatch.setattr(command, "train_system", lambda *arguments: None)
@@ -170,6 +170,7 @@ def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_pat
     for chosen in (["--recipe", "cpu_duo_branch"], ["--system", "cpu_red_ai"]):
         with pytest.warns(HpaWarning, match="cpu_duo_branch.* learn from labels of images alone"):
             assert command.main([*chosen, *given, "--deterministic", "off"]) == 0
+    assert "--fine-tune" not in capsys.readouterr().out  # grades are labels of cells, too
 
 
 def test_every_recipe_fits_together():

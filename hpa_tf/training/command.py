@@ -29,7 +29,7 @@ from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
-from hpa_tf.training.inputs import warn_of_unused_labels
+from hpa_tf.training.inputs import learns_from_cells, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
@@ -251,9 +251,15 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         for member in system.members:
             print(f"{member.recipe.name}\n{show_sampling(of_member(member.recipe), options.data)}\n")
         return
+    recipes = [of_member(member.recipe) for member in system.members]
+    by_image = [recipe.name for recipe in recipes if not learns_from_cells(recipe)]
+    if options.fine_tune and by_image:
+        found = f"{', '.join(dict.fromkeys(by_image))} of {system.name}, which learn from labels of images alone"
+        fix = "fine-tune one of the others: --recipe NAME --labels TABLE --weights RUN"
+        raise InputError("--fine-tune", found, "members that learn from labels of cells", fix)
     site = start(options)
     if site.is_chief:
-        warn_of_unused_labels([of_member(member.recipe) for member in system.members], options.data.labels)
+        warn_of_unused_labels(recipes, options.data.labels)
     if options.folds:
         asked = (system, of_member, options.folds, options.data, options.out)
         train_system_folds(*asked, site)
@@ -265,7 +271,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.fine_tune:
         fine_tune_system(system, of_member, options.data, options.fine_tune, options.out, site)
         finished = files.join(options.out, FINE_TUNED)
-    elif site.is_chief:
+    elif site.is_chief and not by_image:
         print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
     if site.is_chief:
         runs = shlex.quote(finished)

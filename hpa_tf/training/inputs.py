@@ -44,14 +44,14 @@ def check_antibodies(recipe: Recipe, examples: Examples) -> None:
 
 def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
     """Warn where a table of labels of cells is given to networks none of which learns from labels of cells."""
-    if labels is None or any(_learns_from_cells(recipe) for recipe in recipes):
+    if labels is None or any(learns_from_cells(recipe) for recipe in recipes):
         return
     found = f"--labels {labels}: {', '.join(recipe.name for recipe in recipes)} learn from labels of images alone"
     fix = "the table only says which cells there are, how they are drawn, and what validation compares with"
     warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
-def _learns_from_cells(recipe: Recipe) -> bool:
+def learns_from_cells(recipe: Recipe) -> bool:
     """Tell whether labels of single cells change what a network learns, not only when it sees a cell."""
     augmentation = recipe.augmentation
     of_cells = any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
