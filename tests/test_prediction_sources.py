@@ -1,5 +1,6 @@
 """Prediction from shards, from checkpoint ensembles and systems, with embeddings: the same numbers by another way."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import tensorflow as tf
 
 from hpa_tf import cell_table, files, records, run_folder, serving, submission
 from hpa_tf.classes import CLASSES
-from hpa_tf.errors import InputError
-from hpa_tf.prediction import members
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.squares import Square
+from hpa_tf.prediction import members, shards
+from hpa_tf.prediction.needs import TIGHT_CROPS
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.recipes import Member, System, save
@@ -65,6 +68,22 @@ def test_shards_give_the_numbers_of_the_images(world, pool, tmp_path, preparatio
     with_cells = [row for row in rows["images"] if row.image_id != "b2"]  # no cell, no record
     assert [(r.image_id, r.mask_texts) for r in with_cells] == [(r.image_id, r.mask_texts) for r in rows["shards"]]
     assert (tmp_path / "shards/overlays/c3.png").exists()
+
+
+def test_what_shards_lack_is_told(world):
+    """Image b2 has no cell, so no record and no row; fields that are stored small are enlarged, and blurred."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        shards.shard_source(str(world / "data"), 0, (0, 1))  # of one fold nobody knows
+        shards.shard_source(str(world / "data"), None, (0, 1))
+        stored = replace(records.read_manifest(world / "data"), options={"fields": 192})
+        for seen in (128, 192, 256):
+            needs = replace(TIGHT_CROPS, squares=(Square(256, seen),))
+            shards._tell_lost("built", stored, None, needs)
+    said = [str(one.message) for one in found if one.category is HpaWarning]
+    assert "data: 1 of 6 images have no cells, and no row in what is written; predict from --images" in said[0]
+    assert "built: fields of view stored with 192 px are enlarged for a network that sees 256 px" in said[1]
+    assert len(said) == 2
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Cells of images that are in TFRecord shards. Runs in worker processes, without TensorFlow."""
 
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from hpa_tf import files, framing, records
 from hpa_tf.data_folder import check_shards, read_cells, read_images
 from hpa_tf.encoding import decode_picture
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.parts import is_in_part
@@ -34,7 +35,7 @@ def shard_source(
     pictures: Pictures = NO_PICTURES,
     needs: Needs = TIGHT_CROPS,
 ) -> Source:
-    """List the images in the shards of a data folder, of all folds or of one; those without cells do not occur.
+    """List the images in the shards of a data folder, of all folds or of one; of those without cells it warns.
 
     Args:
         folder: Data folder.
@@ -61,6 +62,7 @@ def shard_source(
     if needs.squares:
         table = _with_fields(table, folder, manifest)
         columns += _FIELD.values()
+    _tell_lost(folder, manifest, table if fold is None else None, needs)
     rows_of = table.groupby("image_id").indices
     ids = tuple(image_id for image_id in sorted(rows_of) if is_in_part(image_id, *part))
     shards = {shard.name: shard.sha256 for shard in manifest.shards}
@@ -71,6 +73,27 @@ def shard_source(
         stamps = {image_id: digest([stamp, of_fields[image_id]]) for image_id, stamp in stamps.items()}
     reader, placed = ShardReader(str(folder), pictures, needs), table[columns]
     return Source(ids, lambda i: placed.iloc[rows_of[ids[i]]], reader, stamps, manifest=manifest)
+
+
+def _tell_lost(folder: str, manifest: records.Manifest, table: pd.DataFrame | None, needs: Needs) -> None:
+    """Warn of what shards lack beside the images they were built from.
+
+    Args:
+        folder: Data folder.
+        manifest: Of it.
+        table: Its cells; None where only some are wanted.
+        needs: What the networks need of an image.
+    """
+    without = 0 if table is None else manifest.num_images - table["image_id"].nunique()
+    if without:
+        found = f"{folder}: {without} of {manifest.num_images} images have no cells, and no row in what is written"
+        warnings.warn(f"{found}; predict from --images for a submission that names them", HpaWarning, stacklevel=3)
+    stored = int(manifest.options.get("fields") or 0)
+    seen = max((square.seen for square in needs.squares), default=0)
+    if 0 < stored < seen:
+        found = f"{folder}: fields of view stored with {stored} px are enlarged for a network that sees {seen} px"
+        fix = f"predict from --images, or build the data with --fields {seen}"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=3)
 
 
 def _kinds(needs: Needs) -> list[str]:
