@@ -15,8 +15,8 @@ from tfrecords_builder import command
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "hpa_tf.command_line", *arguments]
+def run(*arguments: str, module: str = "hpa_tf.command_line") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -58,6 +58,16 @@ def test_every_command_of_the_builder_has_its_name():
 def test_a_command_gets_its_options():
     result = run("verify", "no_such_folder")
     assert result.returncode == 2 and "no_such_folder" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("biuld",), ("verify", "no_such_folder")])
+def test_the_package_is_the_same_program(arguments):
+    """`python -m hpa_tf` says and ends as `hpa-tf` does, under its name."""
+    found, expected = (run(*arguments, module=module) for module in ("hpa_tf", "hpa_tf.command_line"))
+    same = ("returncode", "stdout", "stderr")
+    assert [getattr(found, name) for name in same] == [getattr(expected, name) for name in same]
+    assert found.stdout or found.stderr
+    assert "__main__" not in found.stdout + found.stderr
 
 
 _AT_HOME = {
