@@ -156,13 +156,25 @@ def test_warmup_may_take_an_epoch():
     np.testing.assert_allclose([both.rate(step, 10) for step in (0, 8, 9)], [0.1, 0.9, 1.0])
 
 
-def test_plateau_falls_once_for_each_wait():
+def test_plateau_falls_when_pytorchs_does():
+    """Worked out by hand; ReduceLROnPlateau of PyTorch 2.13 gives the same falls (mode "max"; "min" for losses)."""
+    nan = math.nan
+    cases = [  # patience, what is measured, falls so far after each epoch
+        (2, [0.5, 0.4, 0.5, 0.5, 0.6, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3]),
+        (0, [0.5, 0.5, 0.6, 0.1, 0.2, 0.7], [0, 1, 1, 2, 3, 3]),  # the first epoch is always the best
+        (1, [0.5, 0.50004, 0.50006, 0.50006, 0.50006], [0, 0, 0, 0, 1]),  # better: by more than a 10,000th
+        (1, [0.5, 0.50004, 0.50004, 0.50009, 0.50009], [0, 0, 1, 1, 1]),  # of the best, not of the last
+        (1, [-2.0, -1.9999, -1.9997, -1.9997, -1.9997], [0, 0, 0, 0, 1]),  # the negative of a loss
+        (1, [nan, 0.5, nan, nan, nan, nan], [0, 0, 0, 1, 1, 2]),
+    ]
+    for patience, past, falls in cases:
+        assert [plateaus(past[:n], patience) for n in range(len(past) + 1)] == [0, *falls]
     optimization = Optimization(schedule=Plateau(factor=0.1, patience=2), learning_rate=1.0)
-    past = [0.5, 0.4, 0.5, 0.6, 0.6, 0.5, 0.4, 0.3]
-    falls = [plateaus(past[:n], 2) for n in range(len(past) + 1)]
-    assert falls == [0, 0, 0, 1, 1, 1, 2, 2, 3]
-    assert optimization.rate(0, 1, past) == pytest.approx(1e-3)
+    patience, past, falls = cases[0]
+    rates = [optimization.rate(0, 1, past[: n + 1]) for n in range(len(past))]
+    np.testing.assert_allclose(rates, 0.1 ** np.array(falls))
     assert optimization.rate(0, 1, past * 9) == pytest.approx(optimization.schedule.final)
+    assert Plateau(final=0.1).rate(0.01, 0, 1, past * 9) == 0.01, "a rate below the lowest stays"
 
 
 def test_steps_are_those_of_team_1():

@@ -30,20 +30,23 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Fall whenever the validation (see `Optimization.measure`) has not become better for some epochs."""
+    """Fall whenever the validation (see `Optimization.measure`) has not become better for some epochs.
+
+    Better, patience and final are those of PyTorch's ReduceLROnPlateau (threshold, patience, min_lr; no cooldown).
+    """
 
     factor: float = 0.3
     """Factor of each fall, 0..1."""
     patience: int = 8
-    """Epochs without a better validation before the rate falls."""
+    """Epochs in a row without a better validation that are allowed: it falls after one more."""
     final: float = 1e-5
     """The lowest rate."""
 
     def __post_init__(self):
         if not 0 < self.factor < 1:
             raise InputError("recipe.optimization.schedule.factor", str(self.factor), "a number in 0..1", "change it")
-        if self.patience < 1:
-            raise InputError("recipe.optimization.schedule.patience", str(self.patience), "a number >= 1", "change it")
+        if self.patience < 0:
+            raise InputError("recipe.optimization.schedule.patience", str(self.patience), "a number >= 0", "change it")
 
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; see `Cosine.rate`."""
@@ -79,6 +82,8 @@ class Constant:
         return highest
 
 
+_THRESHOLD = 1e-4
+"""A plateau ends with a validation that is better by this share of the best so far: PyTorch's default."""
 Schedule = Cosine | Plateau | Steps | Constant
 """The courses of the learning rate that a recipe may name."""
 Measure = Literal["mAP", "AUC", "loss"]
@@ -152,11 +157,18 @@ def waiting(past: Sequence[float]) -> int:
 
 
 def plateaus(past: Sequence[float], patience: int) -> int:
-    """Return how often `patience` epochs in a row brought no higher value; the count starts anew after each time."""
+    """Return how often more than `patience` epochs in a row brought no better value; counted anew after each time.
+
+    Args:
+        past: Validation of each finished epoch, the higher the better; NaN is no better than any.
+        patience: Epochs that are allowed.
+
+    The same as `torch.optim.lr_scheduler.ReduceLROnPlateau` of PyTorch 2.13 with its defaults.
+    """
     falls, best, waited = 0, -math.inf, 0
     for value in past:
-        waited = 0 if value > best else waited + 1
-        best = max(best, value) if not math.isnan(value) else best
-        if waited >= patience:
+        least = best if math.isinf(best) else best + _THRESHOLD * abs(best)
+        best, waited = (value, 0) if value > least else (best, waited + 1)
+        if waited > patience:
             falls, waited = falls + 1, 0
     return falls
