@@ -21,6 +21,8 @@ class Square(NamedTuple):
     seen: int
 
 
+_PARTS = 1024
+"""Centres of cells count to so many parts of a px, so that places equally far stay so however a centre was computed."""
 Shrunk = tuple[np.ndarray, np.ndarray]
 """A field of view as a square: pixels [S, S, 4], and masks uint16 [S, S] in which the k-th cell is k, from 1."""
 
@@ -69,14 +71,18 @@ def squares_of(
     found = {}
     for size in dict.fromkeys(square.size for square in squares):
         shrunk, masks, scale = to_square(pixels, mask, numbers, size)
-        middles = (boxes[:, :2] + boxes[:, 2:]) * (scale / 2)
-        centres = {number: (row, column) for number, (row, column) in enumerate(middles.tolist(), start=1)}
+        centres = dict(enumerate(centres_of(boxes, scale).tolist(), start=1))
         wanted = [square for square in squares if square.size == size]
         found |= {square: (shrunk, with_every_cell(masks, centres, square.seen)) for square in wanted}
     return found
 
 
-def with_every_cell(masks: np.ndarray, centres: Mapping[int, tuple[float, float]], seen: int) -> np.ndarray:
+def centres_of(boxes: np.ndarray, scale: float | np.ndarray = 1.0) -> np.ndarray:
+    """Return row and column of the centres of boxes [N, 4] (top, left, bottom, right) times `scale`, float64 [N, 2]."""
+    return (boxes[:, :2] + boxes[:, 2:]) * (scale / 2)
+
+
+def with_every_cell(masks: np.ndarray, centres: Mapping[int, Sequence[float]], seen: int) -> np.ndarray:
     """Return the masks of a square in which every cell is seen, also those that vanished when the field was shrunk.
 
     A cell without a pixel gets the nearest one to its centre that is background, or of a cell that has others.
@@ -92,17 +98,19 @@ def with_every_cell(masks: np.ndarray, centres: Mapping[int, tuple[float, float]
     size = len(masks)
     seen = min(seen, size)
     taken = np.minimum(((np.arange(seen) + 0.5) * size / seen).astype(np.int64), size - 1)
-    view = masks[np.ix_(taken, taken)]
-    pixels = np.bincount(view.ravel(), minlength=max(centres, default=0) + 1)
-    missing = [number for number in centres if not pixels[number]]
+    view = masks if seen == size else masks[np.ix_(taken, taken)]
+    there = np.zeros(max(int(view.max(initial=0)), max(centres, default=0)) + 1, bool)
+    there[view] = True  # a fifth of the time of counting them
+    missing = [number for number in centres if not there[number]]
     if not missing:
         return masks
     if len(centres) > seen * seen:
         found, expected = f"{len(centres)} cells", f"at most {seen} x {seen}, a pixel each"
         raise InputError("field of view", found, expected, "check the masks")
-    masks, middle = masks.copy(), taken + 0.5
+    masks, view, middle = masks.copy(), view.copy(), taken + 0.5
+    pixels = np.bincount(view.ravel(), minlength=len(there))
     for number in missing:
-        row, column = centres[number]
+        row, column = np.round(np.asarray(centres[number]) * _PARTS) / _PARTS
         free = (view == 0) | (pixels[view] > 1)
         distance = np.where(free, (middle[:, None] - row) ** 2 + (middle - column) ** 2, np.inf)
         i, j = np.unravel_index(np.argmin(distance), distance.shape)

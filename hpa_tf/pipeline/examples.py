@@ -15,6 +15,7 @@ from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import BOX
+from hpa_tf.pipeline.vanished import CENTRES, image_centres
 from hpa_tf.views import View
 
 UnknownCells = Literal["error", "keep", "drop"]
@@ -46,8 +47,8 @@ class Examples:
         folder: Dataset folder, local or remote.
         table: N rows of its cell table; the 19 values are the labels of training, NaN = not known.
         image_table: A row for each image (and perhaps others): image_id and the 19 values that are known of the whole
-            image; where the folder has fields of view also shard and offset of their records. None = the largest of
-            its cells'.
+            image; where the folder has fields of view also shard and offset of their records, and `centres` of all
+            of their cells. None = the largest of its cells'.
     """
 
     folder: str
@@ -149,6 +150,16 @@ class Examples:
             raise InputError(self.folder, found, f"{image_table.NAME} for a recipe that looks at whole fields", fix)
         return self.images
 
+    @cached_property
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where all cells of the M images are, also those that are no examples: see `image_centres`.
+
+        float64 [all, 2], an image's after each other in the order of their numbers in its masks; int64 [M + 1]: where
+        the rows of each image begin, and their number.
+        """
+        of_images = self.fields.table[CENTRES]
+        return np.concatenate(list(of_images)), np.concatenate([[0], np.cumsum(of_images.map(len))])
+
     def drawn_by(self, view: View) -> "Examples":
         """Return what an epoch of a view is drawn from: these cells, or their images."""
         return self.images if view.draws == "image" else self
@@ -224,7 +235,8 @@ def _images_of(folder: str | os.PathLike, table: pd.DataFrame) -> tuple[pd.DataF
     first = np.searchsorted(image_of[order], image_of[order])
     numbers = np.empty(len(table), np.int32)
     numbers[order] = np.arange(len(table)) - first + 1
-    return read_images(folder), table.assign(**{FIELD_NUMBER: numbers})
+    images = read_images(folder)
+    return images.assign(**{CENTRES: image_centres(folder, table, images)}), table.assign(**{FIELD_NUMBER: numbers})
 
 
 def clean_cells(table: pd.DataFrame) -> np.ndarray:

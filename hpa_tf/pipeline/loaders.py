@@ -21,8 +21,10 @@ from hpa_tf.pipeline.parsing import (
     prepare_region,
 )
 from hpa_tf.pipeline.pasting import Pasted, paste_cell
+from hpa_tf.pipeline.vanished import check_room, keep_every_cell
 from hpa_tf.records import IMAGE_FIELDS
 from hpa_tf.views import View
+from hpa_tf.views.asking import masks_side
 
 _REMOTE_BUFFER = 1 << 20
 """Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
@@ -48,7 +50,10 @@ def make_loader(
         source, elements = examples, _places(examples, rows.ravel())
     else:
         source = examples.fields  # says so where the folder has none
-        elements = _places(source, np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1))
+        images = np.where(rows[:, 0] >= 0, examples.image_of[there[:, 0]], -1)
+        elements = _places(source, images)
+        check_room(examples.folder, np.diff(examples.centres[1]), masks_side(view))
+        elements["centres"] = np.stack([examples.centres[1][images], examples.centres[1][images + 1]], axis=1)
         elements["numbers"] = np.where(rows >= 0, examples.field_numbers[there], -1)
     if pasted:
         own = (pasted.rows >= 0)[:, None] & (np.arange(rows.shape[1]) == pasted.places[:, None])
@@ -58,8 +63,9 @@ def make_loader(
         elements["donor_number"] = examples.field_numbers[np.maximum(pasted.rows, 0)]
         elements["place"] = pasted.places
     paths = tf.constant([files.join(examples.folder, name) for name in source.shards[0]])
+    centres = tf.constant(examples.centres[0] if view.reads == "fields" else np.zeros((0, 2)))
     load = _loader(view, augmentation, _reader(examples.folder))
-    return lambda element: load(paths, element), elements
+    return lambda element: load(paths, centres, element), elements
 
 
 def _places(examples: Examples, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,12 +75,19 @@ def _places(examples: Examples, index: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _loader(view: View, augmentation: Augmentation, read: Reader) -> Callable[[tf.Tensor, Element], Element]:
-    """Return a graph function from the paths of the shards and an element to the prepared and augmented record."""
+def _loader(view: View, augmentation: Augmentation, read: Reader) -> Callable[[tf.Tensor, tf.Tensor, Element], Element]:
+    """Return a graph function to the prepared and augmented record.
+
+    From: paths of the shards; the centres of all cells, of which an element of a field names those of its image by
+    `centres` [2], first and last + 1; and the element.
+    """
     load = _cell_loader(view, augmentation) if view.reads == "cells" else _field_loader(view, augmentation)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def load_element(paths: tf.Tensor, element: Element) -> dict[str, tf.Tensor]:
+    def load_element(paths: tf.Tensor, centres: tf.Tensor, element: Element) -> dict[str, tf.Tensor]:
+        if "centres" in element:
+            element = {**element, "centres": centres[element["centres"][0] : element["centres"][1]]}
+
         def read_at(prefix: str) -> tf.Tensor:
             return read(tf.gather(paths, element[f"{prefix}shard"]), element[f"{prefix}offset"])
 
@@ -108,11 +121,12 @@ def _cell_loader(view: View, augmentation: Augmentation) -> Callable[[Callable, 
 def _field_loader(view: View, augmentation: Augmentation) -> Callable[[Callable, Element], dict[str, tf.Tensor]]:
     def load(read: Callable[[str], tf.Tensor], element: Element) -> dict[str, tf.Tensor]:
         record = parse_cell(read(""), ["image", "masks"], IMAGE_FIELDS)
-        prepared = prepare_field(view, record["image"], record["masks"], element["numbers"])
+        masks = keep_every_cell(_decoded(record), element["centres"], masks_side(view))
+        prepared = prepare_field(view, record["image"], masks, element["numbers"])
         if "place" in element:
             prepared = tf.cond(
                 element["donor_shard"] >= 0,
-                lambda: with_donor(prepared, record["masks"], parse_cell(read("donor_"), *of_donor), element),
+                lambda: with_donor(prepared, masks, parse_cell(read("donor_"), *of_donor), element),
                 lambda: {**prepared, "is_pasted": 0.0},
             )
         augmented = augment_record(prepared, element["seed"], augmentation)
@@ -122,14 +136,19 @@ def _field_loader(view: View, augmentation: Augmentation) -> Callable[[Callable,
 
     def with_donor(prepared: dict[str, tf.Tensor], masks: tf.Tensor, record: Element, element: Element) -> Element:
         only = tf.concat([element["donor_number"][None], tf.fill([view.num_cells - 1], tf.constant(-1, tf.int64))], 0)
-        donor = prepare_field(view, record["image"], record["masks"], only)
-        taken = tf.cast(decode_picture(masks, 1, tf.uint16)[..., 0] > 0, tf.uint16)
+        donor = prepare_field(view, record["image"], _decoded(record), only)
+        taken = tf.cast(masks > 0, tf.uint16)
         taken = view.prepare_masks(taken, tf.concat([[1], tf.fill([view.num_cells - 1], -1)], 0)) == 1
         place, seed = tf.cast(element["place"], tf.int32), tf.random.fold_in(element["seed"], 1_000)
         found = paste_cell({**prepared, "taken": taken}, donor, place, seed)
         return {**found, "is_pasted": tf.cast(tf.reduce_any(found["masks"] == place + 1), tf.float32)}
 
     return load
+
+
+def _decoded(record: Element) -> tf.Tensor:
+    """Return the masks of a parsed record of a field, uint16 [S, S]."""
+    return decode_picture(record["masks"], 1, tf.uint16)[..., 0]
 
 
 def stains_of(view: View) -> list[bool]:

@@ -90,15 +90,15 @@ def prepare_region(
 
 
 def prepare_field(view: View, image: tf.Tensor, masks: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Decode the pictures of a field's record and let a view prepare them.
+    """Decode the picture of a field's record and let a view prepare them.
 
     Args:
         view: The recipe's choices.
         image: string scalar, PNG or .npy [S, S, 4], 8 or 16 bit.
-        masks: string scalar, PNG or .npy [S, S], 16 bit.
+        masks: uint16 [S, S], its decoded masks.
         numbers: int [K]: the example's cells as numbers in the masks, -1 = padding.
     """
-    stored = {"masks": decode_picture(masks, 1, tf.uint16)[..., 0], "numbers": numbers}
+    stored = {"masks": masks, "numbers": numbers}
     return _of_either_depth(image, lambda pixels: view.prepare({"image": pixels, **stored}))
 
 

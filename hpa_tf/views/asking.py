@@ -25,8 +25,13 @@ def square_of(view: View, dataset: Mapping[str, Any]) -> Square | None:
     if view.reads == "cells":
         return None
     size = int(dataset.get("options", {}).get("fields") or view.size)
+    return Square(size, masks_side(view) or size)
+
+
+def masks_side(view: View) -> int | None:
+    """Return the side to which a view shrinks masks of a field of view, px; None where it takes them as they are."""
     masks = view.record_specs().get("masks")
-    return Square(size, masks.shape[0] if masks else size)
+    return (getattr(view, "whole", 0) or masks.shape[0]) if masks else None
 
 
 @dataclass(frozen=True)
