@@ -4,8 +4,9 @@ import json
 import re
 import shutil
 import time
+import typing
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.metrics import soft_average_precision
 from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import RECIPES, recipe_named
+from hpa_tf.recipes.recipe import AnyNetwork
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.inputs import warn_of_unused_labels
@@ -29,7 +31,7 @@ from hpa_tf.training.site import Data
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import measure
-from hpa_tf.views import Bag, CellInField, Crop
+from hpa_tf.views import AnyView, Bag, CellInField, Crop, Field
 
 STEPS = 6
 OPTIONS = words(
@@ -131,6 +133,24 @@ def test_a_loss_that_cannot_be_measured_is_refused():
 def test_a_view_that_the_network_does_not_take_is_refused(name, changes, found):
     with pytest.raises(InputError, match=found):
         run.check_fields_together(replace(recipe_named(name), **changes))
+
+
+def test_a_network_of_ones_own_says_which_views_it_takes():
+    class Own:
+        views = ("Bag", "Field")
+
+    run.check_views(SimpleNamespace(network=Own(), view=Bag(), asked_view=Field()))
+    with pytest.raises(InputError, match="found Crop for Own; expected Bag or Field"):
+        run.check_views(SimpleNamespace(network=Own(), view=Bag(), asked_view=Crop()))
+
+
+def test_views_of_every_network_are_those_that_recipes_may_name():
+    known = {view.__name__ for view in typing.get_args(AnyView)}
+    for network in typing.get_args(AnyNetwork):
+        assert network.views and set(network.views) <= known
+        assert "views" not in {field.name for field in fields(network)}, "it is no option"
+    for recipe in RECIPES:
+        run.check_views(recipe)
 
 
 @pytest.mark.parametrize(("stored", "told"), [(192, True), (255, True), (256, False), (512, False), (None, False)])

@@ -4,6 +4,7 @@ Attention bags and mask pooling are the real ones on a backbone of two convoluti
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -13,7 +14,7 @@ from hpa_tf.losses import CrossEntropy
 from hpa_tf.models.bags import AttentionBag
 from hpa_tf.models.classifier import dense_logits
 from hpa_tf.models.mask_pooled import MaskPooled
-from hpa_tf.models.network import LOCATED, Specs, make_inputs
+from hpa_tf.models.network import LOCATED, ONE_IMAGE, Specs, ViewName, make_inputs
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Labels
@@ -28,6 +29,7 @@ BACKBONE = SmallCnn((8, 16))
 class ToyFcan:
     """The whole field, and its drawn cells and the rest apart, merged by their masks."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ONE_IMAGE
     backbone: SmallCnn = BACKBONE
     classes: tuple[int, ...] = LOCATED
 
@@ -61,6 +63,7 @@ class ToyFcan:
 class ToyPuzzle:
     """Class-activation maps of the field and of its four quarters; a cell's answer is the map inside its mask."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ("Field",)
     backbone: SmallCnn = BACKBONE
     classes: tuple[int, ...] = LOCATED
 
@@ -91,6 +94,7 @@ class ToyPuzzle:
 class ToyDuo:
     """A bag of cells: logits of each, and of the image from the largest feature of any."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ("Bag",)
     backbone: SmallCnn = BACKBONE
     classes: tuple[int, ...] = LOCATED
 

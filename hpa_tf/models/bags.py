@@ -5,7 +5,7 @@ take part in the maximum and in the attention. `mask_missing` leaves them out of
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import keras
 from keras import ops
@@ -15,7 +15,7 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import GeneralizedMean
 from hpa_tf.models.layers import REGISTERED
-from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, make_inputs
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, ViewName, make_inputs
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.resnet import RESNETS
 
@@ -29,6 +29,7 @@ class DuoBranch:
     Source: SYSTEMS 2 (P1).
     """
 
+    views: ClassVar[tuple[ViewName, ...]] = ("Bag",)
     backbone: AnyBackbone = field(default_factory=lambda: EfficientNet("B3"))
     """From the pixels of a crop to the last feature map."""
     pooling: Literal["generalized_mean", "mean"] = "generalized_mean"
@@ -66,6 +67,7 @@ class AttentionBag:
     Source: SYSTEMS 3 (D1); Ilse et al. 2018.
     """
 
+    views: ClassVar[tuple[ViewName, ...]] = ("Bag",)
     backbone: AnyBackbone = field(default_factory=lambda: RESNETS["seresnext26t_32x4d"])
     """From the pixels of a crop to the last feature map."""
     hidden: int = 512

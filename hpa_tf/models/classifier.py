@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.inception import InceptionV3
-from hpa_tf.models.network import LOCATED, Specs, Tensor, Tensors, inputs_beside
+from hpa_tf.models.network import LOCATED, ONE_IMAGE, Specs, Tensor, Tensors, ViewName, inputs_beside
 from hpa_tf.models.nfnet import NFNet
 from hpa_tf.models.noise import ExampleDropout
 from hpa_tf.models.resnet import ResNet
@@ -29,6 +30,7 @@ AnyBackbone = EfficientNet | SmallCnn | ResNet | NFNet | InceptionV3 | Swin | Vi
 class Classifier:
     """Pool, drop, and map to logits. Source: METHODS 3 (model)."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ONE_IMAGE
     backbone: AnyBackbone = field(default_factory=EfficientNet)
     """From pixels to the last feature map."""
     dropout: float = 0.2

@@ -1,7 +1,7 @@
 """Team 1's networks: CBAM and a mean-and-max head on a crop, and FCAN, which sees a field whole and in pieces."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import keras
 from keras import ops
@@ -10,7 +10,7 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.heads import Cbam, Cosines, MeanMaxHead, neck
-from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside, make_inputs
+from hpa_tf.models.network import HEAD, ONE_IMAGE, Specs, Tensor, Tensors, ViewName, inputs_beside, make_inputs
 from hpa_tf.models.regions import CellMasks, MergeByMask, Pieces
 
 ALL_CLASSES = tuple(range(NUM_CLASSES))
@@ -22,6 +22,7 @@ Readout = Literal["product", "cell", "mean", "field"]
 class CbamClassifier:
     """A backbone, CBAM, and the mean-and-max head: team 1's cell networks. Source: SYSTEMS 1b."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ONE_IMAGE
     backbone: AnyBackbone = field(default_factory=EfficientNet)
     """From pixels to the last feature map."""
     hidden: int = 512

@@ -1,6 +1,7 @@
 """Team 3's mask pooling: cells are means of a field's feature map inside their masks. Source: SYSTEMS 3 (D2)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -9,7 +10,7 @@ from hpa_tf.models.bags import attend
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import neck
-from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside
+from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, ViewName, inputs_beside
 from hpa_tf.models.regions import CellMeans
 from hpa_tf.models.resnet import RESNETS
 
@@ -18,6 +19,7 @@ from hpa_tf.models.resnet import RESNETS
 class MaskPooled:
     """One pass over the field for all of its cells, and attention over them as in `AttentionBag`."""
 
+    views: ClassVar[tuple[ViewName, ...]] = ("Field",)
     backbone: AnyBackbone = field(default_factory=lambda: RESNETS["seresnext101_32x4d"])
     """From pixels to the last feature map."""
     hidden: int = 512

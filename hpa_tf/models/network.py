@@ -38,6 +38,10 @@ HEAD = "head_"
 
 Stem = Literal["mean", "red", "green", "blue", "random"]
 """What the filters of a channel that ImageNet does not have (yellow, masks) start from."""
+ViewName = Literal["Crop", "Bag", "CellInField", "Field"]
+"""The views of `hpa_tf.views` by name: they know of networks' inputs, networks of none of their classes."""
+ONE_IMAGE: tuple[ViewName, ...] = ("Crop", "CellInField", "Field")
+"""The views that show one image [H, W, C]."""
 Tensor = tf.Tensor
 """What a network is called with and answers; while it is built, Keras's symbolic tensors stand in for them."""
 Tensors = Mapping[str, Tensor]
@@ -69,6 +73,10 @@ class Network(Protocol):
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes it answers, rising: 0 to 17, 0 to 18, or a single one; the last axis of logits and maps."""
+
+    @property
+    def views(self) -> tuple[ViewName, ...]:
+        """The views through which it can be trained and asked; the same for all of its options: a `ClassVar`."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it with random weights.

@@ -4,6 +4,7 @@ Source: SYSTEMS 3 (M); Jo & Yu 2021 (Puzzle-CAM).
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -14,7 +15,7 @@ from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import AnyBackbone
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.heads import neck
-from hpa_tf.models.network import HEAD, Specs, Tensor, Tensors, inputs_beside
+from hpa_tf.models.network import HEAD, ONE_IMAGE, Specs, Tensor, Tensors, ViewName, inputs_beside
 from hpa_tf.models.regions import JoinTiles, Tiles
 from hpa_tf.models.resnet import RESNETS
 
@@ -27,6 +28,7 @@ class PuzzleCam:
     as anywhere (stage 1 of team 3); asked with a crop, the probability (stage 2).
     """
 
+    views: ClassVar[tuple[ViewName, ...]] = ONE_IMAGE
     backbone: AnyBackbone = field(default_factory=lambda: RESNETS["seresnext50_32x4d"])
     """From pixels to the last feature map."""
     side: int = 2

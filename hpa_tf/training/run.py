@@ -9,11 +9,6 @@ from pathlib import Path
 from hpa_tf import files, interrupts, serving
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.models import weights
-from hpa_tf.models.bags import AttentionBag, DuoBranch
-from hpa_tf.models.classifier import Classifier
-from hpa_tf.models.fcan import CbamClassifier
-from hpa_tf.models.mask_pooled import MaskPooled
-from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.pipeline import Examples, describe_sampling, whole_cells
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
@@ -29,14 +24,6 @@ from hpa_tf.training.model_card import CARD, write_card
 from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
-from hpa_tf.views import Bag, CellInField, Crop, Field
-
-_VIEWS_OF = (
-    ((DuoBranch, AttentionBag), (Bag,)),
-    ((MaskPooled,), (Field,)),
-    ((Classifier, CbamClassifier, PuzzleCam), (Crop, CellInField, Field)),
-)
-"""What our networks take."""
 
 
 def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
@@ -117,11 +104,10 @@ def check_views(recipe: Recipe) -> None:
         InputError: It does not.
     """
     network = recipe.network
-    allowed = next((views for kinds, views in _VIEWS_OF if isinstance(network, kinds)), None)
     for name, view in (("view", recipe.view), ("asked", recipe.asked_view)):
-        if allowed and not isinstance(view, allowed):
-            found, names = f"{type(view).__name__} for {type(network).__name__}", [one.__name__ for one in allowed]
-            raise InputError(f"recipe.{name}", found, " or ".join(names), "change it, or recipe.network")
+        if type(view).__name__ not in network.views:
+            found = f"{type(view).__name__} for {type(network).__name__}"
+            raise InputError(f"recipe.{name}", found, " or ".join(network.views), "change it, or recipe.network")
 
 
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
