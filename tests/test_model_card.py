@@ -102,10 +102,11 @@ def test_equal_runs_have_equal_cards(tmp_path):
 def test_a_system_lists_its_members(tmp_path):
     one, other = recipe_named("cpu_b0"), recipe_named("cpu_small")
     write_run(tmp_path / "cpu_b0", one)
-    model_card.write_system_card(System("pair", (Member(one, 0.75), Member(other, 0.25))), str(tmp_path))
+    model_card.write_system_card(System("pair", (Member(one, 0.75, tta="8"), Member(other, 0.25))), str(tmp_path))
     rows = tables((tmp_path / "README.md").read_text())
     (first, second) = rows.values()
-    assert first == ["0.75", "Classifier, EfficientNet B0", "0.432"] and second[2] == "-", "not trained yet"
+    assert first == ["0.75", "8", "Classifier, EfficientNet B0", "0.432"]
+    assert second[1] == "none" and second[3] == "-", "not trained yet"
     assert 'href="cpu_b0/README.md"' in next(iter(rows))
 
 

@@ -1,7 +1,9 @@
 """Systems end to end: members that see different things, a run asked twice, Negative as the networks predict it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import keras
 import numpy as np
@@ -21,7 +23,9 @@ from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.prediction import members
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.requests import make_request
 from hpa_tf.recipes import Member, Recipe, System
+from hpa_tf.recipes.recipe import Tta
 from hpa_tf.records import write_manifest
 from hpa_tf.views import CellInField, Crop, Field
 
@@ -86,6 +90,35 @@ def network(recipe: Recipe, name: str = "run", **facts) -> members.Network:
     """Return a network that was never built."""
     manifest = vars(replace(cases.MANIFEST, **facts))
     return members.Network(name, 1.0, serving.Served(name, {}, recipe, manifest, 16, None), "", name)
+
+
+def test_members_name_their_views_at_prediction():
+    """SYSTEMS: team 1 flips and turns, team 2's bags 16 views, ZFTurbo mirrors; for two cores none."""
+    views = {system.name: {one.recipe.name: one.tta for one in system.members} for system in recipes.SYSTEMS}
+    assert set(views["bestfitting"].values()) == {"8"}
+    assert {name for name, tta in views["red_ai"].items() if tta == "16"} == {
+        *("red_ai_duo_b3", "red_ai_duo_b5", "red_ai_duo_seresnext50", "red_ai_duo_resnet200d")
+    }
+    team_3 = views["mpware_zfturbo_dieter"]
+    assert {name: tta for name, tta in team_3.items() if tta != "none"} == {
+        **dict.fromkeys(("zfturbo_6_channels", "zfturbo_green"), "2")
+    }
+    others = [tta for name, of in views.items() if name.startswith(("cpu_", "milimed")) for tta in of.values()]
+    assert set(others) == {"none"}
+    asked = next(field.type for field in fields(Options) if field.name == "tta")
+    assert set(get_args(Tta)) == set(get_args(get_args(asked)[0])), "options know the same numbers"
+
+
+def test_the_views_of_members_belong_to_a_prediction():
+    """Where --tta is not given each member's stand in the request; given, they have no effect and are left out."""
+    eight, source = replace(network(CELLS), tta="8"), SimpleNamespace(load=None)
+
+    def request(tta, *networks) -> dict:
+        return make_request(Options("out", tta=tta), {}, networks, source, PREDICTED_NEGATIVE)
+
+    assert request(None, network(CELLS)) == request("none", network(CELLS)) == request("none", eight)
+    assert request("8", network(CELLS)) == request("8", eight) != request(None, eight)
+    assert request(None, eight)["networks"][0]["tta"] == "8" and request(None, eight)["options"]["tta"] == "none"
 
 
 def test_members_of_other_classes_or_data_are_named():

@@ -149,6 +149,25 @@ def test_networks_of_different_views_answer_for_the_same_cells_in_order(images):
         np.testing.assert_allclose(one.probabilities[2, :, 0], one.probabilities[1, :, 0], atol=0.1)
 
 
+def test_each_network_has_its_own_number_of_views_unless_one_is_given(images):
+    views = {"none": VIEWS["green"], "2": VIEWS["bag"], "8": VIEWS["field"]}
+    asked, counts = [replace(network(view, tta), tta=tta) for tta, view in views.items()], [0, 0, 0]
+
+    def counted(number: int, view):
+        def run(inputs):
+            counts[number] += 1
+            return brightness(view)(inputs)
+
+        return run
+
+    runs = [counted(number, view) for number, view in enumerate(views.values())]
+    (five,) = (field for field in read(images, asked) if field.image_id == "c_five")
+    for tta, expected in ((None, [1, 2, 8]), ("2", [2, 2, 2]), ("none", [1, 1, 1])):
+        counts[:] = [0, 0, 0]
+        list(predict_fields([five], asked, runs, 8, tta))
+        assert counts == expected, "one batch: of 8 crops, of 2 bags of 3, of 2 fields with 4 cells each"
+
+
 def test_memory_does_not_grow_with_the_images(images):
     """Of 200 images that are read, at most those of a few batches wait at any time."""
     views = [VIEWS["field"], VIEWS["bag"]]

@@ -47,7 +47,7 @@ def test_numbers_keep_their_type(tmp_path):
         (lambda value: value.pop("class"), "no recipe"),
         (lambda value: value["optimization"].update(epochs=0), "epochs 0"),
         (lambda value: value["objective"][0].update({"class": "Guess"}), "Guess"),
-        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 7"),
+        (lambda value: value.update(version=99), "a recipe of version 99; expected version 1 to 8"),
     ],
 )
 def test_foreign_recipes_are_refused(tmp_path, damage, message):
@@ -74,7 +74,7 @@ def test_systems_without_a_version_are_read(version):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda value: value.update(version=99), "a system of version 99; expected version 1 to 7.*wrote the file"),
+        (lambda value: value.update(version=99), "a system of version 99; expected version 1 to 8.*wrote the file"),
         (lambda value: value.update({"class": "Recipe"}), "no system"),
         (lambda value: value["members"][0].pop("weight"), "missing or unknown fields .*weight"),
         (lambda value: (value.pop("version"), value["members"][0].pop("weight")), "a system of no known version"),

@@ -15,6 +15,7 @@ from hpa_tf.prediction.batching import Inputs, ahead, batches, streams_of
 from hpa_tf.prediction.cards import TILE_SIZE, Cards
 from hpa_tf.prediction.members import Network, crop_of
 from hpa_tf.prediction.sources import FieldCells
+from hpa_tf.recipes.recipe import Tta
 from hpa_tf.views import Crop
 
 Run = Callable[[Inputs], Mapping[str, np.ndarray]]
@@ -46,7 +47,7 @@ def predict_fields(
     networks: Sequence[Network],
     runs: Sequence[Run],
     batch_size: int,
-    tta: str = "none",
+    tta: Tta | None = None,
     with_embedding: bool = False,
     with_cards: Callable[[str], bool] = lambda image_id: False,
     replicas: int = 1,
@@ -58,7 +59,7 @@ def predict_fields(
         networks: What is averaged later, then the specialists, whose answers become columns of the table.
         runs: Each network under its runtime.
         batch_size: Cells a batch.
-        tta: Views of each cell: "none", "2", "8" or "16".
+        tta: Views of each cell: "none", "2", "8" or "16"; None = what each network says.
         with_embedding: Keep the first network's features.
         with_cards: Tells of an image id whether the report shows its cells.
         replicas: Devices that share a batch.
@@ -71,7 +72,7 @@ def predict_fields(
             waiting.append(_Collector(field, networks, len(streams), with_cards(field.image_id)))
         collectors = [waiting[owner - num_done] for owner in batch.owners]
         for number in streams[batch.stream].networks if collectors else ():
-            probabilities, embedding = _answer(batch.inputs, runs[number], tta)
+            probabilities, embedding = _answer(batch.inputs, runs[number], tta or networks[number].tta)
             if not networks[number].has_negative:
                 probabilities[..., NEGATIVE] = np.nan
             shown = {} if embedding is None or not with_embedding else {"embedding": embedding}
@@ -103,7 +104,7 @@ def _with_columns(one: Predicted, networks: Sequence[Network]) -> Predicted:
     return replace(one, field=field, probabilities=one.probabilities[members])
 
 
-def _answer(inputs: Inputs, run: Run, tta: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _answer(inputs: Inputs, run: Run, tta: Tta) -> tuple[np.ndarray, np.ndarray | None]:
     """Run a network on every view: probabilities [B, K or 1, 19], their mean over the views, and the first's features.
 
     Features: [B, K or 1, D]; None where it has none.
@@ -115,7 +116,7 @@ def _answer(inputs: Inputs, run: Run, tta: str) -> tuple[np.ndarray, np.ndarray 
     return by_cell[0], by_cell[1]
 
 
-def augmented(inputs: Inputs, tta: str) -> Iterator[Inputs]:
+def augmented(inputs: Inputs, tta: Tta) -> Iterator[Inputs]:
     """Yield the views of prepared inputs: as they are first, then flips and quarter turns, then those shrunk.
 
     Masks move with the image; the other inputs stay.

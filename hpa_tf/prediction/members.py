@@ -15,7 +15,7 @@ from hpa_tf.models.network import LOCATED
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System
-from hpa_tf.recipes.recipe import Member, Specialist
+from hpa_tf.recipes.recipe import Member, Specialist, Tta
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.serving import Served
 from hpa_tf.views import AnyView, Bag, Crop
@@ -36,6 +36,7 @@ class Network:
         digest: SHA-256 of its files.
         run: Its run folder.
         column: Column of the cell table that the answer of a specialist becomes; None = it is a member of the mean.
+        tta: Views of each cell, where the prediction does not say otherwise.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Network:
     digest: str
     run: str
     column: str | None = None
+    tta: Tta = "none"
 
     @property
     def view(self) -> AnyView:
@@ -95,7 +97,7 @@ def load_members(system: System, folder: str) -> list[Network]:
     for member in system.members:
         name, run = member.recipe.name, serving.resolve(runs[member.recipe.name])
         name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
-        found = _networks_of(run, name, member.weight, member.asked)
+        found = [replace(one, tta=member.tta) for one in _networks_of(run, name, member.weight, member.asked)]
         _check_member(member, found[0], networks[0] if networks else found[0])
         networks += found
     return networks + [one for specialist in system.specialists for one in _load_specialist(specialist, system, folder)]

@@ -75,9 +75,9 @@ class Options:
     stretched so that it becomes 65535. Default: counts stay as they are."""
     max_pixels: int = MAX_PIXELS
     """Images of more pixels (height x width) are refused before they are decoded."""
-    tta: Literal["none", "2", "8", "16"] = "none"
-    """Mean over views of each cell: 2 = with its mirror image, 8 = all flips and quarter turns, 16 = those at full
-    size and shrunk to 7/8."""
+    tta: Literal["none", "2", "8", "16"] | None = None
+    """Mean over views of each cell: none = as it is, 2 = with its mirror image, 8 = all flips and quarter turns, 16 =
+    those at full size and shrunk to 7/8. Default: what a system says of each of its members, else none."""
     batch_size: int = 16
     """Cells a batch."""
     precision: Literal["float32", "mixed"] = "float32"

@@ -44,6 +44,7 @@ def make_request(
     asked = {name: getattr(options, name) for name in _IDENTITY}
     asked = {name: value for name, value in asked.items() if name not in _LATER or value != defaults[name]}
     asked["um_per_px"] = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `image_source`
+    asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
     reader = source.load
     return {
         "options": asked,
@@ -53,6 +54,7 @@ def make_request(
         "networks": [
             {"name": network.name, "weight": network.weight, "sha256": network.digest}
             | ({} if network.column is None else {"column": network.column})
+            | ({} if options.tta or network.tta == "none" else {"tta": network.tta})
             for network in networks
         ],
     }

@@ -71,7 +71,7 @@ class How:
 
     Attributes:
         batch_size: Cells a batch.
-        tta: Views of each cell: "none", "2", "8" or "16".
+        tta: Views of each cell: "none", "2", "8" or "16"; None = what each network says.
         embeddings: Keep the first network's features.
         heat_maps: Keep its maps of every image.
         num_cards: The first so many images are in the report.
@@ -79,7 +79,7 @@ class How:
     """
 
     batch_size: int
-    tta: str
+    tta: str | None
     embeddings: bool
     heat_maps: bool
     num_cards: int

@@ -126,8 +126,8 @@ _WHOLE_CELLS = replace(PREDICTED_NEGATIVE, factors=(INCOMPLETE,))
 BESTFITTING = System(
     "bestfitting",
     (
-        *(Member(recipe, 0.25) for recipe in _MEMBERS[:2]),
-        *(Member(recipe, 0.125) for recipe in _MEMBERS[2:]),
+        *(Member(recipe, 0.25, tta="8") for recipe in _MEMBERS[:2]),
+        *(Member(recipe, 0.125, tta="8") for recipe in _MEMBERS[2:]),
     ),
     _WHOLE_CELLS,
     (Specialist(BESTFITTING_COMPLETENESS, INCOMPLETE.column),),

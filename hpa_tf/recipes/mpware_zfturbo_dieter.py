@@ -185,7 +185,7 @@ MPWARE_ZFTURBO_DIETER = System(
         Member(MPWARE_PUZZLE_CAM, 0.2),
         Member(MPWARE_PUZZLE_CAM, 0.2, asked=MPWARE_CROPS),
         *(Member(recipe, 0.05) for recipe in (DIETER_BAG_26, DIETER_BAG_101, DIETER_MASKS, DIETER_FIELD)),
-        *(Member(recipe, 0.2) for recipe in (ZFTURBO_6_CHANNELS, ZFTURBO_GREEN)),
+        *(Member(recipe, 0.2, tta="2") for recipe in (ZFTURBO_6_CHANNELS, ZFTURBO_GREEN)),
     ),
     replace(PREDICTED_NEGATIVE, alone=(MITOTIC_SPINDLE,)),
     (Specialist(ZFTURBO_SPINDLE, alone_column(MITOTIC_SPINDLE), own_labels=True),),

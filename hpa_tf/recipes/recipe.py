@@ -1,6 +1,7 @@
 """The types that describe a training: `Recipe` (one network), `Member` (its share), `System` (several networks)."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hpa_tf.errors import InputError
 from hpa_tf.models.bags import AttentionBag, DuoBranch
@@ -104,6 +105,10 @@ class Recipe:
             raise InputError("recipe.validation_fold", found, "-1 where recipe.augmentation.cut is set", "set it to -1")
 
 
+Tta = Literal["none", "2", "8", "16"]
+"""Views of each cell at prediction time, as `predict.py --tta` names them."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One network's share in a system."""
@@ -114,6 +119,8 @@ class Member:
     """Its weight in the mean of probabilities."""
     asked: AnyView | None = None
     """What the network sees here; None = as its recipe says. So one run can take part twice, asked in two ways."""
+    tta: Tta = "none"
+    """Views of each cell whose mean `predict.py` takes, where its --tta does not say otherwise."""
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ RECIPES = (*DUO, *FIELDS, *CELLS)
 RED_AI = System(
     "red_ai",
     (
-        *(Member(recipe, 0.5 / len(DUO)) for recipe in DUO),
+        *(Member(recipe, 0.5 / len(DUO), tta="16") for recipe in DUO),
         *(Member(recipe, 0.167 / len(FIELDS)) for recipe in FIELDS),
         *(Member(recipe, 0.167 / len(FIELDS), asked=ALONE) for recipe in FIELDS),
         *(Member(recipe, 0.167 / len(CELLS)) for recipe in CELLS),

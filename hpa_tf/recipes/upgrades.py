@@ -82,7 +82,15 @@ def upgrade_from_6(recipe: Json) -> Json:
     return {**recipe, "optimization": {**recipe["optimization"], "warmup_epochs": 0.0, "measure": "mAP"}}
 
 
-STEPS = (upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5, upgrade_from_6)
+def upgrade_from_7(recipe: Json) -> Json:
+    """Return a recipe of version 7 as one of version 8, in which only members of systems have another field (views)."""
+    return recipe
+
+
+STEPS = (
+    *(upgrade_from_1, upgrade_from_2, upgrade_from_3, upgrade_from_4, upgrade_from_5, upgrade_from_6),
+    upgrade_from_7,
+)
 """A recipe of version i + 1 -> one of the next."""
 
 
@@ -93,7 +101,7 @@ def upgrade_system(system: Json, version: int) -> Json:
         system: The system.
         version: Of its fields and recipes.
     """
-    members = [{"asked": None, **_upgraded(member, version)} for member in system["members"]]
+    members = [{"asked": None, "tta": "none", **_upgraded(member, version)} for member in system["members"]]
     specialists = [_upgraded(one, version) for one in system.get("specialists", [])]
     since = {"small_nucleus": None, "factors": [], "negative": "derived", "alone": []}
     postprocessing = {**since, **system["postprocessing"]}

@@ -75,13 +75,13 @@ def write_system_card(system: System, out: str) -> None:
     for member in system.members:
         name = member.recipe.name
         link = f"[{text(name)}]({urllib.parse.quote(name)}/{CARD})"
-        rows.append([link, f"{member.weight:g}", *_member(member.recipe, out)])
+        rows.append([link, f"{member.weight:g}", member.tta, *_member(member.recipe, out)])
     lines = [
         f"# {text(system.name)}: {len(system.members)} networks for single-cell protein localization",
         "",
         "The weighted mean of the members' probabilities, then the steps of `system.json`.",
         "",
-        *_table(("member", "weight", "network", "validation mAP"), rows),
+        *_table(("member", "weight", "views (--tta)", "network", "validation mAP"), rows),
         "",
         f"`python predict.py --system {text(system.name)} --runs FOLDER --images DIR` predicts with all of them. Each "
         "member's README says what it was trained on and what it is not for.",

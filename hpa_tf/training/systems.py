@@ -110,10 +110,16 @@ def claim_system(system: System, out: str, site: Site) -> None:
     path, value = files.join(out, SYSTEM), system_to_json(system)
     if files.exists(path):
         before = system_from_json(files.read_json(path), path)
-        check_same(path, system_to_json(before), value, "system", "choose another --out")
+        known, wanted = (system_to_json(_as_trained(one)) for one in (before, system))
+        check_same(path, known, wanted, "system", "choose another --out")
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)
+
+
+def _as_trained(system: System) -> System:
+    """Return a system without what only prediction goes by: earlier versions did not write it."""
+    return replace(system, members=tuple(replace(member, tta="none") for member in system.members))
 
 
 def announce(system: System, number: int, stage: str, site: Site) -> None:
