@@ -1,6 +1,6 @@
 """Cells a second of every stage of the input pipeline, of the loader alone, and how long training waits for it.
 
-    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30] [--only-views] [--only-steps]
+    python benchmarks/loader.py [--data DIR] [--sizes 128 512] [--steps 30] [--only-views] [--only-steps [--names ...]]
 
 Without --data the crops are drawn: 512 px, 8 and 16 bit, with the size on disk of real cells (about 400 kB a cell, 8
 bit). Times are processor time, so that other work on the machine counts less; each stage runs alone on what the one
@@ -72,6 +72,8 @@ class Options:
     """Only whole fields and bags."""
     only_steps: bool = False
     """Only the augmentations of the teams' recipes, each by itself."""
+    names: tuple[str, ...] = ()
+    """Of these only what is called so or begins so; default: all."""
 
 
 # -- drawn data -------------------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ def main(options: Options) -> None:
     """Measure and print."""
     keep_freed_memory()  # as train.py does
     if options.only_steps:
-        loader_steps.main(options.cells)
+        loader_steps.main(options.cells, options.names)
         return
     with tempfile.TemporaryDirectory() as temporary:
         drawn = {bits: Path(temporary) / f"cells{bits}" for bits in (8, 16)}

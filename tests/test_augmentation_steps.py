@@ -1,5 +1,10 @@
 """Warps, changes of tone and random squares on drawn parameters: equal to definitions in NumPy, SciPy and OpenCV."""
 
+import dataclasses
+import sys
+import typing
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +24,7 @@ from hpa_tf.pipeline.photometry import (
     Staining,
     _selection,
 )
-from hpa_tf.pipeline.steps import OneOf
+from hpa_tf.pipeline.steps import AnyStep, OneOf
 from hpa_tf.pipeline.warps import (
     Affine,
     ElasticDistortion,
@@ -29,6 +34,10 @@ from hpa_tf.pipeline.warps import (
     resample,
     resample_masks,
 )
+from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, recipe_named, red_ai
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import loader_steps
 
 SIZE = 41
 MODES = {"zeros": "grid-constant", "mirror": "mirror"}
@@ -389,3 +398,29 @@ def test_no_augmentation_is_the_identity_for_records_too():
     same = augment_record({"image": image, "masks": masks}, tf.constant([1, 2]), NO_AUGMENTATION)
     np.testing.assert_array_equal(same["image"], image)
     np.testing.assert_array_equal(same["masks"], masks)
+
+
+# -- what they cost ---------------------------------------------------------------------------------------------------
+
+
+def test_every_step_and_every_augmentation_of_a_team_has_its_cost_measured():
+    """docs/teams.md is written from it."""
+    assert {type(step) for step in loader_steps.STEPS} == {*typing.get_args(AnyStep)} - {OneOf}
+
+    def alone(name: str) -> Augmentation:
+        return dataclasses.replace(recipe_named(name).augmentation, paste=None, cut=None)
+
+    measured = {alone(name) for name in loader_steps.RECIPES}
+    for team in (bestfitting, red_ai, mpware_zfturbo_dieter, milimed):
+        assert {recipe.name for recipe in team.RECIPES if alone(recipe.name) not in measured} == set()
+
+
+def test_the_cost_of_a_recipe_is_that_of_its_own_view():
+    for name, expected in (
+        ("cpu_fcan", "Field, 192 px, 4 channels"),
+        ("cpu_puzzle_cam", "Field, 256 px, 4 channels"),
+        ("cpu_duo_branch", "Bag, 64 px, 4 channels"),
+        ("cpu_student_green", "Crop, 64 px, 1 channels"),
+    ):
+        what, seconds = loader_steps.recipe_cost(recipe_named(name), 1)
+        assert what == expected and 0 < seconds < 60
