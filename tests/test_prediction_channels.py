@@ -19,7 +19,7 @@ from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.pipeline import Augmentation
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.prediction.trained_on import check_channels, trained_without
+from hpa_tf.prediction.trained_on import check_channels, check_scale, trained_without
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def run_of(folder, without=((),), **dropped) -> str:
 
 def test_stacks_give_the_numbers_of_plain_files_and_their_own_scale(world, pool, tmp_path):
     predict(options(world, tmp_path / "plain", um_per_px=0.1), pool)
-    with pytest.warns(HpaWarning, match=r"images of 0.1 um per px .*trained at 0.08"):
+    with pytest.warns(HpaWarning, match=r"images of 0.1 um per px, .*trained at 0.08"):
         predict(options(world, tmp_path / "stacks", "stacks"), pool)
     found = [cell_table.read(tmp_path / name / "cells.parquet") for name in ("plain", "stacks")]
     pd.testing.assert_frame_equal(*found)
@@ -62,6 +62,42 @@ def test_stacks_give_the_numbers_of_plain_files_and_their_own_scale(world, pool,
     with warnings.catch_warnings():
         warnings.simplefilter("error", HpaWarning)
         predict(options(world, tmp_path / "told", "stacks", um_per_px=0.08), pool)
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "is_said", "told"),
+    [
+        (0.08, True, None),  # full-size images of the atlas, the starter's usual case
+        (0.08, False, r"taken to have 0\.08 um per px, but starter was trained at 0\.32: say --um-per-px 0\.08 if"),
+        (0.32, True, None),
+        (0.34, True, None),
+        (0.64, True, "images of 0.64 um per px, but starter was trained at 0.32: they show less of a cell"),
+        (0.05, True, "so much finer ones were not tried"),
+    ],
+)
+def test_scales_that_may_do_harm_are_told_once(um_per_px, is_said, told):
+    trained = (("unknown", ()), ("starter", (0.32,)), ("other", (0.32,)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_scale(um_per_px, trained, is_said)
+    assert len(caught) == (told is not None)
+    assert told is None or re.search(told, str(caught[0].message))
+    assert not any("other" in str(one.message).split(":")[0] for one in caught)
+
+
+def test_a_scale_that_nobody_said_is_told_with_the_option_that_says_it(world, pool, tmp_path):
+    manifest = dataclasses.replace(cases.MANIFEST, um_per_px=(0.32,))
+    serving.export(tmp_path / "run", cases.network(), cases.recipe(), manifest)
+    asked = dataclasses.replace(options(world, tmp_path / "out"), run=(str(tmp_path / "run"),))
+    with pytest.warns(HpaWarning, match=r"run was trained at 0.32: say --um-per-px 0.08 if"):
+        predict(asked, pool)
+    with pytest.warns(HpaWarning, match=r"say --um-per-px 0.08 if they have \(Python: um_per_px\)"):
+        predictor, field = hpa_tf.Predictor(str(tmp_path / "run")), read_field(find_fields(world / "plain")[0])
+        predictor.predict(field.pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HpaWarning)
+        predict(dataclasses.replace(asked, out=str(tmp_path / "told"), um_per_px=0.08), pool)
+        predictor.predict(field.pixels, um_per_px=0.08)
 
 
 def test_predictor_takes_a_file_of_all_channels(world):

@@ -105,7 +105,8 @@ class Predictor:
             InputError: The image or the masks are of another kind or size.
         """
         field = _field(image, um_per_px, channels, without, project)
-        check_scale(field.um_per_px, scales_of(self._networks))
+        is_said = um_per_px is not None or isinstance(image, FieldOfView) or field.um_per_px != DEFAULT_UM_PER_PX
+        check_scale(field.um_per_px, scales_of(self._networks), is_said)
         light = LightCheck(self._networks)
         light.add(tuple(brightness(field.pixels).tolist()))
         light.check()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import files, submission
+from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness
@@ -153,7 +154,8 @@ class ImageReader:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
             found = read_cells(field_files, self.reading, self.needs.margin)
-            check_scale(found.field.um_per_px, self.trained_um_per_px)
+            um_per_px = found.field.um_per_px
+            check_scale(um_per_px, self.trained_um_per_px, is_said=um_per_px != DEFAULT_UM_PER_PX)
         texts, light = tuple(str(warning.message) for warning in caught), brightness(found.field.pixels)
         return replace(field_cells(found, self.needs, self.pictures), warnings=texts, brightness=tuple(light.tolist()))
 

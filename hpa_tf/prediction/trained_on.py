@@ -15,22 +15,39 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.serving import Served
 
 _SCALE_TOLERANCE = 0.1
+_MUCH_FINER = 5
 _DARK_FIX = "expect wrong scores; if the camera has 12 bits, give --full-scale 4095 (14 bits: 16383)"
 
 
-def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """Warn of images at another scale than a network was trained on: crops are not scaled to it.
+def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]], is_said: bool = True) -> None:
+    """Warn, once, of images at another scale than a network was trained on, where that may do harm.
+
+    Every view shrinks what it sees to the network's input. So finer images are no fault, as far as was measured: the
+    full-size images of the Human Protein Atlas, four times as fine as those that the starter was trained on
+    (docs/troubleshooting.md). A scale that nobody said may be wrong, though, and then the wrong cells are found.
 
     Args:
         um_per_px: Micrometres per pixel of the images.
         trained: (network, micrometres per pixel of its training data) each; those that do not say it are passed over.
+        is_said: Whether somebody gave the images' scale; False = it is the one that is taken by default.
     """
     for name, scales in trained:
-        if scales and not any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in scales):
-            known = " and ".join(map(str, scales))
-            text = f"images of {um_per_px:g} um per px (--um-per-px), but {name} was trained at {known}"
-            fix = "give the images' own scale, or, if it is that, expect somewhat other scores than at the other"
-            warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=4)
+        if not scales or any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in scales):
+            continue
+        trained_at = f"{name} was trained at {' and '.join(map(str, scales))}"
+        if not is_said:
+            text = f"images are taken to have {um_per_px:g} um per px, but {trained_at}"
+            fix = f"say --um-per-px {um_per_px:g} if they have (Python: um_per_px), else their own scale"
+        elif um_per_px > max(scales):
+            text = f"images of {um_per_px:g} um per px, but {trained_at}"
+            fix = "they show less of a cell than it knows, so expect worse scores"
+        elif um_per_px * _MUCH_FINER < min(scales):
+            text = f"images of {um_per_px:g} um per px, but {trained_at}"
+            fix = "so much finer ones were not tried: shrink them, or look at the scores before you trust them"
+        else:
+            continue
+        warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=4)
+        return
 
 
 def scales_of(networks: Sequence["Network"]) -> tuple[tuple[str, tuple[float, ...]], ...]:
