@@ -84,8 +84,8 @@ def load_members(system: System, folder: str) -> list[Network]:
     """Load every network of a system's members from the folder that `train.py --system` wrote.
 
     Raises:
-        InputError: Members are missing (names them and the command that trains them), were trained by another recipe
-            or on other data than the others, or as of `load_networks`.
+        InputError: Members are missing (names them and the command that trains them), answer other classes than their
+            recipes say, or were trained on other data than the others; or as of `load_networks`.
     """
     runs = {member.recipe.name: files.join(folder, member.recipe.name) for member in system.members}
     missing = [name for name, run in runs.items() if not run_folder.is_finished(run)]
