@@ -184,6 +184,10 @@ def test_five_levels_may_add():
     args = probabilities(table, c5=[0.9, 0.9]), probabilities(table, c5=[0.9, 0.89])
     np.testing.assert_allclose(rules.five_levels(table, *args, {}, add=True).values[:, 5], [0.5, 0])
     assert rules.five_levels(table, *args, {}).values[:, 5].sum() == 0
+    sure = probabilities(table, c4=[0.95, 0.95])
+    assert (rules.five_levels(table, sure, sure, {}, add=True).values[:, 4] == 1).all(), (
+        "what the image has is not lowered"
+    )
 
 
 # -- merge, changes, files --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import CbamClassifier, Fcan
-from hpa_tf.models.heads import GeneralizedMean
+from hpa_tf.models.heads import Cbam, GeneralizedMean, MeanMaxHead
 from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.network import Network, Spec, all_classes
 from hpa_tf.models.noise import example_seeds
@@ -335,6 +335,57 @@ def test_asked_with_a_crop_puzzle_cam_answers_with_its_probability(built):
     outputs = built["puzzle"](inputs)
     found = NETWORKS["puzzle"][0].probabilities(outputs, {"image": inputs["image"]})
     np.testing.assert_allclose(found[:, 0], 1 / (1 + np.exp(-outputs["logits"].numpy())), atol=1e-6)
+
+
+# -- team 1's attention and head --------------------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def drawn(layer) -> list[np.ndarray]:
+    """Give a built layer drawn weights, and return them in their order; variances stay positive."""
+    values = [rng().normal(0.3, 0.5, weight.shape) for weight in layer.weights]
+    values = [np.abs(v) + 0.1 if "variance" in w.path else v for v, w in zip(values, layer.weights, strict=True)]
+    layer.set_weights(values)
+    return values
+
+
+def test_cbam_is_its_formula():
+    """Channels by one network of two layers on their means and on their maxima; then places by 3 x 3 px of both."""
+    features, layer = rng().normal(size=(2, 4, 5, 64)).astype(np.float32), Cbam()
+    layer.build(features.shape)
+    first, first_bias, second, second_bias, kernel, bias = drawn(layer)
+    assert first.shape == (64, 2) and kernel.shape == (3, 3, 2, 1)
+    pooled = [features.mean(axis=(1, 2)), features.max(axis=(1, 2))]
+    gates = sum(np.maximum(x @ first + first_bias, 0) @ second + second_bias for x in pooled)
+    gated = features * sigmoid(gates)[:, None, None]
+    places = np.pad(np.stack([gated.mean(axis=3), gated.max(axis=3)], axis=3), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(places, (3, 3), axis=(1, 2))  # [B, h, w, 2, 3, 3]
+    places = np.einsum("bhwcij,ijc->bhw", windows, kernel[..., 0]) + bias
+    np.testing.assert_allclose(layer(features), gated * sigmoid(places)[..., None], atol=2e-5)
+
+
+def test_the_head_of_team_1_is_its_formula():
+    """Mean and maximum of the map, batch norm, a hidden layer with ReLU, batch norm, logits; nothing dropped."""
+    features, layer = rng().normal(size=(3, 4, 4, 6)).astype(np.float32), MeanMaxHead(5, 7, 0.5)
+    layer.build(features.shape)
+    by_name = dict(zip((weight.path for weight in layer.weights), drawn(layer), strict=True))
+
+    def part(number: str, name: str) -> np.ndarray:
+        return next(v for path, v in by_name.items() if f"{number}/" in f"{path}/" and path.endswith(name))
+
+    def normalized(x, number):
+        scale = part(number, "gamma") / np.sqrt(part(number, "moving_variance") + 1e-5)
+        return (x - part(number, "moving_mean")) * scale + part(number, "beta")
+
+    x = normalized(np.concatenate([features.mean(axis=(1, 2)), features.max(axis=(1, 2))], axis=1), "fc_layers.0")
+    x = np.maximum(x @ part("fc_layers.2", "kernel") + part("fc_layers.2", "bias"), 0)
+    x = normalized(x, "fc_layers.4")
+    logits, seen = layer(features, training=False)
+    np.testing.assert_allclose(seen, x, atol=2e-5)
+    np.testing.assert_allclose(logits, x @ part("logit", "kernel") + part("logit", "bias"), atol=5e-5)
 
 
 # -- bags -------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,15 @@ def test_five_levels_names_no_option_that_it_has_not(folders):
     assert not any("--prediction-masks" in str(one.message) for one in found)
 
 
+def test_the_share_is_of_the_images_that_were_predicted():
+    """A half that was never predicted is no cell without a partner."""
+    cells = pd.DataFrame({"image_id": ["a", "a", "b", "b"], "cell": [1, 2, 1, 2]})
+    predicted = cell_table.from_values(["a"], [7], np.full((1, 19), 0.5))
+    own, other = np.array([[1, 1, 0, 2, 2, 0]]), np.array([[7, 7, 0, 0, 0, 0]])
+    table, share = rules.on_own_cells(predicted, cells, lambda i: own, lambda i: other, "there")
+    assert table[["image_id", "cell"]].to_numpy().tolist() == [["a", 1]] and share == 0.5
+
+
 def test_images_or_cells_that_are_all_others_are_refused():
     cells = pd.DataFrame({"image_id": ["a", "a"], "cell": [1, 2]})
     predicted = cell_table.from_values(["b"], [1], np.full((1, 19), 0.5))
