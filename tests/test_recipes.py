@@ -10,15 +10,16 @@ import pytest
 
 from hpa_tf import checksums, files, identity, recipes
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.rules import Factor, SmallNucleusRule
 from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
-from hpa_tf.objectives import Labels
+from hpa_tf.objectives import Alike, Labels
 from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, SemiBalanced
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
-from hpa_tf.views import Bag, Crop, Field
+from hpa_tf.views import Bag, CellInField, Crop, Field
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
@@ -130,6 +131,60 @@ def test_team_4_as_published():
     assert (tuned.optimization.epochs, tuned.optimization.batch_size, tuned.optimization.rate(5, 10)) == (1, 16, 3e-5)
     assert tuned.sampling.extra_repeats == (0, 2, 3, 2, 5, 5, 4, 7, 2, 2, 3, 4, 5, 0, 0, 4, 0, 7, 0)
     assert tuned.sampling.ungraded_classes == (11, 15) and tuned.sampling.sure == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "epochs", "rate"),
+    [
+        ("red_ai_duo_b3", 256, 12, 20, 2e-4), ("red_ai_duo_seresnext50", 256, 12, 20, 2e-4),
+        ("red_ai_duo_b5", 256, 8, 20, 2e-4), ("red_ai_duo_resnet200d", 256, 8, 16, 2e-4),
+        ("red_ai_field_b5", 512, None, 20, None), ("red_ai_cell_b5", 168, None, 2, 1e-3),
+        ("mpware_puzzle_cam", 384, 36, 48, 3e-4), ("dieter_bag_26", 256, 16, 10, 1e-4),
+        ("dieter_bag_101", 256, 8, 10, 1e-4), ("dieter_masks", 1024, 8, 10, 5e-5), ("dieter_field", 512, 16, 10, 1e-3),
+        ("dieter_student", 256, 64, 10, 1e-4), ("zfturbo_6_channels", 224, None, None, None),
+        ("zfturbo_green", 224, None, None, None), ("bestfitting_fcan", 512, None, None, 3e-4),
+        ("bestfitting_inception", 128, None, 13, 3e-4), ("bestfitting_swin_224", 224, None, None, 3e-4),
+    ],
+)  # fmt: skip
+def test_sizes_and_training_of_teams_1_to_3(name, size, batch, epochs, rate):
+    """SYSTEMS 1 to 3, (a) and (e); None = not known."""
+    recipe = recipes.recipe_named(name)
+    found = recipe.optimization
+    given = (found.batch_size, found.epochs, found.learning_rate)
+    expected = (batch, epochs, rate)
+    assert recipe.view.size == size
+    assert [one for one, known in zip(given, expected, strict=True) if known] == [one for one in expected if one]
+
+
+def test_losses_and_weights_of_teams_1_to_3():
+    """SYSTEMS 1d, 1g, 2d, 2g, 3d, 3g; S 2."""
+    weights = (0.1, 1, 0.5, 1, 1, 1, 1, 0.5, 1, 1, 1, 10, 1, 0.5, 0.5, 5, 0.2, 0.5, 1)
+    for recipe in recipes.RECIPES:
+        if recipe.name.startswith(("red_ai_field", "red_ai_cell", "cpu_red_ai")):
+            assert recipe.objective == (Labels("logits", "image", CrossEntropy(), class_weights=weights),)
+            assert recipe.view.channels == ("red", "green", "blue")
+        if "duo" in recipe.name:
+            of_cells = Labels("cell_logits", "image", CrossEntropy(positive_weight=0.1), weight=0.1)
+            assert recipe.objective == (of_cells, Labels("image_logits", "image", CrossEntropy()))
+    for name in ("mpware_puzzle_cam", "cpu_puzzle_cam"):
+        *labels, apart = recipes.recipe_named(name).objective
+        assert labels == [Labels(one, "image", CrossEntropy()) for one in ("logits", "merged_logits")]
+        assert apart == Alike("cam", "merged_cam", 1, 0.5)
+    for name in ("bestfitting_fcan", "cpu_fcan"):
+        *labels, apart = recipes.recipe_named(name).objective
+        assert [(term.output, term.weight) for term in labels] == [("logits", 0.5)] * 3 + [("merged_logits", 0.5)] * 3
+        assert apart == Alike("features", "merged_features", 2, 1.0)
+    for name in ("bestfitting", "cpu_bestfitting"):
+        assert recipes.system_named(name).postprocessing.factors == (Factor("completeness", below=0.2, to=0.3),)
+    for name in ("red_ai", "cpu_red_ai"):
+        system = recipes.system_named(name)
+        assert sum(m.weight for m in system.members if "duo" in m.recipe.name) == pytest.approx(0.5)
+        for kind, asked in (("field", None), ("field", CellInField), ("cell", None)):
+            own = [m for m in system.members if kind in m.recipe.name and isinstance(m.asked, asked or type(None))]
+            assert sum(m.weight for m in own) == pytest.approx(0.167)
+        alone = [m.asked for m in system.members if m.asked]
+        assert {view.surroundings for view in alone} == {"background"}, "2b: all other cells are black"
+        assert system.postprocessing.small_nucleus == SmallNucleusRule(0.5, True)
 
 
 def test_cosine():

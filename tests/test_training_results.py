@@ -165,6 +165,33 @@ def test_fields_stored_smaller_than_they_are_seen_are_told(stored, told):
 
 
 @pytest.mark.parametrize(
+    ("name", "stored", "wanted"),
+    [
+        ("bestfitting_inception", 0, 80),
+        ("bestfitting_inception", 79, 80),
+        ("bestfitting_inception", 80, None),
+        ("milimed_b0_square", 15, 16),
+        ("cpu_lite0", 0, None),
+        ("cpu_fcan", 0, None),
+        ("cpu_duo_branch", 0, None),
+    ],
+)
+def test_crops_stored_with_less_around_them_than_is_seen_are_told(name, stored, wanted):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run.warn_of_tight_crops(recipe_named(name), SimpleNamespace(margin=stored))
+    said = [str(one.message) for one in found]
+    assert ["--margin" in one and f"stored with {stored} px" in one for one in said] == [True] * (wanted is not None)
+    assert all(f"--margin {wanted} or more" in one for one in said)
+
+
+def test_a_square_that_grows_needs_more_than_the_box():
+    recipe = replace(recipe_named("cpu_duo_branch"), view=Bag(2, Crop(8, square="grow")), asked=None)
+    with pytest.warns(HpaWarning, match="1 px or more around the cell, stored with 0 px"):
+        run.warn_of_tight_crops(recipe, SimpleNamespace(margin=0))
+
+
+@pytest.mark.parametrize(
     ("names", "told"),
     [
         (["cpu_fcan", "cpu_duo_branch", "cpu_completeness"], True),  # the last: all labels become "whole"

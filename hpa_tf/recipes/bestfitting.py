@@ -11,6 +11,8 @@ each cell alone and of its field; the network of completeness, which needs no la
         --image-predictions FIELDS.parquet --out LEVELS.parquet
     train.py --data DIR --system bestfitting --labels LEVELS.parquet --out runs/bestfitting
 
+The cell networks see 80 px of the image around a cell: build the data with `--margin 80`.
+
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
 of labels in which few cells have the class). Other than theirs: crops keep their aspect. At full size one step of each

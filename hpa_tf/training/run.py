@@ -42,6 +42,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     check_shard_sizes(manifest, records_of(recipe, training, validation))
     if site.is_chief and not is_finished(out):
         warn_of_small_fields(recipe, manifest)
+        warn_of_tight_crops(recipe, manifest)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
@@ -118,6 +119,16 @@ def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
     if 0 < stored < seen:
         found = f"{recipe.name}: fields of view of {seen} px, stored with {stored} px, are enlarged and show no more"
         warnings.warn(f"{found}; build the data with --fields {seen}, or lower recipe.view.size", HpaWarning, 2)
+
+
+def warn_of_tight_crops(recipe: Recipe, manifest: Manifest) -> None:
+    """Warn where a network wants more of the image around a cell than is stored: it gets what there is."""
+    crops = [getattr(view, "cell", view) for view in (recipe.view, recipe.asked_view) if view.reads == "cells"]
+    wanted = max((max(crop.margin, int(crop.square == "grow")) for crop in crops), default=0)
+    if manifest.margin < wanted:
+        found = f"{recipe.name}: crops with {wanted} px or more around the cell, stored with {manifest.margin} px"
+        fix = f"build the data with --margin {wanted} or more, or change recipe.view.margin and recipe.view.square"
+        warnings.warn(f"{found}; {fix}", HpaWarning, 2)
 
 
 def records_of(recipe: Recipe, *some: Examples | None) -> list[Examples]:
