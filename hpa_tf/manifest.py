@@ -55,7 +55,8 @@ class Manifest:
         num_cells: Cells in the shards.
         shards: All shards, ordered by kind, fold and index.
         options: What the build was asked.
-        fingerprint: SHA-256 over the options and inputs; equal for equal data, wherever the folders are.
+        fingerprint: SHA-256 over the options and inputs; equal for equal cells, wherever the folders are, and whether
+            fields of view are beside them or not.
         brightness: Of each channel, the smallest, median and largest 99.9th percentile of an image, as a share of full
             scale (None where every image is blank): see `hpa_tf.imaging.brightness`. None = not known (version 1).
         checksums: SHA-256 of the folder's other files by name, the cell table among them. None = not known (version 1).

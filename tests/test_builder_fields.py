@@ -59,12 +59,14 @@ def test_the_table_says_where_each_field_is(inputs, whole):
 
 def test_fields_are_added_to_a_finished_folder_and_its_cells_stay(inputs, whole, cells_only):
     before = digests(cells_only, "cells-*")
+    fingerprint = records.read_manifest(cells_only).fingerprint
     times = {path: path.stat().st_mtime_ns for path in cells_only.glob("cells-*")}
     assert not (cells_only / image_table.NAME).exists()
     assert main([*inputs.arguments(cells_only), *TWO_FOLDS, "--fields", "32"]) == 0
     assert digests(cells_only, "cells-*") == before
     assert {path: path.stat().st_mtime_ns for path in cells_only.glob("cells-*")} == times
     assert digests(cells_only) == digests(whole)  # the manifest too
+    assert records.read_manifest(cells_only).fingerprint == fingerprint, "grades and networks of its cells stay good"
     again = {path: path.stat().st_mtime_ns for path in cells_only.iterdir() if path.is_file()}
     assert main([*inputs.arguments(cells_only), *TWO_FOLDS, "--fields", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in cells_only.iterdir() if path.is_file()} == again

@@ -93,7 +93,7 @@ class Plan:
         options: The options that decide what the shards hold.
         units: The units.
         faults: Images and rows that are left out.
-        fingerprint: Digest of the options, image ids, labels, folds and file sizes.
+        fingerprint: Digest of the options but for whole fields of view, of image ids, labels, folds and file sizes.
         folds: The folds as they were drawn, for the next run.
         num_folds: Number of folds.
     """
@@ -146,7 +146,8 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         members = [image for image, its_fold in zip(images, folds.folds, strict=True) if its_fold == fold]
         units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(of_cells))
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
-    return Plan(content, tuple(units), tuple(faults), digest([content, state]), folds, options.num_folds)
+    fingerprint = digest([{**content, FIELDS: None}, state])  # grades and networks of its cells stay good
+    return Plan(content, tuple(units), tuple(faults), fingerprint, folds, options.num_folds)
 
 
 def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:
