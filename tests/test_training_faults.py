@@ -231,6 +231,11 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
         ("--system cpu_pair --folds 3", "--folds"),
         ("--system cpu_pair --folds 2 --fine-tune grades", "--fine-tune"),
         ("--system cpu_bestfitting --fine-tune grades", "found cpu_fcan of cpu_bestfitting, which learn from labels"),
+        (
+            "--system cpu_red_ai",
+            "found no fields of view, which cpu_red_ai_field looks at",
+        ),  # its first member reads cells
+        ("--system cpu_red_ai --folds 2", "found no fields of view, which cpu_red_ai_field looks at"),
         ("--system cpu_pair --recipe cpu_b0", "--recipe cpu_b0"),
         ("--system cpu_pair --out-of-fold x.parquet", "--out-of-fold"),
         ("--system cpu_pair --show-sampling --folds 2", "--folds"),

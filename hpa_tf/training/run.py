@@ -111,6 +111,20 @@ def check_views(recipe: Recipe) -> None:
             raise InputError(f"recipe.{name}", found, " or ".join(network.views), "change it, or recipe.network")
 
 
+def check_first(recipe: Recipe, manifest: Manifest) -> None:
+    """Check what can be checked of one of several trainings before the first of them: days later it would be late.
+
+    Raises:
+        InputError: Its fields do not go together, or it looks at fields of view and the data have none.
+    """
+    check_fields_together(recipe)
+    of_fields = any(view.reads == "fields" for view in (recipe.view, recipe.asked_view))
+    if of_fields and not manifest.shards_of("fields"):
+        found, expected = f"no fields of view, which {recipe.name} looks at", "a data folder with them"
+        fix = "the command that built it with --fields SIZE adds them, its cells stay as they are"
+        raise InputError("--data", found, expected, fix)
+
+
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
     """Warn where a network sees fields of view larger than they are stored: they are enlarged, and show no more."""
     stored = int(manifest.options.get("fields") or 0)

@@ -8,12 +8,13 @@ import keras
 from hpa_tf import files
 from hpa_tf.identity import check_same
 from hpa_tf.recipes import Recipe, Specialist, System, system_from_json, system_to_json
+from hpa_tf.records import read_manifest
 from hpa_tf.run_folder import is_finished
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
-from hpa_tf.training.run import train
+from hpa_tf.training.run import check_first, train
 from hpa_tf.training.site import Data, Site
 
 SYSTEM = "system.json"
@@ -34,6 +35,7 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     """
     recipes = [adapt(member.recipe) for member in system.members]  # refused now, not days later
     specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]
+    _check_all([*recipes, *(one.recipe for one in specialists if not one.own_labels)], data)
     claim_system(system, out, site)
     for number, (member, recipe) in enumerate(zip(system.members, recipes, strict=True), start=1):
         announce(system, number, "", site)
@@ -43,6 +45,13 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
         _train_specialist(specialist, data, files.join(out, specialist.recipe.name), site)
     if site.is_chief:
         write_system_card(system, out)
+
+
+def _check_all(recipes: list[Recipe], data: Data) -> None:
+    """Check all trainings before the first: see `check_first`."""
+    manifest = read_manifest(data.data)
+    for recipe in recipes:
+        check_first(recipe, manifest)
 
 
 def _train_specialist(specialist: Specialist, data: Data, folder: str, site: Site) -> None:
@@ -76,6 +85,7 @@ def train_system_folds(
     """
     check_num_folds(num_folds, data)
     check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
+    _check_all([_without(0, adapt)(member.recipe) for member in system.members], data)
     claim_system(system, out, site)
     members = replace(system, specialists=())  # they say nothing of the classes that are written out of fold
     for fold in range(num_folds):
