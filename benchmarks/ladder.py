@@ -11,6 +11,7 @@ have the same number of epochs and end with the last one.
 """
 
 import contextlib
+import difflib
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ladder_scores import Truth, copied
 from ladder_table import write_table
 
 from hpa_tf import cell_table, files, label_rules
+from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
@@ -294,13 +296,29 @@ def read_truth(options: Options, examples: Examples) -> Truth:
     return Truth(cell_table.values(table)[rows] > 0.5, examples.image_of)
 
 
+def chosen_rows(options: Options) -> list[Row]:
+    """Return the rows that are asked for.
+
+    Raises:
+        InputError: There is no such row, or no bench to run it on.
+    """
+    if unknown := [name for name in options.rows if name not in BY_NAME]:
+        near = difflib.get_close_matches(unknown[0], BY_NAME, n=1, cutoff=0)
+        raise InputError("--rows", repr(unknown[0]), f"rows such as {near[0]!r}", "docs/ladder.md lists them all")
+    for name in ("train", "test"):
+        if not os.path.isdir(os.path.join(options.bench, name, "images")):
+            fix = f"hpa-tf generate bench --out {options.bench}"
+            raise InputError("--bench", f"no {name}/images in {options.bench}", "the folder of a bench", fix)
+    return [BY_NAME[name] for name in options.rows] or list(ROWS)
+
+
 def main(options: Options) -> None:
     """Run the rows, then write the table and the figures."""
+    rows = chosen_rows(options)
     keep_freed_memory()
     tf.config.experimental.enable_op_determinism()
     files.make_folder(options.out)
     build(options)
-    rows = [BY_NAME[name] for name in options.rows] or list(ROWS)
     for seed in () if options.only_table else options.seeds:
         ladder = Ladder(options, seed)
         for row in rows:
@@ -312,4 +330,7 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except InputError as error:
+        sys.exit(f"ladder.py: {error}")

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from tiny_trainings import tiny
 
 from hpa_tf import cell_table, files
+from hpa_tf.errors import InputError
 from hpa_tf.pipeline.sampling import SemiBalanced
 from hpa_tf.recipes import recipe_from_json, recipe_to_json
 from hpa_tf.synthetic import dataset
@@ -154,6 +155,22 @@ def tiny_ladder(monkeypatch):
     monkeypatch.setattr(ladder, "BY_NAME", rows)
     monkeypatch.setattr(ladder, "TEACHERS", teachers)
     return ladder
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows": ("FCAN", "Puzle-CAM")}, "--rows: found 'Puzle-CAM'; expected rows such as 'Puzzle-CAM'"),
+        ({"rows": ("FCAN",)}, "no train/images in .*nowhere.* generate bench"),
+    ],
+)
+def test_other_rows_and_folders_are_refused_before_anything_is_built(tmp_path, monkeypatch, options, said):
+    import ladder
+
+    monkeypatch.setattr(ladder, "build", lambda options: pytest.fail("built"))
+    with pytest.raises(InputError, match=said):
+        ladder.main(ladder.Options(bench=str(tmp_path / "nowhere"), out=str(tmp_path / "out"), **options))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
