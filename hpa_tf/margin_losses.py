@@ -65,9 +65,9 @@ class HardNegatives:
         num_positive, num_negative = (ops.sum(ops.cast(one, "float32"), axis=0) for one in (positive, negative))
         wanted = num_positive + ops.maximum(2.0, ops.floor(self.share * num_negative))
         wanted = ops.minimum(num_negative, ops.minimum(wanted, ops.floor(self.most * num_negative) + 2))
-        heights = ops.stop_gradient(ops.where(negative, logits, _FAR_BELOW))
-        rank = ops.argsort(ops.argsort(-heights, axis=0), axis=0)
-        chosen = positive | (negative & (ops.cast(rank, "float32") < wanted))
+        heights = ops.transpose(ops.stop_gradient(ops.where(negative, logits, _FAR_BELOW)))
+        rank = ops.argsort(ops.argsort(-heights, axis=1), axis=1)  # along axis 0 oneDNN complains of whole numbers
+        chosen = positive | (negative & (ops.transpose(ops.cast(rank, "float32")) < wanted))
         chosen = ops.cast(chosen, "float32")
         mean = ops.sum(focal(labels, logits, 0) * chosen * weights, axis=0) / ops.maximum(ops.sum(chosen, axis=0), 1.0)
         return ops.broadcast_to(ops.mean(mean), rows)
