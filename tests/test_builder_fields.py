@@ -13,6 +13,8 @@ from hpa_tf import cell_table, framing, image_table, records
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.squares import to_square
+from hpa_tf.manifest import manifest_json
+from hpa_tf.training import claim
 from tfrecords_builder.__main__ import main
 
 TWO_FOLDS = ("--num-folds", "2", "--workers", "1")
@@ -70,6 +72,21 @@ def test_fields_are_added_to_a_finished_folder_and_its_cells_stay(inputs, whole,
     again = {path: path.stat().st_mtime_ns for path in cells_only.iterdir() if path.is_file()}
     assert main([*inputs.arguments(cells_only), *TWO_FOLDS, "--fields", "32"]) == 0
     assert {path: path.stat().st_mtime_ns for path in cells_only.iterdir() if path.is_file()} == again
+
+
+def test_a_run_on_cells_goes_on_after_fields_were_added(inputs, cells_only, tmp_path):
+    """One on fields of view does not: it saw others, or none; and other cells are another run's for both."""
+    before = records.read_manifest(cells_only)
+    assert main([*inputs.arguments(cells_only), *TWO_FOLDS, "--fields", "32"]) == 0
+    after = records.read_manifest(cells_only)
+    (tmp_path / "run").mkdir()
+    records.write_manifest(tmp_path / "run", before)
+    claim.check_same_run(str(tmp_path / "run"), {"dataset.json": manifest_json(after)}, of_cells=True)
+    with pytest.raises(InputError, match=r"another run .*options.fields: None -> 32"):
+        claim.check_same_run(str(tmp_path / "run"), {"dataset.json": manifest_json(after)})
+    other = dataclasses.replace(after, num_cells=after.num_cells + 1)
+    with pytest.raises(InputError, match=r"another run \(num_cells: "):
+        claim.check_same_run(str(tmp_path / "run"), {"dataset.json": manifest_json(other)}, of_cells=True)
 
 
 class Killed(Exception):

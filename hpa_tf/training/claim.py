@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 
-from hpa_tf import checksums, files, folder_lock
+from hpa_tf import checksums, files, folder_lock, image_table
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
@@ -31,13 +31,14 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
             does not see it.
     """
     identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
+    of_cells = all(view.reads == "cells" for view in (recipe.view, recipe.asked_view))
     if not site.is_chief:
         check_shared(site, out, 0)
-        check_same_run(out, identity)
+        check_same_run(out, identity, of_cells)
         yield
         return
     check_kind(out, RECIPE)
-    check_same_run(out, identity)
+    check_same_run(out, identity, of_cells)
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
@@ -55,12 +56,13 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
             raise
 
 
-def check_same_run(out: str, identity: dict[str, object]) -> None:
+def check_same_run(out: str, identity: dict[str, dict], of_cells: bool = False) -> None:
     """Check that a folder holds no run, or the same.
 
     Args:
         out: Run folder.
         identity: JSON values by the name of their file.
+        of_cells: It reads single cells alone: fields of view may have been added to the data since.
 
     Raises:
         InputError: It holds another one.
@@ -71,7 +73,17 @@ def check_same_run(out: str, identity: dict[str, object]) -> None:
             continue
         before = recipe_to_json(load(path)) if name == RECIPE else checksums.read_json(path, MEND)
         expected = {key: value for key, value in expected.items() if key != checksums.KEY}
+        if name == DATASET and of_cells:
+            before, expected = _without_fields(before), _without_fields(expected)
         check_same(path, before, expected, "run", "choose another --out")
+
+
+def _without_fields(dataset: dict) -> dict:
+    """Return a manifest, as JSON, without what whole fields of view add to it."""
+    kept = {"shards": [shard for shard in dataset.get("shards", []) if shard["kind"] == "cells"]}
+    kept |= {"options": {name: value for name, value in dataset.get("options", {}).items() if name != "fields"}}
+    sums = dataset.get("checksums") or {}
+    return {**dataset, **kept, "checksums": {name: value for name, value in sums.items() if name != image_table.NAME}}
 
 
 def check_shared(site: Site, out: str, token: int) -> None:
