@@ -24,7 +24,7 @@ from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.recipe import AnyNetwork
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
-from hpa_tf.training.inputs import warn_of_unused_labels
+from hpa_tf.training.inputs import warn_of_missing_donors, warn_of_unused_labels
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -183,6 +183,23 @@ def test_crops_stored_with_less_around_them_than_is_seen_are_told(name, stored, 
     said = [str(one.message) for one in found]
     assert ["--margin" in one and f"stored with {stored} px" in one for one in said] == [True] * (wanted is not None)
     assert all(f"--margin {wanted} or more" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("label", "least", "told"), [(0.9, 0.9, False), (0.89, 0.9, True), (np.nan, 0.0, True), (0.0, 0.0, False)]
+)
+def test_cells_to_paste_that_there_are_not_are_told(label, least, told):
+    values = np.ones((3, NUM_CLASSES), np.float32)
+    values[:, CLASSES.index("Mitotic spindle")] = [np.nan, np.nan, label]
+    examples = Examples("data", cell_table.from_values(["a"] * 3, [1, 2, 3], values))
+    recipe = recipe_named("bestfitting_fcan")
+    pasting = replace(recipe.augmentation, paste=replace(recipe.augmentation.paste, least=least))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_missing_donors(replace(recipe, augmentation=pasting), examples)
+        warn_of_missing_donors(recipe_named("cpu_fcan"), examples)
+    said = [str(one.message) for one in found]
+    assert ["bestfitting_fcan: no training cell has the label Mitotic spindle" in one for one in said] == [True] * told
 
 
 def test_a_square_that_grows_needs_more_than_the_box():

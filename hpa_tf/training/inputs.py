@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.objectives import Antibodies, Labels
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
@@ -40,6 +41,17 @@ def check_antibodies(recipe: Recipe, examples: Examples) -> None:
     if count > recipe.network.antibodies:
         found, fix = f"{recipe.network.antibodies} for {count} antibodies", f"--recipe.network.antibodies {count}"
         raise InputError("recipe.network.antibodies", found, "at least as many as the training cells have", fix)
+
+
+def warn_of_missing_donors(recipe: Recipe, examples: Examples) -> None:
+    """Warn where cells of a class shall be pasted into other fields of view, and no training cell has it."""
+    paste = recipe.augmentation.paste
+    if paste is None or paste.probability == 0:
+        return
+    if not (examples.known[:, paste.class_id] & (examples.labels[:, paste.class_id] >= paste.least)).any():
+        found = f"{recipe.name}: no training cell has the label {CLASSES[paste.class_id]} of {paste.least:g} or more"
+        fix = "give such labels (--labels), or lower recipe.augmentation.paste.least"
+        warnings.warn(f"{found}, so none is pasted into other fields; {fix}", HpaWarning, stacklevel=2)
 
 
 def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
