@@ -20,7 +20,7 @@ DRAWN = {
     PLAIN: "#3568c9",
     "duo-branch": "#2f8f5b",
     "FCAN": "#8a4fb5",
-    "student of FCAN and duo-branch": "#b08900",
+    "student of image x cell": "#b08900",
 }
 """Rows whose curve against the budget is drawn, with its colour."""
 _HEADER = ("budget", "row", "seeds", "mAP", "difference to plain", "gap closed", *SHOWN, "training s", "cells/s")
