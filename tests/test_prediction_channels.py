@@ -67,7 +67,7 @@ def test_stacks_give_the_numbers_of_plain_files_and_their_own_scale(world, pool,
 @pytest.mark.parametrize(
     ("um_per_px", "is_said", "told"),
     [
-        (0.08, True, None),  # full-size images of the atlas, the starter's usual case
+        (0.08, True, r"images of 0\.08 um per px, but starter was trained at 0\.32: right for full-size images"),
         (0.08, False, r"taken to have 0\.08 um per px, but starter was trained at 0\.32: say --um-per-px 0\.08 if"),
         (0.32, True, None),
         (0.34, True, None),
@@ -75,7 +75,7 @@ def test_stacks_give_the_numbers_of_plain_files_and_their_own_scale(world, pool,
         (0.05, True, "so much finer ones were not tried"),
     ],
 )
-def test_scales_that_may_do_harm_are_told_once(um_per_px, is_said, told):
+def test_other_scales_are_told_once(um_per_px, is_said, told):
     trained = (("unknown", ()), ("starter", (0.32,)), ("other", (0.32,)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -94,9 +94,9 @@ def test_a_scale_that_nobody_said_is_told_with_the_option_that_says_it(world, po
     with pytest.warns(HpaWarning, match=r"say --um-per-px 0.08 if they have \(Python: um_per_px\)"):
         predictor, field = hpa_tf.Predictor(str(tmp_path / "run")), read_field(find_fields(world / "plain")[0])
         predictor.predict(field.pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", HpaWarning)
+    with pytest.warns(HpaWarning, match="images of 0.08 um per px, but run was trained at 0.32: right for full-size"):
         predict(dataclasses.replace(asked, out=str(tmp_path / "told"), um_per_px=0.08), pool)
+    with pytest.warns(HpaWarning, match="if these are others, check --um-per-px"):
         predictor.predict(field.pixels, um_per_px=0.08)
 
 

@@ -20,11 +20,11 @@ _DARK_FIX = "expect wrong scores; if the camera has 12 bits, give --full-scale 4
 
 
 def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]], is_said: bool = True) -> None:
-    """Warn, once, of images at another scale than a network was trained on, where that may do harm.
+    """Warn, once, of images at another scale than a network was trained on.
 
     Every view shrinks what it sees to the network's input. So finer images are no fault, as far as was measured: the
     full-size images of the Human Protein Atlas, four times as fine as those that the starter was trained on
-    (docs/troubleshooting.md). A scale that nobody said may be wrong, though, and then the wrong cells are found.
+    (docs/troubleshooting.md). But a scale that is wrong, said or not, lets the wrong cells be found without a word.
 
     Args:
         um_per_px: Micrometres per pixel of the images.
@@ -45,7 +45,8 @@ def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]
             text = f"images of {um_per_px:g} um per px, but {trained_at}"
             fix = "so much finer ones were not tried: shrink them, or look at the scores before you trust them"
         else:
-            continue
+            text = f"images of {um_per_px:g} um per px, but {trained_at}"
+            fix = "right for full-size images of the Human Protein Atlas, 0.08; if these are others, check --um-per-px"
         warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=4)
         return
 
