@@ -18,6 +18,8 @@ from hpa_tf.errors import InputError
 
 NAME = "images.parquet"
 COLUMNS = ("image_id", "fold", "shard", "offset", *CLASSES, "cells")
+ADD_FIELDS = "the command that built it with --fields SIZE adds them, its cells stay as they are"
+"""What gives a data folder without fields of view some."""
 _INDEX = "python -m tfrecords_builder index DIR"
 
 

@@ -143,10 +143,8 @@ class Examples:
         """
         if "offset" not in self.images.table or FIELD_NUMBER not in self.table:
             found = "no fields of view with a table of their places"
-            fix = (
-                f"the command that built it with --fields SIZE adds them, its cells stay as they are; where shards of "
-                f"fields are there already: python -m tfrecords_builder index {self.folder}"
-            )
+            there = f"where shards of fields are there already: python -m tfrecords_builder index {self.folder}"
+            fix = f"{image_table.ADD_FIELDS}; {there}"
             raise InputError(self.folder, found, f"{image_table.NAME} for a recipe that looks at whole fields", fix)
         return self.images
 

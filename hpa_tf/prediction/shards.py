@@ -11,6 +11,7 @@ from hpa_tf import files, framing, records
 from hpa_tf.data_folder import check_shards, read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.image_table import ADD_FIELDS
 from hpa_tf.imaging.cells import BOX, MEASURED, is_cell
 from hpa_tf.imaging.squares import Shrunk, Square, squares_of
 from hpa_tf.parts import is_in_part
@@ -109,7 +110,7 @@ def _with_fields(table: pd.DataFrame, folder: str, manifest: records.Manifest) -
     """
     if not manifest.shards_of("fields"):
         found, expected = "no whole fields of view, which a network sees", "a folder with fields of view"
-        raise InputError(folder, found, expected, "the command that built it with --fields SIZE adds them")
+        raise InputError(folder, found, expected, ADD_FIELDS)
     places = read_images(folder, manifest)[["image_id", *_FIELD]].rename(columns=_FIELD)
     joined = table.merge(places, on="image_id", how="left", validate="many_to_one")
     if (lost := joined[_FIELD["shard"]].isna()).any():

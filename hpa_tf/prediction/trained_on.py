@@ -34,20 +34,17 @@ def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]]
     for name, scales in trained:
         if not scales or any(abs(um_per_px / one - 1) < _SCALE_TOLERANCE for one in scales):
             continue
-        trained_at = f"{name} was trained at {' and '.join(map(str, scales))}"
+        images = "images of" if is_said else "images are taken to have"
+        found = f"{images} {um_per_px:g} um per px, but {name} was trained at {' and '.join(map(str, scales))}"
         if not is_said:
-            text = f"images are taken to have {um_per_px:g} um per px, but {trained_at}"
             fix = f"say --um-per-px {um_per_px:g} if they have (Python: um_per_px), else their own scale"
         elif um_per_px > max(scales):
-            text = f"images of {um_per_px:g} um per px, but {trained_at}"
             fix = "they show less of a cell than it knows, so expect worse scores"
         elif um_per_px * _MUCH_FINER < min(scales):
-            text = f"images of {um_per_px:g} um per px, but {trained_at}"
             fix = "so much finer ones were not tried: shrink them, or look at the scores before you trust them"
         else:
-            text = f"images of {um_per_px:g} um per px, but {trained_at}"
             fix = "right for full-size images of the Human Protein Atlas, 0.08; if these are others, check --um-per-px"
-        warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=4)
+        warnings.warn(f"{found}: {fix}", HpaWarning, stacklevel=4)
         return
 
 

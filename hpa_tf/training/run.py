@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpa_tf import files, interrupts, serving
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.image_table import ADD_FIELDS
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples, describe_sampling, whole_cells
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
@@ -122,8 +123,7 @@ def check_first(recipe: Recipe, manifest: Manifest) -> None:
     of_fields = any(view.reads == "fields" for view in (recipe.view, recipe.asked_view))
     if of_fields and not manifest.shards_of("fields"):
         found, expected = f"no fields of view, which {recipe.name} looks at", "a data folder with them"
-        fix = "the command that built it with --fields SIZE adds them, its cells stay as they are"
-        raise InputError("--data", found, expected, fix)
+        raise InputError("--data", found, expected, ADD_FIELDS)
 
 
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
