@@ -421,6 +421,18 @@ def test_duo_branch_takes_the_product_of_cell_and_strongest_of_the_bag(built):
     np.testing.assert_allclose(spec.probabilities(outputs, inputs), sigmoid(cell) * sigmoid(image)[:, None], atol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_duo_branch_drops_before_both_heads(rate):
+    """Source: SYSTEMS 2b. While training, logits depend on the examples' seeds, unless nothing is dropped."""
+    model, inputs = DuoBranch(BODY, dropout=rate).build(BAG), bag_inputs()
+    found = []
+    for seed in (1, 2):
+        with example_seeds(tf.fill((2, 2), seed)):
+            found.append(model(inputs, training=True))
+    for name in ("cell_logits", "image_logits"):
+        assert np.array_equal(found[0][name], found[1][name]) == (rate == 0)
+
+
 def test_a_missing_crop_is_zero_behind_the_scaling():
     """Grey, not black: the mean of the channels. Source: SYSTEMS 2a."""
     from hpa_tf.models.resnet import ResNet

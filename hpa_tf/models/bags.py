@@ -35,7 +35,7 @@ class DuoBranch:
     pooling: Literal["generalized_mean", "mean"] = "generalized_mean"
     """From the map to the features of a crop."""
     dropout: float = 0.5
-    """Share of a crop's features that is dropped before the cell head, 0..1."""
+    """Share that is dropped before each head, 0..1: of each crop's features, and of their maximum."""
     mask_missing: bool = False
     """Leave missing crops out of the maximum."""
     classes: tuple[int, ...] = ALL_CLASSES
@@ -44,12 +44,13 @@ class DuoBranch:
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image, present -> cell_logits, image_logits, embedding; see `network.Network`."""
         inputs, features = _crop_features(self.backbone, specs, self.pooling, policy)
-        dropped = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}dropout")(features)
         present = inputs["present"][..., None]
         strongest = ops.max(features if not self.mask_missing else _only(features, present), axis=1)
+        cells = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}dropout")(features)
+        image = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}image_dropout")(strongest)
         outputs = {
-            "cell_logits": keras.layers.Dense(len(self.classes), dtype="float32", name=f"{HEAD}cell")(dropped),
-            "image_logits": keras.layers.Dense(len(self.classes), dtype="float32", name=f"{HEAD}image")(strongest),
+            "cell_logits": keras.layers.Dense(len(self.classes), dtype="float32", name=f"{HEAD}cell")(cells),
+            "image_logits": keras.layers.Dense(len(self.classes), dtype="float32", name=f"{HEAD}image")(image),
             "embedding": features,
         }
         return keras.Model(inputs, outputs, name="duo_branch")
