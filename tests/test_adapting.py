@@ -148,7 +148,9 @@ def test_the_statistics_are_those_of_the_images_cells(world):
             rows, columns = np.nonzero(mask == number)
             box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             cells.append(cases.prepared(field.pixels[box], (mask == number)[box]))
-    assert files.read_json(root / "mine" / adapting.RECORD)["cells"] == len(cells) == 301
+    record = files.read_json(root / "mine" / adapting.RECORD)
+    assert record["cells"] == len(cells) == 301
+    assert "masks_on_disk" in record["reading"]["segmenter"]
     network, adapted = cases.network(), cases.network()
     first = norms(network)[0]
     seen = keras.Model(network.input, first.input)({"image": np.array(cells, np.float32)}).numpy()
@@ -171,7 +173,13 @@ def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
     assert (root / "out/submission.csv").read_bytes() == before[1]
 
 
-@pytest.mark.parametrize("change", [{"adapt_share": 0.3}, {"images": "more"}, {"adapt": "run"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"adapt_share": 0.3}, {"images": "more"}, {"adapt": "run"}),
+        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"channels": ("protein=green",)}, {"max_pixels": 10**6}),
+    ],
+)
 def test_a_folder_of_something_else_is_kept(world, pool, tmp_path, change):
     root, options = world
     if "images" in change:

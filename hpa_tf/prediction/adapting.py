@@ -8,7 +8,7 @@ stay as they are. Source: Li et al. 2016 (AdaBN); Schneider et al. 2020 for the 
 import hashlib
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,13 @@ class Adaptation:
 
     Attributes:
         out: Run folder to write.
+        reading: How the images are read, as JSON values.
         share: Weight of the images' own statistics, 0..1.
         skip: Leave images out that cannot be used, instead of raising the error.
     """
 
     out: str
+    reading: Mapping[str, object]
     share: float = 0.5
     skip: bool = False
 
@@ -67,7 +69,12 @@ class Adaptation:
             found = f"a network that sees {type(view).__name__}"
             raise InputError("--adapt", found, "a network of single cells", "predict without --adapt")
         images = digest(sorted(source.stamps.items()))
-        record = {"run": [network.digest for network in networks], "images": images, "share": self.share}
+        record = {
+            "run": [network.digest for network in networks],
+            "images": images,
+            "reading": self.reading,
+            "share": self.share,
+        }
         if files.exists(files.join(self.out, RECORD)):
             before = files.read_json(files.join(self.out, RECORD))
             fix = "choose another --adapt, or remove the folder"

@@ -21,7 +21,7 @@ from hpa_tf.prediction.heat import heat_writer
 from hpa_tf.prediction.inputs import Images, Shards
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.outputs import write_final
-from hpa_tf.prediction.requests import make_request
+from hpa_tf.prediction.requests import make_request, reading_of
 from hpa_tf.prediction.results import begun, tidied
 from hpa_tf.prediction.stages import FAILURES, How, Outcome, Stages, report
 from hpa_tf.prediction.trained_on import LightCheck
@@ -137,8 +137,9 @@ def _adapted(options: Options, inputs: Images | Shards, workers: Workers) -> Opt
     from hpa_tf.prediction.members import load_networks, needs_of
 
     networks = load_networks(options.run)
-    adaptation = Adaptation(options.adapt, options.adapt_share, options.on_error == "skip")
-    adaptation.write(inputs.source(networks, needs_of(networks)), networks, workers)
+    source = inputs.source(networks, needs_of(networks))
+    reading, skip = reading_of(options, source), options.on_error == "skip"
+    Adaptation(options.adapt, reading, options.adapt_share, skip).write(source, networks, workers)
     return dataclasses.replace(options, run=(options.adapt,), adapt=None)
 
 

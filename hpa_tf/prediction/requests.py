@@ -12,11 +12,13 @@ from hpa_tf.prediction.sources import ImageReader, Source
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
+_READING = ("um_per_px", "full_scale", "max_pixels", "pattern", "channels", "without", "project")
+"""Options that decide what is read of a given image file."""
 _IDENTITY = (
     *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern"),
-    *("um_per_px", "full_scale", "max_pixels", "tta", "batch_size", "precision", "shard"),
+    *("tta", "batch_size", "precision", "shard"),
     *("overlays", "top_k", "report_images", "embeddings", "anndata", "heat_maps", "csv", "image_labels"),
-    *("pattern", "channels", "without", "project"),
+    *_READING,
 )
 """Options that decide what is in a prediction folder; the others say how it is made. Segmenter, device and
 post-processing are resolved: see `make_request`."""
@@ -40,16 +42,12 @@ def make_request(
         source: The images.
         postprocessing: Steps from probabilities to scores.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    asked = {name: getattr(options, name) for name in _IDENTITY}
-    asked = {name: value for name, value in asked.items() if name not in _LATER or value != defaults[name]}
-    asked["um_per_px"] = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `image_source`
+    asked = _asked(options, _IDENTITY)
     asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
-    reader = source.load
     return {
         "options": asked,
         "device": device,
-        "segmenter": reader.reading.segmenter.name if isinstance(reader, ImageReader) else None,
+        "segmenter": _segmenter(source),
         "postprocessing": dataclasses.asdict(postprocessing),
         "networks": [
             {"name": network.name, "weight": network.weight, "sha256": network.digest}
@@ -58,3 +56,26 @@ def make_request(
             for network in networks
         ],
     }
+
+
+def reading_of(options: Options, source: Source) -> dict[str, object]:
+    """Return what decides, beside the files, which cells are found in images and how bright they are, as JSON values.
+
+    Args:
+        options: What is asked.
+        source: The images.
+    """
+    return {**_asked(options, _READING), "segmenter": _segmenter(source)}
+
+
+def _asked(options: Options, names: Sequence[str]) -> dict[str, object]:
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    asked = {name: getattr(options, name) for name in names}
+    asked = {name: value for name, value in asked.items() if name not in _LATER or value != defaults[name]}
+    # see `image_source`
+    return asked | {"um_per_px": DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px}
+
+
+def _segmenter(source: Source) -> str | None:
+    reader = source.load
+    return reader.reading.segmenter.name if isinstance(reader, ImageReader) else None
