@@ -82,6 +82,15 @@ def test_imagenet_file_gives_the_three_channel_network(imagenet, b0, pixels, fil
     np.testing.assert_allclose(kernel[:, :, 3], fourth, atol=1e-7)
 
 
+def test_a_new_stem_takes_nothing_of_the_file(imagenet, b0):
+    path, reference = imagenet
+    stem, after = b0.get_layer("stem_conv"), b0.get_layer("block1a_dwconv")
+    before = stem.get_weights()[0]
+    weights.initialize(b0, Classifier(EfficientNet(stem="new")), path)
+    np.testing.assert_array_equal(stem.get_weights()[0], before)
+    np.testing.assert_array_equal(after.get_weights()[0], reference.get_layer(after.name).get_weights()[0])
+
+
 def test_body_has_the_names_and_order_of_keras_applications(b0):
     ours = [variable.path for variable in b0.weights if not variable.path.startswith("head_")]
     assert ours == [variable.path for variable in body_of("B0", (SIZE, SIZE, 4)).weights]

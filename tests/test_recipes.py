@@ -163,6 +163,8 @@ def test_losses_and_weights_of_teams_1_to_3():
         if recipe.name.startswith(("red_ai_field", "red_ai_cell", "cpu_red_ai")):
             assert recipe.objective == (Labels("logits", "image", CrossEntropy(), class_weights=weights),)
             assert recipe.view.channels == ("red", "green", "blue")
+        if recipe.name.startswith("red_ai_duo"):
+            assert recipe.network.backbone.stem == "new"
         if "duo" in recipe.name:
             of_cells = Labels("cell_logits", "image", CrossEntropy(positive_weight=0.1), weight=0.1)
             assert recipe.objective == (of_cells, Labels("image_logits", "image", CrossEntropy()))

@@ -61,7 +61,8 @@ class EfficientNet:
     norm_momentum: float = 0.99
     """Share of batch norm's moving statistics that a step keeps; lower for trainings of a few hundred steps."""
     stem: Stem = "mean"
-    """What the filters of yellow (and masks) start from with 3-channel weights: their mean, one of them, or chance."""
+    """What the filters of yellow (and masks) start from with 3-channel weights: their mean, one of them, or chance;
+    "new": those of all channels start from chance."""
     stride: Literal[4, 8, 16, 32] = 32
     """Pixels of the input a pixel of the feature map, per side; below 32 the last stages are left out."""
     pixels: AnyPixels = field(default_factory=UnitRange)

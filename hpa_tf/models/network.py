@@ -36,8 +36,9 @@ LOCATED = tuple(range(NEGATIVE))
 HEAD = "head_"
 """How the names of all layers begin that are not the backbone's: ImageNet weights are not looked for."""
 
-Stem = Literal["mean", "red", "green", "blue", "random"]
-"""What the filters of a channel that ImageNet does not have (yellow, masks) start from."""
+Stem = Literal["mean", "red", "green", "blue", "random", "new"]
+"""What the filters of a channel that ImageNet does not have (yellow, masks) start from: the mean of the three, one of
+them, or chance ("random"); "new": the whole stem, red, green and blue too, starts from chance."""
 ViewName = Literal["Crop", "Bag", "CellInField", "Field"]
 """The views of `hpa_tf.views` by name: they know of networks' inputs, networks of none of their classes."""
 ONE_IMAGE: tuple[ViewName, ...] = ("Crop", "CellInField", "Field")
@@ -114,7 +115,7 @@ class Backbone(Protocol):
 
     @property
     def stem(self) -> Stem:
-        """What the filters of channels that ImageNet does not have start from."""
+        """What the stem's filters start from, where the rest starts from ImageNet weights."""
 
     @property
     def stem_layer(self) -> str:

@@ -39,7 +39,7 @@ class TorchBackbone:
     norm_momentum: float = 0.9
     """Share of batch norm's moving statistics that a step keeps."""
     stem: Stem = "mean"
-    """What the filters of channels that ImageNet does not have start from."""
+    """What the filters of channels that ImageNet does not have start from; "new": no channel takes ImageNet's."""
     pixels: AnyPixels = field(default_factory=UnitRange)
     """What is done to the 0..1 pixels first."""
 

@@ -1,7 +1,7 @@
 """Where a network's weights come from: random, ImageNet, a file, or another run.
 
 ImageNet networks have 3 channels, ours those of their view: red, green and blue take the filters of the RGB image's
-channels, every other one their mean or a copy of one of them.
+channels, every other one their mean, a copy of one of them, or chance; a new stem (`network.Stem`) takes none.
 """
 
 import os
@@ -102,7 +102,7 @@ def _transplant(network: keras.Model, backbone: Backbone, channels: Sequence[str
     donors = backbone.imagenet(source)
     try:
         for layer in packed.layers_with_weights(network):
-            if layer.name.startswith(HEAD):
+            if layer.name.startswith(HEAD) or (layer.name == backbone.stem_layer and backbone.stem == "new"):
                 continue
             arrays = donors[layer.name]
             if layer.name == backbone.stem_layer:

@@ -79,7 +79,7 @@ RED_AI_DUO_B3 = Recipe(
     name="red_ai_duo_b3",
     view=Bag(16, Crop(256)),
     asked=Bag(64, Crop(256)),
-    network=DuoBranch(replace(_B3, stem="random", pixels=IMAGENET_RGBY)),
+    network=DuoBranch(replace(_B3, stem="new", pixels=IMAGENET_RGBY)),
     weights="imagenet",
     augmentation=OF_BAGS,
     sampling=EveryCell(),
@@ -96,7 +96,7 @@ RED_AI_DUO_B3 = Recipe(
 def _duo(name: str, backbone: AnyBackbone, batch_size: int, epochs: int = 20, **options) -> Recipe:
     optimization = replace(RED_AI_DUO_B3.optimization, batch_size=batch_size, epochs=epochs)
     optimization = replace(optimization, schedule=Cosine(epochs, final=1.2e-6))
-    network = DuoBranch(replace(backbone, stem="random", pixels=IMAGENET_RGBY), **options)
+    network = DuoBranch(replace(backbone, stem="new", pixels=IMAGENET_RGBY), **options)
     return replace(RED_AI_DUO_B3, name=f"red_ai_duo_{name}", network=network, optimization=optimization)
 
 
