@@ -26,7 +26,7 @@ CLASSES: tuple[str, ...] = (
 )
 NUM_CLASSES = len(CLASSES)
 NEGATIVE = 18
-"""Id of the class that is derived (1 - max of the others), never predicted by a network."""
+"""Id of the class of cells that show none of the others; where a network does not answer it, 1 - max of the others."""
 MITOTIC_SPINDLE = 11
 
 CHANNELS: tuple[str, ...] = ("red", "green", "blue", "yellow")

@@ -9,7 +9,7 @@ from hpa_tf.classes import MITOTIC_SPINDLE, NEGATIVE, NUM_CLASSES
 from hpa_tf.label_rules.label_table import LabelTable
 
 LOCATED = tuple(range(NEGATIVE))
-"""All classes but Negative, which no network predicts."""
+"""All classes but Negative, which networks of 18 outputs do not answer."""
 
 
 def drop_unlikely(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from hpa_tf.classes import NEGATIVE, NUM_CLASSES
+from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.label_rules.label_table import LabelTable, given
 
 
@@ -66,6 +66,8 @@ def five_levels(
 ) -> LabelTable:
     """Replace labels by {1, .75, .5, .25, 0}: the higher, the surer networks are of the image and of the cell.
 
+    All 19 classes, Negative included: team 1's networks answer and learn it like the others.
+
     Args:
         labels: Labels of images, copied to their cells; above 0 = the image has the label.
         image_probabilities: float [N, 19]: of the cell's whole image, NaN where not known.
@@ -77,7 +79,6 @@ def five_levels(
     Source: SYSTEMS 1h. The thresholds were not published; team 1 calls them not sensitive.
     """
     known = ~np.isnan(image_probabilities) & ~np.isnan(cell_probabilities) & ~np.isnan(labels.values)
-    known[:, NEGATIVE] = False
     positive = labels.values > 0
     values = np.where(positive, LOWEST, 0.0)
     for of_image, of_cell, level in reversed(LEVELS):
