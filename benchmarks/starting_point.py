@@ -19,7 +19,9 @@ import pandas as pd
 import tyro
 
 from hpa_tf import cell_table, files
+from hpa_tf.errors import InputError
 from hpa_tf.evaluation.whole_fields import agreement, interval, labelled_fields, resampled
+from hpa_tf.identity import check_same
 from hpa_tf.make_starter import run_scores
 
 STARTS = {"random weights": "none", "ImageNet": "imagenet", "starter": "starter"}
@@ -127,9 +129,24 @@ def measured(truth: np.ndarray, of_seeds: list[np.ndarray], samples: int) -> Row
     return Row(means, np.mean([resampled(truth, scores, samples) for scores in of_seeds], axis=0))
 
 
+def claim(options: Options) -> None:
+    """Write down what the folder's trainings are made from.
+
+    Raises:
+        InputError: They were made from something else.
+    """
+    path = files.join(options.out, "options.json")
+    other = {"out", "seeds", "samples"}
+    asked = {name: value for name, value in vars(options).items() if name not in other}
+    if files.exists(path):
+        check_same(path, files.read_json(path), asked, "benchmark", "choose another --out")
+    files.write_json(path, asked)
+
+
 def main(options: Options) -> None:
     """Train, ask and print the table."""
     files.make_folder(options.out)
+    claim(options)
     data = build(options)
     fields, truth = labelled_fields(options.real, options.labels, options.um_per_px, "all")
     image_ids = [field.image_id for field in fields]
@@ -147,4 +164,7 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except InputError as error:
+        sys.exit(f"starting_point.py: {error}")

@@ -134,9 +134,8 @@ def run_scores(run: str, fields: list[FieldOfView]) -> np.ndarray:
     return scores
 
 
-def evaluate(run: str, asked: MakeStarter) -> dict:
-    """Return how a run's scores agree with the labels of real fields, with 95 % intervals."""
-    fields, truth = labelled_fields(asked.fields, asked.field_labels, UM_PER_PX, asked.half)
+def evaluate(run: str, fields: list[FieldOfView], truth: np.ndarray) -> dict:
+    """Return how a run's scores agree with the labels of real fields, bool [F, 19], with 95 % intervals."""
     scores = run_scores(run, fields)
     intervals = map(interval, resampled(truth, scores).T)
     return {**vars(agreement(truth, scores)), "intervals": dict(zip(("auc", "ap", "first"), intervals, strict=True))}
@@ -150,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError("--fields", "one of --fields and --field-labels", "both or neither", "add the other")
         if asked.real_images + asked.easy_images < 1:
             raise InputError("--real-images", "no images at all", "1 or more", "change the option")
+        real = asked.fields and labelled_fields(asked.fields, asked.field_labels, UM_PER_PX, asked.half)
         for command in steps(asked):
             if command[0] == "train":
                 join_truth(asked.out, sizes(asked))
@@ -159,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return code
         run = files.join(asked.out, "run")
         pack_run(run, asked.package)
-        if asked.fields:
-            print(json.dumps(evaluate(run, asked), indent=1))
+        if real:
+            print(json.dumps(evaluate(run, *real), indent=1))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness, brightness_range
-from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.parts import is_in_part
 from hpa_tf.postprocessing import PostProcessing
@@ -637,6 +637,10 @@ def test_prediction_in_memory_tells_an_image_that_is_much_darker(lit):
     assert not [w for w in caught if "brightness" in str(w.message)]
     with pytest.warns(HpaWarning, match="1 image: another brightness range than run.*--full-scale 4095"):
         predictor.predict(to_12_bit(field.pixels, ""), mask)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        predictor.predict(to_12_bit(field.pixels, ""), mask, full_scale=4095)
+    assert not [w for w in caught if "brightness" in str(w.message)]
 
 
 def test_full_scale_makes_12_bits_what_8_bits_are(lit, pool, tmp_path):
@@ -796,6 +800,9 @@ def test_prediction_in_memory_gives_the_same_table(world):
             np.testing.assert_allclose(row.embedding, stored, rtol=1e-3, atol=1e-3)
     alone = predictor.predict(field.pixels, given.cell, um_per_px=field.um_per_px)
     assert alone["cell"].tolist() == table["cell"].tolist()
+    others = np.random.default_rng(0).permutation(given.nucleus.max() + 1) + 1000  # nuclei with numbers of their own
+    numbered = Masks(np.where(given.nucleus > 0, others[given.nucleus], 0), given.cell.astype(np.uint16))
+    pd.testing.assert_frame_equal(predictor.predict(field, numbered, embeddings=False), table[own.columns])
 
 
 @pytest.mark.parametrize(
@@ -813,6 +820,15 @@ def test_prediction_in_memory_gives_the_same_table(world):
         (np.zeros((8, 8, 4), np.uint8), np.full((8, 8), -1), "masks: found"),
         (np.zeros((8, 8, 4), np.uint8), np.full((8, 8), 2**31), "masks: found the number 2147483648"),
         (np.zeros((64, 64, 4), np.uint8), np.kron([1, 0, 0, 1], np.ones((64, 16))) > 0, "one number, 1, in"),
+        (
+            np.zeros((8, 8, 4), np.uint8),
+            Masks(np.zeros((8, 9), int), np.ones((8, 8), int)),
+            r"masks.nucleus: .*\[8, 9\]",
+        ),
+        (np.zeros((8, 8, 4), np.uint8), Masks(None, np.ones((8, 8), int)), "masks.nucleus: found object"),
+        (FieldOfView("a", np.zeros((8, 8, 4), np.float32)), None, "image: found float32"),
+        (FieldOfView("a", np.zeros((8, 8, 4), np.uint8), float("nan")), None, "um_per_px: found nan"),
+        (FieldOfView("a", np.zeros((8, 8, 4), np.uint8), None), None, "um_per_px: found None"),
     ],
 )
 def test_prediction_in_memory_refuses_what_is_no_image(world, image, masks, message):

@@ -254,6 +254,34 @@ def test_files_and_command_line(tmp_path, capsys):
     assert "labels per cell" in capsys.readouterr().out
 
 
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Images that are whole are not made again; one whose files are gone is; the result is that of one run."""
+    config, made, real_make = SyntheticConfig(difficulty="real", seed=4), [], dataset.make
+
+    def counted(config, index):
+        if len(made) == most:
+            raise KeyboardInterrupt
+        made.append(index)
+        return real_make(config, index)
+
+    monkeypatch.setattr(dataset, "make", counted)
+    most = 3
+    with pytest.raises(KeyboardInterrupt):
+        dataset.write(config, str(tmp_path / "stopped"), 5)
+    assert not (tmp_path / "stopped/truth.parquet").exists()
+    next((tmp_path / "stopped/masks").glob("*-000001_nucleusmask.png")).unlink()
+    made.clear()
+    most = 10
+    dataset.write(config, str(tmp_path / "stopped"), 5)
+    assert made == [1, 3, 4]
+    dataset.write(config, str(tmp_path / "once"), 5)
+    trees = [
+        {path.relative_to(tmp_path / run): path.read_bytes() for path in (tmp_path / run).rglob("*") if path.is_file()}
+        for run in ("stopped", "once")
+    ]
+    assert trees[0] == trees[1] and not (tmp_path / "once/unfinished").exists()
+
+
 def test_a_folder_of_another_configuration_is_refused(tmp_path, capsys):
     dataset.write(SyntheticConfig(), str(tmp_path), num_images=1)
     with pytest.raises(InputError, match="seed"):

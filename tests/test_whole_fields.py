@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.evaluation.whole_fields import agreement, counted_classes, interval, resampled
+from hpa_tf.errors import InputError
+from hpa_tf.evaluation.whole_fields import agreement, counted_classes, interval, labelled_fields, resampled
 
 
 def case() -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +34,25 @@ def test_no_class_counts():
     truth[:, 0] = True  # every field has it: nothing to tell apart
     found = agreement(truth, np.eye(3, NUM_CLASSES))
     assert np.isnan(found.auc) and found.num_classes == 0 and found.first == pytest.approx(1 / 3)
+    drawn = resampled(truth, np.eye(3, NUM_CLASSES), 50)
+    assert np.isnan(drawn[:, :2]).all() and 0 < drawn[:, 2].mean() < 1
+
+
+def test_a_field_without_cells_has_no_first_class():
+    truth, scores = np.zeros((4, NUM_CLASSES), bool), np.zeros((4, NUM_CLASSES))
+    truth[:, 0], scores[:2, 0] = True, 0.5  # nucleoplasm, the first of the classes, which an argmax of zeros gives
+    assert agreement(truth, scores).first == 0.5
+    assert resampled(truth, scores, 200)[:, 2].mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [("a,19", "label 19 of a"), ("a,-1", "label -1 of a"), ("a,x", "no such")]
+)
+def test_labels_that_cannot_be_are_refused(tmp_path, rows, message):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"ID,label_2021\n{rows}\n")
+    with pytest.raises(InputError, match=message):
+        labelled_fields(str(tmp_path), str(table), 0.32, "all")
 
 
 def test_resamples_are_paired_and_centred():

@@ -31,7 +31,8 @@ class Agreement:
         auc: Area under the ROC curve, mean over the classes that count.
         ap: Average precision, mean over the same classes.
         chance_ap: What random scores reach in `ap`: the mean share of positive fields.
-        first: Share of the fields whose highest class is one of its labels. Negative, which is derived, takes no part.
+        first: Share of the fields whose highest class is one of its labels; where all scores are 0, as without cells,
+            none is highest. Negative, which is derived, takes no part.
         num_classes: Classes that count.
     """
 
@@ -55,33 +56,39 @@ def agreement(truth: np.ndarray, scores: np.ndarray) -> Agreement:
         truth: bool [F, K], image labels.
         scores: float [F, K], larger = surer.
     """
-    classes = counted_classes(truth)
+    classes, first = counted_classes(truth), float(_first_is_right(truth, scores).mean())
     if not len(classes):
-        return Agreement(float("nan"), float("nan"), float("nan"), _first(truth, scores), 0)
+        return Agreement(float("nan"), float("nan"), float("nan"), first, 0)
     return Agreement(
         auc=float(np.mean([roc_auc_score(truth[:, c], scores[:, c]) for c in classes])),
         ap=float(np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in classes])),
         chance_ap=float(truth[:, classes].mean()),
-        first=_first(truth, scores),
+        first=first,
         num_classes=len(classes),
     )
 
 
-def _first(truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(truth[np.arange(len(truth)), scores[:, :NEGATIVE].argmax(1)].mean())
+def _first_is_right(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Tell of each field whether its highest class is one of its labels, bool [F]."""
+    scores = scores[:, :NEGATIVE]
+    return truth[np.arange(len(truth)), scores.argmax(1)] & scores.any(1)
 
 
 def resampled(truth: np.ndarray, scores: np.ndarray, num_samples: int = 1000, seed: int = 0) -> np.ndarray:
     """Return auc, ap and first of resamples of the fields, float [S, 3]; the same seed draws the same fields.
 
-    The classes are those that count among all fields; in a resample, those of them that it still has.
+    The classes are those that count among all fields; in a resample, those of them that it still has. auc and ap are
+    NaN where no class counts.
     """
     rng = np.random.default_rng(seed)
     count = len(truth)
     times = np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(num_samples)])
-    auc, ap = np.stack([_curves(times, truth[:, c], scores[:, c]) for c in counted_classes(truth)]).transpose(1, 0, 2)
-    right = truth[np.arange(count), scores[:, :NEGATIVE].argmax(1)]
-    return np.column_stack([np.nanmean(auc, axis=0), np.nanmean(ap, axis=0), times @ right / count])
+    first = times @ _first_is_right(truth, scores) / count
+    classes = counted_classes(truth)
+    if not len(classes):
+        return np.column_stack([np.full((num_samples, 2), np.nan), first])
+    auc, ap = np.stack([_curves(times, truth[:, c], scores[:, c]) for c in classes]).transpose(1, 0, 2)
+    return np.column_stack([np.nanmean(auc, axis=0), np.nanmean(ap, axis=0), first])
 
 
 def _curves(times: np.ndarray, truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +134,13 @@ def labelled_fields(folder: str, labels: str, um_per_px: float, half: Half) -> t
     try:
         table = pd.read_csv(labels, dtype=str).dropna(subset=["label_2021"]).drop_duplicates("ID")
         classes = {row.ID: [int(part) for part in row.label_2021.split("|")] for row in table.itertuples()}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, AttributeError) as error:
         fix = "give the image labels of the fields"
         raise InputError(labels, f"no such table ({error})", "columns ID and label_2021, as a|b", fix) from error
+    for image_id, of_field in classes.items():
+        if unknown := [label for label in of_field if not 0 <= label < NUM_CLASSES]:
+            found = f"label {unknown[0]} of {image_id}"
+            raise InputError(labels, found, f"numbers 0 to {NUM_CLASSES - 1}", "correct the table")
     rest = {"even": (0,), "odd": (1,), "all": (0, 1)}[half]
     found = [one for one in find_fields(folder) if one.image_id in classes and _parity(one.image_id) in rest]
     if not found:

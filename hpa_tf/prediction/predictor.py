@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +13,13 @@ import pandas as pd
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field, to_full_scale
 from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
-from hpa_tf.imaging.segmentation.label_images import check_cells
-from hpa_tf.imaging.segmentation.nuclei_of_cells import nuclei_from_blue
+from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
+from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.finishing import score
 from hpa_tf.prediction.inference import predict_fields
@@ -75,6 +76,7 @@ class Predictor:
         channels: Sequence[str] = (),
         without: str | None = None,
         project: Project | None = None,
+        full_scale: int | None = None,
         allow_other_channels: bool = False,
         embeddings: bool = False,
         heat_maps: bool = False,
@@ -85,12 +87,14 @@ class Predictor:
             image: uint8 or uint16 [H, W, 4]: red, green, blue, yellow; a field of view; or the path of a TIFF file that
                 holds all channels (images in several files: `imaging.fields.find_fields`, then `read_field`).
             masks: Cell and nucleus masks, or the cell mask alone (int [H, W], 0 = background: nuclei are then found in
-                the blue channel). None: the segmenter finds the cells.
+                the blue channel). Nuclei may be numbered on their own: each belongs to the cell that holds most of it.
+                None: the segmenter finds the cells.
             um_per_px: Micrometres per pixel; by default those of the field of view or of the file, or 0.08.
             channels: Of a file: what each channel is called there, or its number, as `predict.py --channels`:
                 ["microtubules=1", "protein=DYE 488", ...].
             without: Channels that are black, or are to be: "yellow", "red" or "red,yellow".
             project: Of a file with planes in depth or time: "max" = the brightest of each pixel.
+            full_scale: Of 16-bit counts: the largest that the camera writes, 4095 of 12 bits.
             allow_other_channels: Predict although the network was trained with other channels than `without` leaves.
             embeddings: Add the column `embedding`: float32 [D] of each cell, the features before the last layer.
             heat_maps: Add the columns `heat_map`, float32 [h, w] in 0..1 over the first network's view of the cell (of
@@ -104,7 +108,7 @@ class Predictor:
         Raises:
             InputError: The image or the masks are of another kind or size.
         """
-        field = _field(image, um_per_px, channels, without, project)
+        field = _field(image, um_per_px, channels, without, project, full_scale)
         is_said = um_per_px is not None or isinstance(image, FieldOfView) or field.um_per_px != DEFAULT_UM_PER_PX
         check_scale(field.um_per_px, scales_of(self._networks), is_said)
         light = LightCheck(self._networks)
@@ -145,22 +149,30 @@ def _field(
     channels: Sequence[str],
     without: str | None,
     project: Project | None,
+    full_scale: int | None,
 ) -> FieldOfView:
     layout = parse_layout(None, channels, without, project)
-    if um_per_px is not None and not 0 < um_per_px < 100:
-        raise InputError("um_per_px", str(um_per_px), "micrometres between 0 and 100", "say what the image has")
+    if um_per_px is not None:
+        _check_scale(um_per_px)
     if isinstance(image, str | os.PathLike):
-        return read_field(_stack_at(str(image), layout), um_per_px)
+        return read_field(_stack_at(str(image), layout), um_per_px, full_scale=full_scale)
     if channels or project:
         option = "channels" if channels else "project"
         raise InputError(option, "an image that is in memory", "the path of a file", f"leave {option} out")
-    if isinstance(image, FieldOfView):
-        return _blackened(image if um_per_px is None else replace(image, um_per_px=um_per_px), layout)
-    pixels = np.asarray(image)
+    field = image if isinstance(image, FieldOfView) else FieldOfView("image", np.asarray(image))
+    pixels = np.asarray(field.pixels)
     if pixels.shape[2:] != (len(CHANNELS),) or not pixels.size or pixels.dtype not in (np.uint8, np.uint16):
         raise InputError("image", f"{pixels.dtype} {list(pixels.shape)}", _SHAPE, _fix_of(pixels))
-    scale = DEFAULT_UM_PER_PX if um_per_px is None else um_per_px
-    return _blackened(FieldOfView("image", np.ascontiguousarray(pixels), scale), layout)
+    _check_scale(field.um_per_px)
+    if full_scale is not None:
+        pixels = to_full_scale(pixels, full_scale, "image")
+    scale = field.um_per_px if um_per_px is None else um_per_px
+    return _blackened(replace(field, pixels=np.ascontiguousarray(pixels), um_per_px=scale), layout)
+
+
+def _check_scale(um_per_px: float) -> None:
+    if not isinstance(um_per_px, Real) or not 0 < um_per_px < 100:
+        raise InputError("um_per_px", str(um_per_px), "micrometres between 0 and 100", "say what the image has")
 
 
 def _stack_at(path: str, layout: Layout) -> FieldFiles:
@@ -192,17 +204,25 @@ def _blackened(field: FieldOfView, layout: Layout) -> FieldOfView:
 
 
 def _masks(masks: Masks | np.ndarray, field: FieldOfView) -> Masks:
-    cell = np.asarray(masks.cell if isinstance(masks, Masks) else masks)
     size = field.pixels.shape[:2]
-    if cell.shape != size or cell.dtype.kind not in "iub" or (cell.size and cell.min() < 0):
-        found = f"{cell.dtype} {list(cell.shape)}"
+    if not isinstance(masks, Masks):
+        cell = _label_image(masks, size, "masks")
+        check_cells(cell, "masks")
+        return Masks(nucleus=nuclei_from_blue(field, cell), cell=cell)
+    cell, nucleus = _label_image(masks.cell, size, "masks.cell"), _label_image(masks.nucleus, size, "masks.nucleus")
+    check_cells(cell, "masks.cell")
+    check_nuclei(nucleus, cell, "masks.nucleus")
+    return Masks(nucleus=match_to_cells(nucleus, cell), cell=cell)
+
+
+def _label_image(mask: np.ndarray, size: tuple[int, int], what: str) -> np.ndarray:
+    """Return a mask of an image of that size as int32."""
+    mask = np.asarray(mask)
+    if mask.shape != size or mask.dtype.kind not in "iub" or (mask.size and mask.min() < 0):
+        found = f"{mask.dtype} {list(mask.shape)}"
         expected = f"whole numbers >= 0, {list(size)} as the image"
-        raise InputError("masks", found, expected, "give one label image for this image")
-    if cell.max(initial=0) > np.iinfo(np.int32).max:
+        raise InputError(what, found, expected, "give one label image for this image")
+    if mask.max(initial=0) > np.iinfo(np.int32).max:
         fix = "number the cells anew: skimage.segmentation.relabel_sequential(mask)[0]"
-        raise InputError("masks", f"the number {cell.max()}", "numbers below 2^31", fix)
-    check_cells(cell.astype(np.int32), "masks")
-    if isinstance(masks, Masks):
-        return masks
-    cell = cell.astype(np.int32)
-    return Masks(nucleus=nuclei_from_blue(field, cell), cell=cell)
+        raise InputError(what, f"the number {mask.max()}", "numbers below 2^31", fix)
+    return mask.astype(np.int32)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
 
 _SCALE_TOLERANCE = 0.1
 _MUCH_FINER = 5
-_DARK_FIX = "expect wrong scores; if the camera has 12 bits, give --full-scale 4095 (14 bits: 16383)"
+_DARK_FIX = (
+    "expect wrong scores; if the camera has 12 bits, give --full-scale 4095 (14 bits: 16383; Python: full_scale)"
+)
 
 
 def check_scale(um_per_px: float, trained: Sequence[tuple[str, Sequence[float]]], is_said: bool = True) -> None:

@@ -5,6 +5,7 @@
     train.csv                                 ID,Label: weak image labels
     truth.parquet                             cell table of kind "truth"
     synthetic.json                            configuration, number of images, version of the format
+    unfinished/{ID}.parquet                   truth of the images so far, gone when the tables are written
 
 An artefact (debris, a dead cell) has a mask, as it has in a real automatic mask, and a row in the truth that is
 flagged and shows no class, not even Negative: whatever is predicted for it counts as wrong, and no training label
@@ -12,6 +13,7 @@ comes from it.
 """
 
 import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,12 +27,13 @@ from hpa_tf.errors import InputError
 from hpa_tf.identity import check_same
 from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
-from hpa_tf.synthetic.generator import SyntheticField, image_id, make
+from hpa_tf.synthetic.generator import SyntheticField, image_id, image_labels_of, make
 from hpa_tf.worker_processes import Pool
 
 VERSION = 1
 IMAGES, MASKS = "images", "masks"
 TRAIN_CSV, TRUTH, CONFIG = "train.csv", "truth.parquet", "synthetic.json"
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Dataset:
 
 
 def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) -> None:
-    """Write `num_images` images and their tables; a run that was stopped can be started again.
+    """Write `num_images` images and their tables; a run that was stopped goes on where it was.
 
     Raises:
         InputError: `out` holds another data set, or files of others that this one would write over or lie among, or
@@ -60,20 +63,25 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     for name, number in (("--num-images", num_images), ("--workers", workers)):
         if number < 1:
             raise InputError(name, str(number), "1 or more", "change the option")
-    for folder in (out, files.join(out, IMAGES), files.join(out, MASKS)):
+    for folder in (out, *(files.join(out, name) for name in (IMAGES, MASKS, UNFINISHED))):
         files.make_folder(folder)
     _check_free(out)
     _claim(config, out, num_images)
     interrupts.keeps("the images so far are kept; the same command makes the data set whole")
     truths, rows = [], []
     with progress(total=num_images, desc="synthetic images", unit="image") as bar:
-        for index, (truth, labels) in enumerate(_run(config, out, num_images, workers)):
+        for index, truth in enumerate(_run(config, out, num_images, workers)):
             truths.append(truth)
+            labels = image_labels_of(config, index)
             rows.append((image_id(config, index), "|".join(map(str, np.flatnonzero(labels)))))
             bar.update()
     cell_table.write(pd.concat(truths, ignore_index=True), files.join(out, TRUTH), "truth")
     text = pd.DataFrame(rows, columns=["ID", "Label"]).to_csv(index=False, lineterminator="\n")
     files.write_bytes(files.join(out, TRAIN_CSV), text.encode())
+    for name, _ in rows:
+        files.remove(_truth_path(out, name))
+    if not files.is_remote(out) and not files.list_names(files.join(out, UNFINISHED)):
+        os.rmdir(files.join(out, UNFINISHED))
 
 
 def read(folder: str) -> Dataset:
@@ -118,8 +126,8 @@ def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
     files.write_json(path, content)
 
 
-def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Yield truth and image labels of each image, in order."""
+def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> Iterator[pd.DataFrame]:
+    """Yield the truth of each image, in order."""
     job = functools.partial(_make_and_write, config, out)
     if workers == 1:
         yield from map(job, range(num_images))
@@ -128,20 +136,37 @@ def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> It
         yield from pool.map(job, range(num_images), limit=4 * workers)
 
 
-def _make_and_write(config: SyntheticConfig, out: str, index: int) -> tuple[pd.DataFrame, np.ndarray]:
+def _make_and_write(config: SyntheticConfig, out: str, index: int) -> pd.DataFrame:
+    """Write an image, and its truth when all of its files are there; read the truth of one that a stopped run made."""
+    name = image_id(config, index)
+    path = _truth_path(out, name)
+    if files.exists(path) and all(map(files.exists, (*_channel_paths(out, name), *_mask_paths(out, name)))):
+        return cell_table.read(path)
     made = make(config, index)
     write_field(made, out)
-    return made.truth, made.image_labels
+    cell_table.write(made.truth, path, "truth")
+    return made.truth
+
+
+def _truth_path(out: str, name: str) -> str:
+    return files.join(out, UNFINISHED, f"{name}.parquet")
+
+
+def _channel_paths(out: str, name: str) -> list[str]:
+    return [files.join(out, IMAGES, f"{name}_{channel}.png") for channel in CHANNELS]
+
+
+def _mask_paths(out: str, name: str) -> list[str]:
+    return [files.join(out, MASKS, f"{name}_{kind}mask.png") for kind in ("cell", "nucleus")]
 
 
 def write_field(made: SyntheticField, out: str) -> None:
     """Write the four pictures and the two masks of one image."""
     name = made.field.image_id
-    for position, channel in enumerate(CHANNELS):
-        pixels = np.ascontiguousarray(made.field.pixels[..., position])
-        files.write_bytes(files.join(out, IMAGES, f"{name}_{channel}.png"), encode_png(pixels))
-    for kind, mask in (("cellmask", made.masks.cell), ("nucleusmask", made.masks.nucleus)):
-        files.write_bytes(files.join(out, MASKS, f"{name}_{kind}.png"), encode_png(mask.astype(np.uint16)))
+    for position, path in enumerate(_channel_paths(out, name)):
+        files.write_bytes(path, encode_png(np.ascontiguousarray(made.field.pixels[..., position])))
+    for mask, path in zip((made.masks.cell, made.masks.nucleus), _mask_paths(out, name), strict=True):
+        files.write_bytes(path, encode_png(mask.astype(np.uint16)))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -67,6 +67,11 @@ def image_id(config: SyntheticConfig, index: int) -> str:
     return f"synthetic-{config.seed}-{index:06d}"
 
 
+def image_labels_of(config: SyntheticConfig, index: int) -> np.ndarray:
+    """Return the weak label of an image, bool [K], without making it."""
+    return weak_labels.draw_image_labels(np.random.default_rng([config.seed, index]), config)
+
+
 def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = None) -> SyntheticField:
     """Make image `index`.
 

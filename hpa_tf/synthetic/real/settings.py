@@ -1,4 +1,4 @@
-"""Every number of `--difficulty real`, and its cell lines.
+"""The numbers of `--difficulty real` that hold for all patterns, and its cell lines (each pattern's: `patterns.py`).
 
 Ranges are (from, to), drawn evenly for each image unless it says otherwise. They were set while looking at generated
 and real fields side by side; docs/realism.md has what was measured.
