@@ -1,6 +1,6 @@
 """Layers of published image networks where PyTorch's and Keras' definitions differ: padding, pooling, groups, gates.
 
-Every layer is named by the path of its module in timm ("layer1.0.conv1"), so that `torch_weights` finds its tensors in
+Every layer is named by the path of its module in timm ("layer1.0.conv1"), so that `torch_backbone` finds its tensors in
 a state dict. `Layers` carries what all layers of one network share.
 """
 

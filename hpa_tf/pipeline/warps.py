@@ -7,7 +7,7 @@ A warp is a frozen dataclass with
 
 Images are read bilinearly, masks at the nearest pixel. Sizes are shares of the input's side, so that a recipe means the
 same at 128 px as at the teams' 512 px. Definitions are those of the libraries that the teams used (albumentations,
-fastai), which are named at each; tests/test_warps.py repeats them in NumPy. Source: SYSTEMS 1f, 2f, 3f.
+fastai), which are named at each; tests/test_augmentation_steps.py repeats them in NumPy. Source: SYSTEMS 1f, 2f, 3f.
 """
 
 import math
