@@ -189,6 +189,14 @@ def test_losses_and_weights_of_teams_1_to_3():
         assert system.postprocessing.small_nucleus == SmallNucleusRule(0.5, True)
 
 
+def test_batch_norm_of_teams_1_to_3_keeps_as_much_as_pytorchs():
+    """.9, but .99 of the EfficientNets of team 1, who had EfficientNet-PyTorch. Source: SYSTEMS (keys)."""
+    slow = {recipe.name for recipe in recipes.RECIPES if vars(recipe.network.backbone).get("norm_momentum") == 0.99}
+    assert {name for name in slow if not name.startswith("milimed")} == {
+        *("bestfitting_fcan", "bestfitting_fcan_2", "bestfitting_fcan_antibodies", "bestfitting_completeness")
+    }
+
+
 def test_cosine():
     optimization = Optimization()
     assert optimization.rate(0, 100) == pytest.approx(3e-4)

@@ -158,7 +158,7 @@ DIETER_STUDENT = Recipe(
 ZFTURBO_6_CHANNELS = Recipe(
     name="zfturbo_6_channels",
     view=Crop(224, channels=(*CHANNELS, "cell", "nucleus")),
-    network=Classifier(EfficientNet("B5"), dropout=0.5, classes=ALL_CLASSES),
+    network=Classifier(EfficientNet("B5", norm_momentum=0.9), dropout=0.5, classes=ALL_CLASSES),
     weights="imagenet",
     augmentation=_TURNS,
     sampling=EveryCell(),
@@ -171,7 +171,7 @@ ZFTURBO_GREEN = replace(ZFTURBO_6_CHANNELS, name="zfturbo_green", view=Crop(224,
 ZFTURBO_SPINDLE = replace(
     ZFTURBO_6_CHANNELS,
     name="zfturbo_spindle",
-    network=Classifier(EfficientNet("B0"), dropout=0.5, classes=(MITOTIC_SPINDLE,)),
+    network=Classifier(EfficientNet("B0", norm_momentum=0.9), dropout=0.5, classes=(MITOTIC_SPINDLE,)),
     objective=(Labels(loss=CrossEntropy()),),
 )
 RECIPES = (
