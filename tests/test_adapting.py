@@ -173,6 +173,19 @@ def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
     assert (root / "out/submission.csv").read_bytes() == before[1]
 
 
+def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypatch):
+    """It adapts the run that it adapted the first time, and not the adapted one, which is newer by then."""
+    root, options = world
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "run", "runs/trained")
+    options = dataclasses.replace(options, run=(), adapt="runs/mine", out=str(tmp_path / "out"))
+    predict(options, pool)
+    before = contents(tmp_path / "runs/mine")
+    predict(options, pool)
+    assert contents(tmp_path / "runs/mine") == before
+    assert (tmp_path / "out/submission.csv").read_bytes() == (root / "out/submission.csv").read_bytes()
+
+
 @pytest.mark.parametrize(
     "change",
     [

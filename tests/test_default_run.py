@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hpa_tf import files
-from hpa_tf.prediction import results
+from hpa_tf.errors import InputError
+from hpa_tf.prediction import adapting, results
 from hpa_tf.prediction.command import main
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import _with_run
@@ -66,6 +67,39 @@ def test_a_prediction_that_was_stopped_goes_on_with_its_run(here, capsys):
     results.end("predictions", {"num_images": 1, "num_failures": 0})
     assert chosen() == ("runs/new",), "a finished one is another prediction: predict.py says what differs"
     assert files.exists("predictions/predictions.json")
+
+
+def write_adapted(folder: Path, ended: int, asked: str) -> None:
+    write_run(folder, ended)
+    files.write_json(folder / adapting.RECORD, {"run": ["0" * 64], "asked_run": asked})
+
+
+def test_an_adapted_run_predicts_but_is_not_adapted_again(here, capsys):
+    write_adapted(here / "runs/mine", 900, "starter")
+    assert chosen() == ("runs/mine",)
+    assert chosen(adapt="runs/others") == ("starter",)
+    assert "no finished run that is not adapted below runs/" in capsys.readouterr().out
+    write_run(here / "runs/trained", 300)
+    assert chosen(adapt="runs/others") == ("runs/trained",)
+    assert "the newest finished run that is not adapted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_folder_that_is_adapted_goes_on_with_the_run_it_was_adapted_from(here, capsys, is_done):
+    write_adapted(here / "runs/mine", 900, "starter")
+    results.start("predictions", {"options": {"run": ["runs/mine"]}, "networks": []})
+    if is_done:
+        results.end("predictions", {"num_images": 1, "num_failures": 0})
+    write_run(here / "runs/newer", 1200)
+    assert chosen(adapt="runs/mine") == ("starter",)
+    assert "starter: runs/mine was adapted from it" in capsys.readouterr().out
+
+
+def test_a_damaged_record_of_an_adapted_run_is_named(here):
+    write_run(here / "runs/mine", 900)
+    files.write_json(here / "runs/mine" / adapting.RECORD, [])
+    with pytest.raises(InputError, match=r"runs/mine/adapted\.json: found a list"):
+        chosen(adapt="runs/mine")
 
 
 def test_nothing_at_all_names_the_command(here, capsys):

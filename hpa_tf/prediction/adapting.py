@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # TensorFlow
     from hpa_tf.serving import Served
 
 RECORD = "adapted.json"
+_ASKED = "asked_run"
 LEAST_CELLS = 100
 """Fewer cells say too little about means and spreads."""
 MOST_CELLS, _MOST_BYTES = 2048, 2**29
@@ -39,12 +40,14 @@ class Adaptation:
     """What to adapt.
 
     Attributes:
+        run: Run to adapt, by the name that it was asked for.
         out: Run folder to write.
         reading: How the images are read, as JSON values.
         share: Weight of the images' own statistics, 0..1.
         skip: Leave images out that cannot be used, instead of raising the error.
     """
 
+    run: str
     out: str
     reading: Mapping[str, object]
     share: float = 0.5
@@ -76,7 +79,7 @@ class Adaptation:
             "share": self.share,
         }
         if files.exists(files.join(self.out, RECORD)):
-            before = files.read_json(files.join(self.out, RECORD))
+            before = _read_record(self.out)
             fix = "choose another --adapt, or remove the folder"
             check_same(self.out, {name: before.get(name) for name in record}, record, "adapted run", fix)
             if run_folder.is_finished(self.out):
@@ -88,7 +91,24 @@ class Adaptation:
         if len(cells) < LEAST_CELLS:
             fix = "predict without --adapt, or give more images"
             raise InputError("--adapt", f"{len(cells)} cells in the images", f"{LEAST_CELLS} or more", fix)
-        write_run(run, self.out, cells, self.share, record)
+        write_run(run, self.out, cells, self.share, {**record, _ASKED: self.run})
+
+
+def run_of(folder: str) -> str | None:
+    """Return the run that a folder was adapted from, by the name that it was asked for; None where nothing says it.
+
+    Raises:
+        InputError: The record is damaged.
+    """
+    return _read_record(folder).get(_ASKED) if files.exists(files.join(folder, RECORD)) else None
+
+
+def _read_record(folder: str) -> dict[str, Any]:
+    path = files.join(folder, RECORD)
+    found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(path, f"a {type(found).__name__}", "what the run was adapted to", "remove the folder")
+    return found
 
 
 def _fields(source: Source, workers: Workers, skip: bool) -> Iterator[FieldCells]:

@@ -4,18 +4,25 @@ import os
 
 from hpa_tf import files, starter
 from hpa_tf.prediction import results
+from hpa_tf.prediction.adapting import RECORD, run_of
 from hpa_tf.prediction_folder import MANIFEST
 from hpa_tf.run_folder import RESULT, SAVED_MODEL, is_finished
 
 FOLDER = "runs"
 
 
-def choose_run(out: str) -> str:
+def choose_run(out: str, adapt: str | None = None) -> str:
     """Return the run that predicts into a folder, and print which one it is and why.
 
     A prediction that was stopped goes on with its own run, though a newer one may have ended since.
+
+    Args:
+        out: Folder of the results.
+        adapt: Run folder that the run is adapted into, if it is to be adapted: a folder that is there goes on with its
+            own run, and no run is adapted twice.
     """
-    run, why = _begun_with(out) or _newest(FOLDER)
+    own = _begun_with(out) if adapt is None else _adapted_from(adapt)
+    run, why = own or _newest(FOLDER, to_adapt=adapt is not None)
     print(f"--run {run}: {why}; another: --run FOLDER", flush=True)
     return run
 
@@ -27,13 +34,26 @@ def _begun_with(out: str) -> tuple[str, str] | None:
     return (runs[0], f"{out} was begun with it") if len(runs) == 1 else None
 
 
-def _newest(folder: str) -> tuple[str, str]:
-    """Return the run that ended last of those that can predict, and why; equal times: the last by name."""
+def _adapted_from(adapt: str) -> tuple[str, str] | None:
+    run = run_of(adapt)
+    return None if run is None else (run, f"{adapt} was adapted from it")
+
+
+def _newest(folder: str, to_adapt: bool) -> tuple[str, str]:
+    """Return the run that ended last of those that can predict, and why; equal times: the last by name.
+
+    Args:
+        folder: Of the run folders.
+        to_adapt: Leave adapted runs out.
+    """
     found = []
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         run = files.join(folder, name)
+        if to_adapt and os.path.exists(files.join(run, RECORD)):
+            continue
         if is_finished(run) and os.path.exists(files.join(run, SAVED_MODEL, "saved_model.pb")):
             found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
+    kind = "finished run that is not adapted" if to_adapt else "finished run"
     if found:
-        return max(found)[1], f"the newest finished run below {folder}/"
-    return starter.NAME, f"no finished run below {folder}/, so the network that comes with hpa_tf"
+        return max(found)[1], f"the newest {kind} below {folder}/"
+    return starter.NAME, f"no {kind} below {folder}/, so the network that comes with hpa_tf"

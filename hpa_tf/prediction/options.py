@@ -30,7 +30,8 @@ class Options:
     adapt: str | None = None
     """Before predicting, re-estimate the network's batch statistics on the cells of these images (no labels needed) and
     write that network to this run folder, which predicts here and can be given as --run later. For images unlike
-    those of the training: another microscope, cell line or stain; 100 cells or more."""
+    those of the training: another microscope, cell line or stain; 100 cells or more. Adapted runs are adapted again
+    only where --run names them."""
     adapt_share: float = 0.5
     """With --adapt: weight of the images' own statistics, 0 to 1; those of the training keep the rest."""
     runs: str = "runs"

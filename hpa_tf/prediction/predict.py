@@ -125,7 +125,7 @@ def _with_run(options: Options) -> Options:
         return options
     from hpa_tf.prediction.default_run import choose_run
 
-    return dataclasses.replace(options, run=(choose_run(options.out),))
+    return dataclasses.replace(options, run=(choose_run(options.out, options.adapt),))
 
 
 def _adapted(options: Options, inputs: Images | Shards, workers: Workers) -> Options:
@@ -139,7 +139,7 @@ def _adapted(options: Options, inputs: Images | Shards, workers: Workers) -> Opt
     networks = load_networks(options.run)
     source = inputs.source(networks, needs_of(networks))
     reading, skip = reading_of(options, source), options.on_error == "skip"
-    Adaptation(options.adapt, reading, options.adapt_share, skip).write(source, networks, workers)
+    Adaptation(*options.run, options.adapt, reading, options.adapt_share, skip).write(source, networks, workers)
     return dataclasses.replace(options, run=(options.adapt,), adapt=None)
 
 
