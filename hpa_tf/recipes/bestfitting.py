@@ -69,8 +69,8 @@ BESTFITTING_FCAN = Recipe(
         epochs=55, batch_size=16, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999, clip_norm=1.0
     ),
 )
-"""Batch norm of the body keeps .99 of its statistics, as that of EfficientNet-PyTorch, which team 1 used, does; PyTorch's
-own .9 is that of the head and of the other backbones."""
+"""Batch norm of the body keeps .99 of its statistics, as in EfficientNet-PyTorch, which team 1 used; that of the head
+and of the other backbones keeps PyTorch's .9."""
 BESTFITTING_FCAN_2 = replace(BESTFITTING_FCAN, name="bestfitting_fcan_2", seed=1)
 
 
