@@ -18,7 +18,7 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.grouped import grouped_convolution
 from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.network import Backbone, Spec
-from hpa_tf.models.nfnet import NFNETS
+from hpa_tf.models.nfnet import NFNETS, NFNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.models.pixels import PerImage, Standardized
 from hpa_tf.models.resnet import RESNETS, ResNet
@@ -271,6 +271,17 @@ def test_inception_without_pools_keeps_its_maps_large():
 def test_an_image_too_small_for_the_layers_is_refused(spec, side):
     with pytest.raises(InputError, match=rf"recipe.view.size: found {side} x {side} px for .*make it larger"):
         spec.build((side, side, 4))
+
+
+@pytest.mark.parametrize("option", [{"synchronized": True}, {"norm_momentum": 0.99}, {"drop_connect": 0.1}])
+def test_options_without_effect_are_refused(option):
+    (name,) = option
+    networks = (InceptionV3,) if name == "drop_connect" else (NFNet, Swin, VisionTransformer)
+    for network in networks:
+        with pytest.raises(InputError, match=rf"{name} of {network.__name__}: found .* has no "):
+            network(**option)
+    for network in {ResNet, InceptionV3, NFNet, Swin, VisionTransformer} - set(networks):
+        assert getattr(network(**option), name) == option[name]
 
 
 def test_a_stride_that_there_is_not():

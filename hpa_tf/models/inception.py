@@ -4,7 +4,7 @@
 Source: Szegedy et al. 2016; SYSTEMS 1b.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ class InceptionV3(TorchBackbone):
     """Keep the stem's two max pools. Without them a 128 px cell ends at 14x14, and strides are a quarter."""
 
     EPSILON: ClassVar[float] = 1e-3
+    WITHOUT: ClassVar[Mapping[str, str]] = {"drop_connect": "residual branches"}
 
     @property
     def stem_layer(self) -> str:

@@ -5,15 +5,16 @@ Kernels are standardised instead of activations, and residual branches carry kno
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from hpa_tf.models.grouped import grouped_convolution
 from hpa_tf.models.layers import REGISTERED, Layers, divisible
-from hpa_tf.models.torch_backbone import TorchBackbone
+from hpa_tf.models.torch_backbone import NO_BATCH_NORM, TorchBackbone
 
 WIDTHS = (256, 512, 1536, 1536)
 GAMMA = {"gelu": 1.7015043497085571, "swish": 1.7881293296813965}
@@ -36,6 +37,8 @@ class NFNet(TorchBackbone):
     published it: GELU, squeeze-and-excitation, groups of 128, TensorFlow's padding, a learned gain on each branch."""
     top_width: int = 3072
     """Channels of the last 1x1 convolution."""
+
+    WITHOUT: ClassVar[Mapping[str, str]] = NO_BATCH_NORM
 
     @property
     def stem_layer(self) -> str:

@@ -3,15 +3,16 @@
 timm's network, under its names. Source: Liu et al. 2021.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from hpa_tf.models.attention import SelfAttention, dense, feed_forward, normalize
 from hpa_tf.models.layers import REGISTERED, Layers
-from hpa_tf.models.torch_backbone import TorchBackbone
+from hpa_tf.models.torch_backbone import NO_BATCH_NORM, TorchBackbone
 
 PATCH, WINDOW, HEAD_WIDTH = 4, 7, 32
 _EPSILON = 1e-5
@@ -25,6 +26,8 @@ class Swin(TorchBackbone):
     """Blocks of each stage, in pairs: windows in place, then moved."""
     embedding: int = 96
     """Channels of the first stage; each stage doubles them."""
+
+    WITHOUT: ClassVar[Mapping[str, str]] = NO_BATCH_NORM
 
     @property
     def stem_layer(self) -> str:

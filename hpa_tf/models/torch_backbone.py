@@ -23,6 +23,8 @@ from hpa_tf.models.tensor_file import SUFFIXES, read_tensors
 _PARTS = ("weight", "gain", "bias", "running_mean", "running_var", "relative_position_bias_table")
 """Tensors of a module, in the order in which the Keras layer has them."""
 _EMBEDDING = ("cls_token", "pos_embed")
+NO_BATCH_NORM = {"synchronized": "batch norm", "norm_momentum": "batch norm"}
+"""`TorchBackbone.WITHOUT` of networks that have none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class TorchBackbone:
 
     EPSILON: ClassVar[float] = 1e-5
     """Added to batch norm's variance."""
+    WITHOUT: ClassVar[Mapping[str, str]] = {}
+    """Fields that have no use in this network, and which layers they are about, none of which it has."""
+
+    def __post_init__(self):
+        """Refuse options without effect.
+
+        Raises:
+            InputError: A field of `WITHOUT` is not as it is by default.
+        """
+        for name, layers in self.WITHOUT.items():
+            value, default = getattr(self, name), getattr(TorchBackbone, name)
+            if value != default:
+                kind = type(self).__name__
+                where, expected = f"recipe: {name} of {kind}", f"{default}: {kind} has no {layers}"
+                raise InputError(where, str(value), expected, "leave the option out")
 
     @property
     def stem_layer(self) -> str:

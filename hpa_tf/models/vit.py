@@ -3,15 +3,16 @@
 timm's `deit_small_patch16_224`, under its names. Source: Dosovitskiy et al. 2021; Touvron et al. 2021.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from hpa_tf.models.attention import INITIALIZER, SelfAttention, dense, feed_forward, normalize
 from hpa_tf.models.layers import REGISTERED, Layers
-from hpa_tf.models.torch_backbone import TorchBackbone
+from hpa_tf.models.torch_backbone import NO_BATCH_NORM, TorchBackbone
 
 PATCH, HEAD_WIDTH = 16, 64
 _EPSILON = 1e-6
@@ -28,6 +29,8 @@ class VisionTransformer(TorchBackbone):
     """Channels."""
     grid: int = 14
     """Patches a side that the stored position embedding has (14 = 224 px); other inputs get it resized, bicubic."""
+
+    WITHOUT: ClassVar[Mapping[str, str]] = NO_BATCH_NORM
 
     @property
     def stem_layer(self) -> str:
