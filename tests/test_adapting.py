@@ -206,6 +206,18 @@ def test_a_folder_of_something_else_is_kept(world, pool, tmp_path, change):
     assert (contents(root / "mine"), contents(root / "run")) == before
 
 
+@pytest.mark.parametrize("holds", ["dataset.json", "predictions.json"])
+def test_a_folder_of_another_kind_is_kept(world, pool, tmp_path, monkeypatch, holds):
+    """Before any image is read: a data folder's manifest would be replaced by the run's."""
+    _, options = world
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / holds).write_text("{}")
+    monkeypatch.setattr(adapting, "sample", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(InputError, match=rf"mine: found .*{holds}.*expected a run.*another --adapt"):
+        predict(dataclasses.replace(options, adapt=str(tmp_path / "mine"), out=str(tmp_path / "out")), pool)
+    assert contents(tmp_path / "mine") == {holds: b"{}"}
+
+
 def test_too_few_cells_are_refused(world, pool, tmp_path):
     _, options = world
     cases.write_field(tmp_path / "few", "a", 12, 1)
@@ -239,6 +251,7 @@ def test_a_network_without_batch_norm_is_refused(tmp_path):
         {"shard": "0/2"},
         {"runner": "DirectRunner"},
         {"adapt_share": 1.5},
+        {"adapt": "s3://bucket/mine"},
         {"adapt": None, "adapt_share": 0.7},
     ],
 )
