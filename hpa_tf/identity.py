@@ -31,19 +31,20 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
 
 
-def check_kind(out: str, marker: str) -> None:
+def check_kind(out: str, marker: str, option: str = "--out") -> None:
     """Refuse a folder with results of another kind, which files of the same names would replace.
 
     Args:
         out: The folder; it need not be there.
         marker: The file of `KINDS` that says what is to be written.
+        option: What names the folder on the command line.
 
     Raises:
         InputError: It holds something else.
     """
     found = next((name for name in KINDS if files.exists(files.join(out, name))), marker)
     if found != marker:
-        raise InputError(out, f"{KINDS[found]} ({found})", f"{KINDS[marker]}, or neither", "choose another --out")
+        raise InputError(out, f"{KINDS[found]} ({found})", f"{KINDS[marker]}, or neither", f"choose another {option}")
 
 
 def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
-from hpa_tf.identity import check_same
+from hpa_tf.identity import check_kind, check_same
 from hpa_tf.prediction.sources import FieldCells, Source, digest
 from hpa_tf.prediction.stages import Failed, load
 from hpa_tf.prediction.workers import Workers
@@ -71,6 +71,7 @@ class Adaptation:
         if not isinstance(view, Crop):
             found = f"a network that sees {type(view).__name__}"
             raise InputError("--adapt", found, "a network of single cells", "predict without --adapt")
+        check_kind(self.out, run_folder.RECIPE, "--adapt")
         images = digest(sorted(source.stamps.items()))
         record = {
             "run": [network.digest for network in networks],

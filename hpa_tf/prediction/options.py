@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hpa_tf import files
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
@@ -191,6 +192,9 @@ class Options:
             raise InputError("--adapt-share", f"{self.adapt_share:g}", "a share from 0 to 1", "correct the option")
         if self.adapt is None:
             return
+        if files.is_remote(self.adapt):
+            fix = "adapt into a local folder and copy it there: --run reads it from there"
+            raise InputError("--adapt", self.adapt, "a folder on this machine", fix)
         if self.system or len(self.run) > 1:
             found = f"--system {self.system}" if self.system else f"{len(self.run)} runs"
             raise InputError("--adapt", found, "one --run", "adapt one run at a time, then predict with all of them")
