@@ -20,7 +20,7 @@ from typing import IO, Any
 from hpa_tf.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
-_HOME = re.compile(r"^((?:--[\w.-]+=)?)(~[^/\\]*)")
+_HOME = re.compile(r"^((?:[\w.-]+=)?)(~[^/\\]*)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -322,7 +322,8 @@ def _is_surrogate(letter: str) -> bool:
 
 
 def expand_home(arguments: Iterable[str] | None = None) -> list[str]:
-    """Return a command line (None = this process's) with `~` replaced at the start of values: `--images=~/images`.
+    """Return a command line (None = this process's) with `~` replaced at the start of values: `--images=~/images`,
+    `NAME=~/file`.
 
     A shell does that only at the start of a word.
     """

@@ -332,8 +332,9 @@ def test_files_that_the_system_does_not_let_be_read(tmp_path, read):
 @given(st.text(max_size=30))
 def test_only_a_tilde_at_the_start_of_a_value_is_home(text):
     home = os.path.expanduser("~")
-    assert files.expand_home([f"--images=~/{text}", "~", "--x", f"a~/{text}"]) == [
+    assert files.expand_home([f"--images=~/{text}", f"b5=~/{text}", "~", "--x", f"a~/{text}"]) == [
         f"--images={home}/{text}",
+        f"b5={home}/{text}",
         home,
         "--x",
         f"a~/{text}",

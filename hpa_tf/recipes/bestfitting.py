@@ -10,6 +10,10 @@ each cell alone and of its field; the network of completeness, which needs no la
     tfrecords_builder label --rule five_levels --data DIR --cell-predictions CELLS.parquet
         --image-predictions FIELDS.parquet --out LEVELS.parquet
     train.py --data DIR --system bestfitting --labels LEVELS.parquet --out runs/bestfitting
+        --member-weights bestfitting_inception=inception_v3.pth bestfitting_swin=swin_small_patch4_window7_224.pth
+        bestfitting_swin_224=swin_small_patch4_window7_224.pth bestfitting_deit=deit_small_patch16_224.pth
+
+The files are timm's; without them those four start from random weights (docs/teams.md).
 
 The cell networks see 80 px of the image around a cell: build the data with `--margin 80`.
 
@@ -93,8 +97,8 @@ BESTFITTING_INCEPTION = Recipe(
     objective=tuple(Labels("logits", "cell", loss, 0.5) for loss in TERMS),
     optimization=Optimization(epochs=13, batch_size=32, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999),
 )
-"""The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. `weights` may name a state dict
-of timm's `inception_v3`; the published weights are read by `hpa_tf.models.published`."""
+"""The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by
+`hpa_tf.models.published`."""
 BESTFITTING_SWIN = replace(
     BESTFITTING_INCEPTION,
     name="bestfitting_swin",

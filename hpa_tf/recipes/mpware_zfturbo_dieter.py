@@ -13,6 +13,10 @@ answer of the spindle network replaces class 11; it is trained on hand labels of
 
     train.py --data DIR --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
 
+Theirs started from ImageNet weights. Those of the ResNets are files of timm, one a member, without which they start
+from random weights: `--member-weights mpware_puzzle_cam=seresnext50_32x4d.pth ...` in each command of the system
+(docs/teams.md).
+
 Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half and half, the spindle network's
 part. Other than theirs: the crops of Puzzle-CAM's stage 2 are cut from the image as it is, not from the field of 512
 px; the deviation of noise is uniform where theirs was the variance; Dieter's fields are asked whole at the scale they
@@ -137,10 +141,11 @@ DIETER_FIELD = replace(
     asked=Field(614, num_cells=64),
     augmentation=_DIETER_AUGMENTATION,
     network=Classifier(EfficientNet("B7", norm_momentum=0.9, pixels=PerImage()), dropout=0.5),
+    weights="imagenet",
     objective=(Labels("logits", "image", CrossEntropy()),),
     optimization=replace(_DIETER, learning_rate=1e-3),
 )
-"""18 classes, the only network without its own Negative; `--weights` takes a noisy student file of timm."""
+"""18 classes, the only network without its own Negative; theirs started from noisy student, a file of timm."""
 
 DIETER_STUDENT = Recipe(
     name="dieter_student",

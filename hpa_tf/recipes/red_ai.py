@@ -13,8 +13,15 @@ cell); the body of the cell networks is not frozen at first, and all their layer
 (a range finder chose theirs, which are not public; our guess: 2e-3 with the body frozen, then 1e-3, down to 1e-5 in the
 body's first layers); missing cells of a bag enter batch norm and the maximum, as theirs did, but add nothing to the
 loss of cells; brightness and contrast are added and multiplied, not moved in logits; the lens does not move off the
-centre (their library rounds its shift of .05 px to 0). Noisy student and timm's other weights are given with
-`--weights FILE`. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 2.
+centre (their library rounds its shift of .05 px to 0).
+
+The EfficientNets start from Keras' ImageNet weights. Noisy student's, and those of all other networks, are files of
+timm, one a member; without them the others start from random weights (docs/teams.md lists them):
+
+    train.py --data DIR --system red_ai --out runs/red_ai
+        --member-weights red_ai_duo_b5=tf_efficientnet_b5_ns.pth red_ai_duo_resnet200d=resnet200d.pth
+
+At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 2.
 """
 
 from dataclasses import replace
@@ -28,6 +35,7 @@ from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.nfnet import NFNETS
 from hpa_tf.models.pixels import Standardized
 from hpa_tf.models.resnet import RESNETS
+from hpa_tf.models.weights import IMAGENET, NONE
 from hpa_tf.objectives import Labels
 from hpa_tf.pipeline import Augmentation, EveryCell
 from hpa_tf.pipeline.photometry import Brightness, Holes
@@ -74,6 +82,12 @@ OF_FIELDS = replace(
 _B3, _B5, _V2S = (EfficientNet(variant, norm_momentum=0.9) for variant in ("B3", "B5", "V2S"))
 """Batch norm with PyTorch's momentum, as timm's."""
 
+
+def _weights_of(backbone: AnyBackbone) -> str:
+    """Return ImageNet where the backbone knows its weights; those of timm's networks are files that a user gives."""
+    return IMAGENET if isinstance(backbone, EfficientNet) else NONE
+
+
 # -- duo-branch -------------------------------------------------------------------------------------------------------
 
 RED_AI_DUO_B3 = Recipe(
@@ -81,7 +95,7 @@ RED_AI_DUO_B3 = Recipe(
     view=Bag(16, Crop(256)),
     asked=Bag(64, Crop(256)),
     network=DuoBranch(replace(_B3, stem="new", pixels=IMAGENET_RGBY)),
-    weights="imagenet",
+    weights=_weights_of(_B3),
     augmentation=OF_BAGS,
     sampling=EveryCell(),
     objective=(
@@ -98,14 +112,15 @@ def _duo(name: str, backbone: AnyBackbone, batch_size: int, epochs: int = 20, **
     optimization = replace(RED_AI_DUO_B3.optimization, batch_size=batch_size, epochs=epochs)
     optimization = replace(optimization, schedule=Cosine(epochs, final=1.2e-6))
     network = DuoBranch(replace(backbone, stem="new", pixels=IMAGENET_RGBY), **options)
-    return replace(RED_AI_DUO_B3, name=f"red_ai_duo_{name}", network=network, optimization=optimization)
+    changes = {"network": network, "weights": _weights_of(backbone), "optimization": optimization}
+    return replace(RED_AI_DUO_B3, name=f"red_ai_duo_{name}", **changes)
 
 
 DUO = (
     RED_AI_DUO_B3,
     _duo("b5", _B5, 8),
-    replace(_duo("seresnext50", RESNETS["seresnext50_32x4d"], 12), weights="none"),
-    replace(_duo("resnet200d", RESNETS["resnet200d"], 8, 16, pooling="mean"), weights="none"),
+    _duo("seresnext50", RESNETS["seresnext50_32x4d"], 12),
+    _duo("resnet200d", RESNETS["resnet200d"], 8, 16, pooling="mean"),
 )
 
 # -- fields of view, asked whole and with all other cells black -------------------------------------------------------
@@ -129,7 +144,7 @@ FIELDS = tuple(
         name=f"red_ai_field_{name}",
         view=Field(512, RGB, num_cells=64),
         network=_classifier(backbone),
-        weights="none",
+        weights=_weights_of(backbone),
         augmentation=OF_FIELDS,
         sampling=EveryCell(),
         objective=_WEIGHTED,
@@ -155,7 +170,7 @@ CELLS = tuple(
         name=f"red_ai_cell_{name}",
         view=Crop(168, channels=RGB),
         network=_classifier(backbone),
-        weights="none",
+        weights=_weights_of(backbone),
         augmentation=OF_FIELDS,
         sampling=EveryCell(),
         objective=_WEIGHTED,

@@ -35,6 +35,7 @@ from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
 from hpa_tf.training.run import show_sampling, train
 from hpa_tf.training.site import Data, Site
+from hpa_tf.training.start import parse_member_weights, warn_of_random_starts
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
 from hpa_tf.training.systems import system_out_of_fold_table, train_system, train_system_folds
 
@@ -66,7 +67,10 @@ class Options:
     """auto = float16 on GPU, bfloat16 on TPU, float32 on CPU; logits and loss are always float32."""
     weights: str | None = None
     """Short for --recipe.weights: none, imagenet, a weights file, a run folder, or backbone:RUN (a
-    run's backbone alone)."""
+    run's backbone alone). With --system: of all members."""
+    member_weights: tuple[str, ...] = ()
+    """With --system: what single members start from, whatever --weights says, as MEMBER=WEIGHTS:
+    bestfitting_inception=inception_v3.pth bestfitting_swin=swin.safetensors."""
     fine_tune: str | None = None
     """With --system: also the second stage of every member, on hand grades: a folder of the grading page, or a cell
     table of labels with a column `graded`. The fine-tuned system is OUT/fine_tuned."""
@@ -207,6 +211,8 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.fine_tune:
         fix = "one recipe: --recipe NAME_fine_tune --weights RUN"
         raise InputError("--fine-tune", "no --system", "--system NAME", fix)
+    if options.member_weights:
+        raise InputError("--member-weights", "no --system", "--system NAME", "give one recipe its own with --weights")
     if options.out_of_fold:
         check_can_be_written(options.out_of_fold)
     if options.show_sampling:
@@ -244,8 +250,14 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.out_of_fold:
         check_can_be_written(options.out_of_fold)
 
+    trained = [member.recipe for member in system.members]
+    if not options.folds:
+        trained += [specialist.recipe for specialist in system.specialists if not specialist.own_labels]
+    own = parse_member_weights(options.member_weights, [recipe.name for recipe in trained])
+
     def of_member(recipe: Recipe) -> Recipe:
-        return parse(rest, recipe).recipe
+        changed = parse(rest, recipe).recipe
+        return replace(changed, weights=own.get(recipe.name, changed.weights))
 
     if options.show_sampling:
         for member in system.members:
@@ -260,6 +272,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     site = start(options)
     if site.is_chief:
         warn_of_unused_labels(recipes, options.data.labels)
+        warn_of_random_starts([of_member(one) for one in trained if one.name not in own and options.weights is None])
     if options.folds:
         asked = (system, of_member, options.folds, options.data, options.out)
         train_system_folds(*asked, site)
