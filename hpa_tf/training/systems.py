@@ -9,13 +9,15 @@ from hpa_tf import files
 from hpa_tf.identity import check_same
 from hpa_tf.recipes import Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.records import read_manifest
-from hpa_tf.run_folder import is_finished
+from hpa_tf.run_folder import CHECKPOINTS, is_finished
+from hpa_tf.training import checkpoint
 from hpa_tf.training.folds import check_num_folds, fold_folder
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
 from hpa_tf.training.run import check_first, train
 from hpa_tf.training.site import Data, Site
+from hpa_tf.training.start import check_starts
 
 SYSTEM = "system.json"
 
@@ -35,7 +37,10 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     """
     recipes = [adapt(member.recipe) for member in system.members]  # refused now, not days later
     specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]
-    _check_all([*recipes, *(one.recipe for one in specialists if not one.own_labels)], data)
+    runs = {member.recipe.name: recipe for member, recipe in zip(system.members, recipes, strict=True)}
+    runs |= {one.recipe.name: one.recipe for one in specialists if not one.own_labels}
+    _check_all(list(runs.values()), data)
+    check_starts([recipe for name, recipe in runs.items() if not _has_begun(files.join(out, name))])
     claim_system(system, out, site)
     for number, (member, recipe) in enumerate(zip(system.members, recipes, strict=True), start=1):
         announce(system, number, "", site)
@@ -45,6 +50,11 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
         _train_specialist(specialist, data, files.join(out, specialist.recipe.name), site)
     if site.is_chief:
         write_system_card(system, out)
+
+
+def _has_begun(folder: str) -> bool:
+    """Tell whether a run is past its first weights."""
+    return is_finished(folder) or bool(checkpoint.steps_in(files.join(folder, CHECKPOINTS)))
 
 
 def _check_all(recipes: list[Recipe], data: Data) -> None:
