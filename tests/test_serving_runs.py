@@ -1,5 +1,6 @@
 """Runs on an object store: copied to the user's cache, whole, once, and anew when they changed."""
 
+import os
 from pathlib import Path
 
 import fsspec
@@ -69,6 +70,29 @@ def test_a_copy_that_breaks_off_leaves_nothing(store, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="reset by peer"):
         runs.resolve(store)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_says_which_variable_moves_it(store, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"Not a directory.*XDG_CACHE_HOME"):
+        runs.resolve(store)
+
+
+def test_a_copy_that_is_slower_than_another_one_leaves_that_alone(store, monkeypatch):
+    needed, faster = runs._needed(store), []
+
+    def slow(path):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        faster.append(runs.resolve(store))
+        return opened(path)
+
+    opened, cache = files.open_file, os.environ["XDG_CACHE_HOME"]
+    monkeypatch.setattr(files, "open_file", slow)
+    assert [runs.resolve(store)] == faster
+    assert len(below(faster[0])) == len(needed)
+    assert [path.name for path in Path(faster[0]).parent.iterdir()] == ["my run"]
 
 
 def test_an_address_without_a_run_is_named():

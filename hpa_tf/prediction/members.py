@@ -17,7 +17,7 @@ from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System
 from hpa_tf.recipes.recipe import Member, Specialist, Tta
 from hpa_tf.recipes.runs import read_run
-from hpa_tf.serving import Served
+from hpa_tf.serving import Served, starter
 from hpa_tf.views import AnyView, Bag, Crop
 from hpa_tf.views.asking import square_of
 
@@ -33,7 +33,7 @@ class Network:
             system asks it through another view than its recipe does.
         weight: Its weight in the mean of probabilities.
         served: The network with its preparation.
-        digest: SHA-256 of its files.
+        digest: SHA-256 of its files; of the starter, of what it is made from.
         run: Its run folder.
         column: Column of the cell table that the answer of a specialist becomes; None = it is a member of the mean.
         tta: Views of each cell, where the prediction does not say otherwise.
@@ -149,7 +149,7 @@ def _networks_of(
         return _from_weights(run, name, weight, alone=alone)
     served = serving.load(run)
     _check_classes(served.recipe, run, alone)
-    sha256 = digest(served.folder)
+    sha256 = starter.digest() if starter.is_made_here(run) else digest(served.folder)
     if not served.checkpoints:
         return [Network(name, weight, served, sha256, run)]
     total = sum(share for _, share in served.checkpoints)

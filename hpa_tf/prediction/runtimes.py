@@ -1,7 +1,7 @@
 """What runs a network: TensorFlow on one device or several, onnxruntime or OpenVINO; the same numbers to 1e-4."""
 
 import contextlib
-import importlib.metadata
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +58,8 @@ class Device:
     @property
     def facts(self) -> dict[str, Any]:
         """What of this decides the numbers, for the manifest."""
-        version = importlib.metadata.version(_PACKAGES[self.runtime])
+        module = importlib.import_module(_PACKAGES[self.runtime])  # installed as tensorflow, tensorflow-cpu, ...
+        version = module.__version__.partition("-")[0]  # without OpenVINO's build
         return {"runtime": self.runtime, "version": version, "replicas": self.replicas}
 
     @property

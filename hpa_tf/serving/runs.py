@@ -14,6 +14,7 @@ from pathlib import Path
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.serving import starter
+from hpa_tf.serving.cache import new_folder, user_cache
 
 _NEEDED = (
     *(run_folder.RECIPE, run_folder.DATASET, run_folder.INPUTS, run_folder.RESULT),
@@ -48,23 +49,19 @@ def local_copy(run: str, cache: str | os.PathLike | None = None) -> str:
     stamps = _needed(run)
     state = hashlib.sha256(json.dumps([run, sorted(stamps.items())]).encode()).hexdigest()[:16]
     name = files.check_name(run.rsplit("/", 1)[-1], run)
-    final = Path(cache or starter.cache_folder()) / "runs" / state / name
+    final = Path(cache or user_cache()) / "runs" / state / name
     if final.is_dir():
         return str(final)
-    temporary = final.with_name(f".{name}.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     try:
-        for below in stamps:
-            path = temporary.joinpath(*below.split("/"))
-            files.make_folder(path.parent)
-            with files.open_file(files.join(run, below)) as reading, open(path, "wb") as writing:
-                shutil.copyfileobj(reading, writing)
-        if not final.is_dir():  # another process may have been faster
-            os.replace(temporary, final)
+        with new_folder(final) as copy:
+            for below in stamps:
+                path = copy.joinpath(*below.split("/"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with files.open_file(files.join(run, below)) as reading, open(path, "wb") as writing:
+                    shutil.copyfileobj(reading, writing)
     except OSError as error:
         fix = "check the address and the rights to it, and that XDG_CACHE_HOME names a folder with room"
         raise InputError(run, f"a run that cannot be copied to {final} ({error})", "a copy here", fix) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return str(final)
 
 

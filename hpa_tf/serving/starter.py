@@ -2,21 +2,31 @@
 
     ~/.cache/hpa_tf/DIGEST/starter/{recipe.json, dataset.json, weights/best.weights.h5, saved_model/1/, result.json}
 
-`XDG_CACHE_HOME` moves it. The digest is over the data, the versions and the code of the export, so a
-new version never meets an old folder.
+`XDG_CACHE_HOME` moves it. The digest is over the data, the code and the versions, so a new version
+never meets an old folder.
 """
 
+import contextlib
 import hashlib
-import importlib.metadata
 import os
 from pathlib import Path
 
+import keras
+import tensorflow as tf
+
+import hpa_tf
 from hpa_tf import __version__, files, run_folder, starter
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed, weights
 from hpa_tf.recipes.serialization import load
 from hpa_tf.records import read_manifest
+from hpa_tf.serving.cache import FIX, new_folder, user_cache
 from hpa_tf.serving.exporting import export
+
+_SOURCES = ("classes.py", "imaging/cells.py", "models/*.py", "views/*.py", "serving/*.py")
+"""Code that decides what is in a SavedModel of ours."""
+_KEY = 16
+"""Hexadecimal digits of the digest in the name of the folder."""
 
 
 def resolve(run: str) -> str:
@@ -31,7 +41,7 @@ def resolve(run: str) -> str:
 
 
 def prepare(cache: str | os.PathLike | None = None) -> str:
-    """Return the starter's run folder; make it if it is not there yet (10 to 20 s).
+    """Return the starter's run folder; make it if it is not there yet, or damaged (10 to 20 s).
 
     Args:
         cache: Folder to make it below; by default the user's cache.
@@ -41,34 +51,59 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
     """
     if not starter.WEIGHTS.is_file():
         raise InputError(starter.FOLDER, f"no {starter.WEIGHTS.name}", "the starter's data", "run make starter")
-    folder = Path(cache or cache_folder()) / _digest() / starter.NAME
-    if run_folder.is_finished(folder):
+    folder = Path(cache or user_cache()) / digest()[:_KEY] / starter.NAME
+    if _is_whole(folder):
         return str(folder)
     try:
-        files.make_folder(folder / run_folder.WEIGHTS)
-        for name in (run_folder.RECIPE, run_folder.DATASET):
-            files.write_bytes(folder / name, (starter.FOLDER / name).read_bytes())
-        recipe, manifest = load(folder / run_folder.RECIPE), read_manifest(folder)
-        network = recipe.network.build(recipe.view.specs())
-        packed.unpack(network, starter.WEIGHTS)
-        weights.save(network, folder / run_folder.BEST_WEIGHTS)
-        export(str(folder), network, recipe, manifest)
-        run_folder.write_result(folder, {run_folder.BEST_WEIGHTS: 1.0}, {})
-    except OSError as error:
-        fix = "set XDG_CACHE_HOME to a folder that can be written"
-        raise InputError(folder, f"a folder that cannot be written ({error})", "the user's cache", fix) from error
+        with new_folder(folder) as made:
+            _make(made)
+            if not _is_whole(folder):
+                with contextlib.suppress(FileNotFoundError):  # usually there is none
+                    os.rename(folder, made.with_name("damaged"))
+    except (OSError, tf.errors.OpError) as error:  # TensorFlow has its own word for a full disk
+        raise InputError(folder, f"a folder that cannot be written ({error})", "the user's cache", FIX) from error
     return str(folder)
 
 
-def cache_folder() -> Path:
-    """Return the folder of the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpa_tf"
+def _make(folder: Path) -> None:
+    """Write the run folder, with the checksums of its files in its result."""
+    (folder / run_folder.WEIGHTS).mkdir(parents=True)
+    for name in (run_folder.RECIPE, run_folder.DATASET):
+        files.write_bytes(folder / name, (starter.FOLDER / name).read_bytes())
+    recipe, manifest = load(folder / run_folder.RECIPE), read_manifest(folder)
+    network = recipe.network.build(recipe.view.specs())
+    packed.unpack(network, starter.WEIGHTS)
+    weights.save(network, folder / run_folder.BEST_WEIGHTS)
+    export(str(folder), network, recipe, manifest)
+    below = [path for path in folder.rglob("*") if path.is_file()]
+    sums = {path.relative_to(folder).as_posix(): files.sha256(path) for path in below}
+    run_folder.write_result(folder, {run_folder.BEST_WEIGHTS: 1.0}, {"files": sums})
 
 
-def _digest() -> str:
-    total = hashlib.sha256(f"{__version__} {importlib.metadata.version('tensorflow')}".encode())
-    for name in ("exporting.py", "heat_maps.py"):  # what a SavedModel of ours holds
-        total.update(Path(__file__).with_name(name).read_bytes())
-    for name in (run_folder.RECIPE, run_folder.DATASET, starter.WEIGHTS.name):
-        total.update(hashlib.sha256((starter.FOLDER / name).read_bytes()).digest())
-    return total.hexdigest()[:16]
+def _is_whole(folder: Path) -> bool:
+    """Tell whether every file of the run folder is as it was written (0.05 s): what is in a cache may be lost."""
+    try:
+        sums = run_folder.read_result(folder)["files"]
+        return all(files.sha256(folder / name) == one for name, one in sums.items())
+    except (InputError, OSError, KeyError):
+        return False
+
+
+def digest() -> str:
+    """Return the SHA-256 of what the starter is made from: the package's data, the code and the versions.
+
+    Each export of it differs in its bytes, since TensorFlow writes random numbers into it, but in no answer.
+    """
+    total = hashlib.sha256(f"{__version__} {tf.__version__} {keras.__version__}".encode())
+    package = Path(hpa_tf.__file__).parent
+    sources = [path for name in _SOURCES for path in sorted(package.glob(name))]
+    data = [starter.FOLDER / name for name in (run_folder.RECIPE, run_folder.DATASET, starter.WEIGHTS.name)]
+    for path in sources + data:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def is_made_here(run: str) -> bool:
+    """Tell whether a run folder is one that `prepare` made from the data, code and versions of now."""
+    path = Path(run)
+    return path.name == starter.NAME and path.parent.name == digest()[:_KEY]
