@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from hpa_tf import checksums, files
+from hpa_tf import checksums, files, starter
 from hpa_tf.errors import InputError
 from hpa_tf.manifest import MANIFEST_NAME
 
@@ -34,6 +34,11 @@ MEND = "copy the run folder again; if there is no other, remove this file and ru
 def epoch_weights(epoch: int) -> str:
     """Return the name, below the run folder, of the weights of an epoch (counted from 0)."""
     return f"{WEIGHTS}/epoch-{epoch + 1:04d}.weights.h5"
+
+
+def is_starter(run: str) -> bool:
+    """Tell whether a name stands for the starter network: "starter", unless a run folder of that name is here."""
+    return run == starter.NAME and not files.exists(files.join(run, RECIPE))
 
 
 def is_finished(folder: str | os.PathLike) -> bool:

@@ -8,17 +8,19 @@ import uuid
 from pathlib import Path
 
 import keras
+import numpy as np
 import prediction_cases as cases
 import pytest
 import tensorflow as tf
 
 import hpa_tf
-from hpa_tf import recipes, run_folder, starter
+from hpa_tf import files, recipes, run_folder, serving, starter
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed, weights
 from hpa_tf.prediction import members
 from hpa_tf.prediction.runtimes import Device
 from hpa_tf.records import write_manifest
+from hpa_tf.serving import command, onnx
 from hpa_tf.serving import starter as serving_starter
 
 
@@ -159,3 +161,41 @@ def test_whatever_is_in_a_saved_model_gives_another_folder(here, monkeypatch, tm
     monkeypatch.setattr(keras, "__version__", "3.0.0")
     found.append(serving_starter.digest())
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "run"])
+def test_only_a_run_folder_takes_its_name(here, kind):
+    """`--run starter` and `--weights starter` mean the same."""
+    if kind == "file":
+        Path("starter").write_text("")
+    elif kind == "folder":
+        Path("starter/images").mkdir(parents=True)
+    else:
+        Path("starter/weights").mkdir(parents=True)
+        recipes.save(cases.recipe(), "starter/recipe.json")
+        weights.save(cases.network(1), "starter/" + run_folder.BEST_WEIGHTS)
+    network = cases.network(2)
+    weights.initialize(network, cases.recipe().network, "starter")
+    expected = cases.network(1 if kind == "run" else 0).get_layer("head_logits").get_weights()[0]
+    np.testing.assert_allclose(network.get_layer("head_logits").get_weights()[0], expected, rtol=2e-3, atol=1e-4)
+    assert (serving.resolve("starter") == "starter") == (kind == "run")
+
+
+@pytest.mark.parametrize("run", ["starter", "memory://bucket/run"])
+def test_onnx_asks_where_to_write_what_has_no_folder_here(here, capsys, run):
+    assert command.main(["onnx", "--run", run]) == 2
+    assert "--out network.onnx" in capsys.readouterr().err
+    assert not os.listdir(here)
+
+
+def test_onnx_writes_to_the_file_that_is_named(here, monkeypatch, capsys):
+    monkeypatch.setattr(onnx, "to_onnx", lambda served: served.recipe.name.encode())
+    monkeypatch.setattr(onnx, "check", lambda *_: 0.0)
+    assert command.main(["onnx", "--run", "starter", "--out", "below/network.onnx"]) == 0
+    assert "below/network.onnx" in capsys.readouterr().out
+    assert files.read_bytes("below/network.onnx") == b"tiny" and os.listdir(here) == ["below"]
+    assert command.main(["onnx", "--run", "starter", "--out", "below"]) == 2
+    assert "below/network.onnx" in capsys.readouterr().err
+    cases.write_run(here / "mine")
+    assert command.main(["onnx", "--run", "mine"]) == 0
+    assert files.read_bytes("mine/onnx/network.onnx") == b"tiny"

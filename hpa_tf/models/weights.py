@@ -20,7 +20,7 @@ from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
 from hpa_tf.models.tensor_file import SUFFIXES
 from hpa_tf.models.weights_file import check_weights_file
-from hpa_tf.run_folder import BEST_WEIGHTS
+from hpa_tf.run_folder import BEST_WEIGHTS, is_starter
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
@@ -50,7 +50,7 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
     """
     if source == NONE:
         return
-    if source == starter.NAME and not files.exists(source):
+    if is_starter(source):
         packed.unpack(network, starter.WEIGHTS)
         return
     if source != IMAGENET and not files.exists(source):

@@ -17,10 +17,13 @@ from hpa_tf.serving.about import About
 
 @dataclass(frozen=True)
 class Onnx:
-    """Write RUN/onnx/network.onnx (prepared images -> probabilities and embedding) and compare it with TensorFlow."""
+    """Write a network as ONNX (prepared images -> probabilities and embedding) and compare it with TensorFlow."""
 
     run: str
-    """Run folder."""
+    """Run folder, or starter."""
+    out: str | None = None
+    """File to write. Default: RUN/onnx/network.onnx; needed for the starter and for a run on an object store, which
+    have no folder here."""
 
 
 @dataclass(frozen=True)
@@ -80,5 +83,5 @@ def _run(command: Onnx | Bioimageio | Serve) -> None:
     else:
         from hpa_tf.serving.onnx import export_onnx
 
-        path, difference = export_onnx(command.run)
+        path, difference = export_onnx(command.run, command.out)
         print(f"{path}: largest difference of a probability under onnxruntime {difference:.2g}")

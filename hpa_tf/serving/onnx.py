@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from hpa_tf import files
+from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.serving.loading import Served, load
 from hpa_tf.worker_processes import num_cores
@@ -65,23 +65,30 @@ def names_in(data: bytes) -> tuple[list[str], list[str]]:
     return [one.name for one in graph.input], [one.name for one in graph.output]
 
 
-def export_onnx(run_folder: str | os.PathLike) -> tuple[str, float]:
-    """Write `RUN/onnx/network.onnx` and compare it with TensorFlow under onnxruntime.
+def export_onnx(run: str | os.PathLike, out: str | os.PathLike | None = None) -> tuple[str, float]:
+    """Write a run's network as an ONNX file and compare it with TensorFlow under onnxruntime.
+
+    Args:
+        run: Run folder, local or remote, or "starter".
+        out: The file to write; None = `RUN/onnx/network.onnx`.
 
     Returns:
         The path, and the largest difference of a probability on random images.
 
     Raises:
-        InputError: The run has no SavedModel, a package is missing, or the difference is too large.
+        InputError: The run has no SavedModel, or no folder of its own here and `out` is None; a package is missing; the
+            difference is too large; or the file cannot be written.
     """
-    if files.is_remote(run_folder):
-        fix = "copy the run here first; predict.py and the server take it as it is"
-        raise InputError(str(run_folder), "a run on an object store", "a local folder, where the file goes", fix)
-    served = load(run_folder)
+    if out is None and (files.is_remote(run) or run_folder.is_starter(str(run))):
+        found = f"no file to write, and {run} is no run folder on this machine"
+        raise InputError("--out", found, "a file to write", "--out network.onnx")
+    path = os.path.join(run, FILE) if out is None else str(out)
+    if os.path.isdir(path):
+        raise InputError(path, "a folder", "a file to write", f"--out {os.path.join(path, 'network.onnx')}")
+    served = load(run)
     data = to_onnx(served)
     difference = check(data, served, _examples(served))
-    path = os.path.join(run_folder, FILE)
-    files.make_folder(os.path.dirname(path))
+    files.make_folder(os.path.dirname(path) or ".")
     files.write_bytes(path, data)
     return path, difference
 

@@ -30,14 +30,12 @@ _KEY = 16
 
 
 def resolve(run: str) -> str:
-    """Return the run folder that a name stands for: "starter", unless a run folder of that name is here, is ours.
+    """Return the run folder that a name stands for: the starter's, or the name itself.
 
     Raises:
         InputError: The starter's folder cannot be made.
     """
-    if run != starter.NAME or files.exists(files.join(run, run_folder.RECIPE)):
-        return run
-    return prepare()
+    return prepare() if run_folder.is_starter(run) else run
 
 
 def prepare(cache: str | os.PathLike | None = None) -> str:

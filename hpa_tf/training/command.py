@@ -66,8 +66,8 @@ class Options:
     precision: Precision = "auto"
     """auto = float16 on GPU, bfloat16 on TPU, float32 on CPU; logits and loss are always float32."""
     weights: str | None = None
-    """Short for --recipe.weights: none, imagenet, a weights file, a run folder, or backbone:RUN (a
-    run's backbone alone). With --system: of all members."""
+    """Short for --recipe.weights: none, imagenet, starter, a weights file, a run folder, or backbone:RUN
+    (a run's backbone alone). With --system: of all members."""
     member_weights: tuple[str, ...] = ()
     """With --system: what single members start from, whatever --weights says, as MEMBER=WEIGHTS:
     bestfitting_inception=inception_v3.pth bestfitting_swin=swin.safetensors."""
