@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,13 +54,26 @@ def list_names(folder: str | os.PathLike) -> list[str]:
     Raises:
         InputError: There is no such folder.
     """
+    return _listed(folder, "file", os.DirEntry.is_file)
+
+
+def list_folders(folder: str | os.PathLike) -> list[str]:
+    """List the names of the folders in a folder, sorted.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    return _listed(folder, "directory", os.DirEntry.is_dir)
+
+
+def _listed(folder: str | os.PathLike, kind: str, is_kind: Callable[[os.DirEntry], bool]) -> list[str]:
     try:
         if is_remote(folder):
             filesystem, root = _filesystem(folder)
-            found = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == "file"]
-            return sorted(name.rsplit("/", 1)[-1] for name in found)
+            found = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == kind]
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file())
+            return sorted(entry.name for entry in entries if is_kind(entry))
     except OSError as error:
         raise _no_folder(folder, error) from error
 

@@ -16,6 +16,7 @@ the history stands in result.json, checkpoints have those of zip files and the S
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ CHECKPOINTS, WEIGHTS, LOGS, SAVED_MODEL = "checkpoints", "weights", "logs", "sav
 BEST_WEIGHTS = f"{WEIGHTS}/best.weights.h5"
 """Those that did best in validation."""
 DATASET = MANIFEST_NAME
+_FOLD = "fold"
 MEND = "copy the run folder again; if there is no other, remove this file and run the same training again: it goes on"
 
 
@@ -39,6 +41,17 @@ def epoch_weights(epoch: int) -> str:
 def is_starter(run: str) -> bool:
     """Tell whether a name stands for the starter network: "starter", unless a run folder of that name is here."""
     return run == starter.NAME and not files.exists(files.join(run, RECIPE))
+
+
+def fold_folder(out: str, fold: int) -> str:
+    """Return the folder of what has not seen a fold: the run of a recipe, or the runs of a system's members."""
+    return files.join(out, f"{_FOLD}{fold}")
+
+
+def folds_in(folder: str) -> list[int]:
+    """Return the folds that have such a folder in `folder`, rising."""
+    names = files.list_folders(folder) if files.exists(folder) else []
+    return sorted(int(name.removeprefix(_FOLD)) for name in names if re.fullmatch(rf"{_FOLD}\d+", name))
 
 
 def is_finished(folder: str | os.PathLike) -> bool:

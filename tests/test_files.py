@@ -53,6 +53,7 @@ def test_remote_files_go_through_the_same_functions():
     files.write_json(path, {"b": 1, "a": [1.5]})
     assert files.read_json(path) == {"a": [1.5], "b": 1}
     assert files.list_names("memory://bucket/folder") == ["x.json"]
+    assert files.list_folders("memory://bucket") == ["folder"] and files.list_folders("memory://bucket/folder") == []
     assert files.join("memory://bucket/folder/", "x.json") == path
 
 

@@ -13,7 +13,8 @@ import toy_networks
 
 from hpa_tf import cell_table, recipes, run_folder, serving
 from hpa_tf.classes import CLASSES, NEGATIVE
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.files import read_json
 from hpa_tf.models import weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import ALL_CLASSES, Fcan
@@ -45,9 +46,9 @@ SYSTEM = System(
 )
 
 
-def write_member(folder: Path, recipe: Recipe, **facts) -> None:
+def write_member(folder: Path, recipe: Recipe, seed: int = 0, **facts) -> None:
     """Write a whole run folder of a network with random weights."""
-    keras.utils.set_random_seed(len(recipe.name))
+    keras.utils.set_random_seed(len(recipe.name) + seed)
     network = recipe.network.build(recipe.asked_view.specs())
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dense):
@@ -84,6 +85,56 @@ def test_a_system_of_all_views_is_the_weighted_mean_of_its_members(tmp_path, mon
     np.testing.assert_allclose(cell_table.values(cells), mean, atol=1e-6)
     np.testing.assert_allclose(cells[[f"raw: {name}" for name in CLASSES]], mean, atol=1e-6)
     assert (tmp_path / "out/submission.csv").read_text().count("\n") == len(masks) + 1
+
+
+def test_folds_of_a_system_are_averaged(tmp_path, monkeypatch):
+    """SYSTEMS 2g: the mean of folds and backbones; each member has its weight, shared by the networks of its folds."""
+    asked = (Member(CELLS, 0.4), Member(CELLS, 0.6, asked=Crop(16, surroundings="all"), tta="2"))
+    monkeypatch.setattr(recipes, "SYSTEMS", (System("folded", asked, PREDICTED_NEGATIVE),))
+    for fold in range(2):
+        write_member(tmp_path / f"runs/fold{fold}/cells", CELLS, seed=fold)
+    cases.write_images(tmp_path / "images")
+    images, out, runs = (str(tmp_path / name) for name in ("images", "out", "runs"))
+    predict(Options(out, system="folded", runs=runs, images=images, masks=images, workers=1, report_images=0))
+    networks = read_json(tmp_path / "out/predictions.json")["request"]["networks"]
+    names = ["cells.fold0", "cells.fold1", "cells.fold0.Crop", "cells.fold1.Crop"]
+    assert [(one["name"], one["weight"], one.get("tta")) for one in networks] == [
+        *((name, 0.2, None) for name in names[:2]),
+        *((name, 0.3, "2") for name in names[2:]),
+    ]
+    values = [cell_table.values(cell_table.read(tmp_path / f"out/raw/{name}.parquet")) for name in names]
+    assert min(np.abs(values[i] - values[j]).max() for i in range(4) for j in range(i)) > 1e-3
+    mean = np.tensordot([0.2, 0.2, 0.3, 0.3], np.stack(values), axes=1)
+    np.testing.assert_allclose(cell_table.values(cell_table.read(tmp_path / "out/cells.parquet")), mean, atol=1e-6)
+    one = members.load_members(recipes.SYSTEMS[0], f"{runs}/fold1")
+    assert [(network.name, network.weight) for network in one] == [("cells", 0.4), ("cells.Crop", 0.6)]
+
+
+def test_folds_that_are_not_whole_are_named(tmp_path, monkeypatch):
+    system = System("pair", (Member(CELLS, 0.5), Member(replace(CELLS, name="others"), 0.5)))
+
+    def finish(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).mkdir(parents=True)
+            run_folder.write_result(tmp_path / name, {run_folder.BEST_WEIGHTS: 1.0}, {})
+
+    finish("fold0/cells", "fold0/others", "fold1/cells")
+    with pytest.raises(InputError) as error:
+        members.load_members(system, str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}/fold1: found no finished run of others (1 of 2 members)")
+    assert error.value.fix.endswith(f"--system pair --folds 2 --out {tmp_path}")
+    finish("fold1/others", "cells")
+    with pytest.raises(InputError, match=r"found fold0 and, beside it, cells; .*--runs .*/fold0 asks one fold alone"):
+        members.load_members(system, str(tmp_path))
+
+
+def test_a_mean_of_fewer_folds_than_the_data_have_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "_networks_of", lambda run, name, *rest: [network(CELLS, name, num_folds=5)])
+    for fold in range(2):
+        (tmp_path / f"fold{fold}/cells").mkdir(parents=True)
+        run_folder.write_result(tmp_path / f"fold{fold}/cells", {run_folder.BEST_WEIGHTS: 1.0}, {})
+    with pytest.warns(HpaWarning, match="the mean of 2 folds, as many as are trained; the data have 5"):
+        members.load_members(System("one", (Member(CELLS, 1.0),)), str(tmp_path))
 
 
 def network(recipe: Recipe, name: str = "run", **facts) -> members.Network:

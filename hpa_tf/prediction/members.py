@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpa_tf import files, run_folder, serving
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.imaging.squares import Square
 from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
@@ -30,7 +31,8 @@ class Network:
 
     Attributes:
         name: Name of the run; with `@epoch-0003` for one of several checkpoints, with `.Crop` before that where a
-            system asks it through another view than its recipe does.
+            system asks it through another view than its recipe does, and `.fold0` before that where it is one of a
+            system's folds.
         weight: Its weight in the mean of probabilities.
         served: The network with its preparation.
         digest: SHA-256 of its files; of the starter, of what it is made from.
@@ -83,24 +85,54 @@ def load_networks(runs: Sequence[str]) -> list[Network]:
 def load_members(system: System, folder: str) -> list[Network]:
     """Load every network of a system's members from the folder that `train.py --system` wrote.
 
+    Where it was trained for several folds (`--folds`), each member is the mean of its networks of all of them.
+
     Raises:
-        InputError: Members are missing (names them and the command that trains them), answer other classes than their
-            recipes say, or were trained on other data than the others; or as of `load_networks`.
+        InputError: Members are missing (names them and the command that trains them), the folder holds both folds and
+            members, members answer other classes than their recipes say, or were trained on other data than the
+            others; or as of `load_networks`.
     """
-    runs = {member.recipe.name: files.join(folder, member.recipe.name) for member in system.members}
-    missing = [name for name, run in runs.items() if not run_folder.is_finished(run)]
-    if missing:
-        found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(runs)} members)"
-        fix = f"python train.py --strategy mirrored --data DIR --system {system.name} --out {folder}"
-        raise InputError(folder, found, f"one run folder a member of {system.name}", fix)
+    folds = run_folder.folds_in(folder)
+    places = {f".fold{fold}": run_folder.fold_folder(folder, fold) for fold in folds} or {"": folder}
+    _check_no_members_beside(system, folder, folds)
+    for place in places.values():
+        _check_finished(system, folder, place, len(folds))
     networks: list[Network] = []
     for member in system.members:
-        name, run = member.recipe.name, serving.resolve(runs[member.recipe.name])
-        name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
-        found = [replace(one, tta=member.tta) for one in _networks_of(run, name, member.weight, member.asked)]
-        _check_member(member, found[0], networks[0] if networks else found[0])
-        networks += found
+        for suffix, place in places.items():
+            name, run = member.recipe.name + suffix, serving.resolve(files.join(place, member.recipe.name))
+            name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
+            own = _networks_of(run, name, member.weight / len(places), member.asked)
+            _check_member(member, own[0], networks[0] if networks else own[0])
+            networks += [replace(one, tta=member.tta) for one in own]
+    available = networks[0].served.dataset.get("num_folds", 0)
+    if 0 < len(folds) < available:
+        found = (
+            f"{folder}: the mean of {counted(len(folds), 'fold')}, as many as are trained; the data have {available}"
+        )
+        warnings.warn(f"{found} (train.py --folds {available} trains the others)", HpaWarning, stacklevel=2)
     return networks + [one for specialist in system.specialists for one in _load_specialist(specialist, system, folder)]
+
+
+def _check_no_members_beside(system: System, folder: str, folds: Sequence[int]) -> None:
+    """Refuse a folder with folds of a system and, beside them, members that were trained once."""
+    names = dict.fromkeys(member.recipe.name for member in system.members)
+    beside = [name for name in names if run_folder.is_finished(files.join(folder, name))]
+    if folds and beside:
+        found = f"fold{folds[0]} and, beside it, {', '.join(beside)}"
+        fix = f"move one of the two elsewhere; --runs {run_folder.fold_folder(folder, folds[0])} asks one fold alone"
+        raise InputError(folder, found, f"members of {system.name}, or folders of folds with all of them", fix)
+
+
+def _check_finished(system: System, folder: str, place: str, num_folds: int) -> None:
+    """Refuse a system whose training has not come to its end: in `place`, which is `folder` or that of a fold in it."""
+    names = list(dict.fromkeys(member.recipe.name for member in system.members))
+    missing = [name for name in names if not run_folder.is_finished(files.join(place, name))]
+    if missing:
+        found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(names)} members)"
+        folds = f" --folds {num_folds}" if num_folds else ""
+        fix = f"python train.py --strategy mirrored --data DIR --system {system.name}{folds} --out {folder}"
+        raise InputError(place, found, f"one run folder a member of {system.name}", fix)
 
 
 def _load_specialist(specialist: Specialist, system: System, folder: str) -> list[Network]:

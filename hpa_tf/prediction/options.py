@@ -36,7 +36,8 @@ class Options:
     adapt_share: float = 0.5
     """With --adapt: weight of the images' own statistics, 0 to 1; those of the training keep the rest."""
     runs: str = "runs"
-    """Folder that `train.py --system` wrote: one run folder a member."""
+    """Folder that `train.py --system` wrote: one run folder a member; with --folds one a member and fold, whose mean
+    predicts."""
     images: str | None = None
     """Folder with the images {ID}_{red,green,blue,yellow}.png (or .tif, .tif.gz, .jpg), or with one TIFF file an image
     that holds all channels (OME-TIFF, ImageJ, ...)."""

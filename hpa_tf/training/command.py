@@ -278,6 +278,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         train_system_folds(*asked, site)
         if options.out_of_fold:
             system_out_of_fold_table(*asked, options.out_of_fold, site)
+        _say_next(system.name, options.out, site)
         return
     train_system(system, of_member, options.data, options.out, site)
     finished = options.out
@@ -286,9 +287,12 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         finished = files.join(options.out, FINE_TUNED)
     elif site.is_chief and not by_image:
         print(f"{options.out}: first stage only; --fine-tune GRADES adds the second, on hand grades", flush=True)
+    _say_next(system.name, finished, site)
+
+
+def _say_next(name: str, runs: str, site: Site) -> None:
     if site.is_chief:
-        runs = shlex.quote(finished)
-        print(f"Next: python predict.py --system {system.name} --runs {runs} --images DIR", flush=True)
+        print(f"Next: python predict.py --system {name} --runs {shlex.quote(runs)} --images DIR", flush=True)
 
 
 def check_can_be_written(path: str) -> None:

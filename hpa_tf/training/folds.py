@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import keras
 
-from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes import Member, Recipe, System
 from hpa_tf.records import read_manifest
+from hpa_tf.run_folder import fold_folder
 from hpa_tf.training import out_of_fold
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.run import train
@@ -37,11 +37,6 @@ def check_num_folds(num_folds: int, data: Data) -> None:
     available = read_manifest(data.data).num_folds
     if not 0 < num_folds <= available:
         raise InputError("--folds", str(num_folds), f"1 to {available}, the folds of the data", "choose fewer folds")
-
-
-def fold_folder(out: str, fold: int) -> str:
-    """Return the folder of what has not seen a fold: the run of a recipe, or the runs of a system's members."""
-    return files.join(out, f"fold{fold}")
 
 
 def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path: str, site: Site) -> None:

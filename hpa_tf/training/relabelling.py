@@ -24,10 +24,9 @@ from hpa_tf.pipeline.damage import damage_explained
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.relabel import ASKED
 from hpa_tf.records import Manifest, read_manifest
-from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS, fold_folder
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
-from hpa_tf.training.folds import fold_folder
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.logs import Logs

@@ -9,9 +9,9 @@ from hpa_tf import files
 from hpa_tf.identity import check_same
 from hpa_tf.recipes import Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.records import read_manifest
-from hpa_tf.run_folder import CHECKPOINTS, is_finished
+from hpa_tf.run_folder import CHECKPOINTS, fold_folder, is_finished
 from hpa_tf.training import checkpoint
-from hpa_tf.training.folds import check_num_folds, fold_folder
+from hpa_tf.training.folds import check_num_folds
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
