@@ -220,7 +220,9 @@ def read_examples(
         table, found = overlay_labels(table, other, labels, unknown_cells)
         keep &= found
     if not keep.any():
-        raise InputError(where, f"0 of {len(table)} cells left", "at least one cell", "choose other folds or labels")
+        of_folds = f" of fold {', '.join(map(str, sorted(folds)))}" if folds is not None else ""
+        found = f"0 of {len(table)} cells left{of_folds}{f' with labels in {labels}' if labels is not None else ''}"
+        raise InputError(where, found, "at least one cell", "choose other folds or labels")
     return Examples(str(folder), table[keep].reset_index(drop=True), images)
 
 

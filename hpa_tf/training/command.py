@@ -261,7 +261,8 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
 
     if options.show_sampling:
         for member in system.members:
-            print(f"{member.recipe.name}\n{show_sampling(of_member(member.recipe), options.data)}\n")
+            recipe = of_member(member.recipe)
+            print(f"{recipe.name}\n{show_sampling(recipe, options.data.keeping_out(recipe.validation_fold))}\n")
         return
     recipes = [of_member(member.recipe) for member in system.members]
     by_image = [recipe.name for recipe in recipes if not learns_from_cells(recipe)]

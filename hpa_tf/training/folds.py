@@ -23,6 +23,7 @@ def train_folds(recipe: Recipe, num_folds: int, data: Data, out: str, site: Site
     """
     check_num_folds(num_folds, data)
     check_unseen([recipe], range(num_folds), data.data)
+    data.check_validation(range(num_folds))
     for fold in range(num_folds):
         train(replace(recipe, validation_fold=fold), data, fold_folder(out, fold), site)
         keras.backend.clear_session()

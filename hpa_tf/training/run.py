@@ -117,13 +117,28 @@ def check_first(recipe: Recipe, manifest: Manifest) -> None:
     """Check what can be checked of one of several trainings before the first of them: days later it would be late.
 
     Raises:
-        InputError: Its fields do not go together, or it looks at fields of view and the data have none.
+        InputError: Its fields do not go together, it looks at fields of view and the data have none, or they have not
+            the fold that it keeps out.
     """
     check_fields_together(recipe)
+    check_fold(recipe, manifest)
     of_fields = any(view.reads == "fields" for view in (recipe.view, recipe.asked_view))
     if of_fields and not manifest.shards_of("fields"):
         found, expected = f"no fields of view, which {recipe.name} looks at", "a data folder with them"
         raise InputError("--data", found, expected, ADD_FIELDS)
+
+
+def check_fold(recipe: Recipe, manifest: Manifest) -> None:
+    """Check that the data have the fold that is kept out of training, if one is, and another one.
+
+    Raises:
+        InputError: They have not.
+    """
+    folds = range(manifest.num_folds)
+    if recipe.validation_fold != ALL_FOLDS and (recipe.validation_fold not in folds or len(folds) < 2):
+        found = f"fold {recipe.validation_fold} of {manifest.num_folds}"
+        fix = "--recipe.validation-fold -1 trains without validation"
+        raise InputError("recipe.validation_fold", found, "one of two folds or more", fix)
 
 
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
@@ -159,17 +174,12 @@ def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Exa
         InputError: There is no such fold, or no other.
     """
     if recipe.validation_fold == ALL_FOLDS:
-        if data.validation_labels is not None:
-            fix = "give --recipe.validation-fold K: its cells are kept out of training"
-            raise InputError("--validation-labels", "no validation fold", "a fold to measure", fix)
+        data.check_validation([ALL_FOLDS])
         examples = data.examples(None)
         return whole_cells(examples) if recipe.augmentation.cut else examples, None
-    folds = set(range(manifest.num_folds))
-    if recipe.validation_fold not in folds or len(folds) < 2:
-        found = f"fold {recipe.validation_fold} of {manifest.num_folds}"
-        fix = "--recipe.validation-fold -1 trains without validation"
-        raise InputError("recipe.validation_fold", found, "one of two folds or more", fix)
-    return data.examples(folds - {recipe.validation_fold}), data.validation_examples(recipe.validation_fold)
+    check_fold(recipe, manifest)
+    others = set(range(manifest.num_folds)) - {recipe.validation_fold}
+    return data.examples(others), data.validation_examples(recipe.validation_fold)
 
 
 def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> None:

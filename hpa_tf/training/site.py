@@ -1,12 +1,14 @@
 """What a training is given: the data, and the devices it runs on."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import Examples, read_examples
 from hpa_tf.pipeline.examples import UnknownCells
+from hpa_tf.recipes import ALL_FOLDS
 from hpa_tf.training.loop import Pace
 from hpa_tf.training.strategy import worker
 
@@ -26,6 +28,28 @@ class Data:
     validation_labels: str | None = None
     """Cell table, such as hand grades: validation measures, and chooses the epoch, by its known labels of cells of the
     validation fold alone."""
+
+    def check_validation(self, folds: Iterable[int]) -> None:
+        """Check, before the first of several trainings, that the table of validation labels can measure each of them.
+
+        Args:
+            folds: What each keeps out of training; -1 = nothing.
+
+        Raises:
+            InputError: There is such a table and no fold, or one of whose cells it knows none.
+        """
+        measured = sorted(set(folds) - {ALL_FOLDS})
+        if self.validation_labels is None:
+            return
+        if not measured:
+            fix = "give --recipe.validation-fold K: its cells are kept out of training"
+            raise InputError("--validation-labels", "no validation fold", "a fold to measure", fix)
+        for fold in measured:
+            self.validation_examples(fold)
+
+    def keeping_out(self, fold: int) -> "Data":
+        """Return the data of a training among others: without validation labels where it keeps no fold out (-1)."""
+        return replace(self, validation_labels=None) if fold == ALL_FOLDS else self
 
     def validation_examples(self, fold: int) -> Examples:
         """Return the cells that validation measures: those of a fold.

@@ -1,13 +1,13 @@
 """Train every member of a system, one after the other; or all of them once for each fold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import keras
 
 from hpa_tf import files
 from hpa_tf.identity import check_same
-from hpa_tf.recipes import Recipe, Specialist, System, system_from_json, system_to_json
+from hpa_tf.recipes import ALL_FOLDS, Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.records import read_manifest
 from hpa_tf.run_folder import CHECKPOINTS, fold_folder, is_finished
 from hpa_tf.training import checkpoint
@@ -42,9 +42,11 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     _check_all(list(runs.values()), data)
     check_starts([recipe for name, recipe in runs.items() if not _has_begun(files.join(out, name))])
     claim_system(system, out, site)
+    if site.is_chief and data.validation_labels:
+        _say_who_validates(runs)
     for number, (member, recipe) in enumerate(zip(system.members, recipes, strict=True), start=1):
         announce(system, number, "", site)
-        train(recipe, data, files.join(out, member.recipe.name), site)
+        train(recipe, data.keeping_out(recipe.validation_fold), files.join(out, member.recipe.name), site)
         keras.backend.clear_session()
     for specialist in specialists:
         _train_specialist(specialist, data, files.join(out, specialist.recipe.name), site)
@@ -58,10 +60,18 @@ def _has_begun(folder: str) -> bool:
 
 
 def _check_all(recipes: list[Recipe], data: Data) -> None:
-    """Check all trainings before the first: see `check_first`."""
+    """Check all trainings before the first: see `check_first` and `Data.check_validation`."""
     manifest = read_manifest(data.data)
     for recipe in recipes:
         check_first(recipe, manifest)
+    data.check_validation(recipe.validation_fold for recipe in recipes)
+
+
+def _say_who_validates(runs: Mapping[str, Recipe]) -> None:
+    """Say which of the trainings keep no fold out, whose cells a table of validation labels would measure."""
+    names = [name for name, recipe in runs.items() if recipe.validation_fold == ALL_FOLDS]
+    if names:
+        print(f"trained on all folds, and not measured by --validation-labels: {', '.join(names)}", flush=True)
 
 
 def _train_specialist(specialist: Specialist, data: Data, folder: str, site: Site) -> None:
@@ -70,7 +80,7 @@ def _train_specialist(specialist: Specialist, data: Data, folder: str, site: Sit
     if not specialist.own_labels:
         if site.is_chief:
             print(f"beside the members: {recipe.name}, which becomes {specialist.column!r}", flush=True)
-        train(recipe, data, folder, site)
+        train(recipe, data.keeping_out(recipe.validation_fold), folder, site)
         keras.backend.clear_session()
     elif site.is_chief and not is_finished(folder):
         command = f"train.py --data {data.data} --recipe {recipe.name} --labels TABLE --out {folder}"
@@ -95,7 +105,7 @@ def train_system_folds(
     """
     check_num_folds(num_folds, data)
     check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
-    _check_all([_without(0, adapt)(member.recipe) for member in system.members], data)
+    _check_all([_without(fold, adapt)(one.recipe) for fold in range(num_folds) for one in system.members], data)
     claim_system(system, out, site)
     members = replace(system, specialists=())  # they say nothing of the classes that are written out of fold
     for fold in range(num_folds):
