@@ -1,6 +1,7 @@
 """The server answers about the cells of a whole image what `predict.py` answers, and refuses what it cannot use."""
 
 import base64
+import struct
 from pathlib import Path
 
 import keras
@@ -98,6 +99,24 @@ def test_more_cells_than_a_request_may_have_are_refused():
     masks = np.arange(1, 1601, dtype=np.uint16).reshape(40, 40)
     payload = {"instances": [{"image": b64(np.ones((40, 40, 4), np.uint8)), "masks": b64(masks)}]}
     with pytest.raises(ValueError, match="1600 cells"):
+        server.predict(served, payload)
+
+
+@pytest.mark.parametrize("kind", ["toy_fcan", "toy_duo"])
+def test_pictures_too_large_together_are_refused_before_any_is_decoded(kind):
+    """Of larger pictures than the SavedModel of crops decodes, too: OpenCV decodes them."""
+    served = serving.Served(kind, {}, TOYS[kind], vars(cases.MANIFEST), 32, None)
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 10_000, 10_000)
+    large = {"b64": base64.b64encode(header).decode()}
+    one = {"image": large, "masks": large} if served.recipe.asked_view.reads == "fields" else {"crop": [large] * 2}
+    with pytest.raises(ValueError, match="200000000 pixels together"):
+        server.predict(served, {"instances": [one]})
+
+
+def test_more_crops_than_a_request_may_have_are_refused_before_any_is_decoded():
+    served = serving.Served("toy_duo", {}, TOYS["toy_duo"], vars(cases.MANIFEST), 32, None)
+    payload = {"instances": [{"crop": [{"b64": ""}] * 700}, {"crop": [{"b64": ""}] * 325}]}
+    with pytest.raises(ValueError, match="1025 cells"):
         server.predict(served, payload)
 
 

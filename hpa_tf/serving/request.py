@@ -9,7 +9,9 @@ Each may have a `signature_name`; what a request names beyond that is refused.
 import base64
 import binascii
 import json
+import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +67,7 @@ def parse(payload: Any) -> Request:
     if asked != signature:
         known = ", ".join(f"{name} (of {' and '.join(inputs)})" for inputs, name in SIGNATURES.items())
         raise ValueError(f"{_SIGNATURE} {str(asked)[:100]!r} for {' and '.join(sorted(pictures))}; expected {known}")
-    _check_pixels(data for column in pictures.values() for data in column)
+    _check_pixels((data for column in pictures.values() for data in column), MAX_CROP_PIXELS)
     return Request(signature, pictures, by_columns)
 
 
@@ -149,8 +151,12 @@ def picture(value: Any, where: str) -> bytes:
         raise ValueError(f'{where}: expected {{"b64": base64 of a PNG}}') from error
 
 
-def _check_pixels(pictures: Any) -> None:
-    """Refuse pictures that are too large together; those that are no PNG, or too large alone, the SavedModel refuses.
+def _check_pixels(pictures: Iterable[bytes], decoded: float = math.inf) -> None:
+    """Refuse pictures that are too large together; what is no PNG is refused where it would be decoded.
+
+    Args:
+        pictures: Their bytes.
+        decoded: Most pixels of a picture that is decoded at all: larger ones are refused there.
 
     Raises:
         ValueError: The headers name too many pixels.
@@ -159,6 +165,6 @@ def _check_pixels(pictures: Any) -> None:
     for data in pictures:
         if data.startswith(PNG_MAGIC) and len(data) >= _SIZE.stop:
             width, height = struct.unpack(">II", data[_SIZE])
-            total += width * height if width * height <= MAX_CROP_PIXELS else 0
+            total += width * height if width * height <= decoded else 0
     if total > MAX_REQUEST_PIXELS:
         raise ValueError(f"pictures of {total} pixels together; expected at most {MAX_REQUEST_PIXELS} in a request")

@@ -53,10 +53,16 @@ def predict(served: Served, payload: Any) -> dict[str, Any]:
     """
     is_field = served.recipe.asked_view.reads == "fields"
     read = _read_field if is_field else _read_bag
-    asked = [read(served, one, f"instance {number}") for number, one in enumerate(instances(payload))]
-    if (count := sum(len(one.numbers) for one in asked)) > MAX_CELLS:
-        raise ValueError(f"{count} cells; expected at most {MAX_CELLS} in a request")
+    found = instances(payload)
+    _check_number(sum(len(crops) for one in found if isinstance(crops := one.get("crop"), list)))
+    asked = [read(served, one, f"instance {number}") for number, one in enumerate(found)]
+    _check_number(sum(len(one.numbers) for one in asked))
     return {"predictions": [_answer(served, one) | ({"cells": one.numbers} if is_field else {}) for one in asked]}
+
+
+def _check_number(cells: int) -> None:
+    if cells > MAX_CELLS:
+        raise ValueError(f"{cells} cells; expected at most {MAX_CELLS} in a request")
 
 
 def _read_field(served: Served, instance: Mapping[str, Any], where: str) -> _Asked:
