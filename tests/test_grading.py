@@ -116,6 +116,23 @@ def test_a_session_goes_on_with_the_same_cells(data, tmp_path):
     assert again.state() == expected and expected["pairs"] > 0
 
 
+@pytest.mark.parametrize("other", [{"which": "unlabelled"}, {"fold": (1,)}])
+def test_a_journal_goes_on_with_another_queue(data, tmp_path, other):
+    """Repeats come from the new queue: cells of the old one cannot be graded in it."""
+    session = open_session(data[0], tmp_path, fold=(0,), repeat_share=0.2)
+    while upcoming := session.state()["upcoming"]:
+        session.grade(upcoming[:1], 3, 1.0)
+    before = session.state()
+    session.writer.close()
+    session = open_session(data[0], tmp_path, repeat_share=0.2, **other)
+    while upcoming := session.state()["upcoming"]:
+        session.grade(upcoming[:1], 3, 1.0)
+    state = session.state()
+    assert state["done"] == state["total"] == len(session.rows) and before["graded"] > 30
+    repeats = state["pairs"] - before["pairs"]
+    assert repeats > 0 and state["graded"] == before["graded"] + state["total"] + repeats
+
+
 def test_decided_cells_are_not_decided_twice(data, tmp_path):
     session = open_session(data[0], tmp_path)
     first, second, *_ = session.state()["upcoming"]

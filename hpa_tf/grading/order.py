@@ -3,7 +3,7 @@
 Both are functions of the table, the seed and the decisions so far: a program that was killed goes on where it was.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import numpy as np
@@ -50,11 +50,14 @@ def queue(cells: Cells, chosen: np.ndarray, order: Order, which: Which, seed: in
     return rows[np.argsort(np.nan_to_num(first[order], nan=np.inf), kind="stable")]
 
 
-def upcoming(rows: Iterable[int], standing: Standing, count: int, repeat_share: float, seed: int) -> list[int]:
+def upcoming(
+    rows: Iterable[int], queued: Collection[int], standing: Standing, count: int, repeat_share: float, seed: int
+) -> list[int]:
     """Return the next rows to show, at most `count`.
 
     Args:
-        rows: The queue, in order; decided rows are passed over.
+        rows: The queue, in order, or what may be left of it; decided rows are passed over.
+        queued: All rows of the queue: others, which the journal has from another queue, do not come again.
         standing: The decisions so far.
         count: At most `REPEAT_GAP`.
         repeat_share: Share of repeats among the decisions, 0 to below 1.
@@ -69,7 +72,7 @@ def upcoming(rows: Iterable[int], standing: Standing, count: int, repeat_share: 
     for position in range(decided, decided + count):
         row = None
         if int((position + 1) * repeat_share) > int(position * repeat_share):
-            row = _repeat(standing, position, repeated, seed)
+            row = _repeat(queued, standing, position, repeated, seed)
         if row is not None:
             repeated.add(row)
         else:
@@ -80,8 +83,8 @@ def upcoming(rows: Iterable[int], standing: Standing, count: int, repeat_share: 
     return found
 
 
-def _repeat(standing: Standing, position: int, repeated: set[int], seed: int) -> int | None:
-    """Draw a cell that was graded long enough before this position and has not been repeated, or None."""
+def _repeat(queued: Collection[int], standing: Standing, position: int, repeated: set[int], seed: int) -> int | None:
+    """Draw a cell of the queue that was graded long enough before this position and not repeated, or None."""
     limit = position - REPEAT_GAP
     if limit < 1:
         return None
@@ -89,6 +92,6 @@ def _repeat(standing: Standing, position: int, repeated: set[int], seed: int) ->
     start = int(rng.integers(limit))
     for step in range(limit):  # repeats are few: nearly always the first place does
         row, decision = standing.decided[(start + step) % limit]
-        if decision.action == "grade" and row not in standing.repeated and row not in repeated:
+        if decision.action == "grade" and row in queued and row not in standing.repeated and row not in repeated:
             return row
     return None

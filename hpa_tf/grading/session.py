@@ -214,7 +214,7 @@ class Session:
         while self._start < len(self._rows) and self._rows[self._start] in self._standing.times:
             self._start += 1
         rows = (self._rows[place] for place in range(self._start, len(self._rows)))
-        return upcoming(rows, self._standing, REPEAT_GAP, self.repeat_share, self.seed)
+        return upcoming(rows, self._queued, self._standing, REPEAT_GAP, self.repeat_share, self.seed)
 
     def _decision(
         self,
