@@ -15,8 +15,11 @@ import cv2
 import pandas as pd
 import pytest
 
-from hpa_tf import cell_table, command_line
+from hpa_tf import cell_table, command_line, recipes
 from hpa_tf.classes import CLASSES
+from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, red_ai
+from hpa_tf.training import command as train
+from hpa_tf.training.start import parse_member_weights
 from tfrecords_builder.label import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +88,27 @@ def test_every_command_is_run_or_listed_and_the_list_is_not_stale():
                 assert page in PAGES, f"{page} is not run: {line}"
                 assert arguments_of(line)
     assert used == set(SKIPPED.values())
+
+
+TEAMS = (bestfitting, red_ai, mpware_zfturbo_dieter, milimed)
+
+
+@pytest.mark.parametrize("module", TEAMS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_commands_at_the_head_of_a_teams_recipes_are_understood(module):
+    """Indented lines; what a command's further lines are indented deeper belongs to it."""
+    text = re.sub(r"\n {8,}", " ", module.__doc__)
+    found = re.findall(r"^    (?:python )?(train\.py|tfrecords_builder) (.*)$", text, re.MULTILINE)
+    assert found
+    for program, line in found:
+        words = shlex.split(line)
+        if program == "tfrecords_builder":
+            assert words[words.index("--rule") + 1] in RULES
+            continue
+        names, rest = train._names(words)
+        members = recipes.system_named(names.system).members if names.system else ()
+        chosen = [member.recipe for member in members] or [recipes.recipe_named(names.recipe)]
+        parsed = [train.parse(rest, recipe) for recipe in chosen]
+        parse_member_weights(parsed[0].member_weights, [recipe.name for recipe in chosen])
 
 
 def test_every_rule_of_labels_has_its_row():

@@ -24,7 +24,7 @@ from hpa_tf.recipes import RECIPES, recipe_named
 from hpa_tf.recipes.recipe import AnyNetwork
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
-from hpa_tf.training.inputs import warn_of_missing_donors, warn_of_unused_labels
+from hpa_tf.training.inputs import learns_from_cells, warn_of_donors, warn_of_unused_labels
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -196,10 +196,34 @@ def test_cells_to_paste_that_there_are_not_are_told(label, least, told):
     pasting = replace(recipe.augmentation, paste=replace(recipe.augmentation.paste, least=least))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        warn_of_missing_donors(replace(recipe, augmentation=pasting), examples)
-        warn_of_missing_donors(recipe_named("cpu_fcan"), examples)
+        warn_of_donors(replace(recipe, augmentation=pasting), examples)
+        warn_of_donors(recipe_named("cpu_fcan"), examples)
     said = [str(one.message) for one in found]
     assert ["bestfitting_fcan: no training cell has the label Mitotic spindle" in one for one in said] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("of_images", "probability", "told"),
+    [
+        ([[1, 1, 1], [1, 1], [0, 0]], 0.1, True),  # labels of images
+        ([[1, 1, 1], [1, 1], [0, 0]], 0, False),
+        ([[1, 1, 1], [1, 0], [0, 0]], 0.1, False),
+        ([[1], [1], [0, 0]], 0.1, False),  # a cell each: nobody can tell
+    ],
+)
+def test_cells_to_paste_by_labels_of_images_are_told(of_images, probability, told):
+    """SYSTEMS 1f: one cell of high class-11 score; 7 in 100 cells of an image with the label show it."""
+    values = np.zeros((sum(map(len, of_images)), NUM_CLASSES), np.float32)
+    values[:, CLASSES.index("Mitotic spindle")] = np.concatenate(of_images)
+    ids = [f"image_{i}" for i, labels in enumerate(of_images) for _ in labels]
+    examples = Examples("data", cell_table.from_values(ids, range(1, len(ids) + 1), values))
+    recipe = recipe_named("bestfitting_fcan")
+    pasting = replace(recipe.augmentation, paste=replace(recipe.augmentation.paste, probability=probability))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_donors(replace(recipe, augmentation=pasting), examples)
+    said = ["every cell of 2 images has the label Mitotic spindle, as by labels" in str(one.message) for one in found]
+    assert said == [True] * told
 
 
 def test_a_square_that_grows_needs_more_than_the_box():
@@ -224,6 +248,12 @@ def test_labels_of_cells_that_nobody_learns_from_are_told(names, told):
         warn_of_unused_labels(recipes, "student.parquet")
     text = f"--labels student.parquet: {', '.join(names)} learn from labels of images alone"
     assert [text in str(one.message) for one in found] == [True] * told
+
+
+def test_a_network_that_pastes_no_cell_learns_from_no_label_of_a_cell():
+    recipe = recipe_named("bestfitting_fcan")
+    off = replace(recipe.augmentation, paste=replace(recipe.augmentation.paste, probability=0))
+    assert learns_from_cells(recipe) and not learns_from_cells(replace(recipe, augmentation=off))
 
 
 def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_path, monkeypatch, capsys):

@@ -5,8 +5,10 @@ Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 1. Reported (p
 known here. The labels of the cell networks are those in five levels that FCAN gives out of fold, by what it says of
 each cell alone and of its field; the network of completeness, which needs no labels, is trained beside the members:
 
-    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out runs/fcan --readout cell --out-of-fold CELLS.parquet
-    train.py --data DIR --recipe bestfitting_fcan --folds 5 --out runs/fcan --readout field --out-of-fold FIELDS.parquet
+    train.py --data DIR --recipe bestfitting_fcan --recipe.augmentation.paste.probability 0 --folds 5
+        --out runs/fcan --readout cell --out-of-fold CELLS.parquet
+    train.py --data DIR --recipe bestfitting_fcan --recipe.augmentation.paste.probability 0 --folds 5
+        --out runs/fcan --readout field --out-of-fold FIELDS.parquet
     tfrecords_builder label --rule five_levels --data DIR --cell-predictions CELLS.parquet
         --image-predictions FIELDS.parquet --out LEVELS.parquet
     train.py --data DIR --system bestfitting --labels LEVELS.parquet --out runs/bestfitting
@@ -15,12 +17,14 @@ each cell alone and of its field; the network of completeness, which needs no la
 
 The files are timm's; without them those four start from random weights (docs/teams.md).
 
+Mitotic cells are pasted in the last command alone, where a table says which cells are mitotic: by the labels of images
+every cell of an image would be one.
+
 The cell networks see 80 px of the image around a cell: build the data with `--margin 80`.
 
 Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
-were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`; it needs a table
-of labels in which few cells have the class). Other than theirs: crops keep their aspect. At full size one step of each
-network was run (docs/teams.md). Source: SYSTEMS 1.
+were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`). Other than
+theirs: crops keep their aspect. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 1.
 """
 
 from dataclasses import replace

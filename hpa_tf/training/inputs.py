@@ -3,10 +3,11 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from hpa_tf.classes import CLASSES
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.objectives import Antibodies, Labels
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
 from hpa_tf.pipeline.examples import ANTIBODY
@@ -43,15 +44,30 @@ def check_antibodies(recipe: Recipe, examples: Examples) -> None:
         raise InputError("recipe.network.antibodies", found, "at least as many as the training cells have", fix)
 
 
-def warn_of_missing_donors(recipe: Recipe, examples: Examples) -> None:
-    """Warn where cells of a class shall be pasted into other fields of view, and no training cell has it."""
-    paste = recipe.augmentation.paste
-    if paste is None or paste.probability == 0:
+def warn_of_donors(recipe: Recipe, examples: Examples) -> None:
+    """Warn where cells of a class shall be pasted into other fields, and none is known, or only images that have it."""
+    if not _pastes(recipe):
         return
-    if not (examples.known[:, paste.class_id] & (examples.labels[:, paste.class_id] >= paste.least)).any():
-        found = f"{recipe.name}: no training cell has the label {CLASSES[paste.class_id]} of {paste.least:g} or more"
+    paste = recipe.augmentation.paste
+    donors = examples.known[:, paste.class_id] & (examples.labels[:, paste.class_id] >= paste.least)
+    cells, own = (np.bincount(examples.image_of[chosen], minlength=1) for chosen in (slice(None), donors))
+    of_donors = cells[: len(own)][own > 0]
+    name = CLASSES[paste.class_id]
+    if not donors.any():
+        found = f"{recipe.name}: no training cell has the label {name} of {paste.least:g} or more"
         fix = "give such labels (--labels), or lower recipe.augmentation.paste.least"
         warnings.warn(f"{found}, so none is pasted into other fields; {fix}", HpaWarning, stacklevel=2)
+    elif donors.sum() == of_donors.sum() and (of_donors > 1).any():
+        found = f"{recipe.name}: every cell of {counted(len(of_donors), 'image')} has the label {name}"
+        found += (
+            ", as by labels of images, and any of them is pasted into other fields, whether it shows the class or not"
+        )
+        fix = "give labels of cells (--labels), or no pasting: --recipe.augmentation.paste.probability 0"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def _pastes(recipe: Recipe) -> bool:
+    return recipe.augmentation.paste is not None and recipe.augmentation.paste.probability > 0
 
 
 def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
@@ -67,7 +83,7 @@ def learns_from_cells(recipe: Recipe) -> bool:
     """Tell whether labels of single cells change what a network learns, not only when it sees a cell."""
     augmentation = recipe.augmentation
     of_cells = any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
-    return (of_cells and not augmentation.cut) or augmentation.paste is not None
+    return (of_cells and not augmentation.cut) or _pastes(recipe)
 
 
 def distributed_training_batches(

@@ -18,7 +18,7 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
-from hpa_tf.training.inputs import check_antibodies, check_batch_size, warn_of_missing_donors
+from hpa_tf.training.inputs import check_antibodies, check_batch_size, warn_of_donors
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
 from hpa_tf.training.model_card import CARD, write_card
@@ -44,7 +44,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     if site.is_chief and not is_finished(out):
         warn_of_small_fields(recipe, manifest)
         warn_of_tight_crops(recipe, manifest)
-        warn_of_missing_donors(recipe, training)
+        warn_of_donors(recipe, training)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
