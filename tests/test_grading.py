@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from grading_cases import CLASS, write_cells
 from shards import one_hot, write_dataset
 from werkzeug.test import Client
 
-from hpa_tf import cell_table
+from hpa_tf import cell_table, framing, records
 from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import Writer, read
@@ -195,6 +196,54 @@ def test_context_shows_the_cell_where_it_is(data, tmp_path):
     record = app.session.cells.record(5)
     top, left, bottom, _ = record["crop_box"] * 640 / 2048  # all crops of these images lie at one place
     assert abs(rows.min() - top) < 8 and abs(columns.min() - left) < 8 and rows.max() < bottom + 20
+
+
+def write_fields(folder, table, **wrong):
+    """Write the field of view of each image into the shard that goes with its cells; `wrong` replaces values."""
+    manifest = records.read_manifest(folder)
+    picture = encode_picture(np.full((64, 64, 4), 200, np.uint8))
+    for name, cells in table.groupby("shard"):
+        frames = [
+            framing.frame(records.encode({
+                "image_id": image_id.encode(), "fold": 0, "image_size": (2048, 2048), "um_per_px": 0.08, "bits": 8,
+                "image": picture, "masks": picture, "labels": one_hot(CLASS), **wrong,
+            }, records.IMAGE_FIELDS))
+            for image_id in cells["image_id"].unique()
+        ]  # fmt: skip
+        shard = records.Shard(name.replace("cells-", "fields-"), "fields", 0, len(frames), 0, "")
+        (folder / shard.name).write_bytes(b"".join(frames))
+        manifest = replace(manifest, shards=(*manifest.shards, shard))
+    records.write_manifest(folder, manifest)
+
+
+def torn(pixels):
+    """Return a PNG with intact ends and nothing but noise between them."""
+    data = encode_picture(pixels)
+    return data[:33] + b"x" * (len(data) - 45) + data[-12:]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "no picture", "no PNG", "another record", "region", "crop"])
+def test_damage_in_the_context_is_said(tmp_path, damage):
+    folder = tmp_path / "data"
+    table, _ = write_cells(folder, 24, cells_per_image=1, size=(30, 30))
+    if damage != "crop":
+        wrong = {"no picture": b"text", "no PNG": torn(np.zeros((64, 64, 4), np.uint8))}
+        write_fields(folder, table, **({"image": wrong[damage]} if damage in wrong else {}))
+    app = GradingApp(open_session(folder, tmp_path / "grades"))
+    shard = folder / table["shard"][0]
+    field = folder / shard.name.replace("cells-", "fields-")
+    if damage == "gone":
+        field.unlink()
+    elif damage == "cut short":
+        assert ask(app, "/api/context/1").status_code == 200
+        field.write_bytes(b"")
+    elif damage == "another record":
+        field.write_bytes(shard.read_bytes())
+    elif damage in ("region", "crop"):
+        picture = torn(np.zeros((30, 30, 4) if damage == "crop" else (30, 30), np.uint8))
+        shard.write_bytes(framing.frame(records.encode(app.session.cells.record(0) | {damage: picture})))
+    response = ask(app, "/api/context/0")
+    assert response.status_code == 500 and "repair" in response.text and "image-00000" in response.text
 
 
 def test_a_foreign_shard_or_a_wrong_record_is_an_error(tmp_path):

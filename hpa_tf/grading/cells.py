@@ -17,6 +17,8 @@ from hpa_tf.imaging import rules
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded, px."""
+MEND = "python -m tfrecords_builder verify, then repair"
+"""Fix of a damaged record."""
 _PLACE = ("shard", "offset", "fold", "cleaning_value")
 _SUMS = tuple(f"sum_{channel}" for channel in CHANNELS)
 
@@ -88,21 +90,20 @@ class Cells:
         """
         shard, offset = self.shards[self.shard[row]], int(self.offset[row])
         where = f"{shard}, byte {offset}"
-        rebuild = "python -m tfrecords_builder verify, then repair"
         try:
             with files.open_file(files.join(self.folder, shard)) as stream:
                 stream.seek(offset)
-                data = next(framing.read_frames(stream, shard), None)
-            record = records.decode(data or b"")
+                data = next(framing.read_frames(stream, shard), b"")
+            record = records.decode(data)
             for name, channels in (("crop", 4), ("region", 1)):
                 height, width, _, found = picture_shape(record[name])
                 if found != channels or height * width > MAX_PIXELS:
                     raise ValueError(f"{name} of {height} x {width} px with {found} channels")
         except (OSError, ValueError) as error:
-            raise InputError(where, f"no intact record ({error})", "the record of a cell", rebuild) from error
+            raise InputError(where, f"no intact record ({error})", "the record of a cell", MEND) from error
         image_id, cell = record["image_id"].decode(errors="replace"), record["cell"]
         if (image_id, cell) != self.key(row):
-            raise InputError(where, f"image {image_id!r} cell {cell}", f"{self.key(row)}", rebuild)
+            raise InputError(where, f"image {image_id!r} cell {cell}", f"{self.key(row)}", MEND)
         return record
 
     def with_labels(self, path: str | os.PathLike, class_id: int) -> "Cells":

@@ -10,7 +10,7 @@ import numpy as np
 from hpa_tf import files, framing, records
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
-from hpa_tf.grading.cells import MAX_PIXELS, Cells
+from hpa_tf.grading.cells import MAX_PIXELS, MEND, Cells
 from hpa_tf.imaging.cells import is_cell
 from hpa_tf.imaging.pictures import composite, draw_outlines, shrink, shrink_mask
 
@@ -44,6 +44,16 @@ class ContextPictures:
         Raises:
             InputError: A record is damaged.
         """
+        try:
+            return self._drawn(row)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            image_id, cell = self._cells.key(row)
+            where = f"{self._cells.folder}, image {image_id!r} cell {cell}"
+            raise InputError(where, f"no intact records ({error})", "its cells and its field of view", MEND) from error
+
+    def _drawn(self, row: int) -> bytes:
         image = int(self._cells.image[row])
         with self._lock:
             picture = self._kept.get(image)
@@ -73,7 +83,7 @@ class ContextPictures:
             return None
         with files.open_file(files.join(cells.folder, shard)) as stream:
             stream.seek(offset)
-            record = records.decode(next(framing.read_frames(stream, shard)), records.IMAGE_FIELDS)
+            record = records.decode(next(framing.read_frames(stream, shard), b""), records.IMAGE_FIELDS)
         height, width, _, channels = picture_shape(record["image"])
         if height * width > MAX_PIXELS or channels != 4:
             raise InputError(shard, f"a field of {height} x {width} px", f"at most {MAX_PIXELS} px", "build again")
