@@ -22,6 +22,8 @@ _MOST_BYTES = 1 << 30
 _WORKBOOKS = {b"PK\x03\x04": "a ZIP archive, such as an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SEPARATOR_LINE = re.compile(r'\ufeff?"?sep=(.)"?\n', re.I)  # Excel's own first line
+_TRUE = ("true", "t", "yes", "y", "1", "1.0")
+_FALSE = ("false", "f", "no", "n", "0", "0.0", "")
 _TEXT_FORMULA = re.compile(r'="(.*)"', re.DOTALL)  # keeps Excel from making a number of an id
 _UNSEEN = "\u200b\u2060\ufeff"  # letters without width
 _MOST_LINES_ABOVE = 20
@@ -137,6 +139,22 @@ def find_separator(text: str, known: Collection[str]) -> str:
 def describe_separator(separator: str) -> str:
     """Return a separator in words: commas, semicolons or tabs."""
     return _SEPARATORS[separator]
+
+
+def parse_flag(text: str, column: str, where: str | os.PathLike) -> bool:
+    """Parse true or false as programs write them, in any case; an empty cell is false.
+
+    Args:
+        text: The cell.
+        column: Its column, for the error.
+        where: File and line, for the error.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if text.lower() not in _TRUE + _FALSE:
+        raise InputError(where, f"{column} {text[:40]!r}", "true or false (also 1 or 0, yes or no)", "mend the row")
+    return text.lower() in _TRUE
 
 
 def _rows(reader: Iterator[list[str]], skipped: int) -> Iterator[tuple[int, list[str]]]:

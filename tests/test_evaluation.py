@@ -276,10 +276,27 @@ def test_masks_without_labels_are_no_truth_unless_they_are_empty(world):
     assert truth.load("nothing").masks == []
 
 
-def test_group_of_column(world):
-    (world / "truth.csv").write_text("ID,Cell_index,Cell_Label,group_of\nimage0,1,5,1\nimage0,3,5,0\n")
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("TRUE", ""), ("yes", "no"), ("1.0", "n")])
+def test_group_of_column(world, yes, no):
+    """As Python, Excel, R and people write it."""
+    (world / "truth.csv").write_text(f"ID,Cell_index,Cell_Label,group_of\nimage0,1,5,{yes}\nimage0,3,5,{no}\n")
     truth = read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
     assert truth.load("image0").group_of.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("values", [[True, False], [1, 0], [1.0, 0.0], ["TRUE", "FALSE"]])
+def test_group_of_column_of_a_cell_table(world, values):
+    table = cell_table.read(world / "truth.parquet").iloc[:2]
+    cell_table.write(table.assign(group_of=values), world / "groups.parquet", "truth")
+    truth = read_truth(world / "groups.parquet", MaskFolder(str(world / "masks")))
+    assert truth.load("image0").group_of.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", ["maybe", "2", "NA"])
+def test_a_group_of_that_is_neither_true_nor_false_is_refused(world, value):
+    (world / "truth.csv").write_text(f"ID,Cell_index,Cell_Label,group_of\nimage0,1,5,{value}\n")
+    with pytest.raises(InputError, match=f"group_of '{value}'"):
+        read_truth(world / "truth.csv", MaskFolder(str(world / "masks")))
 
 
 def test_mask_names(tmp_path):

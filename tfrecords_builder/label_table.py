@@ -13,7 +13,7 @@ from collections import Counter
 
 from hpa_tf import files
 from hpa_tf.classes import CLASSES, NUM_CLASSES
-from hpa_tf.csv_tables import CsvRow, CsvTable, read_csv
+from hpa_tf.csv_tables import CsvRow, CsvTable, parse_flag, read_csv
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import Fault
 
@@ -37,8 +37,6 @@ _KNOWN = ("ID", "Image", "in_trainset", *_LABEL_COLUMNS)
 _EXPECTED_LABEL = f"class ids 0 to {NUM_CLASSES - 1} or class names, joined by '|'"
 _COLUMN_NAMES = {"Cellline": "cell_line"}
 """Columns of the public list that get the project's word, unless the table has a column of that name already."""
-_TRUE = ("true", "t", "yes", "y", "1", "1.0")
-_FALSE = ("false", "f", "no", "n", "0", "0.0", "")
 
 Row = tuple[tuple[int, ...], dict[str, str]]
 """Classes, and the other columns by name."""
@@ -62,19 +60,11 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
         try:
             if row.error is not None:
                 raise row.error
-            if not _is_in_trainset(row, path):
+            if not parse_flag(row.cells.get("in_trainset", ""), "in_trainset", f"{path}, line {row.line}"):
                 kept.append((_image_id(row), row))
         except InputError as error:
             faults.append((_image_id(row), error))
     return _rows(table, kept, _column_of_ids(table, label_columns), faults), faults
-
-
-def _is_in_trainset(row: CsvRow, path: str | os.PathLike) -> bool:
-    text = row.cells.get("in_trainset", "").lower()
-    if text not in _TRUE + _FALSE:
-        where = f"{path}, line {row.line}"
-        raise InputError(where, f"in_trainset {text[:40]!r}", "true or false (also 1 or 0, yes or no)", "mend the row")
-    return text in _TRUE
 
 
 def _image_id(row: CsvRow) -> str:

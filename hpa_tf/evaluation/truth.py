@@ -3,6 +3,7 @@
 Accepted label files:
     cell table (.parquet)      one row a cell, 19 values, > 0.5 = has the class; optional columns group_of, cell_line
     cell CSV                   ID, Cell_index, Cell_Label `a;b`; optional Image_Label `a;b`, Cell line, group_of
+                               (true, false, 1, 0, yes, no, in any case; empty = false)
     submission-like CSV        the masks are in it: a triple `class 1 mask` for each label of each cell
 """
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.csv_tables import parse_flag
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
@@ -85,9 +87,8 @@ def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarr
         raise InputError(path, f"Cell_index {raw['Cell_index'][bad].iloc[0][:40]!r}", "mask values > 0", "mend the row")
     parsed = {text: label_row(text, path) for text in raw["Cell_Label"].unique()}
     values = np.array([parsed[text] for text in raw["Cell_Label"]], float).reshape(-1, NUM_CLASSES)
-    columns = {"group_of": raw["group_of"].isin(["1", "True", "true"])} if "group_of" in raw else {}
-    if "Cell line" in raw:
-        columns["cell_line"] = raw["Cell line"]
+    names = {"group_of": "group_of", "Cell line": "cell_line"}
+    columns = {name: raw[column] for column, name in names.items() if column in raw}
     table = cell_table.from_values(raw["ID"], raw["Cell_index"].astype(int), values, columns)
     image_labels = {}
     if "Image_Label" in raw:
@@ -114,7 +115,7 @@ def _with_masks(table: pd.DataFrame, image_labels: dict, where: str | os.PathLik
         files.check_image_id(image_id, where)
         masks.path(image_id)
     labels = cell_table.values(table) > 0.5
-    group_of = table["group_of"].to_numpy(bool) if "group_of" in table else np.zeros(len(table), bool)
+    group_of = _group_of(table, where)
     groups = {image_id: np.asarray(rows) for image_id, rows in table.groupby("image_id", sort=False).indices.items()}
     numbers = table["cell"].to_numpy(np.int64)
 
@@ -133,6 +134,15 @@ def _with_masks(table: pd.DataFrame, image_labels: dict, where: str | os.PathLik
 
     empty = [image_id for image_id in masks.image_ids if image_id not in groups and not masks.read(image_id).any()]
     return Truth(_cells(table, labels, group_of), (*groups, *empty), load, image_labels)
+
+
+def _group_of(table: pd.DataFrame, where: str | os.PathLike) -> np.ndarray:
+    """Return which rows are regions of many cells, bool [N]."""
+    if "group_of" not in table:
+        return np.zeros(len(table), bool)
+    texts = table["group_of"].map(str)
+    flags = {text: parse_flag(text, "group_of", where) for text in texts.unique()}
+    return np.array([flags[text] for text in texts], bool)
 
 
 def _cells(table: pd.DataFrame, labels: np.ndarray, group_of: np.ndarray) -> pd.DataFrame:
