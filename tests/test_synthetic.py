@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hpa_tf import cell_table
+from hpa_tf import cell_table, folder_lock
 from hpa_tf.classes import CLASSES, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.synthetic import __main__ as command
@@ -267,19 +267,26 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "make", counted)
     most = 3
     with pytest.raises(KeyboardInterrupt):
-        dataset.write(config, str(tmp_path / "stopped"), 5)
+        dataset.write(config, str(tmp_path / "stopped"), 4)
     assert not (tmp_path / "stopped/truth.parquet").exists()
     next((tmp_path / "stopped/masks").glob("*-000001_nucleusmask.png")).unlink()
     made.clear()
     most = 10
-    dataset.write(config, str(tmp_path / "stopped"), 5)
+    dataset.write(config, str(tmp_path / "stopped"), 4)
+    assert made == [1, 3]
+    dataset.write(config, str(tmp_path / "stopped"), 5)  # a larger set only adds images
     assert made == [1, 3, 4]
     dataset.write(config, str(tmp_path / "once"), 5)
     trees = [
-        {path.relative_to(tmp_path / run): path.read_bytes() for path in (tmp_path / run).rglob("*") if path.is_file()}
+        {path.relative_to(tmp_path / run): path.read_bytes() for path in (tmp_path / run).rglob("*.*")}
         for run in ("stopped", "once")
     ]
-    assert trees[0] == trees[1] and not (tmp_path / "once/unfinished").exists()
+    assert trees[0] == trees[1] and len(trees[0]) == 3 + 5 * 6 and not (tmp_path / "once/unfinished").exists()
+
+
+def test_two_runs_in_one_folder_are_one_too_many(tmp_path):
+    with folder_lock.locked(str(tmp_path)), pytest.raises(InputError, match="one command at a time"):
+        dataset.write(SyntheticConfig(), str(tmp_path), 1)
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path, capsys):

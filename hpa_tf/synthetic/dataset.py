@@ -4,7 +4,7 @@
     masks/{ID}_{cellmask,nucleusmask}.png     uint16, the same number = the same cell; artefacts included
     train.csv                                 ID,Label: weak image labels
     truth.parquet                             cell table of kind "truth"
-    synthetic.json                            configuration, number of images, version of the format
+    synthetic.json                            configuration, number of images, version of format and drawing
     unfinished/{ID}.parquet                   truth of the images so far, gone when the tables are written
 
 An artefact (debris, a dead cell) has a mask, as it has in a real automatic mask, and a row in the truth that is
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files, interrupts
+from hpa_tf import cell_table, files, folder_lock, interrupts
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_same
@@ -30,7 +30,8 @@ from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, image_labels_of, make
 from hpa_tf.worker_processes import Pool
 
-VERSION = 1
+VERSION = 2
+"""Of the format, and of what is drawn: raised with every change after which the same seed gives another image."""
 IMAGES, MASKS = "images", "masks"
 TRAIN_CSV, TRUTH, CONFIG = "train.csv", "truth.parquet", "synthetic.json"
 UNFINISHED = "unfinished"
@@ -66,22 +67,51 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     for folder in (out, *(files.join(out, name) for name in (IMAGES, MASKS, UNFINISHED))):
         files.make_folder(folder)
     _check_free(out)
-    _claim(config, out, num_images)
-    interrupts.keeps("the images so far are kept; the same command makes the data set whole")
-    truths, rows = [], []
-    with progress(total=num_images, desc="synthetic images", unit="image") as bar:
-        for index, truth in enumerate(_run(config, out, num_images, workers)):
-            truths.append(truth)
-            labels = image_labels_of(config, index)
-            rows.append((image_id(config, index), "|".join(map(str, np.flatnonzero(labels)))))
+    with folder_lock.locked(out):
+        _claim(config, out, num_images)
+        interrupts.keeps("the images so far are kept; the same command makes the data set whole")
+        _write_tables(out, config, _truths(config, out, num_images, workers))
+        for index in range(num_images):
+            files.remove(_truth_path(out, image_id(config, index)))
+        if not files.is_remote(out) and not files.list_names(files.join(out, UNFINISHED)):
+            os.rmdir(files.join(out, UNFINISHED))
+
+
+def _truths(config: SyntheticConfig, out: str, num_images: int, workers: int) -> list[pd.DataFrame]:
+    """Return the truth of every image, in order; make those that are not there."""
+    found = _made(config, out, num_images)
+    missing = [index for index in range(num_images) if index not in found]
+    with progress(total=num_images, initial=len(found), desc="synthetic images", unit="image") as bar:
+        for index, truth in zip(missing, _run(config, out, missing, workers), strict=True):
+            found[index] = truth
             bar.update()
+    return [found[index] for index in range(num_images)]
+
+
+def _made(config: SyntheticConfig, out: str, num_images: int) -> dict[int, pd.DataFrame]:
+    """Return the truth of the images whose files are all there, by their number."""
+    there = {*files.list_names(files.join(out, IMAGES)), *files.list_names(files.join(out, MASKS))}
+    unfinished = set(files.list_names(files.join(out, UNFINISHED)))
+    tables = cell_table.read(files.join(out, TRUTH)) if files.exists(files.join(out, TRUTH)) else None
+    finished = {} if tables is None else dict(iter(tables.groupby("image_id", sort=False)))
+    found = {}
+    for index in range(num_images):
+        name = image_id(config, index)
+        if there.issuperset(map(os.path.basename, (*_channel_paths(out, name), *_mask_paths(out, name)))):
+            if f"{name}.parquet" in unfinished:
+                found[index] = cell_table.read(_truth_path(out, name))
+            elif name in finished:
+                found[index] = finished[name]
+    return found
+
+
+def _write_tables(out: str, config: SyntheticConfig, truths: list[pd.DataFrame]) -> None:
+    """Write truth and image labels of the whole set."""
     cell_table.write(pd.concat(truths, ignore_index=True), files.join(out, TRUTH), "truth")
+    labels = [np.flatnonzero(image_labels_of(config, index)) for index in range(len(truths))]
+    rows = [(image_id(config, index), "|".join(map(str, classes))) for index, classes in enumerate(labels)]
     text = pd.DataFrame(rows, columns=["ID", "Label"]).to_csv(index=False, lineterminator="\n")
     files.write_bytes(files.join(out, TRAIN_CSV), text.encode())
-    for name, _ in rows:
-        files.remove(_truth_path(out, name))
-    if not files.is_remote(out) and not files.list_names(files.join(out, UNFINISHED)):
-        os.rmdir(files.join(out, UNFINISHED))
 
 
 def read(folder: str) -> Dataset:
@@ -126,25 +156,21 @@ def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
     files.write_json(path, content)
 
 
-def _run(config: SyntheticConfig, out: str, num_images: int, workers: int) -> Iterator[pd.DataFrame]:
-    """Yield the truth of each image, in order."""
+def _run(config: SyntheticConfig, out: str, indices: list[int], workers: int) -> Iterator[pd.DataFrame]:
+    """Make images; yield the truth of each, in order."""
     job = functools.partial(_make_and_write, config, out)
     if workers == 1:
-        yield from map(job, range(num_images))
+        yield from map(job, indices)
         return
     with Pool(workers) as pool:
-        yield from pool.map(job, range(num_images), limit=4 * workers)
+        yield from pool.map(job, indices, limit=4 * workers)
 
 
 def _make_and_write(config: SyntheticConfig, out: str, index: int) -> pd.DataFrame:
-    """Write an image, and its truth when all of its files are there; read the truth of one that a stopped run made."""
-    name = image_id(config, index)
-    path = _truth_path(out, name)
-    if files.exists(path) and all(map(files.exists, (*_channel_paths(out, name), *_mask_paths(out, name)))):
-        return cell_table.read(path)
+    """Write an image, and its truth when all of its files are there."""
     made = make(config, index)
     write_field(made, out)
-    cell_table.write(made.truth, path, "truth")
+    cell_table.write(made.truth, _truth_path(out, made.field.image_id), "truth")
     return made.truth
 
 
