@@ -161,6 +161,17 @@ def test_examples_are_graded_cells_when_there_are_some(data, tmp_path):
     assert session.examples() == {"source": "graded 5 by you", "rows": rows[::-1]}
 
 
+def test_examples_are_of_the_labels_that_are_given(data, tmp_path):
+    folder, table, _ = data
+    values = np.tile(one_hot(CLASS, 3), (80, 1))  # no row for the last ten cells
+    values[10:15, 3], values[15:20, CLASS] = np.nan, 0
+    cell_table.write(
+        cell_table.from_values(table["image_id"][:80], table["cell"][:80], values), tmp_path / "l", "labels"
+    )
+    examples = open_session(folder, tmp_path, labels=str(tmp_path / "l")).examples(20)
+    assert "alone" in examples["source"] and sorted(examples["rows"]) == [10, 11, 12, 13, 14]
+
+
 # -- pixels -----------------------------------------------------------------------------------------------------------
 
 

@@ -112,7 +112,8 @@ class Cells:
         Raises:
             InputError: It is no cell table, or has none of the cells.
         """
-        return replace(self, label=self._joined(path, class_id))
+        labels = self._joined(path, cell_table.VALUES)
+        return replace(self, label=labels[:, class_id].copy(), alone=_alone(labels, class_id))
 
     def with_scores(self, path: str | os.PathLike, class_id: int) -> "Cells":
         """Return the cells with the probabilities of a table of predictions.
@@ -120,11 +121,11 @@ class Cells:
         Raises:
             InputError: It is no cell table, or has none of the cells.
         """
-        return replace(self, score=self._joined(path, class_id))
+        return replace(self, score=self._joined(path, [CLASSES[class_id]])[:, 0])
 
-    def _joined(self, path: str | os.PathLike, class_id: int) -> np.ndarray:
-        name = CLASSES[class_id]
-        parts = list(cell_table.read_parts(path, [*cell_table.KEYS, name]))
+    def _joined(self, path: str | os.PathLike, names: list[str]) -> np.ndarray:
+        """Return some classes' values in another table, float32 [N, names]; NaN for cells that it lacks."""
+        parts = list(cell_table.read_parts(path, [*cell_table.KEYS, *names]))
         if not parts:
             raise InputError(path, "no row", "a cell table of these cells", "check the path")
         other = pd.concat(parts, ignore_index=True)
@@ -136,10 +137,11 @@ class Cells:
         rows = index.get_indexer((self.image.astype(np.int64) << 32) + self.cell)
         if not (rows >= 0).any():
             raise InputError(path, f"none of the {len(self)} cells of {self.folder}", "a table of these cells", "check")
-        values = other[name].to_numpy(np.float32)
-        if ((values < 0) | (values > 1)).any():
+        values = other[names].to_numpy(np.float32)
+        if (outside := ((values < 0) | (values > 1)).any(axis=0)).any():
+            name = names[int(np.argmax(outside))]
             raise InputError(path, f"values outside 0..1 for {name!r}", "values in 0..1", "mend the table")
-        return np.where(rows >= 0, values[rows], np.float32(np.nan))
+        return np.where(rows[:, None] >= 0, values[rows], np.float32(np.nan))
 
 
 def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
@@ -185,10 +187,14 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
         fold=arrow["fold"].to_numpy().astype(np.int32),
         clean=rules.stay_in_training(arrow["cleaning_value"].to_numpy(), labels[:, MITOTIC_SPINDLE], image),
         label=labels[:, class_id].copy(),
-        alone=(labels[:, class_id] > 0) & ((labels > 0).sum(axis=1) == 1) & (class_id != NEGATIVE),
+        alone=_alone(labels, class_id),
         score=blank,
         brightness=_brightness(arrow, image),
     )
+
+
+def _alone(labels: np.ndarray, class_id: int) -> np.ndarray:
+    return (labels[:, class_id] > 0) & ((labels > 0).sum(axis=1) == 1) & (class_id != NEGATIVE)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

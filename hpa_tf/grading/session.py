@@ -139,7 +139,7 @@ class Session:
             return {"source": "highest scores in the table", "rows": best[score[best] >= 0.5].tolist()}
         alone = np.flatnonzero(self.cells.alone & self.cells.clean)
         alone = np.random.default_rng(self.seed).permutation(alone)[:count]
-        return {"source": "images with this label alone: not every cell shows it", "rows": alone.tolist()}
+        return {"source": "cells with this label alone: not every one shows it", "rows": alone.tolist()}
 
     def label(self, row: int) -> dict[str, float | None]:
         """Return current label and score of a row, or nothing while the grader is blinded."""
