@@ -156,6 +156,13 @@ def test_sizes_and_training_of_teams_1_to_3(name, size, batch, epochs, rate):
     assert [one for one, known in zip(given, expected, strict=True) if known] == [one for one in expected if one]
 
 
+def test_the_last_epoch_of_team_1s_cell_networks_predicts():
+    """SYSTEMS 1e: Inception: epoch 12."""
+    last = {recipe.name for recipe in recipes.RECIPES if recipe.ensemble == (1.0,) and "bestfitting" in recipe.name}
+    assert last == {f"bestfitting_{name}" for name in ("inception", "swin", "swin_224", "deit")}
+    assert recipes.recipe_named("bestfitting_inception").optimization.epochs == 13
+
+
 def test_losses_and_weights_of_teams_1_to_3():
     """SYSTEMS 1d, 1g, 2d, 2g, 3d, 3g; S 2."""
     weights = (0.1, 1, 0.5, 1, 1, 1, 1, 0.5, 1, 1, 1, 10, 1, 0.5, 0.5, 5, 0.2, 0.5, 1)

@@ -22,7 +22,8 @@ every cell of an image would be one.
 
 The cell networks see 80 px of the image around a cell: build the data with `--margin 80`.
 
-Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs, which four cell networks
+Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs and that its best epoch
+predicts (InceptionV3's is the last; so is that of the other cell networks here), which four cell networks
 were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`). Other than
 theirs: crops keep their aspect. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 1.
 """
@@ -100,8 +101,9 @@ BESTFITTING_INCEPTION = Recipe(
     sampling=EveryCell(),
     objective=tuple(Labels("logits", "cell", loss, 0.5) for loss in TERMS),
     optimization=Optimization(epochs=13, batch_size=32, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999),
+    ensemble=(1.0,),
 )
-"""The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by
+"""Epoch 12, counted from 0, predicts, whatever the validation says of it. The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by
 `hpa_tf.models.published`."""
 BESTFITTING_SWIN = replace(
     BESTFITTING_INCEPTION,
