@@ -17,6 +17,8 @@ import pytest
 
 from hpa_tf import cell_table, command_line, recipes
 from hpa_tf.classes import CLASSES
+from hpa_tf.losses import CrossEntropy
+from hpa_tf.objectives import Labels
 from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, red_ai
 from hpa_tf.training import command as train
 from hpa_tf.training.start import parse_member_weights
@@ -37,7 +39,7 @@ SKIPPED = {
     r"python -m hpa_tf.serving (serve|onnx|bioimageio)": "runs until stopped, or an extra; tests/test_serving*.py",
     r"python examples/": "tests/test_examples.py and test_serving_http.py",
     r"python .* milimed_final_2": "trains for days",
-    r"python .*(cpu_mpware_zfturbo_dieter|student\.parquet)": "12 networks; tests/test_team_systems.py",
+    r"python .*(cpu_mpware_zfturbo_dieter|student\.parquet|soft\.parquet)": "12 networks; tests/test_team_systems.py",
     r"python .*relabel": "trains 19 networks a fold; tests/test_second_stage.py",
     r"python .*(--readout|levels\.parquet)": "needs shards of fields; tests/test_out_of_fold.py, test_label_rules.py",
     r"python -m hpa_tf.segmenting|python predict.py .* --segmenter hpa\b": "weights that must be downloaded",
@@ -108,6 +110,9 @@ def test_the_commands_at_the_head_of_a_teams_recipes_are_understood(module):
         members = recipes.system_named(names.system).members if names.system else ()
         chosen = [member.recipe for member in members] or [recipes.recipe_named(names.recipe)]
         parsed = [train.parse(rest, recipe) for recipe in chosen]
+        if "soft.parquet" in line.lower():  # SYSTEMS 3 Z: plain networks by cross-entropy, students by squares
+            losses = {term.loss for one in parsed for term in one.recipe.objective if isinstance(term, Labels)}
+            assert losses == {CrossEntropy()}
         parse_member_weights(parsed[0].member_weights, [recipe.name for recipe in chosen])
 
 

@@ -269,6 +269,14 @@ def test_teams_judge_their_validation_as_they_did():
     assert by_auc == {"zfturbo_6_channels", "zfturbo_green", "zfturbo_spindle"}
 
 
+def test_a_rate_that_falls_has_epochs_left_before_the_training_stops():
+    """ZFTurbo's fell after 9 epochs, where 10 end the training."""
+    for recipe in recipes.RECIPES:
+        found = recipe.optimization
+        if isinstance(found.schedule, Plateau) and found.early_stopping:
+            assert found.early_stopping >= 3 * (found.schedule.patience + 1), recipe.name
+
+
 def test_stopping_and_the_best_epoch():
     nan = math.nan
     assert [best_epoch(p) for p in ([0.1], [0.3, 0.2], [0.2, 0.3, 0.3], [nan, nan], [nan, 0.1, nan])] == [0, 0, 1, 1, 1]

@@ -34,8 +34,10 @@ def folder(tmp_path_factory):
 
 def labels_of_students(system: str, data: str, folder: Path) -> list[str]:
     """Return the options of a training on what the system says out of fold."""
-    said, labels = f"{folder}/ensemble.parquet", f"{folder}/student.parquet"
-    words = ["--folds", "2", "--out-of-fold", said, "--out", f"{folder}/folds", *SHORT]
+    soft, said, labels = (f"{folder}/{name}.parquet" for name in ("soft", "ensemble", "student"))
+    assert build(["label", "--rule", "soften", "--data", data, "--out", soft]) == 0
+    words = ["--labels", soft, "--recipe.objective.0.loss", "CrossEntropy", "--folds", "2", "--out-of-fold", said]
+    words += ["--out", f"{folder}/folds", *SHORT]
     assert train(["--system", system, "--data", data, *words]) == 0
     assert build(["label", "--rule", "out_of_fold", "--data", data, "--predictions", said, "--out", labels]) == 0
     targets = cell_table.values(cell_table.read(labels))

@@ -103,8 +103,8 @@ BESTFITTING_INCEPTION = Recipe(
     optimization=Optimization(epochs=13, batch_size=32, learning_rate=3e-4, schedule=Steps(), ema_decay=0.999),
     ensemble=(1.0,),
 )
-"""Epoch 12, counted from 0, predicts, whatever the validation says of it. The margin is team 1's 20 px of a field shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by
-`hpa_tf.models.published`."""
+"""Epoch 12, counted from 0, predicts, whatever the validation says of it. The margin is team 1's 20 px of a field
+shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by `hpa_tf.models.published`."""
 BESTFITTING_SWIN = replace(
     BESTFITTING_INCEPTION,
     name="bestfitting_swin",

@@ -3,25 +3,38 @@
 Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 3. Reported (public / private): Puzzle-CAM .52 to .53,
 one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 
-    train.py --data DIR --system mpware_zfturbo_dieter --folds 4 --out-of-fold ENSEMBLE --out runs/team_3_folds
-    tfrecords_builder label --rule out_of_fold --data DIR --predictions ENSEMBLE --out STUDENT
-    train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT --out runs/team_3
+    tfrecords_builder label --rule soften --data DIR --out SOFT.parquet
+    train.py --data DIR --system mpware_zfturbo_dieter --recipe.objective.0.loss CrossEntropy --labels SOFT.parquet
+        --folds 4 --out-of-fold ENSEMBLE.parquet --out runs/team_3_folds
+    tfrecords_builder label --rule out_of_fold --data DIR --predictions ENSEMBLE.parquet --out STUDENT.parquet
+    train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT.parquet --out runs/team_3
 
-The students' targets are what the ensemble says out of fold, mixed as for a submission; in that first round ZFTurbo's
-two networks, which are students in the second, learn the labels of the image, and the others learn them in both. The
-answer of the spindle network replaces class 11; it is trained on hand labels of cells of positive images:
+The students' targets are what the ensemble says out of fold, mixed as for a submission. In that first round ZFTurbo's
+two networks, which are students in the second and learn by the square of the error, are plain ones: they learn the
+softened labels of the image by cross-entropy (later theirs learned by focal loss). The others learn the labels of the
+image as they are, by cross-entropy, in both rounds. The answer of the spindle network replaces class 11; it is trained
+on hand labels of cells of positive images:
 
     train.py --data DIR --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
+
+The system trains stage 1 of Puzzle-CAM. MPWARE's stages 2 and 3 go on from it on more images (`build --images A B`),
+stage 2 with half the weight of the distance between the maps; as a member of the system stage 3 is
+`--member-weights mpware_puzzle_cam=runs/stage_1`:
+
+    train.py --data DIR --recipe mpware_puzzle_cam --out runs/stage_1
+    train.py --data MORE --recipe mpware_puzzle_cam --weights runs/stage_1 --recipe.objective.2.weight .25
+        --out runs/stage_2
+    train.py --data MORE_AND_2018 --recipe mpware_puzzle_cam --weights runs/stage_1 --out runs/stage_3
 
 Theirs started from ImageNet weights. Those of the ResNets are files of timm, one a member, without which they start
 from random weights: `--member-weights mpware_puzzle_cam=seresnext50_32x4d.pth ...` in each command of the system
 (docs/teams.md).
 
-Not known and chosen here: the weights of the groups, stages 1 and 2 of Puzzle-CAM half and half, the spindle network's
-part. Other than theirs: the crops of Puzzle-CAM's stage 2 are cut from the image as it is, not from the field of 512
-px; the deviation of noise is uniform where theirs was the variance; Dieter's fields are asked whole at the scale they
-are trained at, not their centre; ZFTurbo's augmentation, which is not known, is flips, turns and rotation; cells are
-asked 64 of a field at a time, and where a field has more, "no cell has a class" is said of each part by itself. At
+Not known and chosen here: the weights of the groups, the answers of field and crop of Puzzle-CAM half and half, the
+spindle network's part. Other than theirs: the crops of Puzzle-CAM are cut from the image as it is, not from the field
+of 512 px; the deviation of noise is uniform where theirs was the variance; Dieter's fields are asked whole at the scale
+they are trained at, not their centre; ZFTurbo's augmentation, which is not known, is flips, turns and rotation; cells
+are asked 64 of a field at a time, and where a field has more, "no cell has a class" is said of each part by itself. At
 full size one step of each network was run (docs/teams.md). Source: SYSTEMS 3.
 """
 
@@ -94,7 +107,7 @@ MPWARE_PUZZLE_CAM = Recipe(
     ),
 )
 MPWARE_CROPS = Crop(384)
-"""Stage 2: the same run, asked with a cell's masked crop."""
+"""The second stage of prediction: the same run, asked with a cell's masked crop."""
 
 # -- Dieter -----------------------------------------------------------------------------------------------------------
 
@@ -169,9 +182,10 @@ ZFTURBO_6_CHANNELS = Recipe(
     sampling=EveryCell(),
     objective=(Labels(loss=SquaredError()),),
     optimization=Optimization(
-        epochs=20, batch_size=32, learning_rate=1e-4, schedule=Plateau(), early_stopping=10, measure="AUC"
+        epochs=20, batch_size=32, learning_rate=1e-4, schedule=Plateau(patience=2), early_stopping=10, measure="AUC"
     ),
 )
+"""A student; the patience of rate and training is ours."""
 ZFTURBO_GREEN = replace(ZFTURBO_6_CHANNELS, name="zfturbo_green", view=Crop(224, channels=("green",)))
 ZFTURBO_SPINDLE = replace(
     ZFTURBO_6_CHANNELS,
