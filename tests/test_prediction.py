@@ -216,6 +216,23 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
         merging.merge(merging.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
 
 
+def test_merging_leaves_out_images_that_were_taken_away(small, pool, tmp_path):
+    """The result of such an image stays beside its part; a part that was begun again is not whole."""
+    shutil.copytree(small[0] / "images", tmp_path / "images")
+    part, whole = str(tmp_path / "part"), str(tmp_path / "whole")
+    options = replace(small[1], images=str(tmp_path / "images"), out=part, shard="0/1")
+    assert predict(options, pool).num_predicted == 3
+    for path in (tmp_path / "images").glob("a1_*"):
+        path.unlink()
+    assert predict(options, pool).num_images == 2
+    assert (tmp_path / "part/parts/a1.parquet").exists()
+    assert merging.merge(merging.MergeOptions((part,), whole)) == 2
+    assert [row.image_id for row in submission.read(tmp_path / "whole/submission.csv")] == ["a", "b.2"]
+    (tmp_path / "part/parts/a.parquet").unlink()
+    with pytest.raises(InputError, match=r"no result of 1 of its 2 images, such as a\b.*it continues"):
+        merging.merge(merging.MergeOptions((part,), whole))
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, world):
     """Three images whose masks have a name of their own, with a prediction of them."""

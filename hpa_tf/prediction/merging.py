@@ -43,7 +43,7 @@ def merge(options: MergeOptions) -> int:
     interrupts.keeps(f"{options.out} is not whole; the same command makes it so, the parts are untouched")
     origin: dict[str, str] = {}
     for folder in options.parts:
-        for image_id in results.done_images(folder):
+        for image_id in results.listed_images(folder):
             if origin.setdefault(image_id, folder) != folder:
                 found = f"image {image_id} in {origin[image_id]} too"
                 raise InputError(folder, found, "each image in one part", "predict the parts again")

@@ -18,11 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts
+from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts, submission
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
-from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS
+from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS, SUBMISSION
 
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
@@ -123,6 +123,21 @@ def done_images(out: str) -> set[str]:
     folder = files.join(out, PARTS)
     ending = ".parquet"
     return {name.removesuffix(ending) for name in files.list_names(folder) if name.endswith(ending)}
+
+
+def listed_images(out: str) -> list[str]:
+    """Return the images of a finished prediction, in their order.
+
+    They are those of its submission: results of images that were taken away since they were predicted stay beside.
+
+    Raises:
+        InputError: The submission is missing or damaged, or a result is missing: the prediction was begun again.
+    """
+    listed = [row.image_id for row in submission.read(files.join(out, SUBMISSION))]
+    if missing := sorted(set(listed) - done_images(out)):
+        found = f"no result of {len(missing)} of its {len(listed)} images, such as {missing[0]}"
+        raise InputError(out, found, "a finished prediction", "run its command again: it continues")
+    return listed
 
 
 def drop_changed(out: str, stamps: Mapping[str, str]) -> int:
