@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import segmenting_cases as cases
 import torch_file_writer
@@ -22,7 +23,8 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
-from hpa_tf.segmenting import mask_folder, program, published
+from hpa_tf.parts import is_in_part
+from hpa_tf.segmenting import mask_folder, original, program, published
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
 from hpa_tf.segmenting.fields import Field, Labeller
@@ -187,6 +189,42 @@ def test_images_that_cannot_be_used_are_named_and_left_out(images, weights, done
     listed = (tmp_path / "out/failures.csv").read_text()
     for text in ("no yellow channel", "20 px", "10 x 10 px", "truncated_red.png"):
         assert text in listed
+
+
+def test_parts_of_a_folder_share_the_list_of_what_was_left_out(weights, tmp_path, monkeypatch):
+    own, out = tmp_path / "fields", tmp_path / "out"
+    ids = ["-a", "b", "c", "d"]
+    for image_id in ids:
+        cases.write_field(own, image_id, (), (20, 200))
+    held, write_csv = [], program.write_csv
+    monkeypatch.setattr(program, "write_csv", lambda *what: held.append(folder_lock.read(out)) or write_csv(*what))
+    for part in ("0/2", "1/2", "0/2"):
+        found = segment(options(own, weights, out, on_error="skip", shard=part)).failures
+        assert 0 < len(found) < len(ids)
+    assert all(held) and pd.read_csv(out / "failures.csv")["image_id"].tolist() == ["'-a", *ids[1:]]
+    for image_id in ids:
+        cases.write_field(own, image_id, cases.PLACES)
+    segment(options(own, weights, out, on_error="skip", shard="0/2"))
+    mended = {image_id for image_id in ids if is_in_part(image_id, 0, 2)}
+    assert pd.read_csv(out / "failures.csv")["image_id"].tolist() == [name for name in ids if name not in mended]
+    (out / "failures.csv").write_text("theirs")
+    with pytest.raises(InputError, match=r"failures\.csv: found no such table"):
+        segment(options(own, weights, out, on_error="skip", shard="0/2"))
+    segment(options(own, weights, out, on_error="skip"))
+    assert not (out / "failures.csv").exists()
+
+
+@pytest.mark.parametrize("num_cells", [249, 250])
+def test_a_field_of_more_cells_than_the_original_can_number_is_named(num_cells):
+    mask = np.zeros((20, 20), np.int32)
+    mask.ravel()[:num_cells] = np.arange(1, num_cells + 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        masks = original._as_masks((mask, mask), Field(FieldFiles("dense", {}), "", (20, 20), 0.08, np.empty(0)))
+    assert masks.cell.max() == num_cells
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == (num_cells >= 250)
+    assert all(text.startswith("image dense: 250 cells") and "--segmenter hpa" in text for text in texts)
 
 
 @pytest.mark.parametrize(

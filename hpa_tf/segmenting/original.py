@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.segmenting.fields import Field
 from hpa_tf.segmenting.options import Options
 
 PACKAGE = "hpacellseg"
+_MANY_CELLS = 250
+"""So many cells are close to the 255 that the package's `label_cell` can number: every 256th becomes background."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ def _as_masks(answer: tuple[np.ndarray, np.ndarray], field: Field) -> Masks:
         if mask.shape != field.shape:  # it exchanges height and width of fields that are not square
             found = f"masks of {mask.shape} for a field of {field.shape}"
             raise InputError(f"package {PACKAGE}", found, "masks of the field's size", "use --segmenter hpa")
+    if (num_cells := int(cells.max(initial=0))) >= _MANY_CELLS:
+        text = f"image {field.files.image_id}: {num_cells} cells, and the package {PACKAGE} loses every 256th"
+        warnings.warn(f"{text}; use --segmenter hpa, the same networks", HpaWarning, stacklevel=2)
     return Masks(nucleus=nuclei, cell=cells)
 
 

@@ -6,7 +6,7 @@ At most a few fields a worker and two batches are under way at a time, so memory
 import collections
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -22,12 +22,13 @@ from hpa_tf.interrupts import keeps
 from hpa_tf.parts import is_in_part, parse_part
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.progress import progress
-from hpa_tf.reporting import write_csv
+from hpa_tf.reporting import spreadsheet_safe, write_csv
 from hpa_tf.segmenting import mask_folder
 from hpa_tf.segmenting.fields import Field, Finisher
 from hpa_tf.segmenting.options import Options
 
 FAILURES = "failures.csv"
+_COLUMNS = ["image_id", "where", "found", "expected", "fix"]
 
 
 class Method(Protocol):
@@ -92,7 +93,9 @@ def segment(options: Options) -> Outcome:
         start = time.perf_counter()
         _Run(options, method, workers, outcome).run(todo, stamps)
         outcome.seconds = time.perf_counter() - start
-    _write_failures(options.out, outcome.failures)
+        known = {one.image_id for one in found} | {image_id for image_id, _ in faults or ()}
+        others = {image_id for image_id in known if not is_in_part(image_id, *part)}
+        _write_failures(options.out, outcome.failures, others)
     return outcome
 
 
@@ -183,11 +186,31 @@ class _Run:
             return None
 
 
-def _write_failures(out: str, failures: list[tuple[str, InputError]]) -> None:
-    """Write the images that were left out; no file where there are none."""
+def _write_failures(out: str, failures: list[Fault], others: Collection[str]) -> None:
+    """Write the images that were left out, with those listed for other parts; no file where there are none.
+
+    Args:
+        out: Folder of masks.
+        failures: Of this part.
+        others: Images of the other parts.
+    """
     path = files.join(out, FAILURES)
-    if failures:
-        rows = sorted((image_id, error.where, error.found, error.expected, error.fix) for image_id, error in failures)
-        write_csv(pd.DataFrame(rows, columns=["image_id", "where", "found", "expected", "fix"]), path)
+    rows = [(image_id, error.where, error.found, error.expected, error.fix) for image_id, error in failures]
+    if others and files.exists(path):
+        as_listed = set(map(spreadsheet_safe, others))
+        rows += [row for row in _listed_failures(path) if row[0] in as_listed]
+    if rows:
+        write_csv(pd.DataFrame(sorted(rows), columns=_COLUMNS), path)
     else:
         files.remove(path)
+
+
+def _listed_failures(path: str) -> list[tuple[str, ...]]:
+    try:
+        with files.open_file(path) as stream:
+            table = pd.read_csv(stream, dtype=str, keep_default_na=False)
+        return list(table[_COLUMNS].itertuples(index=False, name=None))
+    except (ValueError, KeyError) as error:  # no CSV, or other columns
+        found = f"no such table ({str(error).splitlines()[0]})"
+        fix = "remove it and run every part again"
+        raise InputError(path, found, "the images that other parts left out", fix) from error
