@@ -16,6 +16,7 @@ import tyro
 from hpa_tf import files
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.segmentation.small import WEIGHTS
+from hpa_tf.make_starter import is_made
 
 SETS = {
     "real": ("--difficulty", "real", "--seed", "81"),
@@ -45,13 +46,13 @@ class MakeSmallSegmenter:
         return [
             ["generate", "--out", str(Path(self.out) / name), "--num-images", str(number), *options]
             for (name, options), number in zip(SETS.items(), numbers, strict=True)
-            if not (Path(self.out) / name / "truth.parquet").exists()
+            if not is_made(Path(self.out) / name, number)
         ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps; return the exit code of the step that failed, or 0."""
-    asked = tyro.cli(MakeSmallSegmenter, args=arguments, prog="hpa-tf make-small-segmenter")
+    asked = tyro.cli(MakeSmallSegmenter, args=files.expand_home(arguments), prog="hpa-tf make-small-segmenter")
     try:
         if importlib.util.find_spec("tf2onnx") is None:  # said now, not after the training
             raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'")

@@ -96,6 +96,7 @@ def sizes(asked: MakeStarter) -> dict[str, int]:
 def is_made(folder: Path, num_images: int) -> bool:
     """Tell whether a generated set is whole; a set of another size is made anew, or refused, by `hpa-tf generate`."""
     whole = (folder / dataset.TRUTH).exists() and (folder / dataset.TRAIN_CSV).exists()
+    whole = whole and not (folder / dataset.UNFINISHED).exists()  # begun anew with more images, and stopped
     return whole and files.read_json(folder / dataset.CONFIG)["num_images"] == num_images
 
 

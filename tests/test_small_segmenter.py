@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hpa_tf import make_small_segmenter
+from hpa_tf import files, make_small_segmenter
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks, small
@@ -21,6 +21,7 @@ from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 from hpa_tf.segmenting.small_method import SmallMethod
 from hpa_tf.segmenting.tiles import BACKGROUND, BORDER, FOREGROUND, TileMaker, example, pixel_classes
+from hpa_tf.synthetic import dataset
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import make
 from tfrecords_builder.options import BuildOptions
@@ -169,6 +170,50 @@ def test_the_loss_leaves_out_what_is_unknown():
     assert float(pixel_loss(logits, classes, weight)) < 1e-6
     weight[:] = 1
     assert float(pixel_loss(logits, classes, weight)) == pytest.approx(2 * 0.75 * np.log(3), rel=1e-4)
+
+
+def write_made_set(folder, num_images: int) -> str:
+    """Write what tells a generated set: its configuration and the names of its tables."""
+    files.make_folder(folder)
+    files.write_json(folder / dataset.CONFIG, {"num_images": num_images})
+    for name in (dataset.TRAIN_CSV, dataset.TRUTH):
+        (folder / name).touch()
+    return str(folder)
+
+
+def test_sets_of_another_size_are_generated_again(tmp_path):
+    for name in make_small_segmenter.SETS:
+        write_made_set(tmp_path / name, 10)
+    asked = make_small_segmenter.MakeSmallSegmenter(str(tmp_path), real_images=10, easy_images=12)
+    (command,) = asked.commands()
+    assert command[:5] == ["generate", "--out", str(tmp_path / "easy"), "--num-images", "12"]
+    write_made_set(tmp_path / "easy", 12)
+    assert asked.commands() == []
+    (tmp_path / "easy" / dataset.UNFINISHED).mkdir()  # one of 10 images that was stopped on its way to 12
+    assert asked.commands() == [command]
+
+
+def test_a_training_knows_how_many_fields_it_learned_from(examples, tmp_path, monkeypatch):
+    from hpa_tf.models.small_unet import SmallUnet
+    from hpa_tf.segmenting import learning
+
+    monkeypatch.setattr(learning, "read_examples", lambda folders: examples)
+    tiny = {"tiles": TileMaker(size=32, batch_size=2), "network": SmallUnet((4, 6), (1, 1)), "steps": 1}
+    asked = learning.Training((write_made_set(tmp_path / "real", 10),), str(tmp_path), **tiny)
+    learning.train(asked)
+    learning.train(asked)
+    write_made_set(tmp_path / "real", 12)
+    with pytest.raises(InputError, match=r"another training \(data_sets.0.num_images: 10 -> 12\)"):
+        learning.train(asked)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(make_small_segmenter.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(make_small_segmenter.subprocess, "call", lambda command: asked.append(command) or 3)
+    assert make_small_segmenter.main(["--out=~/build"]) == 3
+    assert str(tmp_path / "build" / "real") in asked[0]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is not None, reason="the package is there")

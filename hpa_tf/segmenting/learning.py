@@ -16,8 +16,10 @@ import tensorflow as tf
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
+from hpa_tf.identity import check_same
 from hpa_tf.models.small_unet import SmallUnet
 from hpa_tf.segmenting.tiles import Example, TileMaker, Tiles, read_examples
+from hpa_tf.synthetic.dataset import CONFIG
 
 CHECKPOINT = "checkpoint.npz"
 ONNX = "small_segmenter.onnx"
@@ -135,9 +137,10 @@ def _save(training: Training, network, optimizer, step: int) -> None:
 
 
 def _about(training: Training) -> dict:
-    """Return what decides the weights beside the folders, as JSON values."""
+    """Return what decides the weights, as JSON values: of the data sets how they were generated, not where they are."""
     values = dataclasses.asdict(training)
     kept = {name: value for name, value in values.items() if name not in ("folders", "out", "save_every")}
+    kept["data_sets"] = [files.read_json(os.path.join(folder, CONFIG)) for folder in training.folders]
     return json.loads(json.dumps(kept))
 
 
@@ -148,8 +151,7 @@ def _restore(training: Training, network, optimizer) -> int:
         return 0
     with np.load(path, allow_pickle=False) as stored:
         about = json.loads(str(stored["about"]))
-        if about != _about(training):
-            raise InputError(path, f"another training ({about})", str(_about(training)), "choose another --out")
+        check_same(path, about, _about(training), "training", "choose another --out")
         for i, variable in enumerate(_state(network, optimizer)):
             variable.assign(stored[f"v{i}"])
         return int(stored["step"])
