@@ -1,6 +1,7 @@
 """Fine-tuning on hand grades, validation by grades, and networks that find wrong labels."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,13 +19,20 @@ from hpa_tf.recipes.optimization import Constant
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest
-from hpa_tf.training import command
+from hpa_tf.training import command, relabelling
 from hpa_tf.training.fine_tuning import stage_labels
+from hpa_tf.training.loop import Loop
 from hpa_tf.training.relabelling import of_one_class
 from hpa_tf.training.run import Data, split
 from tfrecords_builder.__main__ import main as builder
 
 TINY = ["--recipe.view.size", "16", "--recipe.network.backbone.widths", "4", "6"]
+
+
+TINY_RELABELLING = [
+    *("--recipe", "relabel_small", "--folds", "1", "--recipe.optimization.epochs", "1", *TINY),
+    *("--recipe.sampling.num-cells", "8", "--recipe.optimization.batch-size", "8"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +125,32 @@ def test_a_relabelling_epoch_is_half_positive(data):
 def test_bad_options(data, tmp_path, capsys, arguments, said):
     assert command.main(["--data", str(data[0]), "--out", str(tmp_path / "run"), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_relabelling_that_fails_midway_keeps_its_networks_and_which_labels_they_have_seen(
+    data, tmp_path, monkeypatch, capsys
+):
+    """Others would be taken for those of other labels; before the first network is trained, nothing is lost."""
+    arguments = ["--data", str(data[0]), "--out", str(tmp_path / "out"), *TINY_RELABELLING]
+    asked, damaged = [], InputError("cells", "a damaged record", "the shard that the build wrote", "build it again")
+
+    def predict(*arguments):
+        asked.append(relabelling_predict(*arguments))
+        if len(asked) == 2:
+            raise damaged
+        return asked[-1]
+
+    relabelling_predict = relabelling.predict
+    monkeypatch.setattr(relabelling, "predict", predict)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "execute", mock.Mock(side_effect=damaged))
+        assert command.main([*arguments, "--recipe.seed", "1"]) == 2
+    assert command.main(arguments) == 2 and len(asked) == 2, "the folder was free"
+    assert (tmp_path / "out" / "fold0" / "class03.npy").exists()
+    capsys.readouterr()
+    assert command.main([*arguments, "--recipe.seed", "1"]) == 2
+    assert "another run (seed: 0 -> 1)" in capsys.readouterr().err
+    assert command.main(arguments) == 0 and len(asked) == 3, "the first network is not asked again"
 
 
 @pytest.mark.slow

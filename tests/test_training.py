@@ -22,6 +22,7 @@ from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.logs import Profiler
+from hpa_tf.training.loop import Loop
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.systems import claim_system
@@ -135,6 +136,7 @@ def test_a_loss_that_is_no_number_is_found_in_the_middle_of_an_execution(data, t
     message = capsys.readouterr().err.splitlines()[-1]
     assert 1 < int(re.search(r"at step (\d+)", message)[1]) <= 4
     assert len(re.findall(r"image-\d+/\d", message)) == 8  # those of that step's batch alone
+    assert call(data, tmp_path / "out") == 0, "as the message says, with a lower rate"
 
 
 def test_xla_gives_the_same_losses(data, plain, tmp_path):
@@ -289,6 +291,20 @@ def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_
     assert epochs and not any("validation" in line for line in epochs), "nothing was kept out"
     assert call(data, out, "--weights", "no_such_file.h5") == 2, "there is another run now"
     assert "another run" in capsys.readouterr().err and read_run(out).checkpoints
+
+
+def test_too_little_memory_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_path, monkeypatch, capsys):
+    execute = Loop.execute
+
+    def of_small_memory(self, *arguments, **options):
+        if self.batch_size > 4:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return execute(self, *arguments, **options)
+
+    monkeypatch.setattr(Loop, "execute", of_small_memory)
+    assert call(data, tmp_path / "out") == 2
+    assert "--recipe.optimization.batch-size with a smaller number" in capsys.readouterr().err
+    assert call(data, tmp_path / "out", "--recipe.optimization.batch-size", "4") == 0
 
 
 def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsys):

@@ -3,14 +3,14 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hpa_tf import checksums, files, folder_lock, image_table
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
 from hpa_tf.records import Manifest, manifest_json
-from hpa_tf.run_folder import CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import gathered, leave_together, worker
@@ -20,11 +20,21 @@ SEEN_WITHIN = 40.0
 
 
 @contextlib.contextmanager
-def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site) -> Iterator[None]:
+def claimed(
+    recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site, parts: Sequence[str] = ()
+) -> Iterator[None]:
     """Own the run folder `out` inside the block; what identifies the run is written into it.
 
-    Where a new run fails on bad input before its first checkpoint, the folder is free for other options again: nothing
-    is lost, and the error was most likely about the options.
+    Where a new run fails before its first checkpoint (bad input, memory, a loss that is no number), the folder is free
+    for other options again: nothing is lost, and the failure was most likely about the options.
+
+    Args:
+        recipe: How the run is trained.
+        data: On what.
+        manifest: That of the data.
+        out: Run folder.
+        site: Where the training runs.
+        parts: Folders of the networks that the run consists of, where `out` itself is none.
 
     Raises:
         InputError: It holds another run (names the fields that differ), another training writes to it, or a worker
@@ -49,8 +59,8 @@ def claimed(recipe: Recipe, data: Data, manifest: Manifest, out: str, site: Site
         check_shared(site, out, owner.token)
         try:
             yield
-        except InputError:
-            if is_new and not _newest(out):
+        except Exception:
+            if is_new and not any(map(_has_weights, (out, *parts))):
                 for name in reversed(identity):
                     files.remove(files.join(out, name))
             raise
@@ -119,6 +129,11 @@ def _sees(out: str, token: int, step: int) -> bool:
 
 def _newest(out: str) -> int:
     return max(checkpoint.steps_in(files.join(out, CHECKPOINTS)), default=0)
+
+
+def _has_weights(folder: str) -> bool:
+    """Tell whether a network was trained here, or is being trained."""
+    return bool(_newest(folder)) or files.exists(files.join(folder, BEST_WEIGHTS))
 
 
 def _inputs(data: Data, site: Site) -> dict:

@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"a peer was lost ({reason}); start the same command on all machines again", EXIT_CODE)
     except tf.errors.ResourceExhaustedError as error:
         found = f"not enough memory ({str(error).splitlines()[0][:200]})"
-        fix = "--recipe.optimization.batch-size with a smaller number, or a device with more memory"
+        smaller = "--recipe.optimization.batch-size with a smaller number"
+        fix = f"{smaller} (and another --out, where this one holds a checkpoint), or a device with more memory"
         return _fail(InputError("device", found, "memory for a batch", fix), 2)
     except OSError as error:
         if error.filename is None:

@@ -128,9 +128,10 @@ def fine_tune(recipe: Recipe, data: Data, first: str, out: str, site: Site) -> N
     if is_finished(out):
         train(whole, data, out, site)  # says so
         return
-    with claimed(whole, data, manifest, out, site):
-        for path, _ in run.checkpoints:
-            train(replace(second, weights=path), data, _stage(out, path), site)
+    stages = [_stage(out, path) for path, _ in run.checkpoints]
+    with claimed(whole, data, manifest, out, site, stages):
+        for (path, _), stage in zip(run.checkpoints, stages, strict=True):
+            train(replace(second, weights=path), data, stage, site)
             keras.backend.clear_session()
         if site.is_chief:
             _gather(whole, run, out)

@@ -110,7 +110,7 @@ class Loop:
 
         Raises:
             Interrupted: A signal asked for it; a checkpoint was written.
-            Diverged: The loss is no longer a number; the last checkpoint is from before.
+            Diverged: The loss is no longer a number; a checkpoint, if there is one, is from before.
         """
         self.pace, self.preemption = pace, preemption
         self.profiler = Profiler(self.logs.folder, pace.profile and self.logs.is_chief)
@@ -290,7 +290,8 @@ class Loop:
         cells = self.training.table.iloc[rows[rows >= 0]]
         names = ", ".join(f"{i}/{c}" for i, c in zip(cells["image_id"], cells["cell"], strict=True))
         raise Diverged(
-            f"{found} at step {step + 1}, learning rate {self.rate(step):g}; the last checkpoint is from before. "
-            f"Lower --recipe.optimization.learning-rate, clip the gradient, or use --precision float32. "
+            f"{found} at step {step + 1}, learning rate {self.rate(step):g}. "
+            f"Lower --recipe.optimization.learning-rate, clip the gradient (--recipe.optimization.clip-norm), or use "
+            f"--precision float32, with another --out where this one holds a checkpoint (it is from before). "
             f"Batch (image/cell): {names}"
         )

@@ -65,7 +65,8 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
         raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)
     check_unseen([recipe], range(folds), data.data)
     check_batch_size(recipe, site.strategy)
-    with claimed(recipe, data, manifest, out, site):
+    networks = [_class_folder(out, fold, class_id) for fold in range(folds) for class_id in range(NEGATIVE)]
+    with claimed(recipe, data, manifest, out, site, networks):
         table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
         if site.is_chief:
             path = path or files.join(out, OUT_OF_FOLD)
@@ -86,12 +87,16 @@ def _tables(
         own = replace(data, clean=False).examples({fold})
         values = np.full((len(own), len(CLASSES)), np.nan, np.float32)
         for class_id in range(NEGATIVE):
-            folder = files.join(fold_folder(out, fold), f"class{class_id:02d}")
+            folder = _class_folder(out, fold, class_id)
             found = _train_class(recipe, trainee, first, others, own, class_id, folder, site)
             if found is not None:
                 values[:, class_id] = found
         columns = {"fold": np.full(len(own), fold, np.int32)}
         yield cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns)
+
+
+def _class_folder(out: str, fold: int, class_id: int) -> str:
+    return files.join(fold_folder(out, fold), f"class{class_id:02d}")
 
 
 def of_one_class(examples: Examples, class_id: int) -> Examples:
