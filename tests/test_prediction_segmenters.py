@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 import warnings
 from dataclasses import replace
 
@@ -11,10 +13,11 @@ import prediction_cases as cases
 import pytest
 
 import hpa_tf
-from hpa_tf import serving
+from hpa_tf import files, serving
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
+from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 from hpa_tf.imaging.segmentation.small import WEIGHTS
 from hpa_tf.prediction import merging
 from hpa_tf.prediction.options import Options
@@ -69,6 +72,28 @@ def test_a_default_that_is_said_is_the_same_request(world, pool, tmp_path):
     for change in ({"segmenter_weights": str(other)}, {"segmenter": "classical"}, {"masks": str(world[0] / "masks")}):
         with pytest.raises(InputError, match=r"another prediction \((options.masks.*; )?segmenter: 'small-3"):
             predict(replace(silent, **change), pool)
+
+
+@pytest.mark.filterwarnings("ignore:cells are found by")
+def test_masks_that_a_network_wrote_are_named_by_what_decides_them(world, pool, tmp_path, monkeypatch):
+    """Not by their folder, which lies in that of each part: parts merge, and another spelling goes on."""
+    weights = {"cells": "aa"}
+
+    def write_masks(request):
+        """Stand for the child process, whose weights and packages are not here."""
+        shutil.copytree(world[0] / "masks", request.out, dirs_exist_ok=True)
+        files.write_json(files.join(request.out, ABOUT), {"segmenter": request.segmenter, "weights": weights})
+        return request.out
+
+    monkeypatch.setattr(sys.modules["hpa_tf.prediction.predict"], "write_masks", write_masks)
+    outs = [str(tmp_path / f"p{i}") for i in range(2)]
+    parts = [replace(world[1], out=out, shard=f"{i}/2", segmenter="hpa") for i, out in enumerate(outs)]
+    assert sum(predict(part, pool).num_predicted for part in parts) == 3
+    assert predict(replace(parts[0], out=f"{tmp_path}/./p0"), pool).num_predicted == 0
+    assert merging.merge(merging.MergeOptions(tuple(outs), str(tmp_path / "whole"))) == 3
+    weights["cells"] = "bb"
+    with pytest.raises(InputError, match=r"another prediction \(segmenter.weights.cells: 'aa' -> 'bb'\)"):
+        predict(parts[0], pool)
 
 
 def test_cells_of_another_segmenter_are_one_warning(world, pool, tmp_path):

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hpa_tf import files
 from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
+from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.sources import ImageReader, Source
@@ -44,10 +47,12 @@ def make_request(
     """
     asked = _asked(options, _IDENTITY)
     asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
+    if options.segmenter in BY_NETWORK:
+        asked["masks"] = None  # they lie in the folder of the results; see `_segmenter`
     return {
         "options": asked,
         "device": device,
-        "segmenter": _segmenter(source),
+        "segmenter": _segmenter(options, source),
         "postprocessing": dataclasses.asdict(postprocessing),
         "networks": [
             {"name": network.name, "weight": network.weight, "sha256": network.digest}
@@ -65,7 +70,7 @@ def reading_of(options: Options, source: Source) -> dict[str, object]:
         options: What is asked.
         source: The images.
     """
-    return {**_asked(options, _READING), "segmenter": _segmenter(source)}
+    return {**_asked(options, _READING), "segmenter": _segmenter(options, source)}
 
 
 def _asked(options: Options, names: Sequence[str]) -> dict[str, object]:
@@ -76,6 +81,9 @@ def _asked(options: Options, names: Sequence[str]) -> dict[str, object]:
     return asked | {"um_per_px": DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px}
 
 
-def _segmenter(source: Source) -> str | None:
+def _segmenter(options: Options, source: Source) -> object:
+    """Return what finds the cells: its name; of a network that wrote masks, all that decides them; None for shards."""
+    if options.segmenter in BY_NETWORK:
+        return files.read_json(files.join(options.masks, ABOUT))
     reader = source.load
     return reader.reading.segmenter.name if isinstance(reader, ImageReader) else None
