@@ -204,6 +204,9 @@ def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
                 yield f"{path}, line {rows.line_num}", fields
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a submission (.csv)", "check the path") from error
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror or error})"
+        raise InputError(path, found, "a submission (.csv)", "give the file itself, one that may be read") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(path, f"no CSV text ({error})", "a submission (.csv)", _WRONG_FILE) from error
 

@@ -346,6 +346,46 @@ def test_a_missing_file_is_one_line_and_exit_code_2(world, capsys, missing):
     assert missing in message
 
 
+@pytest.mark.parametrize("command", ["score", "score --truth-labels", "check", "outlines", "diagnose"])
+def test_a_folder_in_place_of_a_file_is_one_line(world, capsys, command):
+    truth = ["--truth-masks", str(world / "masks"), "--truth-labels", str(world / "truth.parquet")]
+    found, out = ["--submission", str(world)], ["--out", str(world / "out")]
+    arguments = {
+        "score": ["score", *truth, *found, *out],
+        "score --truth-labels": ["score", *truth[:3], str(world), *found, *out],
+        "check": ["check", str(world)],
+        "outlines": ["outlines", str(world), *out],
+        "diagnose": ["diagnose", *truth, *found, *out],
+    }[command]
+    assert main(arguments) == 2
+    assert f"error: {world}: found a file that cannot be read (Is a directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["score", "cells", "heat", "ablation"])
+@pytest.mark.parametrize("option", ["--bootstrap", "--seed"])
+def test_numbers_that_nothing_can_be_drawn_by_are_refused(tmp_path, capsys, command, option):
+    options = {
+        "score": "--truth-labels t --submission s",
+        "cells": "--labels l --predictions p",
+        "heat": "--predictions p --images i --masks m",
+        "ablation": "--truth-labels t --prediction p",
+    }[command]
+    assert main([command, *options.split(), "--out", str(tmp_path / "out"), option, "-1"]) == 2
+    assert f"error: {option}: found -1; expected a number >= " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [HEAD, ",".join(submission.HEADER) + "\n"])
+def test_a_truth_without_images_is_refused(world, capsys, text):
+    (world / "masks/nothing_cellmask.png").unlink()
+    (world / "truth.csv").write_text(text)
+    write_submission(world, true_labels(world), world / "submission.csv")
+    arguments = ["score", "--truth-labels", str(world / "truth.csv"), "--submission", str(world / "submission.csv")]
+    masks = ["--truth-masks", str(world / "masks")] if text == HEAD else []
+    assert main([*arguments, *masks, "--out", str(world / "out")]) == 2
+    assert "truth.csv: found no " in capsys.readouterr().err
+
+
 # -- check --------------------------------------------------------------------------------------------------------
 
 

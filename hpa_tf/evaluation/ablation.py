@@ -15,7 +15,7 @@ import tyro
 from hpa_tf import files, reporting
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import plots
-from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, draw_images, interval
+from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, check_draws, draw_images, interval
 from hpa_tf.evaluation.detections import from_scores
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth, MetricSettings, Overlaps, match_image, overlap
@@ -92,9 +92,8 @@ def run(options: Ablation) -> None:
     Raises:
         InputError: An input is missing or wrong.
     """
+    check_draws(options.bootstrap, options.seed, least=1)
     files.make_folder(options.out)
-    if options.bootstrap < 1:
-        raise InputError("--bootstrap", str(options.bootstrap), "1 or more", "take 1000")
     truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
     predictions = read_raw_predictions(options.prediction)
     eight_bit = read_raw_predictions(options.eight_bit) if options.eight_bit else None

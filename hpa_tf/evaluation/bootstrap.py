@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import norm
 
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.evaluation.matching import Outcome
 from hpa_tf.evaluation.metric import Evaluation, average_precision, mean_average_precision, precision_recall
 
@@ -25,6 +26,22 @@ class Bootstrap:
 
     ap: np.ndarray
     mean_ap: np.ndarray
+
+
+def check_draws(num_samples: int, seed: int, least: int = 0) -> None:
+    """Refuse options that nothing can be drawn by.
+
+    Args:
+        num_samples: --bootstrap.
+        seed: --seed.
+        least: Fewest resamples.
+
+    Raises:
+        InputError: Names the option.
+    """
+    for option, value, lowest in (("--bootstrap", num_samples, least), ("--seed", seed, 0)):
+        if value < lowest:
+            raise InputError(option, str(value), f"a number >= {lowest}", "correct the option")
 
 
 def draw_images(num_images: int, num_samples: int, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation.bootstrap import draw_images, interval
+from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
 from hpa_tf.metrics import area_under_curve, calibration_error, mean_over_classes, soft_average_precision
 from hpa_tf.progress import progress
 
@@ -62,8 +62,7 @@ def run(options: Cells) -> None:
     Raises:
         InputError: A table is missing or wrong, or the two have no cell in common.
     """
-    if options.bootstrap < 0:
-        raise InputError("--bootstrap", str(options.bootstrap), "a number >= 0", "correct the option")
+    check_draws(options.bootstrap, options.seed)
     pairs = pair(options.labels, options.predictions)
     table = per_class(pairs, options.bootstrap, options.seed)
     files.make_folder(options.out)

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from hpa_tf import cell_table, files, heat_map_files, reporting
 from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation.bootstrap import draw_images, interval
+from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
@@ -73,8 +73,7 @@ def run(options: Heat) -> None:
     Raises:
         InputError: An input is missing or wrong, or no image has maps.
     """
-    if options.bootstrap < 0:
-        raise InputError("--bootstrap", str(options.bootstrap), "a number >= 0", "correct the option")
+    check_draws(options.bootstrap, options.seed)
     if not options.predictions:
         raise InputError("--predictions", "no folder", "what predict.py --heat-maps wrote", "name one or several")
     if len(set(options.predictions)) < len(options.predictions):

@@ -12,7 +12,7 @@ from hpa_tf import files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import baselines, plots
-from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, draw_images, interval
+from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, check_draws, draw_images, interval
 from hpa_tf.evaluation.detections import read_detections
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageMatches, MetricSettings, Outcome, match_image, overlap
@@ -75,6 +75,7 @@ def run(options: Score) -> None:
     Raises:
         InputError: An input is missing or wrong.
     """
+    check_draws(options.bootstrap, options.seed)
     files.make_folder(options.out)
     scored = score(options)
     write(scored, options)

@@ -61,8 +61,16 @@ def read_truth(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
         masks: Label images; not needed for a submission-like file.
 
     Raises:
-        InputError: The file or a mask is missing or wrong, or they do not belong together.
+        InputError: The file or a mask is missing or wrong, they do not belong together, or there is no image.
     """
+    truth = _read(labels, masks)
+    if not truth.image_ids:
+        found = "no cell, and no mask without cells" if masks else "no image"
+        raise InputError(labels, found, "labels of cells", "give the labels of these images")
+    return truth
+
+
+def _read(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
     if str(labels).endswith(".parquet"):
         return _with_masks(_from_cell_table(labels), {}, labels, masks)
     header = _read_header(labels)
@@ -78,6 +86,9 @@ def _read_header(path: str | os.PathLike) -> str:
             return stream.readline(1000).decode("utf-8-sig", errors="replace").strip()
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "labels of cells", "check --truth-labels") from error
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror or error})"
+        raise InputError(path, found, "labels of cells", "give the file itself, one that may be read") from error
 
 
 def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
