@@ -80,8 +80,9 @@ def write_submission(world, scores, path, skip=()):
                 writer.write(make_row(image_id, mask, truth["cell"][own].tolist(), scores[own]))
 
 
-def score(world, *more, truth="truth.parquet", found="submission.csv"):
-    arguments = ["score", "--truth-masks", str(world / "masks"), "--truth-labels", str(world / truth)]
+def score(world, *more, truth="truth.parquet", found="submission.csv", masks=None):
+    masks = ["--truth-masks", str(world / "masks")] if masks is None else masks
+    arguments = ["score", *masks, "--truth-labels", str(world / truth)]
     arguments += ["--submission", str(world / found), "--out", str(world / "out"), "--bootstrap", "20", *more]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HpaWarning)
@@ -185,8 +186,8 @@ def test_truth_as_csv_and_as_submission_give_the_same_score(world):
     values = np.random.default_rng(2).random((len(truth), NUM_CLASSES))
     write_submission(world, values, world / "submission.csv")
     expected = score(world)
-    for other in ("truth.csv", "truth_submission.csv"):
-        found = score(world, truth=other)
+    for other, masks in (("truth.csv", ["--truth-masks", str(world / "masks")]), ("truth_submission.csv", [])):
+        found = score(world, truth=other, masks=masks)
         assert found["AP"] == expected["AP"]
         assert found["num_cells"] == expected["num_cells"]
 
@@ -361,6 +362,25 @@ def test_a_folder_in_place_of_a_file_is_one_line(world, capsys, command):
     assert f"error: {world}: found a file that cannot be read (Is a directory)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("score --truth-masks MASKS --truth-labels truth.parquet --submission s.csv --masks MASKS", "--masks"),
+        ("outlines s.csv --masks MASKS", "--masks"),
+        ("diagnose --truth-masks MASKS --truth-labels truth.parquet --submission s.csv --masks MASKS", "--masks"),
+        ("score --truth-masks MASKS --truth-labels s.csv --submission s.csv", "--truth-masks"),
+        ("diagnose --truth-masks MASKS --truth-labels s.csv --submission s.csv", "--truth-masks"),
+    ],
+)
+def test_masks_beside_a_file_that_holds_its_own_are_refused(world, capsys, command, option):
+    """Scores of those masks would be expected, and be those of the file's."""
+    write_submission(world, true_labels(world), world / "s.csv")
+    places = {"MASKS": "masks", "s.csv": "s.csv", "truth.parquet": "truth.parquet"}
+    words = [str(world / places[word]) if word in places else word for word in command.split()]
+    assert main([*words, "--out", str(world / "out")]) == 2
+    assert f"error: {option}: found {world / 'masks'} beside {world / 's.csv'}, which" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["score", "cells", "heat", "ablation"])
 @pytest.mark.parametrize("option", ["--bootstrap", "--seed"])
 def test_numbers_that_nothing_can_be_drawn_by_are_refused(tmp_path, capsys, command, option):
@@ -465,6 +485,12 @@ def test_check_against_a_sample_submission(world):
     code, findings = check(world, EMPTY_A, "--sample", str(world / "sample.csv"))
     assert code == 1
     assert findings["image_id"].tolist() == ["b"]
+
+
+def test_a_sample_beside_the_images_is_refused(world, images, capsys):
+    (world / "s.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\n" + EMPTY_A)
+    assert main(["check", str(world / "s.csv"), *images, "--sample", str(world / "s.csv")]) == 2
+    assert "error: --sample: found --images beside it" in capsys.readouterr().err
 
 
 # -- ablation -----------------------------------------------------------------------------------------------------

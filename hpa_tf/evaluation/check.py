@@ -107,6 +107,8 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
     Raises:
         InputError: The folder or the sample cannot be read.
     """
+    if options.images and options.sample:
+        raise InputError("--sample", "--images beside it", "one of them", "drop one of the two")
     if options.images:
         return {field.image_id: _image_size(field) for field in find_fields(options.images)}
     if options.sample:

@@ -19,7 +19,7 @@ def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) ->
 
     Args:
         path: submission.csv, or a cell table (.parquet) of predictions.
-        masks: The label images that the cell table's numbers belong to; not needed for a submission.
+        masks: The label images that the cell table's numbers belong to; None for a submission, which holds its own.
 
     Raises:
         InputError: The file or a mask is wrong.
@@ -29,6 +29,9 @@ def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) ->
             raise InputError(path, "a cell table without masks", "a folder of label images", "add --masks DIR")
         yield from _from_cell_table(path, masks)
         return
+    if masks is not None:
+        fix = "leave --masks out, or give the cell table of the same prediction"
+        raise InputError("--masks", f"{masks.folder} beside {path}, which holds its masks", "a cell table", fix)
     for row in submission.read(path):
         yield ImageDetections(row.image_id, row.decode_masks(path), row.mask_index, row.class_ids, row.confidences)
 

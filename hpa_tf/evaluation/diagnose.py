@@ -43,7 +43,7 @@ class Diagnose:
     truth_masks: str | None = None
     """Folder of label images of the true cells."""
     masks: str | None = None
-    """Folder of the label images that --prediction belongs to; by default --truth-masks."""
+    """Folder of the label images that --prediction, or a cell table, belongs to; by default --truth-masks."""
     metric: Annotated[MetricSettings, tyro.conf.arg(name="")] = field(default_factory=MetricSettings)
     num_groups: int = 4
     """Groups by number of cells, and by cell area (quantiles)."""
@@ -127,8 +127,8 @@ def diagnose(options: Diagnose) -> Diagnosis:
 
 
 def _images(options: Diagnose, truth: Truth) -> Iterator[tuple[ImageTruth, ImageDetections, Overlaps]]:
-    folder = options.masks or options.truth_masks
     source = options.submission or files.join(options.prediction, CELLS)
+    folder = options.masks or (options.truth_masks if source.endswith(".parquet") else None)
     found = read_detections(source, MaskFolder(folder) if folder else None)
     for image_truth, detections in pair_images(truth, found, Unpaired(), "diagnose"):
         yield image_truth, detections, overlap(image_truth, detections.masks, options.metric)

@@ -58,7 +58,7 @@ def read_truth(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
 
     Args:
         labels: See the head of this module.
-        masks: Label images; not needed for a submission-like file.
+        masks: Label images; None for a submission-like file, which holds its own.
 
     Raises:
         InputError: The file or a mask is missing or wrong, they do not belong together, or there is no image.
@@ -75,6 +75,10 @@ def _read(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
         return _with_masks(_from_cell_table(labels), {}, labels, masks)
     header = _read_header(labels)
     if header == ",".join(submission.HEADER):
+        if masks is not None:
+            found = f"{masks.folder} beside {labels}, which holds its masks"
+            fix = "leave --truth-masks out; masks of the predictions are --masks"
+            raise InputError("--truth-masks", found, "labels without masks", fix)
         return _from_submission(labels)
     table, image_labels = _from_csv(labels)
     return _with_masks(table, image_labels, labels, masks)
