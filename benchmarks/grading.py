@@ -30,7 +30,8 @@ from playwright.sync_api import Page, sync_playwright
 from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.encoding import encode_picture
-from hpa_tf.grade_journal import Decision, Writer
+from hpa_tf.grade_journal import Decision, GradedData, Writer
+from hpa_tf.imaging.cells import BOX
 
 CLASS, CELLS_PER_IMAGE, DISTINCT = 11, 20, 500
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -72,7 +73,7 @@ def write_data(folder: Path, options: Options) -> None:
         shards.append(records.Shard(name, "cells", 0, len(parts), size, hashlib.sha256(whole).hexdigest()))
     ids, cells, names, ordinals, offsets = zip(*rows, strict=True)
     columns = {"shard": names, "record": np.int32(ordinals), "offset": np.int64(offsets), "fold": np.int32(0)}
-    columns |= {"cleaning_value": 1.0, "cell_area": options.size**2 // 2}
+    columns |= {"cleaning_value": 1.0, "cell_area": options.size**2 // 2, **dict.fromkeys(BOX, 0)}
     columns |= {f"sum_{channel}": rng.integers(10**5, 10**6, len(rows)) for channel in CHANNELS}
     filled = {name: np.broadcast_to(value, len(rows)) for name, value in columns.items()}
     table = cell_table.from_values(ids, cells, np.tile(label(), (len(rows), 1)), filled)
@@ -174,7 +175,7 @@ def measure(data: Path, out: Path, options: Options, parts: dict[str, float], no
 
 def fill_journal(out: Path, count: int) -> None:
     """Write a journal with many decisions."""
-    writer = Writer(out, CLASS, "bench", "d" * 64)
+    writer = Writer(out, CLASS, "bench", GradedData("d" * 64, "d" * 64))
     keys = ((f"image-{i // CELLS_PER_IMAGE:06d}", i % CELLS_PER_IMAGE + 1) for i in range(count))
     writer.append([Decision(i + 1, "grade", *key, 1 + i % 5, seconds=1.0) for i, key in enumerate(keys)])
     writer.close()

@@ -3,14 +3,22 @@
 A damaged or foreign file is named with the command that mends it; a name in a table never leads out of the folder.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Collection, Iterable
 
+import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, image_table
 from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import GradedData
+from hpa_tf.imaging.cells import BOX
 from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, Shard, read_manifest
+
+CELL_COLUMNS = (*cell_table.KEYS, *BOX, "cell_area")
+"""Columns that say which cells a table numbers: every build writes them."""
 
 
 def read_cells(
@@ -43,6 +51,27 @@ def read_images(folder: str | os.PathLike, manifest: Manifest | None = None) -> 
     table = image_table.read(folder)
     _check_shard_names(table, files.join(folder, image_table.NAME), manifest)
     return table
+
+
+def graded_data(folder: str | os.PathLike, manifest: Manifest, table: pd.DataFrame) -> GradedData:
+    """Return what tells the cells of a data folder from others with the same numbers, in whatever order they stand.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        table: Its cell table, with `CELL_COLUMNS` at least.
+
+    Raises:
+        InputError: The table lacks some of them.
+    """
+    if missing := [name for name in CELL_COLUMNS if name not in table]:
+        path = files.join(folder, CELL_TABLE_NAME)
+        raise InputError(path, f"no column {missing}", "the cell table of a build", "build the data again")
+    image_of, image_ids = pd.factorize(table["image_id"].astype("str"), sort=True)
+    numbers = np.column_stack([image_of, *(table[name] for name in CELL_COLUMNS[1:])]).astype("<i8")
+    digest = hashlib.sha256(json.dumps(list(image_ids)).encode())
+    digest.update(numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))].tobytes())
+    return GradedData(digest.hexdigest(), manifest.fingerprint)
 
 
 def _check_shard_names(table: pd.DataFrame, path: str, manifest: Manifest) -> None:

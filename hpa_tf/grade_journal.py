@@ -1,9 +1,10 @@
 """The journal of hand grades: one append-only file for each grader and class, one JSON line for each decision.
 
-`class-11.anna.jsonl` begins with a header (format, version, class, grader, fingerprint of the data); every further line
-is a `Decision`. A line is on the disk before its decision counts, so a program that is killed at any moment loses
-nothing that it has acknowledged; a torn last line never counted and is cut off when the file is opened again. Nothing
-is ever changed or erased: undoing and correcting are lines too. Several graders may write into one folder.
+`class-11.anna.jsonl` begins with a header (format, version, class, grader, digest of the cells of the data); every
+further line is a `Decision`. A line is on the disk before its decision counts, so a program that is killed at any
+moment loses nothing that it has acknowledged; a torn last line never counted and is cut off when the file is opened
+again. Nothing is ever changed or erased: undoing and correcting are lines too. Several graders may write into one
+folder.
 """
 
 import contextlib
@@ -30,6 +31,31 @@ GRADES = (1, 2, 3, 4, 5)
 Action = Literal["grade", "skip", "undo"]
 _NAME = re.compile(r"class-(\d{1,2})\.([\w-]{1,40})\.jsonl")
 _HEADER_KEYS = {"format", "version", "class", "grader", "data"}
+
+
+@dataclass(frozen=True)
+class GradedData:
+    """What tells the cells that were graded from other cells with the same numbers (`hpa_tf.data_folder.graded_data`).
+
+    Attributes:
+        cells: Digest of which cells the data have; journals name their data by it.
+        fingerprint: That of the build, by which journals of earlier versions name their data; it says nothing of what
+            the masks hold.
+    """
+
+    cells: str
+    fingerprint: str
+
+    def check(self, journal: "Journal", where: str | os.PathLike) -> None:
+        """Refuse a journal of other data.
+
+        Raises:
+            InputError: It is one.
+        """
+        if journal.data not in (self.cells, self.fingerprint):
+            of = f"grades of other data (class {journal.class_id}, {journal.grader}: cells {journal.data[:12]})"
+            fix = "give the data folder that was graded; where its masks were made again, grade into another folder"
+            raise InputError(where, of, f"grades of the cells {self.cells[:12]}", fix)
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class Journal:
     Attributes:
         class_id: The class that was graded.
         grader: Who graded.
-        data: Fingerprint of the data folder.
+        data: Which data: see `GradedData`.
         decisions: All lines in order.
         standing: The decisions that stand, by number, in the order in which their cells were first decided.
     """
@@ -186,7 +212,7 @@ class Writer:
         journal: What the file says, this process's lines included.
     """
 
-    def __init__(self, folder: str | os.PathLike, class_id: int, grader: str, data: str):
+    def __init__(self, folder: str | os.PathLike, class_id: int, grader: str, data: GradedData):
         """Open or create a journal.
 
         Raises:
@@ -205,7 +231,7 @@ class Writer:
             os.close(self._descriptor)
             raise
 
-    def _open(self, folder: str | os.PathLike, class_id: int, grader: str, data: str) -> None:
+    def _open(self, folder: str | os.PathLike, class_id: int, grader: str, data: GradedData) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -214,15 +240,13 @@ class Writer:
         content = files.read_bytes(self.path)
         if b"\n" not in content:
             os.ftruncate(self._descriptor, 0)
-            header = {"format": FORMAT, "version": VERSION, "class": class_id, "grader": grader, "data": data}
+            header = {"format": FORMAT, "version": VERSION, "class": class_id, "grader": grader, "data": data.cells}
             self._write([header])
             files.sync_folder(folder)
-            self.journal = Journal(class_id, grader, data)
+            self.journal = Journal(class_id, grader, data.cells)
             return
         self.journal = _parse(content, self.path)
-        if self.journal.data != data:
-            found = f"grades of other data (fingerprint {self.journal.data[:12]}, now {data[:12]})"
-            raise InputError(self.path, found, "the data that was graded before", "choose another --out")
+        data.check(self.journal, self.path)
         os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def append(self, decisions: Sequence[Decision]) -> None:

@@ -55,8 +55,9 @@ class Manifest:
         num_cells: Cells in the shards.
         shards: All shards, ordered by kind, fold and index.
         options: What the build was asked.
-        fingerprint: SHA-256 over the options and inputs; equal for equal cells, wherever the folders are, and whether
-            fields of view are beside them or not.
+        fingerprint: SHA-256 over the options, the version, labels and folds, and names and sizes of the input files;
+            the same wherever the folders are, and whether fields of view are beside the cells or not. Files of the
+            same size with other content do not change it: `hpa_tf.data_folder.graded_data` tells cells apart.
         brightness: Of each channel, the smallest, median and largest 99.9th percentile of an image, as a share of full
             scale (None where every image is blank): see `hpa_tf.imaging.brightness`. None = not known (version 1).
         checksums: SHA-256 of the folder's other files by name, the cell table among them. None = not known (version 1).

@@ -9,6 +9,10 @@ import pandas as pd
 
 from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
+from hpa_tf.imaging.cells import BOX
+
+TOP, LEFT = 100, 70
+"""Where every crop begins in its image, px."""
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -63,7 +67,7 @@ def write_dataset(
                 crop, region = crops[i]
             else:
                 crop, region = random_cell(rng, *rng.integers(size[0], size[1] + 1, 2), rng.choice(list(dtypes)))
-            row = _row(i, cells_per_image, fold, name, record, crop)
+            row = _row(i, cells_per_image, fold, name, record, crop, region)
             if rename:
                 row["image_id"] = rename[i // cells_per_image]
             rows.append(row | {"offset": len(data)})
@@ -85,7 +89,11 @@ def write_dataset(
     return table
 
 
-def _row(i: int, cells_per_image: int, fold: int, shard: str, record: int, crop: np.ndarray) -> dict:
+def _row(
+    i: int, cells_per_image: int, fold: int, shard: str, record: int, crop: np.ndarray, region: np.ndarray
+) -> dict:
+    rows, columns = np.nonzero(np.isin(region, (1, 2)))
+    box = (TOP + rows.min(), LEFT + columns.min(), TOP + rows.max() + 1, LEFT + columns.max() + 1)
     return {
         "image_id": f"image-{i // cells_per_image:05d}",
         "cell": i % cells_per_image + 1,
@@ -94,12 +102,13 @@ def _row(i: int, cells_per_image: int, fold: int, shard: str, record: int, crop:
         "record": record,
         "bits": crop.dtype.itemsize * 8,
         "cleaning_value": 1.0,
+        "cell_area": len(rows),
+        **dict(zip(BOX, box, strict=True)),
     }
 
 
 def _record(row: dict, crop: np.ndarray, region: np.ndarray, labels: np.ndarray) -> dict:
     height, width = region.shape
-    rows, columns = np.nonzero(np.isin(region, (1, 2)))
     return {
         "image_id": row["image_id"].encode(),
         "cell": row["cell"],
@@ -107,12 +116,12 @@ def _record(row: dict, crop: np.ndarray, region: np.ndarray, labels: np.ndarray)
         "image_size": (2048, 2048),
         "um_per_px": 0.08,
         "bits": row["bits"],
-        "box": (100 + rows.min(), 70 + columns.min(), 100 + rows.max() + 1, 70 + columns.max() + 1),
-        "crop_box": (100, 70, 100 + height, 70 + width),
+        "box": [row[name] for name in BOX],
+        "crop_box": (TOP, LEFT, TOP + height, LEFT + width),
         "crop": png(crop),
         "region": png(region),
         "labels": labels,
-        "cell_area": int(np.isin(region, (1, 2)).sum()),
+        "cell_area": row["cell_area"],
         "nucleus_area": int((region == 2).sum()),
         "nucleus_blue": 1,
         "border_ratios": (1.0, 1.0),

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpa_tf.classes import CHANNELS
+from hpa_tf.data_folder import graded_data, read_cells
 from hpa_tf.errors import InputError
+from hpa_tf.records import read_manifest
+from tfrecords_builder.__main__ import main
 from tfrecords_builder.folds import grouped_folds, stratified_folds
 from tfrecords_builder.label_table import parse_labels, read_label_table
 from tfrecords_builder.labels import from_image_labels
@@ -232,6 +236,29 @@ def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):
     plans = [make_plan(options(inputs)) for inputs in (first, second)]
     assert plans[0].fingerprint == plans[1].fingerprint
     assert make_plan(options(first, margin=1)).fingerprint != plans[0].fingerprint
+
+
+def test_which_cells_data_have_is_what_the_masks_say(tmp_path):
+    """Whatever the margin, the shards and the encoding are, and although files of the same size may hold others."""
+    inputs = write_inputs(tmp_path, 3, size=32)
+    for mask in list(inputs.masks.iterdir()):
+        np.save(mask.with_suffix(".npy"), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED))
+        mask.unlink()
+
+    def cells_of(name, *more):
+        out = tmp_path / name
+        assert main([*inputs.arguments(out), "--num-folds", "1", "--workers", "1", *more]) == 0
+        manifest = read_manifest(out)
+        return graded_data(out, manifest, read_cells(out, manifest))
+
+    first = cells_of("first")
+    other = cells_of("other", "--margin", "3", "--encoding", "npy", "--images-per-shard", "1")
+    assert first.cells == other.cells and first.fingerprint != other.fingerprint
+    for mask in inputs.masks.iterdir():
+        numbers = np.load(mask)
+        np.save(mask, np.where(numbers > 0, 5 - numbers, 0).astype(numbers.dtype))
+    renumbered = cells_of("renumbered")
+    assert renumbered.cells != first.cells and renumbered.fingerprint == first.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import (
     Decision,
+    GradedData,
     Journal,
     Writer,
     agreement_between,
@@ -25,6 +26,8 @@ from hpa_tf.grade_journal import (
     self_agreement,
     weighted_kappa,
 )
+
+DATA = GradedData("data", "of a build")
 
 
 def grade(number, cell=1, value=3, **more):
@@ -71,7 +74,7 @@ def test_lines_that_do_not_fit_are_refused(decisions):
 
 
 def test_lines_come_back_and_a_refused_one_changes_nothing(tmp_path):
-    writer = Writer(tmp_path, 11, "anna", "data")
+    writer = Writer(tmp_path, 11, "anna", DATA)
     writer.append([grade(1, 1, 5, seconds=1.5, time="now"), grade(2, 2, 1, repeat=True)])
     with pytest.raises(ValueError):
         writer.append([grade(3, 3), grade(9, 4)])
@@ -82,7 +85,7 @@ def test_lines_come_back_and_a_refused_one_changes_nothing(tmp_path):
 
 
 def test_a_torn_last_line_never_counted(tmp_path):
-    writer = Writer(tmp_path, 11, "anna", "data")
+    writer = Writer(tmp_path, 11, "anna", DATA)
     writer.append([grade(1), grade(2, 2)])
     writer.close()
     whole = Path(writer.path).read_bytes()
@@ -90,7 +93,7 @@ def test_a_torn_last_line_never_counted(tmp_path):
         with open(writer.path, "wb") as stream:
             stream.write(whole[:cut])
         lines = whole[:cut].count(b"\n")
-        again = Writer(tmp_path, 11, "anna", "data")
+        again = Writer(tmp_path, 11, "anna", DATA)
         assert len(again.journal.decisions) == max(0, lines - 1)
         again.append([grade(max(0, lines - 1) + 1, 7, 4)])
         again.close()
@@ -98,7 +101,7 @@ def test_a_torn_last_line_never_counted(tmp_path):
 
 
 def test_damage_in_the_middle_is_named(tmp_path):
-    writer = Writer(tmp_path, 11, "anna", "data")
+    writer = Writer(tmp_path, 11, "anna", DATA)
     writer.append([grade(1), grade(2, 2), grade(3, 3)])
     writer.close()
     lines = Path(writer.path).read_text().splitlines(keepends=True)
@@ -114,22 +117,23 @@ def test_damage_in_the_middle_is_named(tmp_path):
 
 
 def test_one_process_a_journal_and_one_data_folder(tmp_path):
-    writer = Writer(tmp_path, 11, "anna", "data")
+    writer = Writer(tmp_path, 11, "anna", DATA)
     with pytest.raises(InputError, match="grading this class already"):
-        Writer(tmp_path, 11, "anna", "data")
-    other = Writer(tmp_path, 11, "ben", "data")  # another grader may write into the same folder
+        Writer(tmp_path, 11, "anna", DATA)
+    other = Writer(tmp_path, 11, "ben", DATA)  # another grader may write into the same folder
     writer.close()
     other.close()
     with pytest.raises(InputError, match="other data"):
-        Writer(tmp_path, 11, "anna", "other data")
+        Writer(tmp_path, 11, "anna", GradedData("other cells", "other"))
     for name in ("", "a/b", "..", "a.b", "x" * 41):
         with pytest.raises(InputError, match="--grader"):
-            Writer(tmp_path, 11, name, "data")
+            Writer(tmp_path, 11, name, DATA)
 
 
 def test_every_acknowledged_line_survives_a_kill(tmp_path):
     code = (
-        "import sys; from hpa_tf.grade_journal import *; w = Writer(sys.argv[1], 11, 'anna', 'data'); n = 0\n"
+        "import sys; from hpa_tf.grade_journal import *\n"
+        "w = Writer(sys.argv[1], 11, 'anna', GradedData('', '')); n = 0\n"
         "while True:\n    n += 1; w.append([Decision(n, 'grade', 'image', n, 3)]); print(n, flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -140,7 +144,7 @@ def test_every_acknowledged_line_survives_a_kill(tmp_path):
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    writer = Writer(tmp_path, 11, "anna", "data")
+    writer = Writer(tmp_path, 11, "anna", DATA)
     writer.append([grade(1)])
     before = Path(writer.path).read_bytes()
     real = os.write
@@ -165,7 +169,7 @@ def test_kappa_is_that_of_scikit_learn(pairs):
 
 
 def test_agreement_and_table(tmp_path):
-    anna, ben = Writer(tmp_path, 11, "anna", "data"), Writer(tmp_path, 11, "ben", "data")
+    anna, ben = Writer(tmp_path, 11, "anna", DATA), Writer(tmp_path, 11, "ben", DATA)
     anna.append([grade(1, 1, 5), grade(2, 2, 1), grade(3, 1, 5, repeat=True), grade(4, 2, 2, repeat=True)])
     anna.append([Decision(5, "skip", "image", 3), grade(6, 4, 4), undo(7, 6, cell=4)])
     ben.append([grade(1, 2, 1), grade(2, 1, 5)])

@@ -14,7 +14,7 @@ from werkzeug.test import Client
 from hpa_tf import cell_table, framing, records
 from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import Writer, read
+from hpa_tf.grade_journal import GradedData, Writer, read
 from hpa_tf.grading import pixels
 from hpa_tf.grading.cells import read_cells
 from hpa_tf.grading.command import Options, main, make_session
@@ -387,12 +387,50 @@ def test_a_grade_is_on_the_disk_before_the_answer(app):
 
 def test_grades_of_other_data_are_refused(data, tmp_path):
     cells = read_cells(data[0], CLASS)
-    writer = Writer(tmp_path, CLASS, "anna", cells.fingerprint)
+    writer = Writer(tmp_path, CLASS, "anna", cells.data)
     from hpa_tf.grade_journal import Decision
 
     writer.append([Decision(1, "grade", "image-99999", 1, 4)])
     with pytest.raises(InputError, match="image-99999"):
         Session(cells, CLASS, np.arange(90), writer)
+
+
+def test_grades_belong_to_the_cells_and_not_to_the_build(data, tmp_path):
+    """Other masks give other cells of the same numbers; another margin or order of the shards gives the same cells."""
+    session = open_session(data[0], tmp_path / "grades")
+    session.grade(session.state()["upcoming"][:3], 4, None)
+    session.writer.close()
+    write_cells(tmp_path / "other" / "data", 90, seed=1)
+    with pytest.raises(InputError, match="grades of other data"):
+        open_session(tmp_path / "other" / "data", tmp_path / "grades")
+    table, _ = write_cells(tmp_path / "same" / "data", 90)
+    records.write_manifest(
+        tmp_path / "same" / "data", replace(records.read_manifest(data[0]), margin=8, fingerprint="1" * 64)
+    )
+    cell_table.write(table[::-1], tmp_path / "same" / "data" / "cells.parquet", "labels")
+    again = open_session(tmp_path / "same" / "data", tmp_path / "grades")
+    assert again.state()["graded"] == 3
+    again.writer.close()
+
+
+def test_a_journal_of_an_earlier_version_goes_on(data, tmp_path):
+    """It names its data by the fingerprint of the build."""
+    known = read_cells(data[0], CLASS).data
+    Writer(tmp_path, CLASS, "anna", GradedData(known.fingerprint, "")).close()
+    session = open_session(data[0], tmp_path)
+    session.grade(session.state()["upcoming"][:1], 4, None)
+    session.writer.close()
+    assert open_session(data[0], tmp_path).state()["graded"] == 1
+    Writer(tmp_path, CLASS, "ben", GradedData("2" * 64, "")).close()
+    with pytest.raises(InputError, match="grades of other data"):
+        make_session(Options(data=str(data[0]), class_=str(CLASS), out=str(tmp_path), grader="ben"))
+
+
+def test_a_table_that_does_not_say_which_cells_they_are_is_refused(tmp_path):
+    table, _ = write_cells(tmp_path / "data", 12)
+    cell_table.write(table.drop(columns="left"), tmp_path / "data" / "cells.parquet", "labels")
+    with pytest.raises(InputError, match=r"no column \['left'\]"):
+        read_cells(tmp_path / "data", CLASS)
 
 
 @pytest.mark.parametrize(

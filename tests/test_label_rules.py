@@ -13,10 +13,12 @@ from shards import one_hot, write_dataset
 from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.label_rules.label_table import SET_BY, given
 from hpa_tf.pipeline.examples import read_examples
+from hpa_tf.records import read_manifest
 from tfrecords_builder.__main__ import main
 
 SPINDLE = 11
@@ -293,9 +295,7 @@ def data(tmp_path_factory):
 
 
 def grade_some(folder, table, out):
-    from hpa_tf.records import read_manifest
-
-    writer = Writer(out, SPINDLE, "anna", read_manifest(folder).fingerprint)
+    writer = Writer(out, SPINDLE, "anna", graded_data(folder, read_manifest(folder), table))
     keys = table[["image_id", "cell"]].to_numpy().tolist()
     writer.append([Decision(i + 1, "grade", *keys[i], 1 + i % 5) for i in range(10)])
     writer.append([Decision(11, "undo", *keys[9], replaces=10), Decision(12, "skip", *keys[11])])
@@ -320,6 +320,17 @@ def test_from_journal_to_training_examples(data, tmp_path, capsys):
     assert read_examples(folder, labels=out).labels[3, SPINDLE] == pytest.approx(0.75)
     assert main(["grades", str(tmp_path / "grades"), "--out", str(tmp_path / "grades.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "grades.csv")) == 9
+
+
+def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):
+    """The cells have the same numbers, and the build the same fingerprint."""
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    write_dataset(tmp_path / "again", ones(24, 3, 11), num_shards=1, size=(30, 50), seed=1)
+    assert read_manifest(tmp_path / "again").fingerprint == read_manifest(folder).fingerprint
+    arguments = ["label", "--rule", "from_grades", "--grades", str(tmp_path / "grades"), "--out", str(tmp_path / "l")]
+    assert main([*arguments, "--data", str(tmp_path / "again")]) == 2
+    assert "grades of other data (class 11, anna" in capsys.readouterr().err and not (tmp_path / "l").exists()
 
 
 def test_a_chain_of_commands_and_its_pictures(data, tmp_path, capsys):

@@ -10,6 +10,7 @@ from shards import one_hot, write_dataset
 from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES
+from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.pipeline.sampling import draw_epoch
@@ -55,7 +56,7 @@ def graded(data, tmp_path_factory):
     """Grades of class 3, of cells of both folds; 5 where it is really there."""
     folder, table = data
     out = tmp_path_factory.mktemp("grades")
-    writer = Writer(out, 3, "anna", read_manifest(folder).fingerprint)
+    writer = Writer(out, 3, "anna", graded_data(folder, read_manifest(folder), table))
     rows = np.flatnonzero(table["Nucleoli fibrillar center"].to_numpy() > 0)[::3]
     keys = table[["image_id", "cell"]].to_numpy().tolist()
     writer.append([Decision(n + 1, "grade", *keys[row], 5 if row % 2 else 2) for n, row in enumerate(rows)])
@@ -216,7 +217,7 @@ def test_both_stages_of_a_system(data, graded, tmp_path, monkeypatch, capsys):
     (out / "fine_tuned" / "two" / "result.json").unlink()  # killed before the end
     assert command.main([*arguments, "--fine-tune", str(graded[0])]) == 0
     assert {path: path.read_bytes() for path in kept} == kept
-    writer = Writer(graded[0], 5, "ben", read_manifest(folder).fingerprint)
+    writer = Writer(graded[0], 5, "ben", graded_data(folder, read_manifest(folder), data[1]))
     writer.append([Decision(1, "grade", "image-00000", 1, 5)])
     writer.close()
     assert command.main([*arguments, "--fine-tune", str(graded[0])]) == 2

@@ -14,7 +14,7 @@ import tyro
 
 from hpa_tf import label_rules, records
 from hpa_tf.classes import CLASSES
-from hpa_tf.data_folder import read_cells
+from hpa_tf.data_folder import CELL_COLUMNS, graded_data, read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_predictions import AddLikely, DropUnlikely, FiveLevels, OutOfFold
@@ -71,8 +71,9 @@ class FromGrades(Rule):
         if self.data is None:
             raise InputError("--data", "none", "the data folder that was graded", "give it: grades are checked with it")
         maps = label_rules.read_maps(self.maps)
-        fingerprint = records.read_manifest(self.data).fingerprint
-        found = [label_rules.grades_of_folder(folder, fingerprint) for folder in self.grades]
+        manifest = records.read_manifest(self.data)
+        data = graded_data(self.data, manifest, read_cells(self.data, manifest, CELL_COLUMNS))
+        found = [label_rules.grades_of_folder(folder, data) for folder in self.grades]
         print(label_rules.describe_grades([journal for _, journals, _ in found for journal in journals]))
         sums = {name: digest for _, _, some in found for name, digest in some.items()}
         if self.write_maps:

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, MITOTIC_SPINDLE, NEGATIVE
+from hpa_tf.data_folder import CELL_COLUMNS, graded_data
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
+from hpa_tf.grade_journal import GradedData
 from hpa_tf.imaging import rules
 
 MAX_PIXELS = 1 << 26
@@ -29,7 +31,7 @@ class Cells:
 
     Attributes:
         folder: Data folder.
-        fingerprint: The data's.
+        data: What grades say of the data that they are of.
         field_shards: Name of the field shard that goes with each cell shard; empty if no fields are stored.
         image_ids: Ids of the images.
         image: int32 [N], index into `image_ids`.
@@ -46,7 +48,7 @@ class Cells:
     """
 
     folder: str
-    fingerprint: str
+    data: GradedData
     field_shards: dict[str, str]
     image_ids: list[str]
     image: np.ndarray
@@ -155,10 +157,10 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
     try:
         with files.open_file(path) as stream:
             there = set(pq.read_schema(stream).names)
-            columns = [*cell_table.KEYS, *cell_table.VALUES, *_PLACE]
+            columns = [*CELL_COLUMNS, *cell_table.VALUES, *_PLACE]
             if missing := [name for name in columns if name not in there]:
                 raise InputError(path, f"no column {missing}", "the cell table of a build", "build the data again")
-            columns += [name for name in (*_SUMS, "cell_area") if name in there]
+            columns += [name for name in _SUMS if name in there]
             stream.seek(0)
             arrow = pq.read_table(stream, columns=columns, read_dictionary=["image_id", "shard"])
     except (FileNotFoundError, pa.ArrowInvalid) as error:
@@ -176,7 +178,7 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
     blank = np.full(len(image), np.nan, np.float32)
     return Cells(
         folder=str(folder),
-        fingerprint=manifest.fingerprint,
+        data=graded_data(folder, manifest, arrow.select(CELL_COLUMNS).to_pandas()),
         field_shards={cells: field for cells, field in pairs.items() if field in fields},
         image_ids=image_ids,
         image=image,
@@ -205,7 +207,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def _brightness(arrow: pa.Table, image: np.ndarray) -> np.ndarray:
-    if not {*_SUMS, "cell_area"} <= set(arrow.column_names):
+    if not set(_SUMS) <= set(arrow.column_names):
         return np.ones((len(image), len(CHANNELS)), np.float32)
     area = np.maximum(arrow["cell_area"].to_numpy(), 1)
     means = np.column_stack([arrow[name].to_numpy() / area for name in _SUMS])

@@ -77,7 +77,7 @@ def make_session(options: Options) -> Session:
     chosen = in_folds(cells, options.fold) & (cells.clean if options.clean else np.ones(len(cells), bool))
     rows = queue(cells, chosen, options.order, options.which, options.seed)
     grader = options.grader or re.sub(r"[^\w-]", "-", getpass.getuser())[:40]
-    writer = Writer(options.out, class_id, grader, cells.fingerprint)
+    writer = Writer(options.out, class_id, grader, cells.data)
     return Session(cells, class_id, rows, writer, options.repeat_share, options.seed, options.show_label)
 
 

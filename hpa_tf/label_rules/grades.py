@@ -11,7 +11,15 @@ import pandas as pd
 from hpa_tf import files
 from hpa_tf.classes import MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import GRADES, Journal, agreement_between, grades_table, read_folder, self_agreement
+from hpa_tf.grade_journal import (
+    GRADES,
+    GradedData,
+    Journal,
+    agreement_between,
+    grades_table,
+    read_folder,
+    self_agreement,
+)
 from hpa_tf.label_rules.label_table import GRADED, LabelTable
 
 GradeMap = Mapping[int, float]
@@ -122,21 +130,21 @@ def _label(value: float) -> float:
 
 
 def grades_of_folder(
-    folder: str | os.PathLike, fingerprint: str | None
+    folder: str | os.PathLike, data: GradedData | None
 ) -> tuple[pd.DataFrame, list[Journal], dict[str, str]]:
     """Return (table of the grades that stand, the journals, their SHA-256 by file name).
 
     Args:
         folder: Folder that the grading page wrote.
-        fingerprint: That of the data the grades must be of; None = any.
+        data: The data that the grades must be of; None = any.
 
     Raises:
         InputError: There is no journal, one is damaged, or one is of other data.
     """
     journals = read_folder(folder)
-    if other := [one for one in journals if fingerprint is not None and one.data != fingerprint]:
-        found = f"grades of class {other[0].class_id} by {other[0].grader} of data {other[0].data[:12]}"
-        raise InputError(folder, found, f"grades of data {fingerprint[:12]}", "give the data folder that was graded")
+    if data is not None:
+        for journal in journals:
+            data.check(journal, folder)
     names = [name for name in files.list_names(folder) if name.endswith(".jsonl")]
     sums = {name: hashlib.sha256(files.read_bytes(files.join(folder, name))).hexdigest() for name in names}
     return grades_table(journals), journals, sums

@@ -19,6 +19,7 @@ import numpy as np
 
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.classes import MITOTIC_SPINDLE
+from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
@@ -89,9 +90,10 @@ def write_stage_labels(data: Data, grades: str, validation_fold: int, path: str,
 def stage_labels(data: Data, grades: str, validation_fold: int) -> LabelTable:
     """Return the labels of the second stage: see `write_stage_labels`."""
     manifest = read_manifest(data.data)
-    found, journals, sums = label_rules.grades_of_folder(grades, manifest.fingerprint)
-    print(label_rules.describe_grades(journals), flush=True)
     table = cell_table.read(files.join(data.data, CELL_TABLE_NAME))
+    graded = graded_data(data.data, manifest, table)
+    found, journals, sums = label_rules.grades_of_folder(grades, graded)
+    print(label_rules.describe_grades(journals), flush=True)
     start = (
         label_rules.read_labels(data.labels)
         if data.labels
