@@ -26,6 +26,8 @@ from hpa_tf.models.inception import InceptionV3
 from hpa_tf.models.network import Spec
 from hpa_tf.models.resnet import ResNet
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.prediction.heat import heat_writer
+from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.recipes import recipe_named
@@ -99,6 +101,18 @@ def test_a_map_lies_where_its_square_is():
     assert np.unravel_index(found.argmax(), found.shape)[0] in range(9, 12) and found[:, :2].max() == 0
     assert found[12:].max() == 0 and found[9:12, 2:5].min() > 0.5 and found[:6].max() == 0
     np.testing.assert_array_equal(maps.in_box(0, (5, 3, 15, 9)), found[5:15, 3:9])
+
+
+def test_the_square_ends_where_the_crops_of_the_images_end(tmp_path):
+    """They are cut as wide as the networks need, which is not the margin of a network that looks at no margin."""
+    recipes = (cases.recipe(square="grow"), cases.recipe(square="pad"))
+    served = [
+        serving.Served("", {"activation_maps": None}, recipe, {**vars(cases.MANIFEST), "margin": margin}, 32, None)
+        for recipe, margin in zip(recipes, (4, 60), strict=True)
+    ]
+    networks = [Network(str(i), 1.0, one, "", "") for i, one in enumerate(served)]
+    assert needs_of(networks).margin == 4
+    assert heat_writer(str(tmp_path), networks, None).square == SeenSquare(grows=True, margin=0, stored=4)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no", "pickle", "shapes"])

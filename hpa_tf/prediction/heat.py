@@ -51,7 +51,7 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     Raises:
         InputError: The first network has no maps.
     """
-    from hpa_tf.prediction.members import crop_of  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import crop_of, needs_of  # TensorFlow: not in the workers
 
     first = networks[0].served
     if not first.has_maps:
@@ -65,5 +65,5 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     files.make_folder(files.join(out, heat_map_files.FOLDER))
     if crop is None:
         return HeatWriter(out, TIGHT)
-    margin = max(one.served.dataset["margin"] for one in networks) if stored_margin is None else stored_margin
+    margin = needs_of(networks).margin if stored_margin is None else stored_margin
     return HeatWriter(out, SeenSquare(crop.square == "grow", crop.margin, margin))
