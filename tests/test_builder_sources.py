@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.data_folder import graded_data, read_cells
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.records import read_manifest
 from tfrecords_builder.__main__ import main
 from tfrecords_builder.folds import grouped_folds, stratified_folds
@@ -65,20 +65,20 @@ def test_public_list_is_read_with_its_own_columns(tmp_path):
         'https://images.proteinatlas.org/10006/922_B9_2_,"Golgi apparatus,Vesicles",7|17,U-2 OS,False\n'
         "https://images.proteinatlas.org/10007/923_B9_1,Cytosol,16,A-431,True\n"
     )
-    rows, faults = read_label_table(write_table(tmp_path, text))
-    assert not faults
+    rows, faults, in_trainset = read_label_table(write_table(tmp_path, text))
+    assert not faults and in_trainset == {"923_B9_1"}
     assert {image_id: labels for image_id, (labels, _) in rows.items()} == {"921_B9_1": (16,), "922_B9_2": (7, 17)}
     assert rows["922_B9_2"][1]["antibody"] == "10006"
     assert rows["922_B9_2"][1]["cell_line"] == "U-2 OS"
 
 
 def test_the_column_of_ids_is_taken_whatever_its_name(tmp_path):
-    rows, _ = read_label_table(write_table(tmp_path, "ID,Label_idx,Label\nx,Cytosol,16\ny,Unheard of,3|4\n"))
+    rows, _, _ = read_label_table(write_table(tmp_path, "ID,Label_idx,Label\nx,Cytosol,16\ny,Unheard of,3|4\n"))
     assert rows == {"x": ((16,), {}), "y": ((3, 4), {})}
 
 
 def test_repeated_rows_and_bad_rows_are_faults_with_their_line(tmp_path):
-    rows, faults = read_label_table(write_table(tmp_path, "ID,Label\na,1\nb,19\na,2\nc,3\n../x,1\n"))
+    rows, faults, _ = read_label_table(write_table(tmp_path, "ID,Label\na,1\nb,19\na,2\nc,3\n../x,1\n"))
     assert set(rows) == {"c"}
     assert [(image_id, str(error.where)[-6:]) for image_id, error in faults] == [
         ("a", "line 2"),
@@ -96,13 +96,13 @@ def test_tables_that_are_none_are_refused(tmp_path, text):
 
 @pytest.mark.skipif(not TABLES.exists(), reason="real tables are not here")
 def test_the_real_tables_are_read_whole():
-    rows, faults = read_label_table(TABLES / "kaggle2021_train.csv.gz")
+    rows, faults, _ = read_label_table(TABLES / "kaggle2021_train.csv.gz")
     assert len(rows) == 21_806 and not faults
     counts = np.bincount([k for labels, _ in rows.values() for k in labels], minlength=19)
     # METHODS 1
     expected = "8797 1095 2451 1262 1425 1792 775 1846 964 998 818 78 1734 3111 2013 252 5685 593 34"
     assert counts.tolist() == [int(number) for number in expected.split()]
-    rows, faults = read_label_table(TABLES / "prbio_hpa_single_bbox_meta.csv.gz")
+    rows, faults, _ = read_label_table(TABLES / "prbio_hpa_single_bbox_meta.csv.gz")
     assert len(rows) == 40_693 and not faults
 
 
@@ -281,6 +281,28 @@ def test_options_that_cannot_be_are_named(tmp_path, change, named):
         options(inputs, **change)
     assert options(inputs, masks=(), segmenter="classical").segmenter == "classical"
     assert options(inputs, segmenter="masks").masks
+
+
+def test_training_images_of_the_competition_are_left_out_and_counted(tmp_path):
+    """They are known by their rows, also where these name a file, and are no faults, whatever is wrong with them."""
+    inputs = write_inputs(tmp_path, 6, size=16, grid=1)
+    rows = pd.read_csv(inputs.labels)
+    rows["in_trainset"] = ["False", "True", "True", "False", "True", "False"]
+    rows.loc[2, "ID"] += "_green.png"
+    both = pd.concat([rows, rows[3:4].assign(in_trainset="True")])  # one row says no: it is built
+    both.to_csv(inputs.labels, index=False)
+    (inputs.images / f"{inputs.ids[4]}_red.png").unlink()
+    with pytest.warns(HpaWarning) as caught:
+        plan = make_plan(options(inputs, num_folds=1))
+    assert sorted(image.image_id for unit in plan.units for image in unit.images) == [inputs.ids[k] for k in (0, 3, 5)]
+    (text,) = [str(one.message) for one in caught]
+    assert f"3 images of {inputs.images} left out, first {inputs.ids[1]}: in_trainset" in text
+    rows[:2].to_csv(inputs.labels, index=False)
+    with (
+        pytest.raises(InputError, match=f"no row for image {inputs.ids[2]}"),
+        pytest.warns(HpaWarning, match="1 image"),
+    ):
+        make_plan(options(inputs))
 
 
 def test_unknown_group_column_lists_the_known_ones(tmp_path):

@@ -549,7 +549,7 @@ def test_pickles_of_other_tools_are_refused_with_the_way_out(tmp_path):
 def test_tables_as_spreadsheets_leave_them(tmp_path, text):
     path = tmp_path / "labels.csv"
     path.write_text(text, newline="")
-    rows, faults = read_label_table(path)
+    rows, faults, _ = read_label_table(path)
     assert {image_id: row[0] for image_id, row in rows.items()} == {"007": (0, 16)} and not faults
 
 

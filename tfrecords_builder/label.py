@@ -40,7 +40,7 @@ class FromImage(Rule):
         table = read_cells(self.data, manifest)
         inputs, of_image = {"data": manifest.fingerprint}, None
         if self.image_labels:
-            rows, faults = read_label_table(self.image_labels)
+            rows, faults, _ = read_label_table(self.image_labels)
             if faults:
                 raise faults[0][1]
             inputs[os.path.basename(self.image_labels)] = label_rules.digest(self.image_labels)

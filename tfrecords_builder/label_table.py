@@ -42,8 +42,12 @@ Row = tuple[tuple[int, ...], dict[str, str]]
 """Classes, and the other columns by name."""
 
 
-def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Fault]]:
-    """Read (classes, other columns) of each image id, and the rows that cannot be used.
+def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Fault], set[str]]:
+    """Read a label table.
+
+    Returns:
+        (classes, other columns) of each image id, the rows that cannot be used, and the ids of the images that are
+        left out because all of their rows say `in_trainset`.
 
     Raises:
         InputError: The file is missing, is no CSV, or lacks the columns of every known format.
@@ -55,16 +59,19 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
         raise InputError(path, f"columns {list(table.columns)[:12]}", expected, "rename the columns")
     if not table.rows:
         raise InputError(path, "no row", "a label table with at least one row", "check the path")
-    kept, faults = [], []
+    kept, faults, in_trainset = [], [], set()
     for row in table.rows:
         try:
             if row.error is not None:
                 raise row.error
-            if not parse_flag(row.cells.get("in_trainset", ""), "in_trainset", f"{path}, line {row.line}"):
+            if parse_flag(row.cells.get("in_trainset", ""), "in_trainset", f"{path}, line {row.line}"):
+                in_trainset.add(_image_id(row))
+            else:
                 kept.append((_image_id(row), row))
         except InputError as error:
             faults.append((_image_id(row), error))
-    return _rows(table, kept, _column_of_ids(table, label_columns), faults), faults
+    in_trainset -= {image_id for image_id, _ in kept}
+    return _rows(table, kept, _column_of_ids(table, label_columns), faults), faults, in_trainset
 
 
 def _image_id(row: CsvRow) -> str:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.layout import Layout
 from tfrecords_builder.label_table import Row, read_label_table
@@ -57,7 +57,7 @@ def find_images(sources: tuple[Source, ...]) -> tuple[list[LabelledImage], list[
     """Match the images of all sources with their rows.
 
     Rows that name a file (`ID_green.png`, `ID.png`) or a number as a spreadsheet writes it (`12.0`) are taken for the
-    image that they mean, with a warning.
+    image that they mean, with a warning. Images whose rows say `in_trainset` are left out, with a warning.
 
     Returns:
         The usable images, sorted by id, and the faults: rows without image, images without row, bad or repeated rows,
@@ -71,8 +71,9 @@ def find_images(sources: tuple[Source, ...]) -> tuple[list[LabelledImage], list[
     for index, source in enumerate(sources):
         own: list[Fault] = []
         fields = {one.image_id: one for one in find_fields(source.images, own, source.layout)}
-        rows, row_faults = read_label_table(source.labels)
+        rows, row_faults, in_trainset = read_label_table(source.labels)
         rows = _mend_ids(rows, fields, source, row_faults)
+        own = _leave_out(in_trainset, rows, fields, source, own)
         own += row_faults
         bad = {image_id for image_id, _ in own}
         without_row, without_image = fields.keys() - rows.keys() - bad, rows.keys() - fields.keys() - bad
@@ -107,6 +108,21 @@ def _mend_ids(rows: dict[str, Row], fields: Mapping, source: Source, faults: lis
         warnings.warn(text, HpaWarning, stacklevel=2)
     repeated = {image_id for image_id, _ in faults}
     return {image_id: row for image_id, row in mended.items() if image_id not in repeated}
+
+
+def _leave_out(
+    in_trainset: set[str], rows: dict[str, Row], fields: dict[str, FieldFiles], source: Source, faults: list[Fault]
+) -> list[Fault]:
+    """Take the competition's training images away from `fields`; return the faults of the other images."""
+    meant = {name if name in fields else _meant(name) for name in in_trainset} - rows.keys()
+    left_out = sorted(meant & {*fields, *(image_id for image_id, _ in faults)})
+    if left_out:
+        text = f"{source.labels}: {counted(len(left_out), 'image')} of {source.images} left out, first {left_out[0]}"
+        why = "in_trainset says that the competition's train.csv has them"
+        warnings.warn(f"{text}: {why}; to build them from here, set it to false", HpaWarning, stacklevel=3)
+    for image_id in left_out:
+        fields.pop(image_id, None)
+    return [fault for fault in faults if fault[0] not in left_out]
 
 
 def _meant(name: str) -> str:
