@@ -349,6 +349,24 @@ def test_one_unusable_image_stops_the_build_or_is_listed(tmp_path, capsys, spoil
     assert main([*arguments, "--on-error", "skip", "--allow-failures"]) == 0
 
 
+def test_failures_are_those_of_the_present_label_table(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
+    arguments = [*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--on-error", "skip", "--workers", "1"]
+    failures, rows = tmp_path / "data" / "failures.csv", inputs.labels.read_text()
+    assert main(arguments) == 0
+    whole = content(tmp_path / "data")
+    for extra in ("nobody", "somebody"):
+        inputs.labels.write_text(f"{rows}{extra},3\n")
+        capsys.readouterr()
+        assert main(arguments) == 1
+        assert "1 images or rows left out: failures.csv" in capsys.readouterr().out
+        assert pd.read_csv(failures)["image_id"].tolist() == [extra]
+        assert main(["verify", str(tmp_path / "data"), "--workers", "1"]) == 0
+    inputs.labels.write_text(rows)
+    assert main(arguments) == 0
+    assert content(tmp_path / "data") == whole
+
+
 def test_a_mended_image_joins_the_next_build(tmp_path):
     inputs = write_inputs(tmp_path / "inputs", 6, size=32, grid=1)
     path = inputs.images / f"{inputs.ids[1]}_red.png"

@@ -16,6 +16,7 @@ import pytest
 from builder_inputs import Inputs, content, write_inputs
 
 from hpa_tf import framing, records
+from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
@@ -326,11 +327,60 @@ def test_verify_knows_an_intact_file_that_is_not_the_manifests(damaged, capsys):
     assert f"SHA-256: {shard.name}" in capsys.readouterr().out
 
 
-def test_repair_says_when_the_inputs_changed(tmp_path, capsys):
-    own = write_inputs(tmp_path / "inputs", 5, size=32, grid=1)
-    assert main(own.arguments(tmp_path / "data")) == 0
-    sorted((tmp_path / "data").glob("cells-*"))[0].unlink()
-    image = own.images / f"{own.ids[0]}_red.png"
-    os.utime(image, (1, 1))
-    assert main(["repair", str(tmp_path / "data")]) == 2
-    assert "image or mask files changed" in capsys.readouterr().err
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def lose(inputs: Inputs) -> None:
+    shutil.rmtree(inputs.images)
+
+
+def touch(inputs: Inputs) -> None:
+    os.utime(inputs.images / f"{inputs.ids[0]}_red.png", (1, 1))
+
+
+def lengthen(inputs: Inputs) -> None:
+    with open(inputs.images / f"{inputs.ids[0]}_red.png", "ab") as stream:
+        stream.write(b"more")
+
+
+@pytest.mark.parametrize(
+    ("damaged_file", "change", "said"),
+    [
+        ("cells-", touch, "image or mask files changed"),
+        ("cells-", lose, "no such folder"),
+        ("cells.parquet", lose, "no such folder"),
+        (".build/plan.json", lose, "no such folder"),
+        (".build/plan.json", lengthen, "plan.json is damaged and does not say which"),
+    ],
+)
+def test_repair_says_when_the_inputs_changed_and_leaves_the_folder(tmp_path, capsys, damaged_file, change, said):
+    own, folder = write_inputs(tmp_path / "inputs", 5, size=32, grid=1), tmp_path / "data"
+    assert main([*own.arguments(folder), "--workers", "1"]) == 0
+    flip(next(path for path in sorted(folder.rglob("*")) if str(path.relative_to(folder)).startswith(damaged_file)))
+    change(own)
+    before = everything(folder)
+    assert main(["repair", str(folder), "--workers", "1"]) == 2
+    assert said in capsys.readouterr().err
+    assert everything(folder) == before
+
+
+@pytest.mark.parametrize("damaged_files", [["a shard"], ["a shard", ".build/plan.json"]])
+def test_a_repair_that_fails_on_its_way_can_be_repeated(tmp_path, capsys, damaged_files):
+    """An image that cannot be read, though its size and time are as they were: seen when its shard is rebuilt."""
+    own, folder = write_inputs(tmp_path / "inputs", 5, size=32, grid=1), tmp_path / "data"
+    assert main([*own.arguments(folder), "--workers", "1"]) == 0
+    intact = content(folder)
+    victim = sorted(folder.glob("cells-*"))[0]
+    for name in damaged_files:
+        flip(victim if name == "a shard" else folder / name)
+    image_id = read_cells(folder, records.read_manifest(folder)).query("shard == @victim.name")["image_id"].iloc[0]
+    image = own.images / f"{image_id}_red.png"
+    whole, times = image.read_bytes(), image.stat()
+    for data, code in ((bytes(len(whole)), 2), (whole, 0)):
+        image.write_bytes(data)
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert main(["repair", str(folder), "--workers", "1"]) == code
+        assert ((folder / records.MANIFEST_NAME).read_bytes()) == intact[records.MANIFEST_NAME]
+    assert image.name in capsys.readouterr().err
+    assert content(folder) == intact

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
-from hpa_tf.reporting import write_csv
+from hpa_tf.reporting import csv_bytes
 from tfrecords_builder import state, summary
 from tfrecords_builder.field_shards import image_rows
 from tfrecords_builder.image import Settings
@@ -36,10 +36,16 @@ _ROWS_A_PART = 20_000
 Results = dict[str, UnitResult]
 
 
-def build(options: BuildOptions) -> Manifest:
+def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> Manifest:
     """Build or continue a data folder.
 
-    A build that was stopped, however it was, continues; one that is finished is only checked.
+    A build that was stopped, however it was, continues; one that is finished is only checked. Inputs are checked before
+    anything in the folder changes.
+
+    Args:
+        options: What is asked.
+        bad_shards: What is there is repaired: these shards and all that spans the shards are written again, and the
+            manifest stays until the new one takes its place.
 
     Raises:
         InputError: Inputs cannot be used, options or inputs changed since the folder was begun (`on_change="fail"`),
@@ -49,14 +55,17 @@ def build(options: BuildOptions) -> Manifest:
     options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
-    saved = _saved_plan(options)
+    repairing = bad_shards is not None
+    saved = _saved_plan(options, repairing)
     plan = make_plan(options, state.drawn_folds(saved))
     interrupts.keeps("finished shards are kept; the same command continues")
     for folder in (options.out, files.join(options.out, STATE_FOLDER)):
         files.make_folder(folder)
     with folder_lock.locked(options.out):
-        results, todo = _results_so_far(options, plan, saved)
-        if todo or not _is_finished(options, plan, results):
+        results, todo = _results_so_far(options, plan, saved, bad_shards or ())
+        if todo or repairing or not _is_finished(options, plan, results):
+            if not repairing:
+                files.remove(files.join(options.out, records.MANIFEST_NAME))
             _open_folder(options, plan)
             results |= _run(todo, options)
             _finish(options, plan, results)
@@ -66,24 +75,27 @@ def build(options: BuildOptions) -> Manifest:
     return manifest
 
 
-def failures_of(plan: Plan, results: Iterable[UnitResult]) -> pd.DataFrame:
-    """Return the images and rows that were left out: image_id, where, found, expected, fix."""
+def _failures_csv(plan: Plan, results: Iterable[UnitResult]) -> bytes:
+    """Return the table of the images and rows that were left out; nothing where there are none, and so no file."""
     rows = [(image_id, e.where, e.found, e.expected, e.fix) for image_id, e in plan.faults]
     rows += [failure for result in results for failure in result.failures]
-    return pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
+    table = pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
+    return csv_bytes(table) if rows else b""
 
 
-def _saved_plan(options: BuildOptions) -> dict[str, Any] | None:
-    """Return the plan that the folder was begun with; an empty one where it is damaged and a rebuild is asked for."""
+def _saved_plan(options: BuildOptions, repairing: bool) -> dict[str, Any] | None:
+    """Return the plan that the folder was begun with; an empty one where it is damaged and is to be written again."""
     try:
         return state.load_plan(options.out)
     except InputError:
-        if options.on_change != "rebuild":
+        if not repairing and options.on_change != "rebuild":
             raise
         return {}
 
 
-def _results_so_far(options: BuildOptions, plan: Plan, saved: dict[str, Any] | None) -> tuple[Results, list[Unit]]:
+def _results_so_far(
+    options: BuildOptions, plan: Plan, saved: dict[str, Any] | None, bad_shards: Collection[str]
+) -> tuple[Results, list[Unit]]:
     """Return the results of the units that are done, and the others, some of which lack only their fields of view.
 
     Raises:
@@ -98,22 +110,37 @@ def _results_so_far(options: BuildOptions, plan: Plan, saved: dict[str, Any] | N
         return {}, list(plan.units)
     found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
     failed = {failure[0] for result in found.values() if result for failure in result.failures}
-    changed = state.changes(saved, plan, failed) if saved else []
     has_shards = any(".tfrecord-" in name or name == records.MANIFEST_NAME for name in stamps)
-    if changed and options.on_change == "fail" and has_shards:  # else nothing is lost by beginning anew
-        fix = "undo the change, choose another --out, or give --on-change rebuild"
-        raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
+    if options.on_change == "fail" and has_shards:  # else nothing is lost by beginning anew
+        _check_unchanged(options, plan, saved, failed)
     # failed images are tried again: they are the reason why somebody runs the command again
     results, todo = {}, []
     for unit in plan.units:
         result = found[unit.name]
-        if result is None or result.failures or not state.is_done(unit, result, stamps):
+        is_bad = unit.shard("cells") in bad_shards or unit.shard("fields") in bad_shards
+        if result is None or result.failures or is_bad or not state.is_done(unit, result, stamps):
             todo.append(unit)
         elif options.fields is None or _has_fields(options, unit, result, stamps):
             results[unit.name] = result
         else:
             todo.append(replace(unit, fields_only=True))
     return results, todo
+
+
+def _check_unchanged(options: BuildOptions, plan: Plan, saved: dict[str, Any], failed: set[str]) -> None:
+    """Check that the folder was begun with the same options and inputs; of a damaged plan its manifest knows it.
+
+    Raises:
+        InputError: It was not.
+    """
+    if saved:
+        changed = state.changes(saved, plan, failed)
+    else:
+        is_same = records.read_manifest(options.out).fingerprint == plan.fingerprint
+        changed = [] if is_same else [f"{state.PLAN_NAME} is damaged and does not say which"]
+    if changed:
+        fix = "undo the change, choose another --out, or give --on-change rebuild"
+        raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
 
 
 def _has_fields(options: BuildOptions, unit: Unit, result: UnitResult, stamps: dict[str, tuple[int, str]]) -> bool:
@@ -126,6 +153,9 @@ def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
     names += [image_table.NAME] if options.fields is not None else []
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
+    path = files.join(options.out, FAILURES_NAME)
+    if (files.read_bytes(path) if files.exists(path) else b"") != _failures_csv(plan, results.values()):
+        return False
     try:
         return records.read_manifest(options.out) == _manifest(options, plan, results)
     except InputError:  # damaged: it is written anew
@@ -133,15 +163,13 @@ def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
 
 
 def _open_folder(options: BuildOptions, plan: Plan) -> None:
-    """Take away what must not be taken for the result, then write down the plan."""
+    """Take away shards and sidecars of another plan, and what was half written; then write down the plan."""
     mine = {shard for unit in plan.units for shard in (unit.shard("cells"), unit.shard("fields"))}
     sidecars = {unit.name + SIDECAR for unit in plan.units}
     if options.fields is None:
         mine -= {unit.shard("fields") for unit in plan.units}
-    files.remove(files.join(options.out, records.MANIFEST_NAME))
     for name in files.list_names(options.out) if files.exists(options.out) else []:
-        stale_shard = ".tfrecord-" in name and name not in mine
-        if stale_shard or name in _REWRITTEN or _is_temporary(name):
+        if (".tfrecord-" in name and name not in mine) or _is_temporary(name):
             files.remove(files.join(options.out, name))
     folder = files.join(options.out, STATE_FOLDER)
     for name in files.list_names(folder) if files.exists(folder) else []:
@@ -191,6 +219,8 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     if missing:
         found = f"{len(missing)} of {len(plan.units)} units not written, first {missing[0]}"
         raise InputError(options.out, found, "all units", "run the same command again")
+    for name in _REWRITTEN:
+        files.remove(files.join(options.out, name))
     ordered = [results[unit.name] for unit in plan.units]
     for text in dict.fromkeys(text for result in ordered for text in result.warnings):
         warnings.warn(text, HpaWarning, stacklevel=2)
@@ -207,9 +237,8 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     )
     if options.fields is not None:
         image_table.write(image_rows(plan.units, ordered, options.out), options.out)
-    failures = failures_of(plan, ordered)
-    if len(failures):
-        write_csv(failures, files.join(options.out, FAILURES_NAME))
+    if failures := _failures_csv(plan, ordered):
+        files.write_bytes(files.join(options.out, FAILURES_NAME), failures)
     if options.tfds:
         from tfrecords_builder.tfds_metadata import write_tfds_metadata  # imports TensorFlow
 

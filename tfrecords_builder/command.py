@@ -121,11 +121,11 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
     if isinstance(command, BuildOptions):
         from tfrecords_builder.build import FAILURES_NAME, build
 
-        build(command)
-        alone = " --recipe.validation-fold -1" if records.read_manifest(command.out).num_folds == 1 else ""
+        manifest = build(command)
+        alone = " --recipe.validation-fold -1" if manifest.num_folds == 1 else ""
         following = f"python train.py --strategy mirrored --data {shlex.quote(command.out)}{alone}"
         print(f"Written to {command.out}. Next: {following}")
-        return int(files.exists(files.join(command.out, FAILURES_NAME)) and not command.allow_failures)
+        return int(FAILURES_NAME in (manifest.checksums or {}) and not command.allow_failures)
     if isinstance(command, Verify):
         from tfrecords_builder.verify import report, verify
 

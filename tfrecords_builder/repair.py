@@ -4,7 +4,7 @@ import contextlib
 import os
 from typing import Any
 
-from hpa_tf import files, folder_lock, records
+from hpa_tf import files, records
 from hpa_tf.errors import InputError
 from hpa_tf.worker_processes import num_cores
 from tfrecords_builder import state
@@ -16,6 +16,8 @@ from tfrecords_builder.verify import Fault, verify
 
 def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[str]:
     """Rebuild the bad shards of a data folder, and the cell table and manifest where they are bad.
+
+    Where the inputs are not there any more, or changed, the folder stays as it is.
 
     Args:
         folder: Data folder.
@@ -35,14 +37,7 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
     before, faults = _state(folder, deep, workers)
     bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard and not fault.shard.endswith(SIDECAR)})
     with contextlib.chdir(where):  # relative paths are relative to where the build ran
-        options = _options(asked, folder, workers)
-        with folder_lock.locked(folder):
-            if faults:
-                files.remove(files.join(folder, records.MANIFEST_NAME))  # so that the build writes all of it again
-            for name in (files.check_name(name, folder) for name in bad):
-                files.remove(files.join(folder, name))
-                files.remove(files.join(folder, STATE_FOLDER, name.replace("fields-", "cells-", 1) + SIDECAR))
-        manifest = build(options)
+        manifest = build(_options(asked, folder, workers), bad if faults else None)
     if faults and not before:  # no shard could be checked without the manifest: now they can
         return repair(folder, deep, workers)
     other = [shard.name for shard in manifest.shards if shard.name in before and before[shard.name] != shard]
@@ -74,19 +69,10 @@ def _asked(folder: str) -> tuple[dict[str, Any], str]:
 def _options(asked: dict[str, Any], folder: str, workers: int) -> BuildOptions:
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
     try:
-        # a damaged plan is no change; where it is intact, what changed is named
-        damaged = not _has_plan(folder)
-        return BuildOptions(**values, out=folder, workers=workers, on_change="rebuild" if damaged else "fail")
+        return BuildOptions(**values, out=folder, workers=workers)
     except TypeError as error:
         fix = "build it again: python -m tfrecords_builder build"
         raise InputError(folder, f"options of another version ({error})", "options of this version", fix) from error
-
-
-def _has_plan(folder: str) -> bool:
-    try:
-        return state.load_plan(folder) is not None
-    except InputError:
-        return False
 
 
 def _state(folder: str, deep: bool, workers: int) -> tuple[dict[str, records.Shard], list[Fault]]:
