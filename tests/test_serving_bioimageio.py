@@ -15,8 +15,13 @@ from test_serving import cell, png
 from hpa_tf import serving
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.recipes import Recipe
 from hpa_tf.serving import bioimageio as package_module
 from hpa_tf.serving.__main__ import main
+from hpa_tf.serving.about import About
+from hpa_tf.views import Crop
 
 needs_extra = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("bioimageio", "onnxruntime", "tf2onnx")),
@@ -110,6 +115,25 @@ def test_bad_options_end_with_one_line(run, tmp_path, capsys, options, named):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("serving: ") and named in error and "Fix:" in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (range(18), "Negative is 1 minus the largest of the others."),
+        (range(19), "Negative is an answer of the network, as the others are."),
+        ((11,), "Locations that the network does not answer are NaN."),
+    ],
+)
+def test_the_documentation_is_of_what_the_network_sees_and_answers(classes, said):
+    """It sees what it is asked through, which may be another view than that of its training."""
+    trained, asked = Crop(48, surroundings="all", square="grow", margin=7), Crop(32, surroundings="background")
+    recipe = Recipe("two_views", trained, Classifier(SmallCnn((8, 12)), classes=tuple(classes)), asked=asked)
+    served = serving.Served("", {}, recipe, vars(cases.MANIFEST), asked.size, None)
+    text = package_module.documentation("name", About("", "what it does"), served)
+    assert said in text and text.count("Negative is") + text.count("NaN") == 1
+    assert "[batch, 32, 32, 4]" in text and "margin of 0 px; pixels of other cells are 0, background stays" in text
+    assert "padded with zeros" in text
 
 
 def test_a_crop_of_three_channels_is_refused(tmp_path):

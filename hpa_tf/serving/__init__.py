@@ -1,7 +1,7 @@
 """The SavedModel of a run: the network with its preparation inside, usable with TensorFlow alone.
 
 `RUN/saved_model/1/` is TensorFlow Serving's folder layout. Signatures (B cells; all give `probabilities` [B, 19] in
-class order, Negative = 1 - max of the others):
+class order, Negative = 1 - max of the others where the network does not answer it):
 
     serving_default   crop: PNG bytes [B], 8 or 16 bit, 4 channels, any size; the whole picture is the cell
     crop_and_region   crop, region: PNG bytes [B] each, as in the records

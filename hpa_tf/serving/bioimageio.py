@@ -25,6 +25,7 @@ from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, cut_cells
+from hpa_tf.models.network import LOCATED
 from hpa_tf.serving.about import About
 from hpa_tf.serving.exporting import WITHOUT_GRADIENTS
 from hpa_tf.serving.loading import Served, load
@@ -51,7 +52,7 @@ Input: one cell, float32 [batch, {size}, {size}, 4], channels {channels}, values
 the tight box around the cell, {square}, with a margin of {margin} px; {surroundings}; resized to {size} px (bilinear,
 half-pixel centres, no anti-aliasing) and divided by 255 (8 bit) or 65535 (16 bit).
 
-Output: a probability for each of {num_classes} locations: {classes}. Negative is 1 minus the largest of the others.
+Output: a probability for each of {num_classes} locations: {classes}. {unanswered}
 
 Trained by hpa_tf with the recipe {recipe} on {num_cells} cells of {num_images} fields of view, labelled image by image,
 at {um_per_px} micrometres a pixel. The cells were found by: {segmenter}.
@@ -170,7 +171,7 @@ def _write_saved_model(folder: Path, served: Served) -> None:
     """Write the network alone as a zipped SavedModel: bioimage.io's tools know one input and one signature."""
     module = tf.Module()
     module.network = served.keep
-    image = tf.TensorSpec([None, served.size, served.size, len(served.recipe.view.channels)], tf.float32, "image")
+    image = tf.TensorSpec([None, served.size, served.size, len(served.recipe.asked_view.channels)], tf.float32, "image")
 
     @tf.function(input_signature=[image])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -191,7 +192,7 @@ def _write_package(folder: Path, package: Path, served: Served, about: About) ->
     from bioimageio.spec import save_bioimageio_package
 
     name = about.name or re.sub(r"[^\w+() -]", "-", f"HPA single-cell locations ({served.recipe.name})", flags=re.A)
-    (folder / "README.md").write_text(_documentation(name, about, served))
+    (folder / "README.md").write_text(documentation(name, about, served))
     try:
         save_bioimageio_package(_description(folder, name, about, served), output_path=package)
     except ValueError as error:  # pydantic's too
@@ -209,8 +210,15 @@ def _refusals(error: ValueError) -> list[str]:
     return [f"{field} {one['input']!r:.100} ({one['msg']:.100})" for field, one in first.items()]
 
 
-def _documentation(name: str, about: About, served: Served) -> str:
-    view, dataset = served.recipe.view, served.dataset
+def documentation(name: str, about: About, served: Served) -> str:
+    """Return the package's README.md.
+
+    Args:
+        name: What the package is called.
+        about: What it says about itself.
+        served: A run whose network is asked through crops.
+    """
+    view, dataset = served.recipe.asked_view, served.dataset
     return _DOCUMENTATION.format(
         name=name,
         description=about.description,
@@ -221,12 +229,23 @@ def _documentation(name: str, about: About, served: Served) -> str:
         surroundings=_SURROUNDINGS[view.surroundings],
         num_classes=len(CLASSES),
         classes=", ".join(CLASSES),
+        unanswered=_unanswered(served),
         recipe=served.recipe.name,
         num_cells=dataset["num_cells"],
         num_images=dataset["num_images"],
         um_per_px=" or ".join(f"{value:g}" for value in dataset["um_per_px"]),
         segmenter=dataset["segmenter"],
     )
+
+
+def _unanswered(served: Served) -> str:
+    """Return what stands for the classes that the network does not answer, in at most 128 letters: a description."""
+    classes = served.recipe.network.classes
+    if classes == LOCATED:
+        return "Negative is 1 minus the largest of the others."
+    if len(classes) == len(CLASSES):
+        return "Negative is an answer of the network, as the others are."
+    return "Locations that the network does not answer are NaN."
 
 
 def _description(folder: Path, name: str, about: About, served: Served) -> Any:
@@ -236,7 +255,7 @@ def _description(folder: Path, name: str, about: About, served: Served) -> Any:
 
     data = v0_5.IntervalOrRatioDataDescr(type="float32", range=(0.0, 1.0))
     sides = [v0_5.SpaceInputAxis(id=v0_5.AxisId(axis), size=served.size) for axis in "yx"]
-    channels = v0_5.ChannelAxis(channel_names=[v0_5.Identifier(name) for name in served.recipe.view.channels])
+    channels = v0_5.ChannelAxis(channel_names=[v0_5.Identifier(name) for name in served.recipe.asked_view.channels])
     image = v0_5.InputTensorDescr(
         id=v0_5.TensorId("image"),
         description="a prepared cell: see the documentation",
@@ -246,7 +265,7 @@ def _description(folder: Path, name: str, about: About, served: Served) -> Any:
     )
     probabilities = v0_5.OutputTensorDescr(
         id=v0_5.TensorId("probabilities"),
-        description="of each location; Negative = 1 - largest of the others",
+        description=f"of each location. {_unanswered(served)}",
         axes=[v0_5.BatchAxis(), v0_5.ChannelAxis(channel_names=list(CLASSES))],
         data=data,
         test_tensor=v0_5.FileDescr(source=folder / "output.npy"),
