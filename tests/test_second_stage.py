@@ -1,6 +1,7 @@
 """Fine-tuning on hand grades, validation by grades, and networks that find wrong labels."""
 
 import json
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -24,7 +25,8 @@ from hpa_tf.training import command, relabelling
 from hpa_tf.training.fine_tuning import stage_labels
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.relabelling import of_one_class
-from hpa_tf.training.run import Data, split
+from hpa_tf.training.run import split
+from hpa_tf.training.site import Data, Site
 from tfrecords_builder.__main__ import main as builder
 
 TINY = ["--recipe.view.size", "16", "--recipe.network.backbone.widths", "4", "6"]
@@ -152,6 +154,50 @@ def test_relabelling_that_fails_midway_keeps_its_networks_and_which_labels_they_
     assert command.main([*arguments, "--recipe.seed", "1"]) == 2
     assert "another run (seed: 0 -> 1)" in capsys.readouterr().err
     assert command.main(arguments) == 0 and len(asked) == 3, "the first network is not asked again"
+
+
+def test_relabelling_on_another_worker_needs_no_file_of_the_first(data, tmp_path, monkeypatch):
+    """That of the weights may not be there yet, or be of an earlier epoch; and the first says what is done."""
+    arguments = ["--data", str(data[0]), *TINY_RELABELLING, "--recipe.optimization.ema-decay", "0.5"]
+    arguments += ["--recipe.asked", "Crop", "--recipe.asked.size", "24"]
+    assert command.main([*arguments, "--out", str(tmp_path / "first")]) == 0
+    expected = [np.load(path) for path in sorted((tmp_path / "first" / "fold0").glob("*.npy"))]
+    assert not np.array_equal(*expected), "the network that is asked through the other view has the class's weights"
+    (tmp_path / "other" / "fold0").mkdir(parents=True)
+    (tmp_path / "other" / "fold0" / "class03.npy").touch()
+    said, asked, predict = [], [], relabelling.predict
+    monkeypatch.setattr(Site, "is_chief", False)
+    monkeypatch.setattr(relabelling, "chief_says", lambda strategy, answer: said.append(answer))
+    monkeypatch.setattr(relabelling, "predict", lambda *arguments: asked.append(predict(*arguments)) or asked[-1])
+    assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 0
+    np.testing.assert_array_equal([found[:, 0] for found in asked], expected)
+    assert said == [class_id == 3 for class_id in range(18)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--recipe.validation-fold 1", "validation_fold 1"),
+        ("--recipe.ensemble 1 --recipe.optimization.early-stopping 2", "ensemble and early_stopping"),
+        ("--recipe.optimization.measure loss", "measure loss"),
+        ("--recipe.optimization.schedule Plateau", "schedule Plateau"),
+        ("--recipe.network.classes 3", "network.classes"),
+        ("--recipe.asked Field", "no fields of view"),
+    ],
+)
+def test_fields_without_effect_on_relabelling_are_refused(data, tmp_path, capsys, options, said):
+    out = tmp_path / "out"
+    assert command.main(["--recipe", "relabel_small", "--data", str(data[0]), "--out", str(out), *options.split()]) == 2
+    assert said in capsys.readouterr().err and not out.exists()
+
+
+def test_relabelling_finds_a_shard_of_another_size_first(data, tmp_path, capsys):
+    folder = shutil.copytree(data[0], tmp_path / "data")
+    shard = max(folder.glob("cells-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    arguments = ["--data", str(folder), "--out", str(tmp_path / "out"), *TINY_RELABELLING]
+    assert command.main(arguments) == 2
+    assert str(shard) in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

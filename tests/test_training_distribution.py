@@ -17,6 +17,7 @@ from training_process import (
     write_tiny_dataset,
 )
 
+from hpa_tf import cell_table
 from hpa_tf.training.preemption import EXIT_CODE
 
 STEPS = 20
@@ -101,6 +102,27 @@ def test_worker_killed_and_all_restarted_equals_one(data, one_device, tmp_path):
     for deaths, exit_codes in (((None, ("step", 8)), [EXIT_CODE, -signal.SIGKILL]), ((None, None), [0, 0])):
         assert train_on_workers(arguments, deaths) == exit_codes
     assert_equal_training(tmp_path / "out", one_device)
+
+
+@pytest.mark.slow
+def test_relabelling_on_workers_equals_one(data, tmp_path):
+    arguments = [
+        "--data",
+        str(data),
+        "--recipe",
+        "relabel_small",
+        "--folds",
+        "1",
+        *SYNCHRONIZED,
+        "--recipe.sampling.num-cells",
+        "16",
+    ]
+    arguments += words("--recipe.network.backbone.widths 8 16 --recipe.view.size 16 --recipe.optimization.batch-size 8")
+    assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
+    assert train_on_workers([*arguments, "--out", str(tmp_path / "out"), "--strategy", "multiworker"]) == [0, 0]
+    one, out = (cell_table.read(tmp_path / name / "out_of_fold.parquet") for name in ("one", "out"))
+    np.testing.assert_allclose(out[cell_table.VALUES], one[cell_table.VALUES], atol=1e-4)
+    assert out[cell_table.VALUES].notna().any(axis=None)
 
 
 def test_multiworker_equals_one(data, one_device, tmp_path):

@@ -23,7 +23,7 @@ from hpa_tf.postprocessing import mean_of_known, weighted_mean, with_negative
 from hpa_tf.recipes import Member, Recipe, System, to_json
 from hpa_tf.recipes.runs import Run, read_run
 from hpa_tf.training.site import Data, Site
-from hpa_tf.training.strategy import gathered, wait_for_all, worker
+from hpa_tf.training.strategy import chief_says, wait_for_all
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import of_all_classes, predict
 
@@ -85,7 +85,7 @@ def _of_member(
         run = read_run(folder_of(fold, number))
         path, key = files.join(run.folder, f"out_of_fold-{number + 1}.npz"), _key(run, recipe, own)
         values = _kept(path, key) if site.is_chief else None
-        if not _chief_says(values is None, site):
+        if not chief_says(site.strategy, values is None):  # they predict together or not at all
             said.append(values)
             continue
         ask = ask or _asking(recipe, site)
@@ -134,10 +134,3 @@ def _kept(path: str, key: str) -> np.ndarray | None:
             return stored["values"] if str(stored["key"]) == key else None
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError):
         return None
-
-
-def _chief_says(answer: bool, site: Site) -> bool:
-    """Return the first worker's answer on every worker: they predict together or not at all."""
-    if worker(site.strategy)[1] == 1:
-        return answer
-    return bool(gathered(site.strategy, [int(answer)])[0][0])

@@ -18,13 +18,12 @@ import pandas as pd
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import InputError
-from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
-from hpa_tf.pipeline.damage import damage_explained
-from hpa_tf.recipes import Recipe
+from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
+from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.relabel import ASKED
 from hpa_tf.records import Manifest, read_manifest
-from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, WEIGHTS, fold_folder
+from hpa_tf.run_folder import CHECKPOINTS, WEIGHTS, fold_folder
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_batch_size
@@ -32,7 +31,9 @@ from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.preemption import Preemption
+from hpa_tf.training.run import check_first, records_of, what_validation_decides
 from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import chief_says
 from hpa_tf.training.trainee import Trainee
 from hpa_tf.training.validation import predict
 
@@ -53,8 +54,10 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
         site: Where it runs.
 
     Raises:
-        InputError: The data has too few folds, a network would see its own, or `out` holds another run.
+        InputError: The data has too few folds, a field of the recipe is without effect or does not fit the data, a
+            network would see its own fold, a shard has another size, or `out` holds another run.
     """
+    _check_fields(recipe)
     manifest = read_manifest(data.data)
     folds = num_folds or manifest.num_folds
     if not 1 <= folds <= manifest.num_folds or manifest.num_folds < 2:
@@ -63,8 +66,10 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
     if data.validation_labels is not None:
         fix = "leave it out; give grades of the training cells as --labels"
         raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)
+    check_first(recipe, manifest)
     check_unseen([recipe], range(folds), data.data)
     check_batch_size(recipe, site.strategy)
+    check_shard_sizes(manifest, records_of(recipe, replace(data, clean=False).examples(None)))
     networks = [_class_folder(out, fold, class_id) for fold in range(folds) for class_id in range(NEGATIVE)]
     with claimed(recipe, data, manifest, out, site, networks):
         table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
@@ -72,6 +77,23 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
             path = path or files.join(out, OUT_OF_FOLD)
             cell_table.write(table, path, "out_of_fold")
             print(f"{path}: {len(table)} cells", flush=True)
+
+
+def _check_fields(recipe: Recipe) -> None:
+    """Check that no field is without effect: these networks are not validated, and each answers the class asked.
+
+    Raises:
+        InputError: One is.
+    """
+    unused = {
+        f"validation_fold {recipe.validation_fold}": recipe.validation_fold != ALL_FOLDS,
+        "ensemble": bool(recipe.ensemble),
+        "augmentation.cut": recipe.augmentation.cut is not None,
+        "network.classes": tuple(recipe.network.classes) != (ASKED,),
+    }
+    if found := [name for name, is_set in unused.items() if is_set] + what_validation_decides(recipe):
+        expected = "the fields of networks of one class, each trained on all folds but one, without validation"
+        raise InputError(f"--recipe {recipe.name}", " and ".join(found), expected, "leave that out")
 
 
 def _tables(
@@ -117,10 +139,13 @@ def _train_class(
     folder: str,
     site: Site,
 ) -> np.ndarray | None:
-    """Return one network's probabilities of the cells `asked`, [N]; None where the class has too few cells."""
+    """Return one network's probabilities of the cells `asked`, [N]; None where the class has too few cells.
+
+    On other workers than the first, None also where the network was there.
+    """
     done = f"{folder}.npy"
-    if files.exists(done):
-        return np.load(io.BytesIO(files.read_bytes(done)), allow_pickle=False)
+    if chief_says(site.strategy, files.exists(done)):
+        return np.load(io.BytesIO(files.read_bytes(done)), allow_pickle=False) if site.is_chief else None
     examples = of_one_class(training, class_id)
     positive = int((examples.labels[:, ASKED] >= recipe.sampling.positive).sum())
     if positive < _LEAST:
@@ -132,11 +157,13 @@ def _train_class(
             files.make_folder(name)
     logs = Logs(folder, site.is_chief)
     trainee.restore(first)
-    with damage_explained([examples]), Preemption() as preemption:
-        Loop(recipe, trainee, examples, None, logs).run(site.pace, preemption)
-    logs.close()
-    weights.load(trainee.network, files.join(folder, BEST_WEIGHTS))
-    found = predict(site.strategy, trainee.make_predict_step(), recipe, asked)[:, 0]
+    with damage_explained(records_of(recipe, examples, asked)):
+        with Preemption() as preemption:
+            Loop(recipe, trainee, examples, None, logs).run(site.pace, preemption)
+        logs.close()
+        with trainee.averaged():  # the weights of the last epoch, as every worker has them
+            trainee.hand_over()
+            found = predict(site.strategy, trainee.make_predict_step(), recipe, asked)[:, 0]
     if site.is_chief:
         stream = io.BytesIO()
         np.save(stream, found)

@@ -84,20 +84,24 @@ def check_fields_together(recipe: Recipe) -> None:
         InputError: One is.
     """
     check_views(recipe)
+    if recipe.validation_fold == ALL_FOLDS and (needs := what_validation_decides(recipe)):
+        found = f"{' and '.join(needs)} without a validation fold, which decides"
+        raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or leave that out")
+    if recipe.optimization.measure == "loss" and type(recipe.asked_view) is not type(recipe.view):
+        found = f"loss, of a network that is asked through a {type(recipe.asked_view).__name__}"
+        expected = f"a {type(recipe.view).__name__}, as it is trained: the terms need its outputs"
+        raise InputError("recipe.optimization.measure", found, expected, "choose mAP or AUC")
+
+
+def what_validation_decides(recipe: Recipe) -> list[str]:
+    """Return the names of the fields that have no effect without a validation."""
     optimization = recipe.optimization
-    by_loss = optimization.measure == "loss"
-    measured = {
+    fields = {
         "schedule Plateau": isinstance(optimization.schedule, Plateau),
         "early_stopping": optimization.early_stopping > 0,
         f"measure {optimization.measure}": optimization.measure != "mAP",
     }
-    if recipe.validation_fold == ALL_FOLDS and (needs := [name for name, is_set in measured.items() if is_set]):
-        found = f"{' and '.join(needs)} without a validation fold, which decides"
-        raise InputError("recipe.validation_fold", found, "a fold >= 0", "choose a fold, or leave that out")
-    if by_loss and type(recipe.asked_view) is not type(recipe.view):
-        found = f"loss, of a network that is asked through a {type(recipe.asked_view).__name__}"
-        expected = f"a {type(recipe.view).__name__}, as it is trained: the terms need its outputs"
-        raise InputError("recipe.optimization.measure", found, expected, "choose mAP or AUC")
+    return [name for name, is_set in fields.items() if is_set]
 
 
 def check_views(recipe: Recipe) -> None:

@@ -87,6 +87,11 @@ def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[li
     return rows[:: len(rows) // worker(strategy)[1]]
 
 
+def chief_says(strategy: tf.distribute.Strategy, answer: bool) -> bool:
+    """Return the first worker's answer on every worker, of what others may see otherwise; all have to call it."""
+    return bool(gathered(strategy, [int(answer)])[0][0]) if worker(strategy)[1] > 1 else answer
+
+
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Wait until every worker has come here."""
     if worker(strategy)[1] > 1:
