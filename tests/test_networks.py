@@ -19,6 +19,7 @@ from hpa_tf.models.heads import Cbam, GeneralizedMean, MeanMaxHead
 from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.network import Network, Spec, all_classes
 from hpa_tf.models.noise import example_seeds
+from hpa_tf.models.normalization import moving_statistics
 from hpa_tf.models.pixels import Standardized
 from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.regions import CellMasks, CellMeans, JoinTiles, MergeByMask, Pieces, Tiles, overlap
@@ -156,6 +157,16 @@ def test_mixed_precision_keeps_logits_float32(name):
     outputs = spec.build(specs, "mixed_bfloat16")(make())
     assert all(one.dtype == tf.float32 for key, one in outputs.items() if "logits" in key)
     assert all(np.isfinite(tf.cast(one, tf.float32)).all() for one in outputs.values())
+
+
+@pytest.mark.parametrize("name", ["fcan", "puzzle", "mask_pooled", "cbam"])
+def test_batch_norm_of_the_head_is_synchronized_with_that_of_the_backbone(name):
+    """Then no replica moves statistics by its own examples."""
+    spec, specs, *_ = NETWORKS[name]
+    for synchronized in (False, True):
+        backbone = replace(BODY, synchronized=synchronized)
+        model = replace(spec, backbone=backbone, neck=4).build(specs)
+        assert bool(moving_statistics(model)) == (not synchronized)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 6])

@@ -39,12 +39,14 @@ class CbamClassifier:
     def maps(self, shape: tuple[int, int, int], policy: str) -> keras.Model:
         """Return pixels [B, H, W, C] -> the map after CBAM, as a model that can be called several times."""
         body = self.backbone.build(shape, policy)
-        features = Cbam(dtype=policy, name=f"{HEAD}att_module")(neck(body.output, self.neck, policy))
+        features = neck(body.output, self.neck, policy, self.backbone.synchronized)
+        features = Cbam(dtype=policy, name=f"{HEAD}att_module")(features)
         return keras.Model(body.input, features, name=f"cbam_{body.name}")
 
     def head(self) -> MeanMaxHead:
         """Return the layers from the map to logits and embedding."""
-        return MeanMaxHead(len(self.classes), self.hidden, self.dropout, dtype="float32", name=f"{HEAD}mean_max")
+        options = {"synchronized": self.backbone.synchronized, "dtype": "float32", "name": f"{HEAD}mean_max"}
+        return MeanMaxHead(len(self.classes), self.hidden, self.dropout, **options)
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image -> logits, embedding, features; see `network.Network`."""

@@ -56,17 +56,19 @@ class MeanMaxHead(keras.layers.Layer):
         num_classes: Logits.
         hidden: Channels of the hidden layer.
         dropout: Share that is dropped before either dense layer.
+        synchronized: Compute batch norm over all replicas.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = ("fc_layers.0", "fc_layers.2", "fc_layers.4", "logit")
 
-    def __init__(self, num_classes: int, hidden: int, dropout: float, **kwargs):
+    def __init__(self, num_classes: int, hidden: int, dropout: float, synchronized: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.num_classes, self.hidden, self.dropout = num_classes, hidden, dropout
+        self.num_classes, self.hidden, self.dropout, self.synchronized = num_classes, hidden, dropout, synchronized
 
     def build(self, input_shape):
         """Create the layers."""
-        norms = [BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float32", name=self.NAMES[i]) for i in (0, 2)]
+        options = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": self.synchronized, "dtype": "float32"}
+        norms = [BatchNormalization(**options, name=self.NAMES[i]) for i in (0, 2)]
         hidden = keras.layers.Dense(self.hidden, activation="relu", dtype="float32", name=self.NAMES[1])
         logits = keras.layers.Dense(self.num_classes, dtype="float32", name=self.NAMES[3])
         self.parts = dict(zip(self.NAMES, (norms[0], hidden, norms[1], logits), strict=True))
@@ -95,7 +97,7 @@ class MeanMaxHead(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Return what `from_config` needs."""
-        own = {"num_classes": self.num_classes, "hidden": self.hidden, "dropout": self.dropout}
+        own = {name: getattr(self, name) for name in ("num_classes", "hidden", "dropout", "synchronized")}
         return {**super().get_config(), **own}
 
 
@@ -134,10 +136,17 @@ class Cosines(keras.layers.Layer):
         return {**super().get_config(), "num": self.num}
 
 
-def neck(features, width: int, policy: str):
-    """Bring a map to `width` channels by a 1x1 convolution, batch norm and ReLU; 0 leaves it as it is."""
+def neck(features, width: int, policy: str, synchronized: bool):
+    """Bring a map to `width` channels by a 1x1 convolution, batch norm and ReLU; 0 leaves it as it is.
+
+    Args:
+        features: The map, [B, h, w, D].
+        width: Channels.
+        policy: Keras dtype policy.
+        synchronized: Compute batch norm over all replicas.
+    """
     if not width:
         return features
-    layers = Layers(policy)
+    layers = Layers(policy, synchronized=synchronized)
     x = layers.normalize(layers.convolve(features, width, 1, f"{HEAD}neck"), f"{HEAD}neck_norm")
     return layers.activate(x, "relu", f"{HEAD}neck_activation")

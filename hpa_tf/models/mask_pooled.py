@@ -35,7 +35,7 @@ class MaskPooled:
         """Build it: image, masks, present -> image_logits, cell_logits, features, embedding."""
         body = self.backbone.build(specs["image"].shape, policy)
         inputs = inputs_beside(specs, body.input)
-        features = neck(body.output, self.neck, policy)
+        features = neck(body.output, self.neck, policy, self.backbone.synchronized)
         pool = CellMeans(specs["present"].shape[0], dtype="float32", name=f"{HEAD}cell_means")
         present = inputs["present"][..., None] if self.mask_missing else None
         outputs = attend(pool(features, inputs["masks"]), present, self.hidden, len(self.classes))

@@ -114,6 +114,10 @@ class Backbone(Protocol):
     """
 
     @property
+    def synchronized(self) -> bool:
+        """Whether batch norm is computed over all replicas, that of the head too."""
+
+    @property
     def stem(self) -> Stem:
         """What the stem's filters start from, where the rest starts from ImageNet weights."""
 

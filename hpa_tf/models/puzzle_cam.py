@@ -68,7 +68,7 @@ class PuzzleCam:
 
     def _maps(self, shape: tuple[int, int, int], policy: str) -> keras.Model:
         body = self.backbone.build(shape, policy)
-        features = neck(body.output, self.neck, policy)
+        features = neck(body.output, self.neck, policy, self.backbone.synchronized)
         options = {"use_bias": False, "kernel_initializer": "he_normal", "dtype": "float32"}
         cam = keras.layers.Conv2D(len(self.classes), 1, **options, name=f"{HEAD}mclassifier")(features)
         return keras.Model(body.input, [features, cam], name=body.name)
