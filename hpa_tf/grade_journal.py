@@ -23,6 +23,7 @@ import pandas as pd
 from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 
 FORMAT, VERSION = "hpa_tf grades", 1
 GRADES = (1, 2, 3, 4, 5)
@@ -184,7 +185,7 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
             found = json.loads(line)
             if not isinstance(found, dict) or found.keys() != names:
                 raise ValueError("other keys than those of a decision")
-            files.check_image_id(found["image_id"], path)
+            check_image_id(found["image_id"], path)
             journal.add(Decision(**found))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}, line {number}", f"a damaged line ({error})", "a decision", fix) from error

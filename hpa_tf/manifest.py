@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hpa_tf import checksums, files
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_name
 
 SCHEMA_VERSION = 1
 """Raised by every change of the fields of the records (`hpa_tf.records`) or of what they mean."""
@@ -171,7 +172,7 @@ def _manifest_from(found: Mapping[str, Any]) -> Manifest:
     if found.get("brightness") is not None:
         new["brightness"] = {name: triple and tuple(triple) for name, triple in found["brightness"].items()}
     if found.get("checksums") is not None:
-        new["checksums"] = {files.check_name(name, MANIFEST_NAME): text for name, text in found["checksums"].items()}
+        new["checksums"] = {check_name(name, MANIFEST_NAME): text for name, text in found["checksums"].items()}
     return Manifest(**{**kept, **tuples, "shards": shards, **new})
 
 
@@ -180,5 +181,5 @@ def _shard_from(value: Mapping[str, Any]) -> Shard:
     numbers = (shard.fold, shard.num_records, shard.num_bytes)
     if shard.kind not in ("cells", "fields") or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise ValueError(f"shard {value}")
-    files.check_name(shard.name, MANIFEST_NAME)
+    check_name(shard.name, MANIFEST_NAME)
     return shard

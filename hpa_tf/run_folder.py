@@ -22,6 +22,7 @@ from typing import Any
 
 from hpa_tf import checksums, files, starter
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_name
 from hpa_tf.manifest import MANIFEST_NAME
 
 RECIPE, INPUTS, RESULT, HISTORY = "recipe.json", "inputs.json", "result.json", "history.csv"
@@ -86,5 +87,5 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any]:
         raise InputError(path, f"the checkpoints {shares!r}", "weights files and their shares", MEND)
     for name in shares:
         for part in name.split("/"):
-            files.check_name(part, path)
+            check_name(part, path)
     return found

@@ -27,6 +27,7 @@ from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.csv_tables import describe_separator, find_separator
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import MAX_PIXELS
 from hpa_tf.imaging.run_length import Rle
@@ -154,7 +155,7 @@ class SubmissionWriter:
         Raises:
             InputError: The id cannot be used or was written before.
         """
-        files.check_image_id(row.image_id, self._path)
+        check_image_id(row.image_id, self._path)
         if row.image_id in self._ids:
             raise InputError(self._path, f"image {row.image_id} twice", "one row an image", "remove the repeated image")
         self._ids.add(row.image_id)
@@ -219,7 +220,7 @@ def parse_row(fields: Sequence[str], where: str) -> SubmissionRow:
     """
     if len(fields) != len(HEADER):
         raise InputError(where, f"{len(fields)} fields", "ID,ImageWidth,ImageHeight,PredictionString", _WRONG_FILE)
-    image_id = files.check_image_id(fields[0], where)
+    image_id = check_image_id(fields[0], where)
     width, height = (_parse(text, int, where) for text in fields[1:3])
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise InputError(where, f"image size {width} x {height} px", f"1 to {MAX_PIXELS} px", _WRONG_FILE)

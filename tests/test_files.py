@@ -11,6 +11,7 @@ import pytest
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -69,12 +70,12 @@ def test_json_refuses_nan_and_names_a_bad_file(tmp_path):
 @pytest.mark.parametrize("bad", ["", "a/b", "a\\b", "..", "a..b", "/etc/passwd", "a\nb", "a\x00", "x" * 201])
 def test_unsafe_image_ids_are_refused(bad):
     with pytest.raises(InputError):
-        files.check_image_id(bad, "train.csv row 3")
+        check_image_id(bad, "train.csv row 3")
 
 
 @pytest.mark.parametrize("good", ["000a6c98-bb9b-11e8-b2b9-ac1f6b6435d0", "57_F11_1", "a.b", "Zelle ä", "-x", "=1+1"])
 def test_other_image_ids_are_kept(good):
-    assert files.check_image_id(good, "here") == good
+    assert check_image_id(good, "here") == good
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):

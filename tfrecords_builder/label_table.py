@@ -11,10 +11,10 @@ is true are left out: the competition's training images are among the public one
 import os
 from collections import Counter
 
-from hpa_tf import files
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.csv_tables import CsvRow, CsvTable, parse_flag, read_csv
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.fields import Fault
 
 FOLDED = {
@@ -92,7 +92,7 @@ def _rows(table: CsvTable, kept: list[tuple[str, CsvRow]], label_column: str, fa
     for image_id, row in kept:
         where = f"{table.path}, line {row.line}"
         try:
-            files.check_image_id(image_id, where)
+            check_image_id(image_id, where)
             if times[image_id] > 1:
                 raise InputError(where, f"ID {image_id} more than once", "one row an image", "merge the rows")
             columns = {new: row.cells[name] for name, new in others.items()}

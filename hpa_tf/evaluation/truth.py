@@ -20,6 +20,7 @@ from hpa_tf.csv_tables import parse_flag
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
+from hpa_tf.file_names import check_image_id
 from hpa_tf.image_labels import label_row, read_columns
 from hpa_tf.imaging import run_length
 
@@ -127,7 +128,7 @@ def _with_masks(table: pd.DataFrame, image_labels: dict, where: str | os.PathLik
     if masks is None:
         raise InputError(where, "labels without masks", "a folder of label images", "add --truth-masks DIR")
     for image_id in table["image_id"].unique():
-        files.check_image_id(image_id, where)
+        check_image_id(image_id, where)
         masks.path(image_id)
     labels = cell_table.values(table) > 0.5
     group_of = _group_of(table, where)

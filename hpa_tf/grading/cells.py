@@ -14,6 +14,7 @@ from hpa_tf.classes import CHANNELS, CLASSES, MITOTIC_SPINDLE, NEGATIVE
 from hpa_tf.data_folder import CELL_COLUMNS, graded_data
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 from hpa_tf.grade_journal import GradedData
 from hpa_tf.imaging import rules
 
@@ -169,7 +170,7 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
     shard, shards = _codes(arrow["shard"])
     known = {one.name for one in manifest.shards_of("cells")}
     for name in shards:
-        files.check_image_id(name, path)  # a shard is a file of the folder itself
+        check_image_id(name, path)  # a shard is a file of the folder itself
         if name not in known:
             raise InputError(path, f"shard {name!r}", f"a shard of {records.MANIFEST_NAME}", "build the data again")
     labels = np.column_stack([arrow[name].to_numpy() for name in cell_table.VALUES]).astype(np.float32)

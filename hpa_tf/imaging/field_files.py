@@ -12,6 +12,7 @@ from itertools import takewhile
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError, counted, printable
+from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.layout import MEANINGS, Layout
 from hpa_tf.imaging.naming import EXTENSIONS, Naming
 from hpa_tf.imaging.stacks import files_of_set, has_one_plane
@@ -126,7 +127,7 @@ def _group(
             continue
         image_id, channel, path = unicodedata.normalize("NFC", match[0]), match[1] or "", files.join(folder, name)
         try:
-            files.check_image_id(image_id, path)
+            check_image_id(image_id, path)
         except InputError as error:
             problems.append((printable(image_id), error))
             continue

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from hpa_tf import files
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_name
 
 _MOST_LETTERS = 64_000_000
 _MOST_PLANES = 100_000
@@ -150,4 +150,4 @@ def _files(pixels: ElementTree.Element, root: ElementTree.Element, where: str) -
     uuids = [one for data in pixels if _tag(data) == "TiffData" for one in data if _tag(one) == "UUID"]
     own = root.get("UUID")  # the file itself, whatever it was called when it was written
     named = [uuid.get("FileName") for uuid in uuids if own is None or uuid.text != own]
-    return tuple(dict.fromkeys(files.check_name(name, where) for name in named if name is not None))
+    return tuple(dict.fromkeys(check_name(name, where) for name in named if name is not None))

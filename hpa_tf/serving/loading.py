@@ -15,6 +15,7 @@ import tensorflow as tf
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_name
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
@@ -161,7 +162,7 @@ def check_files(folder: str) -> None:
     except (OSError, ValueError) as error:
         raise InputError(record, f"a damaged file ({error})", "the files' checksums", _COPY_AGAIN) from error
     for name, digest in expected.items():
-        path = os.path.join(folder, *(files.check_name(part, record) for part in name.split("/")))
+        path = os.path.join(folder, *(check_name(part, record) for part in name.split("/")))
         try:
             whole = files.sha256(path) == digest
         except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_name
 from hpa_tf.serving import starter
 from hpa_tf.serving.cache import new_folder, user_cache
 
@@ -48,7 +49,7 @@ def local_copy(run: str, cache: str | os.PathLike | None = None) -> str:
     run = run.rstrip("/")
     stamps = _needed(run)
     state = hashlib.sha256(json.dumps([run, sorted(stamps.items())]).encode()).hexdigest()[:16]
-    name = files.check_name(run.rsplit("/", 1)[-1], run)
+    name = check_name(run.rsplit("/", 1)[-1], run)
     final = Path(cache or user_cache()) / "runs" / state / name
     if final.is_dir():
         return str(final)
@@ -78,5 +79,5 @@ def _needed(run: str) -> Mapping[str, tuple[int, str]]:
         raise InputError(run, f"no {run_folder.RECIPE} ({len(found)} files)", "a run folder", fix)
     for name in needed:
         for part in name.split("/"):
-            files.check_name(part, run)
+            check_name(part, run)
     return needed

@@ -31,6 +31,7 @@ from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.inputs import learns_from_cells, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
+from hpa_tf.training.out_of_fold import check_can_be_written
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
 from hpa_tf.training.run import show_sampling, train
@@ -295,19 +296,6 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
 def _say_next(name: str, runs: str, site: Site) -> None:
     if site.is_chief:
         print(f"Next: python predict.py --system {name} --runs {shlex.quote(runs)} --images DIR", flush=True)
-
-
-def check_can_be_written(path: str) -> None:
-    """Check, before days of training, that a file can be written at their end.
-
-    Raises:
-        InputError: It cannot.
-    """
-    if files.is_remote(path):
-        return
-    if os.path.isdir(path):
-        raise InputError("--out-of-fold", f"the folder {path}", "the name of a file", f"{path}/out_of_fold.parquet")
-    files.make_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def start(options: Options) -> Site:

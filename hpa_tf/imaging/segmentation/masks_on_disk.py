@@ -12,6 +12,7 @@ import numpy as np
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
@@ -150,7 +151,7 @@ class MasksOnDisk:
 
 def _candidates(pattern: str, image_id: str) -> Iterator[str]:
     """Yield the names, as `_normal` writes them, that a pattern allows for an image."""
-    stem = _normal(pattern.replace("{ID}", files.check_image_id(image_id, pattern)))
+    stem = _normal(pattern.replace("{ID}", check_image_id(image_id, pattern)))
     yield from ([stem] if stem.endswith(EXTENSIONS) else (stem + ending for ending in _ENDINGS))
 
 
