@@ -34,12 +34,13 @@ class SymmetricLovasz:
 def _lovasz_hinge(labels: tf.Tensor, logits: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
     errors = ops.where(known > 0, 1 - logits * (2 * labels - 1), _FAR_BELOW)
     order = ops.argsort(-errors, axis=-1)
-    errors = ops.take_along_axis(errors, order, axis=-1)
     present, absent = (ops.take_along_axis(one * known, order, axis=-1) for one in (labels, 1 - labels))
     total = ops.sum(present, axis=-1, keepdims=True)
     union = total + ops.cumsum(absent, axis=-1)
     jaccard = 1 - (total - ops.cumsum(present, axis=-1)) / ops.maximum(union, 1e-9)
     steps = jaccard - ops.concatenate([ops.zeros_like(jaccard[..., :1]), jaccard[..., :-1]], axis=-1)
+    # back in the order of the classes: the gradient of sorted errors would have no static shape
+    steps = ops.take_along_axis(steps, ops.argsort(order, axis=-1), axis=-1)
     return ops.sum(ops.relu(errors) * ops.stop_gradient(steps), axis=-1)
 
 
@@ -70,7 +71,7 @@ class HardNegatives:
         chosen = positive | (negative & (ops.transpose(ops.cast(rank, "float32")) < wanted))
         chosen = ops.cast(chosen, "float32")
         mean = ops.sum(focal(labels, logits, 0) * chosen * weights, axis=0) / ops.maximum(ops.sum(chosen, axis=0), 1.0)
-        return ops.broadcast_to(ops.mean(mean), rows)
+        return ops.mean(mean) * ops.ones(rows)
 
 
 def arc_face(cosines: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

@@ -58,6 +58,22 @@ def lovasz_of_a_row(labels: np.ndarray, logits: np.ndarray) -> float:
     return (hinge(labels, logits) + hinge(1 - labels, -logits)) / 2
 
 
+@pytest.mark.parametrize("loss", TERMS, ids=lambda loss: type(loss).__name__)
+def test_gradients_have_static_shapes(loss):
+    """What TPUs need."""
+
+    @tf.function(autograph=False)
+    def gradient(labels, logits, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            total = tf.reduce_sum(loss(labels, logits, weights))
+        return tape.gradient(total, logits)
+
+    graph = gradient.get_concrete_function(*[tf.TensorSpec((4, 1, 19))] * 3).graph
+    outputs = [output for operation in graph.get_operations() for output in operation.outputs]
+    assert [output.name for output in outputs if not output.shape.is_fully_defined()] == []
+
+
 def test_lovasz_is_its_definition_and_leaves_unknown_classes_out():
     rng = np.random.default_rng(0)
     labels, logits = (rng.random((20, 9)) < 0.3).astype(float), rng.normal(0, 2, (20, 9))
