@@ -103,7 +103,7 @@ def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(
     broken += words("--recipe.optimization.schedule Constant")
     assert call(data, out, *broken) == command.DIVERGED_EXIT_CODE
     message = capsys.readouterr().err
-    assert re.search(r"at step \d+, learning rate 1e\+30; .*image-0000\d/\d, ", message)
+    assert re.search(r"at step \d+, learning rate 1e\+30\. Lower .* with another --out .*image-0000\d/\d, ", message)
     assert not (out / "result.json").exists()
     if list((out / "checkpoints").glob("*.npz")):
         assert all(np.isfinite(array).all() for array in final_state(out).values())
