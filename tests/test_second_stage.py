@@ -22,11 +22,13 @@ from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest
 from hpa_tf.training import command, relabelling
+from hpa_tf.training import fine_tuning as fine_tuning_stage
 from hpa_tf.training.fine_tuning import stage_labels
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.relabelling import of_one_class
 from hpa_tf.training.run import split
 from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import make_strategy
 from tfrecords_builder.__main__ import main as builder
 
 TINY = ["--recipe.view.size", "16", "--recipe.network.backbone.widths", "4", "6"]
@@ -225,6 +227,17 @@ def test_relabelling_finds_wrong_labels_goes_on_and_traces_once(data, tmp_path, 
         path.unlink()
     assert command.main(arguments) == 0
     assert (out / "out_of_fold.parquet").read_bytes() == first
+
+
+def test_another_worker_waits_for_the_labels_of_the_second_stage(data, graded, tmp_path, monkeypatch):
+    system = System("tiny", (Member(recipe_named("cpu_small"), 1.0),))
+    labels, seen = tmp_path / "fine_tuned" / "labels.parquet", []
+    monkeypatch.setattr(Site, "is_chief", False)
+    monkeypatch.setattr(fine_tuning_stage, "wait_for_all", lambda strategy: labels.parent.mkdir() or labels.touch())
+    monkeypatch.setattr(fine_tuning_stage, "fine_tune", lambda *arguments: seen.append(labels.exists()))
+    asked = (system, lambda recipe: recipe, Data(str(data[0])), str(graded[0]), str(tmp_path))
+    fine_tuning_stage.fine_tune_system(*asked, Site(make_strategy("one"), "float32"))
+    assert seen == [True]
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from hpa_tf.training.claim import claimed
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.run import conclude, train
 from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import wait_for_all
 from hpa_tf.training.systems import announce, claim_system
 
 FINE_TUNED, LABELS, STAGES = "fine_tuned", "labels.parquet", "stages"
@@ -61,6 +62,7 @@ def fine_tune_system(
     if not grades.endswith(".parquet"):
         table = files.join(folder, LABELS)
         write_stage_labels(data, grades, recipes[0].validation_fold, table, site)
+    wait_for_all(site.strategy)  # the first worker still exports the first stage, or writes the labels
     second = replace(data, labels=table, unknown_cells="drop", validation_labels=None)
     for number, recipe in enumerate(recipes, start=1):
         announce(system, number, ", second stage", site)
