@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from training_process import TINY, assert_identical, train, words, write_tiny_dataset
 
+from hpa_tf.models import weights
+from hpa_tf.training import checkpoint, run
 from hpa_tf.training.command import main
+from hpa_tf.training.loop import Loop
 from hpa_tf.training.preemption import EXIT_CODE
 
 OPTIONS = TINY + words(
@@ -49,6 +52,41 @@ def test_stop_on_request_loses_no_step(data, tmp_path):
     out = tmp_path / "out"
     assert train(["--data", str(data), "--out", str(out), *OPTIONS], die=("term", 4)) == EXIT_CODE
     assert (out / "checkpoints" / "step-00000005.npz").exists()  # the step that ran when the signal came was finished
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(function, at: int):
+    """Return a function that is killed when it is called for the `at`-th time; and the list of its calls."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(arguments)
+        if len(calls) == at:
+            raise Killed
+        return function(*arguments)
+
+    return call, calls
+
+
+def test_weights_that_are_kept_are_of_epochs_that_have_a_checkpoint(data, tmp_path, monkeypatch):
+    """Otherwise the epoch is trained again, on a GPU with other results, beside the weights of the first time."""
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), *TINY, "--recipe.validation-fold", "-1"]
+    arguments += words("--recipe.sampling.num-cells 16 --recipe.optimization.epochs 2")
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    save, saved = dying(weights.save, 3)
+    monkeypatch.setattr(weights, "save", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", dying(checkpoint.write, 2)[0])
+        with pytest.raises(Killed):
+            main(arguments)
+    assert len(saved) == 1, "those of the first epoch"
+    with pytest.raises(Killed):
+        main(arguments)  # goes on after the first epoch, and is killed with the checkpoint of the second there
+    monkeypatch.setattr(Loop, "execute", None)
+    assert main(arguments) == 0 and len(saved) == 4
 
 
 @pytest.mark.slow

@@ -202,21 +202,21 @@ class Loop:
             )
 
     def end_epoch(self, predict_step: Callable[[Batch], tf.Tensor], times: dict[str, float]) -> None:
-        """Measure, write the history's row, the weights and a checkpoint."""
+        """Measure, write the history's row, a checkpoint and the weights."""
         epoch, step = len(self.progress.rows), self.progress.step
         with self.trainee.averaged():
             measured = self.validate(predict_step)
-            row = {
-                "epoch": epoch + 1,
-                "step": step,
-                "learning_rate": self.rate(step - 1),
-                "loss": self.progress.loss_sum / self.steps_per_epoch,
-                **{name: None if math.isnan(value) else value for name, value in measured.items()},
-                **times,
-            }
-            self.progress = replace(self.progress, loss_sum=0.0, rows=[*self.progress.rows, row])
-            self.keep_weights(epoch)
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "learning_rate": self.rate(step - 1),
+            "loss": self.progress.loss_sum / self.steps_per_epoch,
+            **{name: None if math.isnan(value) else value for name, value in measured.items()},
+            **times,
+        }
+        self.progress = replace(self.progress, loss_sum=0.0, rows=[*self.progress.rows, row])
         self.save()
+        self.keep_weights(epoch)
         self.logs.history(self.progress.rows)
         self.logs.scalars(
             step, {f"validation/{name}": value for name, value in measured.items()} | {"epoch": epoch + 1}
@@ -256,6 +256,8 @@ class Loop:
             self.progress = Progress(**log)
             self.logs.history(self.progress.rows)
             self.logs.say(f"resumed after step {self.progress.step}")
+            if self.progress.rows and self.progress.rows[-1]["step"] == self.progress.step:
+                self.keep_weights(len(self.progress.rows) - 1)  # killed after the checkpoint, before they were written
         interrupts.keeps(kept(self.logs.folder, self.progress.step))
 
     def save(self) -> None:
@@ -270,15 +272,16 @@ class Loop:
         interrupts.keeps(kept(self.logs.folder, self.progress.step))
 
     def keep_weights(self, epoch: int) -> None:
-        """Write the weights of an epoch if prediction may need them."""
+        """Write the weights of an epoch, which has its checkpoint, if prediction may need them."""
         if not self.logs.is_chief:
             return
-        if best_epoch(self.past) == epoch:
-            weights.save(self.trainee.network, files.join(self.logs.folder, BEST_WEIGHTS))
         kept = len(self.recipe.ensemble)
-        if kept:
-            weights.save(self.trainee.network, files.join(self.logs.folder, epoch_weights(epoch)))
-            files.remove(files.join(self.logs.folder, epoch_weights(epoch - kept)))
+        with self.trainee.averaged():
+            if best_epoch(self.past) == epoch:
+                weights.save(self.trainee.network, files.join(self.logs.folder, BEST_WEIGHTS))
+            if kept:
+                weights.save(self.trainee.network, files.join(self.logs.folder, epoch_weights(epoch)))
+                files.remove(files.join(self.logs.folder, epoch_weights(epoch - kept)))
 
     def raise_diverged(self, found: str, step: int) -> None:
         """Name the step, the learning rate and the images of the batch."""
