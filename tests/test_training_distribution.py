@@ -18,7 +18,8 @@ from training_process import (
 )
 
 from hpa_tf import cell_table
-from hpa_tf.training.preemption import EXIT_CODE
+from hpa_tf.training import preemption
+from hpa_tf.training.preemption import AGREE_AFTER, EXIT_CODE
 
 STEPS = 20
 TWO_EPOCHS = TINY + words("--recipe.sampling.num-cells 80 --recipe.optimization.epochs 2 --recipe.validation-fold 1")
@@ -102,6 +103,23 @@ def test_worker_killed_and_all_restarted_equals_one(data, one_device, tmp_path):
     for deaths, exit_codes in (((None, ("step", 8)), [EXIT_CODE, -signal.SIGKILL]), ((None, None), [0, 0])):
         assert train_on_workers(arguments, deaths) == exit_codes
     assert_equal_training(tmp_path / "out", one_device)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_worker_stops_all_after_the_same_step(data, one_device, tmp_path):
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--strategy", "multiworker"]
+    arguments += [*TWO_EPOCHS, *SYNCHRONIZED]
+    assert train_on_workers(arguments, (None, ("term", 3))) == [EXIT_CODE, EXIT_CODE]
+    assert (tmp_path / "out" / "checkpoints" / f"step-{AGREE_AFTER:08d}.npz").exists()
+    assert train_on_workers(arguments) == [0, 0]
+    assert_equal_training(tmp_path / "out", one_device)
+
+
+def test_workers_agree_to_stop(monkeypatch):
+    monkeypatch.setattr(preemption, "worker", lambda strategy: (0, 2))
+    monkeypatch.setattr(preemption, "gathered", lambda strategy, values: [values, [1]])
+    asked = preemption.Preemption()
+    assert [asked.must_stop(None) for _ in range(AGREE_AFTER)] == [False] * (AGREE_AFTER - 1) + [True]
 
 
 @pytest.mark.slow

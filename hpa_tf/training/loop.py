@@ -195,8 +195,8 @@ class Loop:
             self.save()
 
     def stop_if_requested(self) -> None:
-        """Leave, if a signal asked for it."""
-        if self.preemption.requested:
+        """Leave, if a signal asked for it; all workers call this together."""
+        if self.preemption.must_stop(self.strategy):
             raise Interrupted(
                 f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
             )

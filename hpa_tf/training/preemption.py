@@ -4,10 +4,15 @@ import signal
 import threading
 from types import FrameType
 
+import tensorflow as tf
+
 from hpa_tf import interrupts
+from hpa_tf.training.strategy import gathered, worker
 
 EXIT_CODE = 75
 """Exit code after a stop on request (EX_TEMPFAIL: try again); 0 = finished, 2 = bad input."""
+AGREE_AFTER = 8
+"""Steps, or batches of a validation, after which workers ask each other whether one of them was asked to stop."""
 
 
 class Interrupted(Exception):
@@ -21,7 +26,7 @@ class Preemption:
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested, self._asked = False, 0
 
     def __enter__(self) -> "Preemption":
         self._previous = {}
@@ -31,6 +36,16 @@ class Preemption:
         """Let the running step end and a checkpoint be written, from here on, when a signal comes."""
         if not self._previous and threading.current_thread() is threading.main_thread():  # Python allows no other
             self._previous = {number: signal.signal(number, self._request) for number in interrupts.SIGNALS}
+
+    def must_stop(self, strategy: tf.distribute.Strategy) -> bool:
+        """Tell whether to stop now: all workers, which call this together, if a signal came to any of them.
+
+        They agree at every `AGREE_AFTER`-th call: they have to end after the same step.
+        """
+        if worker(strategy)[1] == 1:
+            return self.requested
+        self._asked += 1
+        return self._asked % AGREE_AFTER == 0 and any(stop for (stop,) in gathered(strategy, [int(self.requested)]))
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():

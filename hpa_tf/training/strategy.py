@@ -7,9 +7,10 @@ tpu          one TPU slice; TPU_NAME names it, none = the machine's own
 """
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import tensorflow as tf
@@ -79,12 +80,19 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[list[int]]:
     """Return the numbers that each worker called this with, worker by worker; all workers have to call it."""
 
-    @tf.function
-    def gather() -> tf.Tensor:
-        return strategy.gather(strategy.run(lambda: tf.constant([list(values)], tf.int32)), axis=0)
-
-    rows = gather().numpy().tolist()
+    rows = _gather_of(strategy)(tf.constant([list(values)], tf.int32)).numpy().tolist()
     return rows[:: len(rows) // worker(strategy)[1]]
+
+
+@functools.cache
+def _gather_of(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a graph function, traced once, from one row of each worker to a row of every replica."""
+
+    @tf.function
+    def gather(row: tf.Tensor) -> tf.Tensor:
+        return strategy.gather(strategy.run(lambda: tf.identity(row)), axis=0)
+
+    return gather
 
 
 def chief_says(strategy: tf.distribute.Strategy, answer: bool) -> bool:
