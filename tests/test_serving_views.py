@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -20,8 +21,10 @@ from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.runtimes import Device, tensorflow_run
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.serving import server
+from hpa_tf.views import CellInField
 
 TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
+TOYS["cell alone"] = replace(TOYS["toy_fcan"], name="cell_alone", asked=CellInField(32, surroundings="none"))
 
 
 @pytest.fixture(scope="module", params=TOYS)
