@@ -265,15 +265,14 @@ def write_array(path: str, values: np.ndarray) -> None:
 
 
 def build(options: Options, margin: int = 0) -> None:
-    """Make shards of cells, with `margin` px around them, and fields of both sets, unless they are there."""
+    """Make shards of cells, with `margin` px around them, and fields of both sets, once."""
     for name, folds in (("train", NUM_FOLDS), ("test", 1)):
         source = files.join(options.bench, name)
         words = ["--images", f"{source}/images", "--labels", f"{source}/train.csv", "--masks", f"{source}/masks"]
         words += ["--um-per-px", str(options.um_per_px), "--encoding", "npy", "--margin", str(margin)]
         words += ["--fields", str(options.fields)] if options.fields else []
         words += ["--num-folds", str(folds), "--out", files.join(options.out, name)]
-        if not files.exists(files.join(options.out, name, "dataset.json")):
-            subprocess.run([sys.executable, "-m", "tfrecords_builder", "build", *words], check=True)
+        subprocess.run([sys.executable, "-m", "tfrecords_builder", "build", *words], check=True)
 
 
 def read_test(options: Options) -> Examples:
@@ -287,12 +286,17 @@ def image_labels(examples: Examples) -> np.ndarray:
 
 
 def read_truth(options: Options, examples: Examples) -> Truth:
-    """Return the true labels of the test set's cells."""
+    """Return the true labels of the test set's cells.
+
+    Raises:
+        InputError: The shards hold other cells than the bench.
+    """
     table = cell_table.read(files.join(options.bench, "test", "truth.parquet"))
     keys = pd.MultiIndex.from_frame(table[cell_table.KEYS])
     rows = keys.get_indexer(pd.MultiIndex.from_frame(examples.table[cell_table.KEYS]))
     if (rows < 0).any() or len(table) != len(examples):
-        print(f"{len(table)} true cells, {len(examples)} in the shards, {(rows < 0).sum()} of them not true")
+        found = f"{len(examples)} cells, {(rows < 0).sum()} of them not in the bench's truth"
+        raise InputError(files.join(options.out, "test"), found, f"its {len(table)} cells", "choose another --out")
     return Truth(cell_table.values(table)[rows] > 0.5, examples.image_of)
 
 

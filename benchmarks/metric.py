@@ -206,14 +206,15 @@ def main(options: Options) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             make_files(folder, options.num_images)
         images = read_images(folder)
+        number = len(images)  # of a folder that was there, its own
         size = (folder / "submission.csv").stat().st_size / 1e6
         cells = len(cell_table.read(folder / "truth.parquet"))
-        print(f"{options.num_images} images, {cells} true cells, submission of {size:.0f} MB")
-        some = min(options.original_images, options.num_images)
+        print(f"{number} images, {cells} true cells, submission of {size:.0f} MB")
+        some = min(options.original_images, number)
         rows = (
-            ("hpa_tf score, from files", command, lambda: folder, options.num_images),
-            ("hpa_tf, in memory", in_memory, lambda: images, options.num_images),
-            ("pycocotools, in memory", pycocotools, lambda: coco_objects(images), options.num_images),
+            ("hpa_tf score, from files", command, lambda: folder, number),
+            ("hpa_tf, in memory", in_memory, lambda: images, number),
+            ("pycocotools, in memory", pycocotools, lambda: coco_objects(images), number),
             ("original evaluator", original, lambda: images[:some], some),
         )
         print(f"{'':<26}{'images':>7}{'seconds':>9}{'CPU s':>8}{'CPU s / 559 images':>20}{'peak MB':>9}{'mAP':>8}")

@@ -47,7 +47,7 @@ class Benchmark:
 
 
 def make_run(folder: Path, size: int) -> str:
-    """Export an EfficientNetB0 with random weights; one is kept between calls."""
+    """Export an EfficientNetB0 with random weights, unless it is there."""
     from hpa_tf import serving
     from hpa_tf.recipes import Recipe
     from hpa_tf.records import SCHEMA_VERSION, Manifest
@@ -228,9 +228,8 @@ def main() -> None:
     """Run one benchmark."""
     options = tyro.cli(Benchmark)
     keep_freed_memory()  # as predict.py does; for everything that is compared
-    folder = Path(tempfile.gettempdir()) / "hpa_tf_benchmark"
-    folder.mkdir(exist_ok=True)
-    {"overlap": overlap, "runtimes": runtimes, "tta": tta, "memory": memory}[options.what](options, folder)
+    with tempfile.TemporaryDirectory(prefix="hpa_tf_benchmark_") as folder:  # nothing of an earlier commit is measured
+        {"overlap": overlap, "runtimes": runtimes, "tta": tta, "memory": memory}[options.what](options, Path(folder))
 
 
 if __name__ == "__main__":

@@ -90,9 +90,12 @@ def measure(port: int, crop: bytes, clients: int, cells: int, requests: int) -> 
 def main() -> None:
     """Run the load test."""
     options = tyro.cli(Options)
-    folder = Path(tempfile.gettempdir()) / "hpa_tf_benchmark"
-    folder.mkdir(exist_ok=True)
-    run = make_run(folder, options.size)
+    with tempfile.TemporaryDirectory(prefix="hpa_tf_benchmark_") as folder:  # nothing of an earlier commit is measured
+        load_test(options, make_run(Path(folder), options.size))
+
+
+def load_test(options: Options, run: str) -> None:
+    """Measure a run's network, then its server."""
     pixels = np.random.default_rng(0).integers(0, 64, (options.crop_size, options.crop_size, 4), np.uint8)
     crop = cv2.imencode(".png", pixels)[1].tobytes()
     infer = serving.load(run).signatures["serving_default"]
