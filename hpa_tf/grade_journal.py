@@ -3,8 +3,7 @@
 `class-11.anna.jsonl` begins with a header (format, version, class, grader, digest of the cells of the data); every
 further line is a `Decision`. A line is on the disk before its decision counts, so a program that is killed at any
 moment loses nothing that it has acknowledged; a torn last line never counted and is cut off when the file is opened
-again. Nothing is ever changed or erased: undoing and correcting are lines too. Several graders may write into one
-folder.
+again. Nothing is ever erased: undoing and correcting are lines too. Several graders may share one folder.
 """
 
 import contextlib
@@ -40,8 +39,7 @@ class GradedData:
 
     Attributes:
         cells: Digest of which cells the data have; journals name their data by it.
-        fingerprint: That of the build, by which journals of earlier versions name their data; it says nothing of what
-            the masks hold.
+        fingerprint: That of the build, by which journals of earlier versions name their data, whatever the masks hold.
     """
 
     cells: str
@@ -54,9 +52,9 @@ class GradedData:
             InputError: It is one.
         """
         if journal.data not in (self.cells, self.fingerprint):
-            of = f"grades of other data (class {journal.class_id}, {journal.grader}: cells {journal.data[:12]})"
+            found = f"grades of other data (class {journal.class_id}, {journal.grader}: cells {journal.data[:12]})"
             fix = "give the data folder that was graded; where its masks were made again, grade into another folder"
-            raise InputError(where, of, f"grades of the cells {self.cells[:12]}", fix)
+            raise InputError(where, found, f"grades of the cells {self.cells[:12]}", fix)
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ def file_name(class_id: int, grader: str) -> str:
     """
     name = f"class-{class_id}.{grader}.jsonl"
     if not _NAME.fullmatch(name):
-        expected = "1 to 40 letters, digits, '_' and '-'"
-        raise InputError("--grader", repr(grader), expected, "choose another name")
+        raise InputError("--grader", repr(grader), "1 to 40 letters, digits, '_' and '-'", "choose another name")
     return name
 
 
@@ -202,8 +199,9 @@ def read_folder(folder: str | os.PathLike) -> list[Journal]:
     if not names:
         fix = "python -m hpa_tf.grading --data DIR --class ID --out FOLDER"
         raise InputError(folder, "no journal of grades (class-ID.GRADER.jsonl)", "at least one", fix)
-    found = [journal for name in names if (journal := read(files.join(folder, name)))]
-    return sorted(found, key=lambda journal: (journal.class_id, journal.grader))
+    return sorted(
+        (read(files.join(folder, name)) for name in names), key=lambda journal: (journal.class_id, journal.grader)
+    )
 
 
 class Writer:
