@@ -199,9 +199,8 @@ def read_folder(folder: str | os.PathLike) -> list[Journal]:
     if not names:
         fix = "python -m hpa_tf.grading --data DIR --class ID --out FOLDER"
         raise InputError(folder, "no journal of grades (class-ID.GRADER.jsonl)", "at least one", fix)
-    return sorted(
-        (read(files.join(folder, name)) for name in names), key=lambda journal: (journal.class_id, journal.grader)
-    )
+    found = [read(files.join(folder, name)) for name in names]
+    return sorted(found, key=lambda journal: (journal.class_id, journal.grader))
 
 
 class Writer:
