@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,8 @@ from typing import IO, Any
 from hpa_tf.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+DAMAGED_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError, KeyError)
+"""What NumPy raises for a damaged .npz file, by the place of the damage; also for one that cannot be read."""
 _HOME = re.compile(r"^((?:[\w.-]+=)?)(~[^/\\]*)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -144,7 +144,7 @@ def read(folder: str | os.PathLike, image_id: str) -> HeatMaps:
             maps = HeatMaps(*(stored[name] for name in _NAMES))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "the heat maps of an image", fix) from error
-    except Exception as error:  # of zipfile, zlib and NumPy, by the place of the damage
+    except files.DAMAGED_NPZ as error:
         raise InputError(path, f"heat maps that cannot be read ({error})", "the heat maps of an image", fix) from error
     count = len(maps.cell)
     shapes = maps.class_id.shape == (count,) and maps.square.shape == (count, 4) and maps.heat.ndim == 3

@@ -31,7 +31,7 @@ from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.parts import is_in_part
 from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import inference, members, merging, results, stages
+from hpa_tf.prediction import cards, inference, members, merging, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
@@ -531,6 +531,32 @@ def test_damaged_results_are_named(world, tmp_path):
     kept = {key: value for key, value in table.schema.metadata.items() if key != b"hpa_tf.checksum"}
     pq.write_table(table.replace_schema_metadata(kept), path)
     pd.testing.assert_frame_equal(results.read_part(str(tmp_path), "c3").table, intact.table)
+
+
+def test_damaged_pictures_of_the_report_are_named(tmp_path):
+    """Cut short, or a bit flipped: each is seen with what to remove, or changes no picture."""
+    (tmp_path / "parts").mkdir()
+    rng = np.random.default_rng(0)
+    shown = cards.Cards(rng.integers(1, 256, (2, 8, 8, 4), dtype=np.uint8))
+    cards.write_cards(str(tmp_path), "c3", np.zeros((8, 8, 3), np.uint8), pd.DataFrame({"cell": [1, 2]}), shown)
+    path = tmp_path / "parts/c3.cards.npz"
+    data, intact = path.read_bytes(), cards.read_cards(str(tmp_path), "c3")
+    directory = data.index(b"PK\1\2")  # of the archive: flags, method, sizes, name of the first array
+    positions = [*range(0, len(data), 53), *range(directory, directory + 54)]
+    flips = [data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :] for i in positions for bit in range(8)]
+    cuts = [data[:length] for length in range(0, len(data), 101)]
+    fix = f"remove it and {tmp_path}/parts/c3.parquet, and run the same prediction again"
+    seen = set()
+    for content in flips + cuts:
+        path.write_bytes(content)
+        try:
+            found = cards.read_cards(str(tmp_path), "c3")
+        except InputError as error:
+            assert error.where == str(path) and error.fix == fix
+            seen.add(type(error.__cause__).__name__)
+        else:
+            assert (found.overlay, found.strips) == (intact.overlay, intact.strips)
+    assert {"BadZipFile", "EOFError", "NotImplementedError", "RuntimeError", "KeyError"} <= seen
 
 
 @pytest.mark.parametrize("name", [b"gr\xf6n_red.png", b"\xff\xfe_green.png"])

@@ -6,8 +6,6 @@ arrays that do not survive within `_LARGEST_ERROR` stay float32. A .npz without 
 
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 
 import keras
@@ -43,7 +41,7 @@ def unpack(network: keras.Model, path: str | os.PathLike) -> None:
     try:
         with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
             arrays = {name: stored[name].astype(np.float32) for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except files.DAMAGED_NPZ as error:
         raise InputError(path, f"a damaged file ({error})", "packed weights", "install hpa_tf again") from error
     layers = list(layers_with_weights(network))
     wanted = {f"{layer.name}/{number}" for layer in layers for number in range(len(layer.weights))}

@@ -16,6 +16,7 @@ from hpa_tf.classes import GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
+from hpa_tf.prediction.results import part_path
 from hpa_tf.prediction_folder import PARTS
 
 TILE_SIZE = 112
@@ -104,8 +105,8 @@ def read_cards(out: str, image_id: str) -> Pictures:
             pieces = np.split(stored["data"], stored["ends"][:-1])
             overlay, *strips = (piece.tobytes() for piece in pieces)
             return Pictures(overlay, tuple(strips), stored["heat_class"])
-    except (OSError, ValueError, KeyError) as error:
-        fix = "remove the image's two files there and run the same prediction again"
+    except files.DAMAGED_NPZ as error:
+        fix = f"remove it and {part_path(out, image_id)}, and run the same prediction again"
         raise InputError(path, f"pictures that cannot be read ({error})", "the image's pictures", fix) from error
 
 

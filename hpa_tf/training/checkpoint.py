@@ -9,8 +9,6 @@ import io
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +67,6 @@ def read(folder: str | os.PathLike, step: int) -> tuple[dict[str, np.ndarray], A
         with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
             arrays = {name.removeprefix("array/"): stored[name] for name in stored.files if name != _LOG}
             return arrays, json.loads(stored[_LOG].tobytes())
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except files.DAMAGED_NPZ as error:
         fix = "delete this file; the training goes on from the one before"
         raise InputError(path, f"a damaged file ({error})", "a checkpoint", fix) from error

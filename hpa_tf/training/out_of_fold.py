@@ -8,8 +8,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -147,5 +145,5 @@ def _kept(path: str, key: str) -> np.ndarray | None:
     try:
         with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
             return stored["values"] if str(stored["key"]) == key else None
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError):
+    except files.DAMAGED_NPZ:
         return None
