@@ -21,7 +21,7 @@ from hpa_tf.evaluation.metric import mean_average_precision
 from hpa_tf.evaluation.truth import read_truth
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging import run_length
-from hpa_tf.postprocessing import PostProcessing, postprocess
+from hpa_tf.postprocessing import PostProcessing, mean_probabilities, postprocess
 
 REAL = Path(__file__).parents[2] / "shared/data/hpa/celllevel_eval"
 SIDE = 40
@@ -497,7 +497,7 @@ def test_a_sample_beside_the_images_is_refused(world, images, capsys):
 
 
 def write_prediction(world, folder, networks, border, outlier):
-    """Write what predict.py writes, as far as the ablation reads it: name -> (weight, probabilities [N, 18])."""
+    """Write what predict.py writes, as far as the evaluation reads it: name -> (weight, probabilities [N, 18])."""
     truth = cell_table.read(world / "truth.parquet")
     folder.mkdir()
     (folder / "raw").mkdir()
@@ -509,9 +509,36 @@ def write_prediction(world, folder, networks, border, outlier):
         cell_table.write(table.sample(frac=1, random_state=0), folder / "raw" / f"{name}.parquet", "predictions")
     members, weights = [p for _, p in networks.values()], [w for w, _ in networks.values()]
     scores = postprocess(members, weights, border * outlier, truth["image_id"])
-    columns = {"border_value": border, "outlier_factor": outlier}
+    raw = mean_probabilities(members, weights)
+    columns = {"border_value": border, "outlier_factor": outlier, "cell_area": 36}
+    columns |= {f"raw: {name}": raw[:, c] for c, name in enumerate(CLASSES)}
+    columns = {name: np.broadcast_to(values, len(truth)) for name, values in columns.items()}
     table = cell_table.from_values(truth["image_id"], truth["cell"], scores, columns)
     cell_table.write(table, folder / "cells.parquet", "predictions")
+    write_submission(world, scores, folder / "submission.csv")
+
+
+@pytest.mark.parametrize("command", ["ablation", "diagnose", "score", "outlines", "truth"])
+def test_masks_that_a_cell_table_was_not_made_with_are_refused(world, capsys, command):
+    ones = np.ones(len(true_labels(world)))
+    write_prediction(world, world / "prediction", {"one": (1.0, np.full((len(ones), 18), 0.5))}, ones, ones)
+    for number in range(6):  # the same numbers, in cells that are a row smaller
+        mask = grid_mask(4 + number)
+        mask[5::8] = 0
+        write_mask(world / "other" / f"image{number}_cellmask.png", mask)
+    truth = ["--truth-labels", world / "truth.parquet", "--truth-masks", world / "masks"]
+    cells, masks, out = world / "prediction/cells.parquet", ["--masks", world / "other"], ["--out", world / "out"]
+    arguments = {
+        "ablation": [*truth, "--prediction", world / "prediction", *masks],
+        "diagnose": [*truth, "--prediction", world / "prediction", *masks],
+        "score": [*truth, "--submission", cells, *masks],
+        "outlines": [cells, *masks],
+        "truth": ["--truth-labels", cells, "--truth-masks", world / "other", "--submission", cells, *masks],
+    }[command]
+    command = "score" if command == "truth" else command
+    assert main([command, *map(str, arguments), *map(str, out)]) == 2
+    expected = "image0_cellmask.png: found 30 px of cell 1; expected its 36 px in"
+    assert expected in capsys.readouterr().err
 
 
 def test_ablation_equals_scoring_each_variant(world, capsys):

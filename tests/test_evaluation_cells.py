@@ -77,6 +77,20 @@ def test_unknown_labels_and_unmatched_cells_are_left_out_and_counted(tmp_path, c
     assert "5 without a label" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["left", "cell_area"])
+def test_tables_of_other_masks_are_refused(tmp_path, capsys, name):
+    """The same numbers are other cells there."""
+    tables(tmp_path)
+    for path, value in ((tmp_path / "labels.parquet", 7), (tmp_path / "predictions.parquet", 8)):
+        cell_table.write(cell_table.read(path).assign(**{name: value}), path, "labels")
+    code, result = run(tmp_path, "--bootstrap", "0")
+    assert (code, result) == (2, None)
+    assert f"found image img0 cell 1 with {name!r} 8; expected 7 as in" in capsys.readouterr().err
+    path = tmp_path / "labels.parquet"
+    cell_table.write(cell_table.read(path).assign(**{name: 8}), path, "labels")
+    assert run(tmp_path, "--bootstrap", "0")[0] == 0
+
+
 @pytest.mark.parametrize("fault", ["other ids", "no table", "not a table", "a class is missing"])
 def test_tables_that_do_not_fit_are_refused(tmp_path, fault, capsys):
     tables(tmp_path)

@@ -1,11 +1,13 @@
 """Diagnostics: numbers that can be worked out by hand, and the page they end in."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 from test_evaluation import make_world, true_labels, write_prediction, write_submission
 
+from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.evaluation import diagnostics
 from hpa_tf.evaluation.__main__ import main
@@ -118,3 +120,51 @@ def test_a_submission_is_diagnosed_without_the_before_stage(tmp_path):
     arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
     assert main(["diagnose", *arguments, "--submission", str(world / "s.csv"), "--out", str(world / "out")]) == 0
     assert set(pd.read_csv(world / "out" / "calibration.csv")["stage"]) == {"after"}
+
+
+def test_a_prediction_is_diagnosed_with_its_own_masks(tmp_path):
+    """Its segmenter numbered the cells otherwise than the truth: cell 1 of the one is the last cell of the other."""
+    world, out = make_world(tmp_path), tmp_path / "out"
+    labels = true_labels(world)
+    ones, probabilities = np.ones(len(labels)), np.where(labels[:, :18] > 0, 0.9, 0.1)
+    write_prediction(world, world / "prediction", {"net": (1.0, probabilities)}, ones, ones)
+    for path in (world / "masks").glob("image*.png"):
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.where(mask > 0, mask.max() + 1 - mask, 0).astype(np.uint16))
+    truth = cell_table.read(world / "truth.parquet")
+    last = truth.groupby("image_id")["cell"].transform("max")
+    cell_table.write(truth.assign(cell=last + 1 - truth["cell"]), world / "truth.parquet", "truth")
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    assert main(["diagnose", *arguments, "--prediction", str(world / "prediction"), "--out", str(out)]) == 0
+    table = pd.read_csv(out / "calibration.csv").query("stage == 'before' and class_id < 18")
+    np.testing.assert_allclose(table["share"], np.where(table["mean_score"] > 0.5, 1, 0))
+
+
+def test_before_is_what_the_prediction_took_for_negative(diagnosed):
+    """One of two networks answers Negative: predict.py derives it from the others' mean then."""
+    folder, _ = diagnosed
+    cells = cell_table.read(folder / "prediction" / "cells.parquet")
+    path = folder / "prediction" / "raw" / "net.parquet"
+    before = path.read_bytes()
+    cell_table.write(cell_table.read(path).assign(Negative=0.25), path, "predictions")
+    arguments = ["--truth-labels", str(folder / "truth.parquet"), "--truth-masks", str(folder / "masks")]
+    out = folder / "negative"
+    assert main(["diagnose", *arguments, "--prediction", str(folder / "prediction"), "--out", str(out)]) == 0
+    path.write_bytes(before)
+    found = pd.read_csv(out / "calibration.csv").query("stage == 'before' and class_id == 18")
+    assert (found["mean_score"] * found["count"]).sum() == pytest.approx(cells["raw: Negative"].sum())
+
+
+@pytest.mark.parametrize("fault", ["other cells", "no probabilities"])
+def test_a_cell_table_of_another_prediction_is_refused(tmp_path, capsys, fault):
+    world = make_world(tmp_path)
+    ones = np.ones(len(true_labels(world)))
+    write_prediction(world, world / "prediction", {"net": (1.0, np.full((len(ones), 18), 0.5))}, ones, ones)
+    path = world / "prediction" / "cells.parquet"
+    table = cell_table.read(path)
+    table = table.assign(cell_area=35) if fault == "other cells" else table.drop(columns="raw: Negative")
+    cell_table.write(table, path, "predictions")
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    assert main(["diagnose", *arguments, "--prediction", str(world / "prediction"), "--out", str(world / "out")]) == 2
+    found = {"other cells": "other cells of image image0", "no probabilities": "no column 'raw: Negative'"}[fault]
+    assert f"cells.parquet: found {found}" in capsys.readouterr().err

@@ -22,7 +22,6 @@ from hpa_tf.evaluation.matching import ImageTruth, MetricSettings, Overlaps, mat
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
 from hpa_tf.evaluation.raw_predictions import RawNetwork, RawPredictions, read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
-from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.postprocessing import FINAL_1, FINAL_2, PostProcessing
 from hpa_tf.progress import progress
@@ -52,7 +51,7 @@ class Ablation:
     truth_masks: str | None = None
     """Folder of label images of the true cells."""
     masks: str | None = None
-    """Folder of the label images that the predictions belong to; by default --truth-masks."""
+    """Folder of the label images that the predictions were made with; by default --truth-masks."""
     eight_bit: str | None = None
     """Folder that predict.py wrote for the same images at 8 bit: adds the row `8-bit images`."""
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
@@ -184,15 +183,10 @@ def _prepare(
     predictions: RawPredictions, truth: Truth, masks: MaskFolder, settings: MetricSettings
 ) -> Iterable[_Image]:
     by_image = predictions.cells.groupby("image_id", sort=False).indices
-    numbers = predictions.cells["cell"].to_numpy()
     for image_id in progress(truth.image_ids, unit="image", desc="masks", leave=False):
         rows = np.asarray(by_image.get(image_id, []), np.int64)
-        cells = run_length.encode_cells(masks.read(image_id)) if rows.size else {}
-        missing = [int(number) for number in numbers[rows] if number not in cells]
-        if missing:
-            found = f"no cells {missing[:10]}"
-            raise InputError(masks.path(image_id), found, "the cells of the predictions", "give their own --masks")
-        image_truth, own = truth.load(image_id), [cells[int(number)] for number in numbers[rows]]
+        own = masks.masks_of(image_id, predictions.cells.iloc[rows], predictions.folder) if rows.size else []
+        image_truth = truth.load(image_id)
         yield _Image(image_truth, own, overlap(image_truth, own, settings), rows)
 
 

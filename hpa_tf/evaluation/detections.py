@@ -10,7 +10,6 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageDetections
-from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import Rle
 
 
@@ -22,7 +21,7 @@ def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) ->
         masks: The label images that the cell table's numbers belong to; None for a submission, which holds its own.
 
     Raises:
-        InputError: The file or a mask is wrong.
+        InputError: The file or a mask is wrong, or the masks are not those of the cell table.
     """
     if str(path).endswith(".parquet"):
         if masks is None:
@@ -38,12 +37,7 @@ def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) ->
 
 def _from_cell_table(path: str | os.PathLike, masks: MaskFolder) -> Iterator[ImageDetections]:
     for image_id, rows in cell_table.read(path).groupby("image_id", sort=False):
-        cells = run_length.encode_cells(masks.read(image_id))
-        missing = [number for number in rows["cell"].tolist() if number not in cells]
-        if missing:
-            found = f"no cells {missing[:10]}"
-            raise InputError(masks.path(image_id), found, f"the cells of {path}", "give the masks it was made with")
-        yield from_scores(image_id, [cells[number] for number in rows["cell"].tolist()], cell_table.values(rows))
+        yield from_scores(image_id, masks.masks_of(image_id, rows, path), cell_table.values(rows))
 
 
 def from_scores(image_id: str, masks: list[Rle], scores: np.ndarray) -> ImageDetections:

@@ -1,7 +1,7 @@
 """`diagnose`: where a score comes from, as tables and one HTML page."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, reporting
-from hpa_tf.classes import CLASSES, NEGATIVE
+from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import diagnostics, plots
 from hpa_tf.evaluation.detections import read_detections
@@ -21,8 +21,7 @@ from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
 from hpa_tf.evaluation.pairing import Unpaired, pair_images
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
-from hpa_tf.postprocessing import FINAL_2, alone_column, alone_of, mean_probabilities
-from hpa_tf.prediction_folder import CELLS
+from hpa_tf.prediction_folder import CELLS, SUBMISSION
 
 BEFORE, AFTER = "before", "after"
 _TEMPLATE = Path(__file__).with_name("diagnose.html")
@@ -43,7 +42,8 @@ class Diagnose:
     truth_masks: str | None = None
     """Folder of label images of the true cells."""
     masks: str | None = None
-    """Folder of the label images that --prediction, or a cell table, belongs to; by default --truth-masks."""
+    """Folder of the label images that a cell table, or --prediction, was made with; by default --prediction has its
+    own, those of its submission.csv."""
     metric: Annotated[MetricSettings, tyro.conf.arg(name="")] = field(default_factory=MetricSettings)
     num_groups: int = 4
     """Groups by number of cells, and by cell area (quantiles)."""
@@ -127,25 +127,29 @@ def diagnose(options: Diagnose) -> Diagnosis:
 
 
 def _images(options: Diagnose, truth: Truth) -> Iterator[tuple[ImageTruth, ImageDetections, Overlaps]]:
-    source = options.submission or files.join(options.prediction, CELLS)
-    folder = options.masks or (options.truth_masks if source.endswith(".parquet") else None)
-    found = read_detections(source, MaskFolder(folder) if folder else None)
+    source = options.submission or files.join(options.prediction, CELLS if options.masks else SUBMISSION)
+    found = read_detections(source, MaskFolder(options.masks) if options.masks else None)
     for image_truth, detections in pair_images(truth, found, Unpaired(), "diagnose"):
         yield image_truth, detections, overlap(image_truth, detections.masks, options.metric)
 
 
 def _probabilities(folder: str, cells: MatchedCells) -> np.ndarray:
-    """Return the ensemble's 19 probabilities of the matched cells before post-processing, [N, 19]."""
-    raw = read_raw_predictions(folder)
-    members, weights = [one.probabilities for one in raw.networks], [one.weight for one in raw.networks]
-    answered = any(np.isfinite(member[:, NEGATIVE]).any() for member in members)
-    alone = tuple(class_id for class_id in range(NEGATIVE) if alone_column(class_id) in raw.cells)
-    options = replace(FINAL_2, negative="predicted" if answered else "derived", alone=alone)
-    mean = mean_probabilities(members, weights, options, alone_of(raw.cells, options))
-    order = raw.cells.groupby("image_id").cumcount()
-    place = pd.Series(np.arange(len(raw.cells)), index=pd.MultiIndex.from_arrays([raw.cells["image_id"], order]))
-    wanted = pd.MultiIndex.from_arrays([cells.image_ids, cells.mask_index])
-    return mean[place.reindex(wanted).to_numpy()]
+    """Return the ensemble's 19 probabilities of the matched cells before post-processing, [N, 19].
+
+    Raises:
+        InputError: The cell table has no probabilities, or other cells than the masks.
+    """
+    table = read_raw_predictions(folder).cells
+    path, fix = files.join(folder, CELLS), "give a folder that predict.py has finished"
+    columns = [f"raw: {name}" for name in CLASSES]
+    if missing := [name for name in (*columns, "cell_area") if name not in table]:
+        raise InputError(path, f"no column {missing[0]!r}", "the probabilities and area of each cell", fix)
+    places = pd.MultiIndex.from_arrays([table["image_id"], table.groupby("image_id").cumcount()])
+    found = table.set_index(places).reindex(pd.MultiIndex.from_arrays([cells.image_ids, cells.mask_index]))
+    if (other := found["cell_area"].to_numpy(float) != cells.areas).any():
+        image_id = cells.image_ids[other.argmax()]
+        raise InputError(path, f"other cells of image {image_id}", f"those of {SUBMISSION}, in their order", fix)
+    return found[columns].to_numpy(float)
 
 
 def page(diagnosis: Diagnosis) -> str:

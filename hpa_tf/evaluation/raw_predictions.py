@@ -48,10 +48,12 @@ class RawPredictions:
     """All networks on the same cells.
 
     Attributes:
+        folder: Where they were read.
         cells: N rows: image_id, cell, border_value, outlier_factor and all else that was measured.
         networks: The ensemble.
     """
 
+    folder: str
     cells: pd.DataFrame
     networks: tuple[RawNetwork, ...]
 
@@ -85,7 +87,7 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
         path = files.join(folder, RAW, f"{network['name']}.parquet")
         probabilities = _aligned(cell_table.read(path), cells, path)
         networks.append(RawNetwork(network["name"], float(network["weight"]), probabilities))
-    return RawPredictions(cells.drop(columns=cell_table.VALUES), tuple(networks))
+    return RawPredictions(str(folder), cells.drop(columns=cell_table.VALUES), tuple(networks))
 
 
 def _aligned(table: pd.DataFrame, cells: pd.DataFrame, path: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.csv_tables import parse_flag
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
 from hpa_tf.evaluation.matching import ImageTruth
 from hpa_tf.file_names import check_image_id
 from hpa_tf.image_labels import label_row, read_columns
@@ -137,15 +137,8 @@ def _with_masks(table: pd.DataFrame, image_labels: dict, where: str | os.PathLik
 
     def load(image_id: str) -> ImageTruth:
         mask = masks.read(image_id)
-        cells = run_length.encode_cells(mask)
         rows = groups.get(image_id, np.zeros(0, np.int64))
-        missing = [int(number) for number in numbers[rows] if number not in cells]
-        if missing:
-            expected = f"the cells that {where} labels"
-            raise InputError(
-                masks.path(image_id), f"no cells {missing[:10]}", expected, "use the masks it was made for"
-            )
-        own = [cells[int(number)] for number in numbers[rows]]
+        own = masks_of(mask, table.iloc[rows], where, masks.path(image_id))
         return ImageTruth(image_id, mask.shape, own, numbers[rows], labels[rows], group_of[rows])
 
     empty = [image_id for image_id in masks.image_ids if image_id not in groups and not masks.read(image_id).any()]
