@@ -106,6 +106,19 @@ def test_groups_cover_all_images_and_cells(diagnosed):
     assert set(pd.read_csv(folder / "out" / "by_cell_line.csv")["group"]) == {"A", "B", "unknown"}
 
 
+@pytest.mark.parametrize("missing", [None, ""])
+def test_images_without_a_cell_line_are_a_group(tmp_path, missing):
+    world = make_world(tmp_path)
+    write_submission(world, true_labels(world) * 0.5, world / "s.csv")
+    truth = cell_table.read(world / "truth.parquet")
+    truth.loc[truth["image_id"].isin(["image0", "image3"]), "cell_line"] = missing
+    cell_table.write(truth, world / "truth.parquet", "truth")
+    arguments = ["--truth-labels", str(world / "truth.parquet"), "--truth-masks", str(world / "masks")]
+    assert main(["diagnose", *arguments, "--submission", str(world / "s.csv"), "--out", str(world / "out")]) == 0
+    groups = pd.read_csv(world / "out" / "by_cell_line.csv").set_index("group")["num_images"]
+    assert groups.to_dict() == {"A": 2, "B": 2, "unknown": 3}
+
+
 def test_the_page_is_self_contained(diagnosed):
     folder, _ = diagnosed
     page = (folder / "out" / "report.html").read_text()

@@ -113,7 +113,8 @@ def diagnose(options: Diagnose) -> Diagnosis:
         "cell area": diagnostics.area_scores(cells, options.num_groups),
     }
     if "cell_line" in truth.cells:
-        line_of = truth.cells.drop_duplicates("image_id").set_index("image_id")["cell_line"].astype(str)
+        line_of = truth.cells.drop_duplicates("image_id").set_index("image_id")["cell_line"]
+        line_of = line_of.astype(object).fillna("").astype(str).replace("", "unknown")
         lines = [line_of.get(match.truth.image_id, "unknown") for match in matches]
         groups["cell line"] = diagnostics.group_scores(matches, lines)
     return Diagnosis(
