@@ -1,7 +1,9 @@
 """The demo's page: one self-contained file that opens with a picture, escapes names, and shows maps where there are."""
 
+import base64
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.command import main
 from hpa_tf.heat_map_files import HeatMaps
+from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.recipes import recipe_named, save
 
 HOSTILE = '<img src=x onerror="alert(1)">{{7*7}}'
@@ -41,6 +44,13 @@ def test_negative_cells_have_no_place_that_could_be_right():
     truth = table({"a": [18, 18, 18, 0], "b": [18, 0, 1, 2], "c": [0, 0, 0, 1]})
     predicted = table({"a": [5, 5, 5, 0], "b": [3, 4, 5, 6], "c": [0, 0, 0, 1]})
     assert opening.choose(predicted, truth) in ("a", "c"), "right in all cells that have a place; b in none"
+
+
+def test_a_score_that_is_not_known_is_no_place():
+    truth = table({"a": [1, 2], "b": [1, 2], "c": [1, 2]})
+    predicted = table({"a": [1, 2], "b": [1, 5], "c": [6, 7]})
+    predicted[CLASSES[0]] = np.nan
+    assert opening.choose(predicted, truth) == "b", "right in half of its cells, as all of them are"
 
 
 @pytest.fixture
@@ -105,3 +115,22 @@ def test_a_missing_table_of_heat_maps_is_named(world, capsys):
     folders += ["--masks", "images", "--truth-labels", "truth.parquet", "--heat", "heat", "--out", "report.html"]
     words = [word if word.startswith("--") else str(world / word) for word in folders]
     assert main(["page", *words]) == 2 and "evaluation heat" in capsys.readouterr().err
+
+
+def colours_of_outlines(uri: str) -> set[tuple[int, ...]]:
+    """Return the classes' colours that a picture holds."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+    return {tuple(map(int, colour)) for colour in np.unique(pixels.reshape(-1, 3), axis=0)} & set(CLASS_COLOURS)
+
+
+def test_only_a_class_that_a_cell_has_is_painted_as_true(world):
+    """Four cells: an artefact without labels, labels that are not known, Golgi apparatus beside a NaN, Negative."""
+    truth = cell_table.read(world / "truth.parquet").reset_index(drop=True)
+    rows = truth.index[truth["image_id"] == "a"]
+    truth.loc[rows, list(CLASSES)] = 0.0
+    truth.loc[rows[1], list(CLASSES)] = np.nan
+    truth.loc[rows[2], [CLASSES[2], CLASSES[7]]] = np.nan, 1
+    truth.loc[rows[3], CLASSES[18]] = 1
+    cell_table.write(truth, world / "truth.parquet", "truth")
+    uris = re.findall(r'<img src="([^"]+)" alt="true">', page(world))
+    assert len(uris) == 2 and colours_of_outlines(uris[1]) == {CLASS_COLOURS[7], CLASS_COLOURS[18]}

@@ -46,7 +46,7 @@ def choose(predicted: pd.DataFrame, truth: pd.DataFrame) -> str:
 
 def _first(table: pd.DataFrame) -> np.ndarray:
     """Return each cell's location with the highest score, int [N]; Negative, the rest, is left out."""
-    return cell_table.values(table)[:, :NEGATIVE].argmax(axis=1)
+    return np.nan_to_num(cell_table.values(table)[:, :NEGATIVE]).argmax(axis=1)
 
 
 def draw(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:

@@ -156,14 +156,21 @@ def _read_fields(options: Page, image_ids: set[str]) -> Iterator[tuple[FieldOfVi
 
 
 def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict:
-    """Return the picture with outlines in the colour of the location predicted highest, and of a true class."""
+    """Return the picture with outlines in the colour of the location predicted highest, and of a true class.
+
+    A cell without one, such as an artefact in the truth, has no outline.
+    """
     rgb, small = shrink(composite(field.pixels), _FIELD_SIZE), shrink_mask(mask, _FIELD_SIZE)
     pictures = {}
     # a weak network's 1 - max makes every cell Negative first of all, which shows nothing
     for name, table, num_classes in (("predicted", predicted, NEGATIVE), ("true", truth, NUM_CLASSES)):
         rows = table[table["image_id"] == field.image_id]
-        top = cell_table.values(rows)[:, :num_classes].argmax(axis=1) if len(rows) else []
-        colours = {int(cell): CLASS_COLOURS[c] for cell, c in zip(rows["cell"], top, strict=True)}
+        values = np.nan_to_num(cell_table.values(rows)[:, :num_classes])
+        colours = {
+            int(cell): CLASS_COLOURS[of_cell.argmax()]
+            for cell, of_cell in zip(rows["cell"], values, strict=True)
+            if of_cell.any()
+        }
         pictures[name] = reporting.png_uri(draw_outlines(rgb, small, colours, thickness=2))
     return {"image_id": field.image_id, **pictures}
 
