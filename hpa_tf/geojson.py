@@ -1,33 +1,42 @@
 """Cells as GeoJSON: outlines with scores, for QuPath, napari and everything else that reads GeoJSON.
 
 Coordinates are pixels of the image, x to the right and y down, the upper left corner of the first pixel at (0, 0). Each
-cell is a Feature with the properties that QuPath knows: a name, the most probable class with its colour, and every
-score as a measurement.
+cell is a Feature with its number and the properties that QuPath knows: a name, the most probable class with its colour,
+and every score as a measurement.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
 from hpa_tf.classes import CLASSES
+from hpa_tf.imaging.cells import find_boxes
 
 TOLERANCE = 0.5
 """Largest distance of an outline from the mask's edge beyond the half pixel that cutting its corners takes, px."""
 
 
-def features(cells: np.ndarray, scores: Mapping[int, np.ndarray], colours: Mapping[int, tuple] | None = None) -> dict:
+def features(
+    cells: np.ndarray,
+    scores: Mapping[int, np.ndarray],
+    colours: Mapping[int, tuple] | None = None,
+    kind: Literal["cell", "mask"] = "cell",
+) -> dict:
     """Return the cells of a mask as a GeoJSON FeatureCollection.
 
     Args:
         cells: Label image, integers [H, W]; 0 is the background.
         scores: Cell number -> 19 scores, 0..1; cells without scores have an outline only.
         colours: Class -> (red, green, blue), 0..255.
+        kind: The property that holds the number: "mask" where it is no cell number but counts the masks.
     """
-    found = [_feature(number, geometry, scores.get(number), colours or {}) for number, geometry in outlines(cells)]
+    found = [
+        _feature(number, geometry, scores.get(number), colours or {}, kind) for number, geometry in outlines(cells)
+    ]
     return {"type": "FeatureCollection", "features": found}
 
 
@@ -38,9 +47,7 @@ def dumps(collection: dict) -> bytes:
 
 def outlines(cells: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each cell's number and its geometry: a Polygon, or a MultiPolygon for a cell of several pieces."""
-    for number, box in enumerate(ndimage.find_objects(cells), start=1):
-        if box is None:
-            continue
+    for number, box in find_boxes(cells):
         polygons = _polygons(cells[box] == number, (box[0].start, box[1].start))
         if len(polygons) == 1:
             yield number, {"type": "Polygon", "coordinates": polygons[0]}
@@ -76,9 +83,9 @@ def _area(ring: list[list[float]]) -> float:
 
 
 def _feature(
-    number: int, geometry: dict[str, Any], scores: np.ndarray | None, colours: Mapping[int, tuple]
+    number: int, geometry: dict[str, Any], scores: np.ndarray | None, colours: Mapping[int, tuple], kind: str
 ) -> dict[str, Any]:
-    properties: dict[str, Any] = {"objectType": "detection", "name": f"cell {number}", "cell": number}
+    properties: dict[str, Any] = {"objectType": "detection", "name": f"{kind} {number}", kind: number}
     if scores is not None:
         first = int(np.argmax(scores))
         properties["classification"] = {"name": CLASSES[first], "color": list(colours.get(first, (128, 128, 128)))}

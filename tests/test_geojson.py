@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from submission_rows import make_row
 
-from hpa_tf import geojson, submission
+from hpa_tf import cell_table, geojson, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.evaluation.command import main
 
@@ -88,4 +88,29 @@ def test_outlines_of_a_submission_have_its_scores(cells, tmp_path):
         np.testing.assert_allclose(measured, own, atol=1e-5)
         wrong = (rasterize(feature["geometry"], cells.shape) != (cells == number)).sum()
         assert wrong <= 0.05 * (cells == number).sum()
+    places = [(feature["id"], feature["properties"]["name"], feature["properties"]["mask"]) for feature in found]
+    assert places == [(f"{place}", f"mask {place}", place) for place in (1, 2, 3, 4)]
+    assert not any("cell" in feature["properties"] for feature in found), "a submission has no cell numbers"
     assert json.loads((tmp_path / "out" / "empty.geojson").read_text())["features"] == []
+
+
+@pytest.mark.parametrize("largest", [700, 2_000_000_000])
+def test_outlines_of_a_cell_table_have_its_numbers(cells, tmp_path, largest):
+    cells[2:8, 40:44] = 0  # a number in two pieces is no cell in a mask on disk
+    cells[cells == 700] = largest
+    numbers = np.array([largest, 3, 9, 8])
+    scores = np.random.default_rng(0).random((4, 19)).round(6)
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/img.npy", cells)
+    cell_table.write(cell_table.from_values(["img"] * 4, numbers, scores), tmp_path / "cells.parquet", "predictions")
+    words = [str(tmp_path / name) for name in ("cells.parquet", "masks", "out")]
+    assert main(["outlines", words[0], "--masks", words[1], "--out", words[2]]) == 0
+    found = json.loads((tmp_path / "out" / "img.geojson").read_text())["features"]
+    by_cell = {feature["properties"]["cell"]: feature for feature in found}
+    assert set(by_cell) == set(numbers.tolist())
+    for number, own in zip(numbers.tolist(), scores, strict=True):
+        feature = by_cell[number]
+        assert (feature["id"], feature["properties"]["name"]) == (str(number), f"cell {number}")
+        np.testing.assert_allclose([feature["properties"]["measurements"][name] for name in CLASSES], own, atol=1e-5)
+        wrong = (rasterize(feature["geometry"], cells.shape) != (cells == number)).sum()
+        assert wrong <= 0.05 * (cells == number).sum()

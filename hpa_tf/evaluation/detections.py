@@ -37,10 +37,13 @@ def read_detections(path: str | os.PathLike, masks: MaskFolder | None = None) ->
 
 def _from_cell_table(path: str | os.PathLike, masks: MaskFolder) -> Iterator[ImageDetections]:
     for image_id, rows in cell_table.read(path).groupby("image_id", sort=False):
-        yield from_scores(image_id, masks.masks_of(image_id, rows, path), cell_table.values(rows))
+        own, numbers = masks.masks_of(image_id, rows, path), rows["cell"].to_numpy(np.int64)
+        yield from_scores(image_id, own, cell_table.values(rows), numbers)
 
 
-def from_scores(image_id: str, masks: list[Rle], scores: np.ndarray) -> ImageDetections:
-    """Return the detections of cells with scores [M, 19]; a score of NaN is no detection."""
+def from_scores(
+    image_id: str, masks: list[Rle], scores: np.ndarray, cells: np.ndarray | None = None
+) -> ImageDetections:
+    """Return the detections of cells with scores [M, 19]; a score of NaN is no detection. `cells`: numbers [M]."""
     mask_index, class_ids = np.nonzero(~np.isnan(np.reshape(scores, (-1, NUM_CLASSES))))
-    return ImageDetections(image_id, masks, mask_index, class_ids, np.asarray(scores)[mask_index, class_ids])
+    return ImageDetections(image_id, masks, mask_index, class_ids, np.asarray(scores)[mask_index, class_ids], cells)

@@ -81,6 +81,7 @@ class ImageDetections:
         mask_index: int64 [D].
         class_ids: int64 [D].
         confidences: float64 [D], any finite scale.
+        cells: int64 [M] cell number of each mask; None where the source has none, as a submission.
     """
 
     image_id: str
@@ -88,6 +89,7 @@ class ImageDetections:
     mask_index: np.ndarray
     class_ids: np.ndarray
     confidences: np.ndarray
+    cells: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ from hpa_tf.progress import progress
 
 @dataclass(frozen=True)
 class Outlines:
-    """Write {ID}.geojson for each image: the outline of each cell with its scores."""
+    """Write {ID}.geojson for each image: the outline of each cell with its scores.
+
+    Cells of a cell table have their numbers, as `cell`; a submission has none, so its masks are counted, as `mask`.
+    """
 
     submission: tyro.conf.Positional[str]
     """submission.csv, or a cell table (.parquet) of predictions (give --masks)."""
@@ -47,16 +50,22 @@ def run(options: Outlines) -> None:
 
 
 def collection(image: ImageDetections) -> dict:
-    """Return the cells of one image as a FeatureCollection, numbered from 1 in the order of the submission."""
+    """Return the cells of one image as a FeatureCollection.
+
+    Numbered as `cell` where they have numbers, else as `mask` from 1 in the order of the submission.
+    """
     scores = np.zeros((len(image.masks), NUM_CLASSES))
     scores[image.mask_index, image.class_ids] = image.confidences
+    numbers = np.arange(1, len(image.masks) + 1) if image.cells is None else image.cells
     cells = np.zeros(image.masks[0]["size"] if image.masks else (1, 1), np.int32)
     hidden = 0
-    for number, rle in enumerate(image.masks, start=1):
+    for number, rle in zip(numbers.tolist(), image.masks, strict=True):
         mask = run_length.decode(rle).astype(bool)
         hidden += bool((cells[mask] > 0).any())
         cells[mask & (cells == 0)] = number
     if hidden:
         text = f"{image.image_id}: {hidden} cells overlap others; each pixel is given to the first"
         warnings.warn(text, HpaWarning, stacklevel=2)
-    return geojson.features(cells, dict(enumerate(scores, start=1)), dict(enumerate(CLASS_COLOURS)))
+    kind = "mask" if image.cells is None else "cell"
+    scores_of = dict(zip(numbers.tolist(), scores, strict=True))
+    return geojson.features(cells, scores_of, dict(enumerate(CLASS_COLOURS)), kind)
