@@ -85,12 +85,28 @@ def world(tmp_path):
     return tmp_path
 
 
-def page(world, *more: str) -> str:
+def words(world, *more: str) -> list[str]:
+    """Return the command line; what `more` repeats counts."""
     folders = {"--run-folder": "run", "--predictions": "predictions", "--scores": "scores", "--images": "images"}
     folders |= {"--masks": "images", "--truth-labels": "truth.parquet", "--out": "report.html"}
-    words = [word for option, name in folders.items() for word in (option, str(world / name))]
-    assert main(["page", *words, *more]) == 0
+    return ["page", *(word for option, name in folders.items() for word in (option, str(world / name))), *more]
+
+
+def page(world, *more: str) -> str:
+    assert main(words(world, *more)) == 0
     return (world / "report.html").read_text()
+
+
+@pytest.fixture
+def refused(world, capsys):
+    """Return what makes a page that is refused: its message; nothing is written."""
+
+    def make(*more: str) -> str:
+        assert main(words(world, "--picture", str(world / "picture.png"), *more)) == 2
+        assert not (world / "report.html").exists() and not (world / "picture.png").exists()
+        return capsys.readouterr().err
+
+    return make
 
 
 def test_the_page_holds_everything_and_escapes_names(world):
@@ -109,12 +125,45 @@ def test_without_heat_maps_the_page_has_none(world):
     assert "map of:" not in text and "Do the heat maps" not in text
 
 
-def test_a_missing_table_of_heat_maps_is_named(world, capsys):
+def test_a_missing_table_of_heat_maps_is_named(world, refused):
     (world / "heat/heat.csv").unlink()
-    folders = ["--run-folder", "run", "--predictions", "predictions", "--scores", "scores", "--images", "images"]
-    folders += ["--masks", "images", "--truth-labels", "truth.parquet", "--heat", "heat", "--out", "report.html"]
-    words = [word if word.startswith("--") else str(world / word) for word in folders]
-    assert main(["page", *words]) == 2 and "evaluation heat" in capsys.readouterr().err
+    assert "evaluation heat" in refused("--heat", str(world / "heat"))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("predictions,class,cells,iou,chance,another,brightness\nA,Golgi apparatus,4,0.3,0.1,0.2,0.3\n"
+         "B,Golgi apparatus,4,0.3,0.1,0.2,0.3\nB - A,Golgi apparatus,4,0,0,0,0\n", "several folders (A, B, B - A)"),
+        ("class,cells\nGolgi apparatus,4\n", "no column 'another'"),
+        ("", "no table"),
+    ],
+)  # fmt: skip
+def test_a_table_of_heat_maps_that_is_not_of_one_folder_is_refused(world, refused, content, found):
+    (world / "heat/heat.csv").write_text(content)
+    message = refused("--heat", str(world / "heat"))
+    assert "heat.csv" in message and f"found {found}" in message
+
+
+def test_images_that_are_missing_are_named(world, refused):
+    cases.write_field(world / "others", "b", 4, 0)
+    message = refused("--images", str(world / "others"))
+    assert "others: found no image" in message and "and 1 more" in message
+    cases.write_field(world / "others", HOSTILE, 4, 1)
+    assert "found no image a;" in refused("--images", str(world / "others"))
+
+
+def test_masks_of_other_sizes_and_with_other_cells_are_named(world, refused):
+    for name in ("a", HOSTILE):
+        cases.write_field(world / "larger", name, 4, 0, size=(100, 120))
+        cases.write_field(world / "fewer", name, 3, 0)
+    assert "found 120 x 100 px; expected 120 x 96 px" in refused("--masks", str(world / "larger"))
+    assert "fewer: found no cell 10 of image" in refused("--masks", str(world / "fewer"))
+
+
+def test_the_truth_of_other_cells_is_named(world, refused):
+    cell_table.write(table({"b": [0, 1]}), world / "truth.parquet", "truth")
+    assert "--truth-labels: found no location of any predicted cell" in refused()
 
 
 def colours_of_outlines(uri: str) -> set[tuple[int, ...]]:

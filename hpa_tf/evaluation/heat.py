@@ -136,10 +136,7 @@ def _cells(options: Heat) -> Iterator[Seen]:
         maps = [heat_map_files.read(folder, field_files.image_id) for folder in options.predictions]
         pixels = read_field(field_files).pixels.astype(np.float32)
         bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
-        mask = masks.read(field_files.image_id)
-        if mask.shape != bright.shape:
-            fix = "give the masks of these images"
-            raise InputError(options.masks, f"{field_files.image_id}: {mask.shape}", f"{bright.shape}", fix)
+        mask = masks.read(field_files.image_id, bright.shape)
         boxes = dict(find_boxes(mask))
         for number, class_id, places in _shared(maps):
             if number in boxes:

@@ -75,14 +75,21 @@ class MaskFolder:
             raise InputError(self.folder, found, f"{image_id}_mask.png or like it", "add the mask or drop the image")
         return self._paths[image_id]
 
-    def read(self, image_id: str) -> np.ndarray:
+    def read(self, image_id: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """Read an image's mask, int32 [H, W].
 
+        Args:
+            image_id: The image.
+            size: Its (H, W), px; None = any.
+
         Raises:
-            InputError: There is none, or it is no label image.
+            InputError: There is none, or it is no label image, or of another size.
         """
         mask = read_mask(self.path(image_id))
         check_cells(mask, self.path(image_id))
+        if size is not None and mask.shape != size:
+            found, expected = (f"{width} x {height} px" for height, width in (mask.shape, size))
+            raise InputError(self.path(image_id), found, f"{expected} as the image", "give the masks of these images")
         return mask
 
     def masks_of(self, image_id: str, rows: pd.DataFrame, table: str | os.PathLike) -> list[Rle]:

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, GREEN, NEGATIVE
+from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.pictures import (
     CLASS_COLOURS,
@@ -32,9 +33,15 @@ def choose(predicted: pd.DataFrame, truth: pd.DataFrame) -> str:
     """Return a typical image: the one with the most predicted places of the quarter that is nearest to the mean.
 
     Nearest in the share of cells whose first location is a true one; so the picture is neither the best nor the worst.
+
+    Raises:
+        InputError: No predicted cell has a true location.
     """
     located = truth[(cell_table.values(truth)[:, :NEGATIVE] > 0).any(axis=1)].reset_index(drop=True)
     both = predicted[cell_table.KEYS].merge(located[cell_table.KEYS].reset_index(names="row"), on=cell_table.KEYS)
+    if both.empty:
+        fix = "give the true labels of the predicted cells"
+        raise InputError("--truth-labels", "no location of any predicted cell", "cells with a location", fix)
     first = pd.Series(_first(predicted), index=pd.MultiIndex.from_frame(predicted[cell_table.KEYS]))
     places = first[pd.MultiIndex.from_frame(both[cell_table.KEYS])].to_numpy()
     right = cell_table.values(located)[both["row"], places] > 0

@@ -17,6 +17,7 @@ from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
+from hpa_tf.evaluation.heat import MEASURES
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
@@ -83,6 +84,9 @@ def run(options: Page) -> None:
         if field.image_id in shown_fields:
             fields.append(_field_pictures(field, masks, predicted, truth))
         cards.update(_cards(field, masks, chosen, options.predictions))
+    if lost := sorted(chosen.keys() - cards.keys()):
+        found, fix = f"no cell {lost[0][1]} of image {lost[0][0]}", "give the masks that the predictions belong to"
+        raise InputError(options.masks, found, "the predicted cells", fix)
     page = reporting.render_page(
         _TEMPLATE.read_text(encoding="utf-8"),
         title=options.title,
@@ -149,10 +153,13 @@ def _choose_fields(predicted: pd.DataFrame, count: int) -> list[str]:
 
 
 def _read_fields(options: Page, image_ids: set[str]) -> Iterator[tuple[FieldOfView, np.ndarray]]:
-    masks = MaskFolder(options.masks)
-    for field_files in find_fields(options.images):
-        if field_files.image_id in image_ids:
-            yield read_field(field_files, options.um_per_px), masks.read(field_files.image_id)
+    masks, found = MaskFolder(options.masks), {one.image_id: one for one in find_fields(options.images)}
+    if missing := sorted(image_ids - found.keys()):
+        lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")
+        raise InputError(options.images, lacks, "the images that were predicted", "give their folder")
+    for image_id in sorted(image_ids):
+        field = read_field(found[image_id], options.um_per_px)
+        yield field, masks.read(image_id, field.pixels.shape[:2])
 
 
 def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict:
@@ -180,11 +187,20 @@ def _heat_rows(folder: str | None) -> list[dict]:
     if folder is None:
         return []
     path = files.join(folder, "heat.csv")
+    expected, fix = "the table of heat maps of one folder", "python -m hpa_tf.evaluation heat writes it"
     if not files.exists(path):
-        fix = "python -m hpa_tf.evaluation heat writes it"
-        raise InputError(path, "no such file", "the table of heat maps", fix)
-    with files.open_file(path) as stream:
-        return pd.read_csv(stream).to_dict("records")
+        raise InputError(path, "no such file", expected, fix)
+    try:
+        with files.open_file(path) as stream:
+            table = pd.read_csv(stream)
+    except ValueError as error:  # of pandas
+        raise InputError(path, f"no table ({error})", expected, fix) from error
+    if missing := sorted({"class", "cells", *MEASURES} - set(table)):
+        raise InputError(path, f"no column {missing[0]!r}", expected, fix)
+    if "predictions" in table:
+        folders = ", ".join(table["predictions"].unique())
+        raise InputError(path, f"several folders ({folders})", expected, f"{fix}, with these --predictions alone")
+    return table.to_dict("records")
 
 
 def _heat_maps(predictions: str, image_id: str) -> HeatMaps | None:
@@ -232,7 +248,7 @@ def _class_rows(chosen: dict, cards: dict, scores: dict) -> list[dict]:
                 "labels": _label_names(entry["labels"]),
             }
             for key, entry in chosen.items()
-            if class_id in entry["of"] and key in cards
+            if class_id in entry["of"]
         ]
         cells.sort(key=lambda cell: -cell["score"])
         rows.append({"id": class_id, "name": name, "AP": scores["AP"][name], "cells": cells})
