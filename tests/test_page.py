@@ -166,6 +166,26 @@ def test_the_truth_of_other_cells_is_named(world, refused):
     assert "--truth-labels: found no location of any predicted cell" in refused()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "at mask IoU 0.6, on 2 test images with 8 cells."),
+        ({"iou_threshold": 0.5, "geometry": "boxes", "verified": "present", "seed": 0},
+         "at box IoU 0.5, on 2 test images with 8 cells; in each image only the classes of its true cells count."),
+    ],
+)  # fmt: skip
+def test_the_page_says_how_was_scored(world, settings, said):
+    path = world / "scores/scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | ({"settings": settings} if settings else {})))
+    assert said in page(world)
+
+
+@pytest.mark.parametrize("scores", [{}, [], {"mAP": None, "AP": {}}])
+def test_scores_of_another_kind_are_refused(world, refused, scores):
+    (world / "scores/scores.json").write_text(json.dumps(scores))
+    assert "scores.json: found no mAP" in refused()
+
+
 def colours_of_outlines(uri: str) -> set[tuple[int, ...]]:
     """Return the classes' colours that a picture holds."""
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))

@@ -5,7 +5,7 @@ scores (scores.json) and the images with their masks and true labels.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
 from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.matching import MetricSettings
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
@@ -71,7 +72,7 @@ def run(options: Page) -> None:
     Raises:
         InputError: An input is missing or wrong.
     """
-    scores = files.read_json(files.join(options.scores, "scores.json"))
+    scores = _read_scores(options.scores)
     history, recipe = _read_run(options.run_folder)
     predicted = cell_table.read(files.join(options.predictions, CELLS))
     truth = cell_table.read(options.truth_labels)
@@ -94,6 +95,7 @@ def run(options: Page) -> None:
         opening_id=first,
         map=scores["mAP"],
         interval=scores.get("mAP_interval"),
+        settings=asdict(MetricSettings()) | scores.get("settings", {}),
         num_images=scores["num_images"],
         num_cells=scores["num_cells"],
         baselines=[
@@ -111,6 +113,16 @@ def run(options: Page) -> None:
     if options.picture is not None:
         files.write_bytes(options.picture, picture)
     print(f"Report: {options.out}")
+
+
+def _read_scores(folder: str) -> dict:
+    path = files.join(folder, "scores.json")
+    scores = files.read_json(path)
+    for name in ("mAP", "AP", "baselines", "num_images", "num_cells"):
+        if not isinstance(scores, dict) or scores.get(name) is None:
+            fix = "give the folder that python -m hpa_tf.evaluation score wrote"
+            raise InputError(path, f"no {name}", "the scores of a submission", fix)
+    return scores
 
 
 def _read_run(folder: str) -> tuple[pd.DataFrame, dict]:
