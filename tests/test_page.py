@@ -158,7 +158,10 @@ def test_masks_of_other_sizes_and_with_other_cells_are_named(world, refused):
         cases.write_field(world / "larger", name, 4, 0, size=(100, 120))
         cases.write_field(world / "fewer", name, 3, 0)
     assert "found 120 x 100 px; expected 120 x 96 px" in refused("--masks", str(world / "larger"))
-    assert "fewer: found no cell 10 of image" in refused("--masks", str(world / "fewer"))
+    assert "found no cells [10]; expected the cells of" in refused("--masks", str(world / "fewer"))
+    predicted = cell_table.read(world / "predictions/cells.parquet").assign(cell_area=7)
+    cell_table.write(predicted, world / "predictions/cells.parquet", "predictions")
+    assert "px of cell 1; expected its 7 px in" in refused()
 
 
 def test_the_truth_of_other_cells_is_named(world, refused):

@@ -18,7 +18,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
-from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
 from hpa_tf.evaluation.matching import MetricSettings
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
@@ -79,15 +79,12 @@ def run(options: Page) -> None:
     chosen = choose_cells(predicted, truth, options.cells_per_class)
     shown_fields, first = _choose_fields(predicted, options.num_fields), opening.choose(predicted, truth)
     fields, cards, picture = [], {}, b""
-    for field, masks in _read_fields(options, {image_id for image_id, _ in chosen} | {*shown_fields, first}):
+    for field, masks in _read_fields(options, predicted, {image_id for image_id, _ in chosen} | {*shown_fields, first}):
         if field.image_id == first:
             picture = reporting.png_bytes(opening.draw(field, masks, predicted, truth))
         if field.image_id in shown_fields:
             fields.append(_field_pictures(field, masks, predicted, truth))
         cards.update(_cards(field, masks, chosen, options.predictions))
-    if lost := sorted(chosen.keys() - cards.keys()):
-        found, fix = f"no cell {lost[0][1]} of image {lost[0][0]}", "give the masks that the predictions belong to"
-        raise InputError(options.masks, found, "the predicted cells", fix)
     page = reporting.render_page(
         _TEMPLATE.read_text(encoding="utf-8"),
         title=options.title,
@@ -164,14 +161,24 @@ def _choose_fields(predicted: pd.DataFrame, count: int) -> list[str]:
     return [image_ids[place] for place in places]
 
 
-def _read_fields(options: Page, image_ids: set[str]) -> Iterator[tuple[FieldOfView, np.ndarray]]:
+def _read_fields(
+    options: Page, predicted: pd.DataFrame, image_ids: set[str]
+) -> Iterator[tuple[FieldOfView, np.ndarray]]:
+    """Yield images with their cell masks.
+
+    Raises:
+        InputError: An image or its masks are missing, or the masks have another size or are not those of the cells.
+    """
     masks, found = MaskFolder(options.masks), {one.image_id: one for one in find_fields(options.images)}
     if missing := sorted(image_ids - found.keys()):
         lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")
         raise InputError(options.images, lacks, "the images that were predicted", "give their folder")
     for image_id in sorted(image_ids):
         field = read_field(found[image_id], options.um_per_px)
-        yield field, masks.read(image_id, field.pixels.shape[:2])
+        mask = masks.read(image_id, field.pixels.shape[:2])
+        rows = predicted[predicted["image_id"] == image_id]
+        masks_of(mask, rows, options.predictions, masks.path(image_id))
+        yield field, mask
 
 
 def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict:
