@@ -541,6 +541,28 @@ def test_masks_that_a_cell_table_was_not_made_with_are_refused(world, capsys, co
     assert expected in capsys.readouterr().err
 
 
+def test_ablation_scores_a_prediction_on_its_own_masks(world, capsys):
+    """Its segmenter numbered the cells otherwise than the truth; cells of one size are told apart by nothing else."""
+    labels = true_labels(world)
+    ones = np.ones(len(labels))
+    write_prediction(world, world / "prediction", {"one": (1.0, np.where(labels[:, :18] > 0, 0.9, 0.1))}, ones, ones)
+    arguments = ["--truth-labels", world / "truth.parquet", "--truth-masks", world / "masks", "--bootstrap", "5"]
+    arguments += ["--prediction", world / "prediction", "--out", world / "out"]
+    truth = cell_table.read(world / "truth.parquet")
+    last = truth.groupby("image_id")["cell"].transform("max")
+    cell_table.write(truth.assign(cell=last + 1 - truth["cell"]), world / "truth.parquet", "truth")
+    for path in (world / "masks").glob("image*.png"):
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        write_mask(path, np.where(mask > 0, mask.max() + 1 - mask, 0).astype(np.uint16))
+    assert main(["ablation", *map(str, arguments)]) == 0
+    table = pd.read_csv(world / "out" / "ablation.csv", index_col="variant")
+    assert table.loc["none of the three", "mAP"] == 1
+    path = world / "prediction" / "cells.parquet"
+    cell_table.write(cell_table.read(path).assign(cell_area=35), path, "predictions")
+    assert main(["ablation", *map(str, arguments)]) == 2
+    assert "submission.csv: found other cells of image image0; expected those of cells" in capsys.readouterr().err
+
+
 def test_ablation_equals_scoring_each_variant(world, capsys):
     labels, rng = true_labels(world), np.random.default_rng(3)
     noisy = [np.clip(0.5 * labels[:, :18] + 0.6 * rng.random((len(labels), 18)), 0, 1) for _ in range(3)]

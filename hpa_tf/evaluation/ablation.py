@@ -13,7 +13,6 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, reporting
-from hpa_tf.errors import InputError
 from hpa_tf.evaluation import plots
 from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, check_draws, draw_images, interval
 from hpa_tf.evaluation.detections import from_scores
@@ -51,7 +50,8 @@ class Ablation:
     truth_masks: str | None = None
     """Folder of label images of the true cells."""
     masks: str | None = None
-    """Folder of the label images that the predictions were made with; by default --truth-masks."""
+    """Folder of the label images that the predictions were made with; by default they have their own, those of their
+    submission.csv."""
     eight_bit: str | None = None
     """Folder that predict.py wrote for the same images at 8 bit: adds the row `8-bit images`."""
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
@@ -96,10 +96,8 @@ def run(options: Ablation) -> None:
     truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
     predictions = read_raw_predictions(options.prediction)
     eight_bit = read_raw_predictions(options.eight_bit) if options.eight_bit else None
-    folder = options.masks or options.truth_masks
-    if folder is None:
-        raise InputError("--masks", "no folder", "the masks that the predictions belong to", "add --masks DIR")
-    table = ablate(list(variants(predictions, eight_bit, options)), truth, MaskFolder(folder), options)
+    masks = MaskFolder(options.masks) if options.masks else None
+    table = ablate(list(variants(predictions, eight_bit, options)), truth, masks, options)
     reporting.write_csv(table, files.join(options.out, "ablation.csv"))
     files.write_bytes(files.join(options.out, "ablation.md"), markdown(table).encode())
     files.write_bytes(files.join(options.out, "ablation.png"), plots.differences(table))
@@ -148,8 +146,8 @@ def last_checkpoints(networks: Sequence[RawNetwork]) -> list[RawNetwork]:
     return [replace(network, weight=weights[run_name]) for run_name, network in last.items()]
 
 
-def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder, options: Ablation) -> pd.DataFrame:
-    """Score the variants on the same masks.
+def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder | None, options: Ablation) -> pd.DataFrame:
+    """Score the variants on the same masks: of a folder, or (None) the predictions' own.
 
     Returns:
         One row a variant: name, mAP, low, high (95 %), difference to the first row with difference_low and
@@ -180,12 +178,15 @@ def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder, options: Ab
 
 
 def _prepare(
-    predictions: RawPredictions, truth: Truth, masks: MaskFolder, settings: MetricSettings
+    predictions: RawPredictions, truth: Truth, masks: MaskFolder | None, settings: MetricSettings
 ) -> Iterable[_Image]:
+    own_masks = predictions.own_masks(truth.image_ids) if masks is None else {}
     by_image = predictions.cells.groupby("image_id", sort=False).indices
     for image_id in progress(truth.image_ids, unit="image", desc="masks", leave=False):
         rows = np.asarray(by_image.get(image_id, []), np.int64)
-        own = masks.masks_of(image_id, predictions.cells.iloc[rows], predictions.folder) if rows.size else []
+        own = own_masks.get(image_id, [])
+        if masks is not None and rows.size:
+            own = masks.masks_of(image_id, predictions.cells.iloc[rows], predictions.folder)
         image_truth = truth.load(image_id)
         yield _Image(image_truth, own, overlap(image_truth, own, settings), rows)
 

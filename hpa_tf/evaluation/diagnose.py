@@ -143,8 +143,8 @@ def _probabilities(folder: str, cells: MatchedCells) -> np.ndarray:
     table = read_raw_predictions(folder).cells
     path, fix = files.join(folder, CELLS), "give a folder that predict.py has finished"
     columns = [f"raw: {name}" for name in CLASSES]
-    if missing := [name for name in (*columns, "cell_area") if name not in table]:
-        raise InputError(path, f"no column {missing[0]!r}", "the probabilities and area of each cell", fix)
+    if missing := [name for name in columns if name not in table]:
+        raise InputError(path, f"no column {missing[0]!r}", "the probabilities of each cell", fix)
     places = pd.MultiIndex.from_arrays([table["image_id"], table.groupby("image_id").cumcount()])
     found = table.set_index(places).reindex(pd.MultiIndex.from_arrays([cells.image_ids, cells.mask_index]))
     if (other := found["cell_area"].to_numpy(float) != cells.areas).any():

@@ -1,14 +1,16 @@
 """Read what `predict.py` wrote, before post-processing: each network's probabilities and each cell's values."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from hpa_tf import cell_table, files
+from hpa_tf import cell_table, files, submission
 from hpa_tf.errors import InputError
+from hpa_tf.imaging import run_length
+from hpa_tf.imaging.run_length import Rle
 from hpa_tf.postprocessing import (
     NUM_PREDICTED,
     PostProcessing,
@@ -17,9 +19,9 @@ from hpa_tf.postprocessing import (
     further_factors,
     postprocess,
 )
-from hpa_tf.prediction_folder import CELLS, MANIFEST, RAW
+from hpa_tf.prediction_folder import CELLS, MANIFEST, RAW, SUBMISSION
 
-_VALUES = ("border_value", "outlier_factor")
+_VALUES = ("cell_area", "border_value", "outlier_factor")
 _FIX = "give a folder that predict.py has finished"
 
 
@@ -49,7 +51,7 @@ class RawPredictions:
 
     Attributes:
         folder: Where they were read.
-        cells: N rows: image_id, cell, border_value, outlier_factor and all else that was measured.
+        cells: N rows: image_id, cell, cell_area, border_value, outlier_factor and all else that was measured.
         networks: The ensemble.
     """
 
@@ -64,6 +66,22 @@ class RawPredictions:
         value = value * further_factors(self.cells, options)
         members, weights = [one.probabilities for one in chosen], [one.weight for one in chosen]
         return postprocess(members, weights, value, self.cells["image_id"], options, alone_of(self.cells, options))
+
+    def own_masks(self, image_ids: Collection[str]) -> dict[str, list[Rle]]:
+        """Return the masks of some images' cells, in the order of their rows: those of the folder's submission.
+
+        Raises:
+            InputError: The submission is missing or damaged, or holds other cells than the cell table.
+        """
+        path = files.join(self.folder, SUBMISSION)
+        wanted = self.cells[self.cells["image_id"].isin(image_ids)]
+        areas_of = {image_id: areas.to_numpy() for image_id, areas in wanted.groupby("image_id")["cell_area"]}
+        rows = (row for row in submission.read(path) if row.image_id in areas_of)
+        found = {row.image_id: row.decode_masks(path) for row in rows}
+        for image_id, expected in areas_of.items():
+            if not np.array_equal(run_length.areas(found.get(image_id, [])), expected):
+                raise InputError(path, f"other cells of image {image_id}", f"those of {CELLS}, in their order", _FIX)
+        return found
 
 
 def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
