@@ -7,8 +7,10 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from hpa_tf import files, make_small_segmenter
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks, small
@@ -346,16 +348,25 @@ def test_nuclei_pressed_together_are_two_where_a_border_is_seen(monkeypatch):
     assert cells_with(0.01) == 5 and cells_with(0.95) == 6
 
 
-def test_the_program_writes_its_masks(crowded, tmp_path):
-    folder = tmp_path / "images"
+@pytest.mark.parametrize("kept", ["files", "files without green", "stack"])
+def test_the_program_writes_its_masks(crowded, tmp_path, kept):
+    """They are those that predict.py finds; without a file of green, those of black green."""
+    folder, pixels = tmp_path / "images", crowded.field.pixels.copy()
+    pixels[60:140, 40:200, 1] = 250  # a protein that fills the gap between cells
     folder.mkdir()
-    for channel, name in ((0, "red"), (2, "blue"), (3, "yellow")):
-        cv2.imwrite(str(folder / f"a_{name}.png"), crowded.field.pixels[..., channel])
+    if kept == "stack":
+        tifffile.imwrite(
+            folder / "a.ome.tif", pixels.transpose(2, 0, 1), metadata={"axes": "CYX", "Channel": {"Name": CHANNELS}}
+        )
+    for channel, name in enumerate(CHANNELS if kept != "stack" else ()):
+        if name != "green" or kept == "files":
+            cv2.imwrite(str(folder / f"a_{name}.png"), pixels[..., channel])
     asked = Options(str(folder), str(tmp_path / "out"), segmenter="small", um_per_px=0.32, workers=1)
     outcome = segment(asked)
-    without_green = crowded.field.pixels.copy()
-    without_green[..., 1] = 0
-    expected = SmallSegmenter()(FieldOfView("a", without_green, 0.32))
+    without_green = pixels * np.array([1, 0, 1, 1], np.uint8)
+    both = [SmallSegmenter()(FieldOfView("a", one, 0.32)) for one in (pixels, without_green)]
+    assert not np.array_equal(both[0].cell, both[1].cell)
+    expected = both[kept == "files without green"]
     assert outcome.num_segmented == 1
     written = cv2.imread(str(tmp_path / "out" / "a_cellmask.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(written, expected.cell)

@@ -1,5 +1,6 @@
 """Segmenting with the small network: all of it runs in the worker processes, by OpenCV."""
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.classes import CHANNELS, DEFAULT_UM_PER_PX
-from hpa_tf.errors import HpaWarning
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_planes
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, Planes, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.small import SmallSegmenter
 from hpa_tf.segmenting import preparation
 from hpa_tf.segmenting.fields import Field
 from hpa_tf.segmenting.options import Options
 
-_SEEN = ("red", "blue", "yellow")
+_NEEDED = ("red", "blue", "yellow")
+"""Green fills a cell too, and is seen where it is there: masks are then those that `predict.py` finds."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class _Reader:
     def __call__(self, field_files: FieldFiles, stamp: str) -> Field:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
-            read = read_planes(field_files, _SEEN, self.um_per_px, self.max_pixels, self.full_scale)
+            read = self._planes(field_files)
         first = next(iter(read.by_channel.values()))
         preparation.check_size(field_files.image_id, first.shape, 1.0)
         pixels = np.zeros((*first.shape, len(CHANNELS)), first.dtype)
@@ -36,6 +38,14 @@ class _Reader:
             pixels[..., CHANNELS.index(channel)] = plane
         texts = tuple(str(warning.message) for warning in caught)
         return Field(field_files, stamp, first.shape, read.um_per_px, pixels, texts)
+
+    def _planes(self, field_files: FieldFiles) -> Planes:
+        how = (self.um_per_px, self.max_pixels, self.full_scale)
+        if field_files.stack:
+            with contextlib.suppress(InputError):  # no green; whatever else is wrong is wrong below, too
+                return read_planes(field_files, CHANNELS, *how)
+        seen = CHANNELS if "green" in field_files.paths else _NEEDED
+        return read_planes(field_files, seen, *how)
 
 
 @dataclass(frozen=True)
