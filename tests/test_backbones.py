@@ -200,7 +200,7 @@ TINY: dict[str, Backbone] = {
 }
 POLICIES = {"eca": "float32", **dict.fromkeys(("resnext", "light nfnet", "vit"), "mixed_float16")}
 """The others are tried in mixed_bfloat16, which takes CPUs less time."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in ("inception", "v2s") else ()) for name in TINY]
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in ("inception", "nfnet", "v2s") else ()) for name in TINY]
 
 
 @pytest.mark.parametrize("name", NAMES)

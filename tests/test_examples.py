@@ -63,7 +63,7 @@ def test_read_tables(world, run):
 
 def test_outlines(world, run):
     text = run("outlines_in_napari.py", world / "outlines/a1.geojson", "--print")
-    assert text.count("corners") == 5 and "cell 1: " in text
+    assert text.count("corners") == 5 and "mask 1: " in text
 
 
 def test_every_example_is_run_here():

@@ -16,6 +16,7 @@ def measured():
     return [tuple(np.concatenate(values) for values in zip(*part, strict=True)) for part in (found[:35], found[35:])]
 
 
+@pytest.mark.slow
 def test_channel_means_and_histograms_do_not_give_the_classes_away(measured):
     """Macro AP far below a network's (benchmarks/shortcut.py), yet above chance: brightness says a little."""
     train, (features, truth) = measured

@@ -72,6 +72,7 @@ def train_on_workers(arguments, deaths=(None, None)) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+@pytest.mark.slow
 def test_mirrored_with_its_own_norm_goes_on_with_the_same_bits(data, tmp_path):
     """Each replica's batch norm sees other cells: a checkpoint of one replica must be the state of all."""
     arguments = ["--data", str(data), *TWO_EPOCHS, "--strategy", "mirrored", "--checkpoint-steps", "3"]
