@@ -67,9 +67,14 @@ def image_id(config: SyntheticConfig, index: int) -> str:
     return f"synthetic-{config.seed}-{index:06d}"
 
 
+def _rng_of(config: SyntheticConfig, index: int) -> np.random.Generator:
+    """Return what an image is drawn by, its weak label first."""
+    return np.random.default_rng([config.seed, index])
+
+
 def image_labels_of(config: SyntheticConfig, index: int) -> np.ndarray:
     """Return the weak label of an image, bool [K], without making it."""
-    return weak_labels.draw_image_labels(np.random.default_rng([config.seed, index]), config)
+    return weak_labels.draw_image_labels(_rng_of(config, index), config)
 
 
 def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = None) -> SyntheticField:
@@ -80,7 +85,7 @@ def make(config: SyntheticConfig, index: int, image_labels: np.ndarray | None = 
         index: Number of the image, from 0.
         image_labels: bool [K], to choose the weak label instead of drawing it.
     """
-    rng = np.random.default_rng([config.seed, index])
+    rng = _rng_of(config, index)
     drawn = weak_labels.draw_image_labels(rng, config)
     image_labels = drawn if image_labels is None else np.asarray(image_labels, bool)
     style = STYLES[config.difficulty]
