@@ -10,9 +10,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 twice. CUDA_VISIBLE_DEVICES=0 in the environment lets them see one."""
 
 LONGEST = (
-    *("test_training_views", "test_documented_commands", "test_training_resume", "test_training_distribution"),
-    *("test_labels_benchmark", "test_prediction", "test_starter", "test_segmenting", "test_interrupts"),
-    *("test_serving_operations", "test_second_stage", "test_ladder"),
+    *("test_training_views", "test_team_systems", "test_documented_commands", "test_training_distribution"),
+    *("test_serving_operations", "test_prediction", "test_backbones", "test_starter", "test_ladder", "test_segmenting"),
+    *("test_interrupts", "test_second_stage", "test_evaluation", "test_training_resume", "test_labels_benchmark"),
 )
 """Files whose slow tests take longest, longest first: begun last, one of them would run alone at the end."""
 
