@@ -141,6 +141,12 @@ def field(folder, image_id: str, green: np.ndarray, mask: np.ndarray) -> None:
     cv2.imwrite(str(folder / f"{image_id}_cellmask.png"), mask.astype(np.uint16))
 
 
+def cells(folder, numbers, area: int = 1600) -> None:
+    """Write what predict.py writes of cells of an image, without scores."""
+    table = cell_table.from_values(["a"] * len(numbers), numbers, np.zeros((len(numbers), 19)))
+    cell_table.write(table.assign(cell_area=area), folder / "cells.parquet", "predictions")
+
+
 @pytest.fixture
 def known(tmp_path):
     """Cells of 40 x 40 px whose green is bright in one quarter, and maps that are right, wrong or of even cells."""
@@ -156,6 +162,7 @@ def known(tmp_path):
     (tmp_path / "predictions/heat_maps").mkdir(parents=True)
     maps = HeatMaps(np.arange(1, 5, dtype=np.int32), np.array([3, 3, 4, 4], np.int32), hot, square)
     heat_map_files.write(tmp_path / "predictions", "a", maps)
+    cells(tmp_path / "predictions", range(1, 5))
     truth = np.zeros((4, 19))
     truth[:, 3] = 1
     cell_table.write(cell_table.from_values(["a"] * 4, range(1, 5), truth), tmp_path / "truth.parquet", "truth")
@@ -194,6 +201,7 @@ def test_several_folders_are_compared_on_the_cells_where_all_show_the_same_class
     square = np.array([[0, 40 * i, 40, 40 * i + 40] for i in range(3)], np.int32)
     (tmp_path / "other/heat_maps").mkdir(parents=True)
     heat_map_files.write(tmp_path / "other", "a", HeatMaps(numbers, classes, hot, square))
+    cells(tmp_path / "other", numbers)
     both = (*known.predictions, str(tmp_path / "other"))
     heat.run(heat.Heat(**{**vars(known), "predictions": both}))
     table = pd.read_csv(tmp_path / "out/heat.csv").set_index(["predictions", "class"])
@@ -208,6 +216,12 @@ def test_several_folders_are_compared_on_the_cells_where_all_show_the_same_class
     for folders, found in ((known.predictions * 2, "twice"), ((), "--predictions: found no folder")):
         with pytest.raises(InputError, match=found):
             heat.run(heat.Heat(**{**vars(known), "predictions": folders}))
+
+
+def test_masks_of_other_cells_are_refused(known, tmp_path):
+    cells(tmp_path / "predictions", range(1, 5), area=1599)
+    with pytest.raises(InputError, match=r"a_cellmask.png: found 1600 px of cell 1; expected its 1599 px"):
+        heat.measure(known)
 
 
 def test_without_maps_the_command_says_so(known, tmp_path):

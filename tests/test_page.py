@@ -119,6 +119,11 @@ def test_the_page_holds_everything_and_escapes_names(world):
     assert picture.size[0] > 1000 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
 
 
+@pytest.mark.parametrize("option, value", [("--num-fields", -1), ("--cells-per-class", -2), ("--um-per-px", 0)])
+def test_numbers_out_of_range_are_refused(refused, option, value):
+    assert refused(option, str(value)).startswith(f"error: {option}: found {value}")
+
+
 def test_without_heat_maps_the_page_has_none(world):
     (world / "predictions/heat_maps/a.npz").unlink()
     text = page(world)

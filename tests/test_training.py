@@ -293,6 +293,21 @@ def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_
     assert "another run" in capsys.readouterr().err and read_run(out).checkpoints
 
 
+def test_a_run_killed_before_its_first_checkpoint_leaves_the_folder_free(data, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        """What no handler of errors sees, as a SIGKILL."""
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(Loop, "execute", die)
+        with pytest.raises(Killed):
+            call(data, tmp_path / "out")
+    assert (tmp_path / "out/recipe.json").exists()
+    assert call(data, tmp_path / "out", "--recipe.validation-fold", "-1") == 0
+
+
 def test_too_little_memory_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_path, monkeypatch, capsys):
     execute = Loop.execute
 

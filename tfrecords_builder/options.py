@@ -12,7 +12,7 @@ from hpa_tf.beam import LOCAL
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.layout import Project, parse_layout
 from hpa_tf.imaging.segmentation import Segmenter
@@ -142,8 +142,8 @@ class BuildOptions:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise InputError(_flag(name), f"{value}", f"at least {minimum}", "correct it")
-        if not all(0 < um < 100 for um in self.um_per_px):
-            raise InputError("--um-per-px", f"{self.um_per_px}", "micrometres between 0 and 100", "correct it")
+        for um_per_px in self.um_per_px:
+            check_um_per_px(um_per_px)
         for full_scale in self.full_scale:
             check_full_scale(full_scale)
         _ = self.sources  # checks their layouts

@@ -17,11 +17,12 @@ from hpa_tf import cell_table, files, heat_map_files, reporting
 from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
-from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress
 
 MEASURES = ("iou", "chance", "another", "brightness")
@@ -127,6 +128,7 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
 def _cells(options: Heat) -> Iterator[Seen]:
     """Yield each cell that has a map of the same class in every folder."""
     masks, fields = MaskFolder(options.masks), find_fields(options.images)
+    tables = {folder: cell_table.read(files.join(folder, CELLS)) for folder in options.predictions}
     with_maps = [
         one
         for one in fields
@@ -137,6 +139,9 @@ def _cells(options: Heat) -> Iterator[Seen]:
         pixels = read_field(field_files).pixels.astype(np.float32)
         bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
         mask = masks.read(field_files.image_id, bright.shape)
+        for folder, table in tables.items():
+            rows = table[table["image_id"] == field_files.image_id]
+            masks_of(mask, rows, folder, masks.path(field_files.image_id))  # they are those of the maps' cells
         boxes = dict(find_boxes(mask))
         for number, class_id, places in _shared(maps):
             if number in boxes:

@@ -23,7 +23,7 @@ from hpa_tf.evaluation.matching import MetricSettings
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
-from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, find_fields, read_field
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.prediction_folder import CELLS
@@ -72,6 +72,10 @@ def run(options: Page) -> None:
     Raises:
         InputError: An input is missing or wrong.
     """
+    for name, number in (("--num-fields", options.num_fields), ("--cells-per-class", options.cells_per_class)):
+        if number < 0:
+            raise InputError(name, str(number), "0 or more", "change the option")
+    check_um_per_px(options.um_per_px, "--um-per-px")
     scores = _read_scores(options.scores)
     history, recipe = _read_run(options.run_folder)
     predicted = cell_table.read(files.join(options.predictions, CELLS))

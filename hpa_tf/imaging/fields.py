@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import cv2
 import numpy as np
@@ -204,3 +205,17 @@ def check_full_scale(full_scale: int) -> None:
     if not 1 <= full_scale <= _LARGEST_COUNT:
         fix = "give the largest count of the camera: 4095 for 12 bits, 16383 for 14"
         raise InputError("--full-scale", str(full_scale), f"1 to {_LARGEST_COUNT}", fix)
+
+
+def check_um_per_px(um_per_px: float, where: str = "--um-per-px") -> None:
+    """Refuse a scale that no microscope has.
+
+    Args:
+        um_per_px: Micrometres per pixel.
+        where: Option or argument that is named in the error.
+
+    Raises:
+        InputError: It is no number between 0 and 100.
+    """
+    if not isinstance(um_per_px, Real) or not 0 < um_per_px < 100:
+        raise InputError(where, str(um_per_px), "micrometres between 0 and 100", "say what the images have")

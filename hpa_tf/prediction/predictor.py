@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ import pandas as pd
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_field, to_full_scale
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale
 from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation import Masks
@@ -153,7 +152,7 @@ def _field(
 ) -> FieldOfView:
     layout = parse_layout(None, channels, without, project)
     if um_per_px is not None:
-        _check_scale(um_per_px)
+        check_um_per_px(um_per_px, "um_per_px")
     if isinstance(image, str | os.PathLike):
         return read_field(_stack_at(str(image), layout), um_per_px, full_scale=full_scale)
     if channels or project:
@@ -163,16 +162,11 @@ def _field(
     pixels = np.asarray(field.pixels)
     if pixels.shape[2:] != (len(CHANNELS),) or not pixels.size or pixels.dtype not in (np.uint8, np.uint16):
         raise InputError("image", f"{pixels.dtype} {list(pixels.shape)}", _SHAPE, _fix_of(pixels))
-    _check_scale(field.um_per_px)
+    check_um_per_px(field.um_per_px, "um_per_px")
     if full_scale is not None:
         pixels = to_full_scale(pixels, full_scale, "image")
     scale = field.um_per_px if um_per_px is None else um_per_px
     return _blackened(replace(field, pixels=np.ascontiguousarray(pixels), um_per_px=scale), layout)
-
-
-def _check_scale(um_per_px: float) -> None:
-    if not isinstance(um_per_px, Real) or not 0 < um_per_px < 100:
-        raise InputError("um_per_px", str(um_per_px), "micrometres between 0 and 100", "say what the image has")
 
 
 def _stack_at(path: str, layout: Layout) -> FieldFiles:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.segmenting.published import DEFAULT_FOLDER
 
@@ -81,8 +81,8 @@ class Options:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"--{name.replace('_', '-')}", str(value), f"at least {least}", "correct the option")
-        if self.um_per_px is not None and not 0 < self.um_per_px < 100:
-            raise InputError("--um-per-px", str(self.um_per_px), "micrometres between 0 and 100", "correct it")
+        if self.um_per_px is not None:
+            check_um_per_px(self.um_per_px)
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
         self.network_scale(DEFAULT_UM_PER_PX if self.um_per_px is None else self.um_per_px)

@@ -54,7 +54,7 @@ half-pixel centres, no anti-aliasing) and divided by 255 (8 bit) or 65535 (16 bi
 
 Output: a probability for each of {num_classes} locations: {classes}. {unanswered}
 
-Trained by hpa_tf with the recipe {recipe} on {num_cells} cells of {num_images} fields of view, labelled image by image,
+Trained by hpa_tf with the recipe {recipe} on {num_cells} cells of {num_images} fields of view
 at {um_per_px} micrometres a pixel. The cells were found by: {segmenter}.
 
 ## Validation

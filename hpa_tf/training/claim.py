@@ -25,8 +25,8 @@ def claimed(
 ) -> Iterator[None]:
     """Own the run folder `out` inside the block; what identifies the run is written into it.
 
-    Where a new run fails before its first checkpoint (bad input, memory, a loss that is no number), the folder is free
-    for other options again: nothing is lost, and the failure was most likely about the options.
+    Where a new run fails or is killed before its first checkpoint (bad input, memory, a loss that is no number), the
+    folder is free for other options again: nothing is lost, and the failure was most likely about the options.
 
     Args:
         recipe: How the run is trained.
@@ -48,11 +48,12 @@ def claimed(
         yield
         return
     check_kind(out, RECIPE)
-    check_same_run(out, identity, of_cells)
+    is_new = not any(map(_has_weights, (out, *parts)))  # or was killed before its first checkpoint
+    if not is_new:
+        check_same_run(out, identity, of_cells)
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
-        is_new = not any(files.exists(files.join(out, name)) for name in identity)
         save(recipe, files.join(out, RECIPE))  # first: it says that the folder is a run's
         files.write_json(files.join(out, DATASET), identity[DATASET])
         files.write_json(files.join(out, INPUTS), checksums.sealed_json(identity[INPUTS]))
