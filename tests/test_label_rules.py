@@ -1,6 +1,7 @@
 """Rules of labels: each against the text of its source, provenance always true, files that come back."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from hpa_tf.label_rules.label_table import SET_BY, given
 from hpa_tf.pipeline.examples import read_examples
 from hpa_tf.records import read_manifest
 from tfrecords_builder.__main__ import main
+from tfrecords_builder.label import RULES
+from tfrecords_builder.label_start import Setter
 
 SPINDLE = 11
 
@@ -90,6 +93,16 @@ def test_ungraded_positives_and_classes_that_nobody_graded():
     # a grade is kept by the rules of networks, the cap of an ungraded cell is not
     unlikely = rules.drop_unlikely(graded, probabilities(graded, 0.1), {})
     np.testing.assert_allclose(unlikely.values[:4, 3], [0.9, 0.01, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("only_graded", [False, True])
+def test_what_an_earlier_round_graded_stays(only_graded):
+    first = rules.from_grades(table_of(ones(4, 3)), grades((3, 0, 4), (3, 1, 5)), rules.MAPS["train"], {"j": "1"})
+    second = rules.from_grades(first, grades((3, 1, 2), (3, 2, 5)), rules.MAPS["train"], {"j": "2"}, only_graded)
+    np.testing.assert_allclose(second.values[:, 3], [0.9, 0.25, 1, np.nan if only_graded else 0.69])
+    assert names(second)[:3, 3].tolist() == ["from_grades", "from_grades 2", "from_grades 2"]
+    assert np.isnan(second.values[:, 4]).all() == only_graded
+    assert second.cells["graded"].tolist() == [True, True, True, False]
 
 
 def test_a_likely_spindle_is_nothing_else():
@@ -192,6 +205,23 @@ def test_five_levels_may_add():
     assert (rules.five_levels(table, sure, sure, {}, add=True).values[:, 4] == 1).all(), (
         "what the image has is not lowered"
     )
+
+
+def test_five_levels_refuse_labels_that_do_not_say_what_the_image_has():
+    """Softened, a class that the image lacks is .01: no label of the image."""
+    table = table_of(ones(2, 4))
+    sure = probabilities(table, 0.9)
+    softened = rules.soften(table)
+    with pytest.raises(InputError, match=r"0\.01 for 'Nucleoplasm' of image image-0 cell 1.*0 or 1"):
+        rules.five_levels(softened, sure, sure, {})
+    kept = rules.five_levels(softened, sure, sure, {}, keep=("soften",))
+    np.testing.assert_array_equal(kept.values, softened.values)
+    lowered = rules.drop_unlikely(table, probabilities(table, c4=0.1), {})
+    with pytest.raises(InputError, match="drop_unlikely come after"):
+        rules.five_levels(lowered, sure, sure, {})
+    capped = rules.from_grades(table, grades((4, 0, 2)), rules.MAPS["train"], {})  # .25, and .69 of the ungraded
+    levels = rules.five_levels(capped, sure, sure, {}, keep=("from_grades",))
+    np.testing.assert_allclose(levels.values[:, 4], [0.25, 1])
 
 
 # -- merge, changes, files --------------------------------------------------------------------------------------------
@@ -411,6 +441,18 @@ def test_an_option_of_another_rule_is_refused(data, tmp_path, capsys):
             ["label", "--rule", "from_image", "--data", str(data[0]), "--threshold", "1", "--out", str(tmp_path / "o")]
         )
     assert stopped.value.code == 2 and "threshold" in capsys.readouterr().err
+
+
+def test_a_misspelt_rule_to_keep_is_refused(data, tmp_path, capsys):
+    """It would protect nothing, and the rule overwrite hand grades."""
+    words = ["label", "--rule", "soften", "--data", str(data[0]), "--out", str(tmp_path / "out.parquet"), "--keep"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "from_grade"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "from_grade" in error and "from_grades" in error
+    assert not (tmp_path / "out.parquet").exists()
+    assert main(words) == 0
+    assert {*get_args(Setter)} == {*RULES, "given", "ungraded_positive"} - {"merge"}
 
 
 def test_image_labels_may_be_corrected(data, tmp_path, capsys):

@@ -18,7 +18,7 @@ from hpa_tf.data_folder import CELL_COLUMNS, graded_data, read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_predictions import AddLikely, DropUnlikely, FiveLevels, OutOfFold
-from tfrecords_builder.label_start import Rule
+from tfrecords_builder.label_start import Rule, Setter
 
 PROGRAM = "python -m tfrecords_builder label"
 
@@ -88,7 +88,7 @@ class Soften(Rule):
 
     share: float = 0.01
     """For each label of a cell."""
-    keep: tuple[str, ...] = ("from_grades",)
+    keep: tuple[Setter, ...] = ("from_grades",)
     """Values that these rules set stay."""
 
     def apply(self) -> LabelTable:

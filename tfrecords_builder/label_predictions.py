@@ -15,7 +15,7 @@ from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.label_rules import LabelTable
-from tfrecords_builder.label_start import Rule
+from tfrecords_builder.label_start import Rule, Setter
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Predicted(Rule):
     """Cell table of probabilities by networks that have not seen the cells (`train.py --folds K --out-of-fold`)."""
     classes: tuple[int, ...] = ()
     """Class ids to look at; default: see the rule."""
-    keep: tuple[str, ...] = ("from_grades",)
+    keep: tuple[Setter, ...] = ("from_grades",)
     """Values that these rules set stay."""
     any_kind: bool = False
     """Take predictions that are not marked as out of fold: a network knows the cells it was trained on by heart."""
@@ -183,7 +183,7 @@ class FiveLevels(Rule):
     """Cell table of probabilities of each cell's whole image."""
     cell_predictions: str = tyro.MISSING
     """Cell table of probabilities of each cell."""
-    keep: tuple[str, ...] = ("from_grades",)
+    keep: tuple[Setter, ...] = ("from_grades",)
     """Values that these rules set stay."""
     add: bool = False
     """Also give .5 to cells of images without the label where both are very sure."""

@@ -1,11 +1,25 @@
 """What every rule of `label` asks for: where the labels begin."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hpa_tf import label_rules, records
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
+
+Setter = Literal[
+    "given",
+    "from_image",
+    "from_grades",
+    "ungraded_positive",
+    "drop_unlikely",
+    "add_likely",
+    "soften",
+    "five_levels",
+    "out_of_fold",
+]
+"""What may have set a value: the rules of `label` but for merge, a step of from_grades, or a table without steps."""
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,8 @@ def from_grades(
 ) -> LabelTable:
     """Set the labels of hand-graded cells, cap those of ungraded positive cells, and mark the graded cells.
 
+    What earlier grades have set, and these do not, stays.
+
     Args:
         labels: Labels so far.
         grades: See `soft_labels`.
@@ -206,8 +208,9 @@ def from_grades(
     options = {"maps": asdict(maps), "only_graded": only_graded}
     labels = labels.with_step("from_grades", options, inputs, values, mask)
     if only_graded:
-        blank = np.where(mask, labels.values, np.float32(np.nan))
-        return LabelTable(labels.cells, blank, np.where(mask, labels.set_by, np.int16(-1)), labels.steps)
+        by_grades = labels.was_set_by(("from_grades",))
+        blank = np.where(by_grades, labels.values, np.float32(np.nan))
+        return LabelTable(labels.cells, blank, np.where(by_grades, labels.set_by, np.int16(-1)), labels.steps)
     return labels
 
 
@@ -221,10 +224,11 @@ def _with_mark(labels: LabelTable, graded: np.ndarray) -> LabelTable:
 def _cap_ungraded(labels: LabelTable, graded: np.ndarray, maps: GradeMaps) -> LabelTable:
     """Lower the labels of ungraded positive cells of the graded classes: a step of its own, which no rule keeps."""
     values, mask = labels.values.copy(), np.zeros(labels.values.shape, bool)
+    ungraded = ~graded & ~labels.was_set_by(("from_grades",))
     for class_id in np.flatnonzero(graded.any(axis=0)):
         cap = maps.cap(class_id)
         if cap is not None:
-            capped = ~graded[:, class_id] & (labels.values[:, class_id] > max(cap, 0.5))
+            capped = ungraded[:, class_id] & (labels.values[:, class_id] > max(cap, 0.5))
             values[capped, class_id], mask[capped, class_id] = cap, True
     return labels.with_step("ungraded_positive", {"ungraded_positive": dict(maps.ungraded_positive)}, {}, values, mask)
 

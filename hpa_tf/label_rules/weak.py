@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.label_rules.label_table import LabelTable, given
 
 
@@ -69,15 +70,28 @@ def five_levels(
     All 19 classes, Negative included: team 1's networks answer and learn it like the others.
 
     Args:
-        labels: Labels of images, copied to their cells; above 0 = the image has the label.
+        labels: Labels of images, copied to their cells; 0.5 or more = the image has the label, 0 = it has not.
         image_probabilities: float [N, 19]: of the cell's whole image, NaN where not known.
         cell_probabilities: float [N, 19]: of the cell.
         inputs: What the probabilities were read from.
         keep: Values that these rules set stay.
         add: Also give 0.5 where the image does not have the label but both are very sure.
 
+    Raises:
+        InputError: A label between 0 and 0.5, which does not say whether the image has it.
+
     Source: SYSTEMS 1h. The thresholds were not published; team 1 calls them not sensitive.
     """
+    kept = labels.was_set_by(keep)
+    between = (labels.values > 0) & (labels.values < 0.5) & ~kept
+    if between.any():
+        row, column = np.argwhere(between)[0]
+        cell = labels.cells.iloc[row]
+        found = (
+            f"{labels.values[row, column]:.2g} for {CLASSES[column]!r} of image {cell['image_id']} cell {cell['cell']}"
+        )
+        fix = "begin with --data or the --labels of from_image; soften and drop_unlikely come after five_levels"
+        raise InputError("the labels that five_levels begins with", found, "labels of images, 0 or 1", fix)
     known = ~np.isnan(image_probabilities) & ~np.isnan(cell_probabilities) & ~np.isnan(labels.values)
     positive = labels.values > 0
     values = np.where(positive, LOWEST, 0.0)
@@ -87,5 +101,4 @@ def five_levels(
     if add:
         reached = ~positive & (image_probabilities >= ADDED[0]) & (cell_probabilities >= ADDED[1])
         values = np.where(reached, ADDED[2], values)
-    mask = known & ~labels.was_set_by(keep)
-    return labels.with_step("five_levels", {"keep": list(keep), "add": add}, inputs, values, mask)
+    return labels.with_step("five_levels", {"keep": list(keep), "add": add}, inputs, values, known & ~kept)
