@@ -22,14 +22,15 @@ BEST = {"epoch": 2, "step": 20, "mAP": 0.4321, "AUC": 0.76543, "calibration_erro
 BEST |= {f"AP: {name}": i / 50 for i, name in enumerate(CLASSES)} | {"AP: Aggresome": None}
 
 
-def write_run(folder: Path, recipe, history: bool = True, best: dict | None = BEST, **manifest) -> Path:
+def write_run(folder: Path, recipe, history: bool = True, best: dict | None = BEST, facts=None, **manifest) -> Path:
     folder.mkdir(parents=True)
-    facts = {"num_images": 1234, "num_cells": 56789, "um_per_px": (0.16, 0.32), "segmenter": "masks(/home/ann/m, cell)"}
+    size = {"num_images": 1234, "num_cells": 56789, "um_per_px": (0.16, 0.32), "segmenter": "masks(/home/ann/m, cell)"}
     brightness = {"red": (0.1, 0.2, 0.3), "yellow": None}
-    write_manifest(folder, replace(cases.MANIFEST, **{**facts, "brightness": brightness, **manifest}))
+    write_manifest(folder, replace(cases.MANIFEST, **{**size, "brightness": brightness, **manifest}))
     save(recipe, folder / "recipe.json")
     (folder / "inputs.json").write_text(json.dumps({"labels_sha256": None, "clean": True, "precision": "float32"}))
     result = {"checkpoints": {"weights/best.weights.h5": 1.0}, "epochs": 2, **({"best": best} if best else {})}
+    result |= facts or {}
     (folder / "result.json").write_text(json.dumps(result))
     if history:
         (folder / "history.csv").write_text('"epoch","step","loss","mAP"\n1,10,0.5,0.3\n2,20,0.4,0.4321\n')
@@ -59,6 +60,37 @@ def test_it_says_what_the_files_say(tmp_path):
     assert "Diagnosis" in card and "Aggresome had no cell" in card
     assert "/home/ann" not in card and "masks" in rows["cells found by"][0]
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG") and "](training.png)" in card
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, "kept out of the training but chose the epoch, against the labels"),
+        ({"scored": {**BEST, "epoch": 3, "mAP": 0.1234}, "checkpoints": {"weights/epoch-0003.weights.h5": 1.0}},
+         "kept out of the training, against the labels named above: mAP 0.123, AUC 0.765, calibration error 0.099 "
+         "(epoch 3). "),
+        ({"checkpoints": {"weights/epoch-0001.weights.h5": 0.5, "weights/epoch-0002.weights.h5": 0.5}},
+         "(epoch 2 alone: the mean that predicts was not measured)"),
+        ({"may_have_seen_fold": True}, "The weights at the start have seen this fold, or may have seen it"),
+    ],
+)  # fmt: skip
+def test_it_says_what_the_scores_are_of(facts, said, tmp_path):
+    run = write_run(tmp_path / "run", recipe_named("cpu_small"), facts=facts)
+    model_card.write_card(str(run))
+    card = (run / "README.md").read_text()
+    assert said in card
+    assert ("chose the epoch" in card) == ("checkpoints" not in facts)
+    assert ("may have seen" in card) == ("may_have_seen_fold" in facts)
+
+
+def test_it_names_the_validation_labels(tmp_path):
+    run = write_run(tmp_path / "run", recipe_named("cpu_small"))
+    inputs = json.loads((run / "inputs.json").read_text()) | {"validation_labels_sha256": "5" * 64}
+    (run / "inputs.json").write_text(json.dumps(inputs))
+    model_card.write_card(str(run))
+    card = (run / "README.md").read_text()
+    assert tables(card)["validation labels"] == [f"a table with the SHA-256 {'5' * 64}"]
+    assert "against the validation labels named above" in card
 
 
 @pytest.mark.parametrize(("given", "said"), [("backbone:/home/ann/plain/", "backbone of plain"), ("runs/a", "a")])

@@ -19,6 +19,7 @@ from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.run_folder import write_result
 from hpa_tf.training import command, leaks, out_of_fold, run
+from hpa_tf.training.loop import Progress
 from hpa_tf.training.out_of_fold import mix
 from hpa_tf.training.site import Data
 from hpa_tf.views import Crop
@@ -215,6 +216,36 @@ def test_such_weights_are_refused_before_the_training(data, tmp_path, capsys, na
     assert command.main([*arguments, "--weights", everything]) == 2
     assert "saw the images of fold 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_have_seen_the_validation_fold_are_said(data, tmp_path, monkeypatch, capsys):
+    zero = write_run(tmp_path / "zero", data, 0)
+    through = write_run(tmp_path / "through", data, 1, zero)
+    elsewhere = write_run(tmp_path / "elsewhere", data, 1, other_data=True)
+
+    def stop(*arguments):
+        raise InputError("--out", "the end of the test", "no training", "none")
+
+    monkeypatch.setattr(run, "claimed", stop)
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    monkeypatch.setattr(run, "write_card", lambda out: None)
+    manifest = records.read_manifest(data)
+    for source, fold, seen in (
+        ("none", 1, None), (zero, 0, None), (zero, -1, None), (zero, 1, zero), (f"backbone:{zero}", 1, zero),
+        (through, 0, through), (through, 1, zero), (elsewhere, 1, elsewhere), (elsewhere, -1, None),
+    ):  # fmt: skip
+        given = ["--recipe", "cpu_small", *OPTIONS, "--data", str(data), "--out", str(tmp_path / "out")]
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            assert command.main([*given, "--weights", source, "--recipe.validation-fold", str(fold)]) == 2
+        assert "the end of the test" in capsys.readouterr().err
+        told = [str(one.message) for one in found if one.category is HpaWarning]
+        expected = f"--weights {seen}: has seen, or may have seen, fold {fold}, which is measured"
+        assert [one.split(";")[0] for one in told] == ([expected] if seen else [])
+        if fold >= 0:
+            recipe = replace(SMALL, weights=source, validation_fold=fold)
+            run.finish(recipe, manifest, str(tmp_path), Progress(rows=[{"epoch": 1, "mAP": 0.5}]))
+            assert files.read_json(tmp_path / "result.json")["may_have_seen_fold"] == (seen is not None)
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,7 @@ def test_the_last_checkpoints_predict_with_their_own_shares(tmp_path, monkeypatc
     assert result["checkpoints"] == {f"weights/epoch-{e:04d}.weights.h5": share for e, share in expected.items()}
     assert exported == [result["checkpoints"]]  # the SavedModel holds them all
     assert result["epochs"] == epochs and result["best"]["epoch"] == 2
+    assert result["scored"] == rows[-1], "the last epochs predict, whichever was best"
 
 
 def test_without_an_ensemble_the_best_epoch_predicts(tmp_path, monkeypatch):
@@ -326,7 +327,23 @@ def test_without_an_ensemble_the_best_epoch_predicts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "write_card", lambda out: None)
     rows = [{"epoch": 1, "mAP": 0.4}, {"epoch": 2, "mAP": 0.3}]
     run.finish(recipe_named("cpu_small"), None, str(tmp_path), Progress(rows=rows))
-    assert json.loads((tmp_path / "result.json").read_text())["checkpoints"] == {"weights/best.weights.h5": 1.0}
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["checkpoints"] == {"weights/best.weights.h5": 1.0}
+    assert result["scored"] == result["best"] == rows[0]
+
+
+def test_the_end_of_a_training_shows_what_predicts(every_step, tmp_path, capsys, monkeypatch):
+    """With an ensemble the last epochs predict, so their last one's scores are shown, not the best one's."""
+    monkeypatch.setattr(run, "export", lambda *arguments: None)
+    monkeypatch.setattr(run, "best_epoch", lambda past: 0)
+    out, given = tmp_path / "out", ["--data", str(every_step.parent / "data"), *TINY, *OPTIONS]
+    assert command.main([*given, "--out", str(out), "--recipe.ensemble", "0.5", "0.5"]) == 0
+    shown, card = capsys.readouterr().out, (out / "README.md").read_text()
+    assert re.search(r"^epoch 2 .* cells +AP$", shown, re.MULTILINE)
+    assert "the last epoch alone: the mean of 2 that predicts was not measured" in shown
+    row = pd.read_csv(out / "history.csv").iloc[-1]
+    assert f"kept out of the training, against the labels named above: mAP {row['mAP']:.3f}" in card
+    assert "(epoch 2 alone: the mean that predicts was not measured)" in card
 
 
 def test_negative_is_measured_by_the_likeliest_other_class():

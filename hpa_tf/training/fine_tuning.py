@@ -147,10 +147,11 @@ def _stage(out: str, checkpoint: str) -> str:
 
 def _gather(recipe: Recipe, first: Run, out: str) -> None:
     """Make one run of the fine-tuned checkpoints, with the shares that they had in the first stage."""
-    shares, best = {}, {}
+    shares, result = {}, {}
     for path, share in first.checkpoints:
         stage, name = _stage(out, path), f"{WEIGHTS}/{Path(path).name}"
         files.write_bytes(files.join(out, name), files.read_bytes(files.join(stage, BEST_WEIGHTS)))
         shares[name] = share
-        best = read_result(stage)["best"]
-    conclude(recipe, read_manifest(out), out, shares, {"epochs": 1, "best": best})
+        result = read_result(stage)
+    facts = {"epochs": 1, "best": result["best"], "scored": result["best"]}  # of the last checkpoint alone
+    conclude(recipe, read_manifest(out), out, shares, facts)

@@ -32,7 +32,7 @@ def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:
     manifest = read_manifest(folder)
     check_folds_apart(folder, manifest)
     for source in dict.fromkeys(recipe.weights for recipe in recipes):
-        for run, trained_without, is_same in _ancestors(source, manifest):
+        for run, trained_without, is_same in ancestors(source, manifest):
             if not is_same:
                 found = f"--weights {run}: trained on another data folder, which may hold the same images"
                 warnings.warn(f"{found}; make sure that it does not", HpaWarning, stacklevel=2)
@@ -43,6 +43,27 @@ def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:
                 found = f"a run whose training left out {kept_out}: it saw the images of fold {seen[0]}"
                 fix = "start from weights of other data: --weights imagenet or none"
                 raise InputError(f"--weights {run}", found, "weights that have not seen what they predict", fix)
+
+
+def who_may_have_seen(recipe: Recipe, manifest: Manifest) -> str | None:
+    """Return the nearest run, of those its first weights come from, that may have seen the fold a training measures.
+
+    That is one of the same data that did not keep that fold out, or one of other data, which does not say which images
+    it saw. None = there is no such run.
+    """
+    for run, trained_without, is_same in ancestors(recipe.weights, manifest):
+        if not is_same or trained_without != recipe.validation_fold:
+            return run
+    return None
+
+
+def warn_of_seen_fold(recipe: Recipe, manifest: Manifest) -> None:
+    """Warn where the fold that a training measures is one that its first weights have seen, or may have seen."""
+    run = None if recipe.validation_fold == ALL_FOLDS else who_may_have_seen(recipe, manifest)
+    if run is not None:
+        found = f"--weights {run}: has seen, or may have seen, fold {recipe.validation_fold}, which is measured"
+        fix = "its scores may be too high: start from weights of a run of the same data that kept this fold out"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
 def check_folds_apart(folder: str, manifest: Manifest) -> None:
@@ -63,7 +84,7 @@ def check_folds_apart(folder: str, manifest: Manifest) -> None:
             raise InputError(files.join(folder, CELL_TABLE_NAME), found, "each in one fold", fix)
 
 
-def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int, bool]]:
+def ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int, bool]]:
     """Yield (run folder, the fold it left out, was it trained on the same data) of the runs that weights come from.
 
     The nearest comes first; ImageNet's files and the like end the way.

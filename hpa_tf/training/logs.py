@@ -123,12 +123,13 @@ class Profiler:
             warnings.warn(text, HpaWarning, stacklevel=2)
 
 
-def final_table(row: dict, cells: np.ndarray) -> str:
+def final_table(row: dict, cells: np.ndarray, num_checkpoints: int = 1) -> str:
     """Return the validation of one epoch as a table.
 
     Args:
         row: The epoch's history row.
         cells: [19] number of validation cells with each label.
+        num_checkpoints: Those whose mean predicts; the epoch is the last of them.
     """
 
     def shown(name: str) -> str:
@@ -138,4 +139,6 @@ def final_table(row: dict, cells: np.ndarray) -> str:
     lines += [f"{name:<42} {count:>8} {shown(f'AP: {name}'):>7}" for name, count in zip(CLASSES, cells, strict=True)]
     lines.append(f"{'mean over the classes with cells':<42} {'':>8} {shown('mAP'):>7}")
     lines.append(f"AUC {shown('AUC')}, calibration error {shown('calibration_error')}")
+    if num_checkpoints > 1:
+        lines.append(f"this is the last epoch alone: the mean of {num_checkpoints} that predicts was not measured")
     return "\n".join(lines)

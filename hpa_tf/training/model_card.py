@@ -20,9 +20,10 @@ from hpa_tf.models.network import LOCATED
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import Manifest
-from hpa_tf.run_folder import HISTORY, INPUTS, MEND, is_finished, read_result
+from hpa_tf.run_folder import BEST_WEIGHTS, HISTORY, INPUTS, MEND, is_finished, read_result
 
 CARD, CURVE = "README.md", "training.png"
+_VALIDATION_LABELS = "validation_labels_sha256"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 _LIMITS = (
     "**Diagnosis**, or any decision about a patient.",
@@ -43,7 +44,7 @@ def write_card(out: str) -> None:
     """
     run = read_run(out)
     result, inputs = read_result(out), checksums.read_json(files.join(out, INPUTS), MEND)
-    history = _history(out)
+    row, history = _scored(result), _history(out)
     if history is not None:
         from hpa_tf.figures import training_curve  # matplotlib: not before a training, nor for --help
 
@@ -53,8 +54,8 @@ def write_card(out: str) -> None:
         *_use(run.manifest),
         *_data(run.manifest, inputs),
         *_training(run.recipe, result, inputs, history),
-        *_scores(run.recipe, result.get("best") or {}),
-        *_limits(run.recipe, run.manifest, result.get("best") or {}),
+        *_scores(run.recipe, result, inputs, row),
+        *_limits(run.recipe, run.manifest, row),
         "## Files",
         "",
         "`recipe.json` (everything that decided the weights), `dataset.json` (the data, file by file), `history.csv` "
@@ -91,8 +92,13 @@ def write_system_card(system: System, out: str) -> None:
 
 def _member(recipe: Recipe, out: str) -> tuple[str, str]:
     folder = files.join(out, recipe.name)
-    best = (read_result(folder).get("best") or {}) if is_finished(folder) else {}
-    return _network(recipe), _number(best.get("mAP"))
+    row = _scored(read_result(folder)) if is_finished(folder) else {}
+    return _network(recipe), _number(row.get("mAP"))
+
+
+def _scored(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the history row of what predicts; runs of earlier versions named the best epoch's alone."""
+    return result.get("scored") or result.get("best") or {}
 
 
 def text(value: Any) -> str:
@@ -154,6 +160,8 @@ def _data(manifest: Manifest, inputs: dict[str, Any]) -> Iterator[str]:
         ("labels", labels),
         ("fingerprint", f"`{text(manifest.fingerprint)}`"),
     ]
+    if inputs.get(_VALIDATION_LABELS):
+        rows.insert(-1, ("validation labels", f"a table with the SHA-256 {text(inputs[_VALIDATION_LABELS])}"))
     bright = {name: ends for name, ends in (manifest.brightness or {}).items() if ends}
     if bright:
         shown = "; ".join(
@@ -189,30 +197,38 @@ def _term(term: Any) -> str:
     return f"{type(term).__name__} {type(loss).__name__}" if loss is not None else type(term).__name__
 
 
-def _scores(recipe: Recipe, best: dict[str, Any]) -> Iterator[str]:
+def _scores(recipe: Recipe, result: dict[str, Any], inputs: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     yield from ("## Scores", "")
-    if recipe.validation_fold == ALL_FOLDS or best.get("mAP") is None:
+    if recipe.validation_fold == ALL_FOLDS or row.get("mAP") is None:
         yield "No fold was kept out of the training, so nothing was measured."
         yield ""
         return
-    measure = recipe.optimization.measure
-    chosen = "" if measure == "mAP" else f", chosen by {measure}"
+    measure, checkpoints = recipe.optimization.measure, result["checkpoints"]
+    chose, how = (" but chose the epoch" if BEST_WEIGHTS in checkpoints else ""), ""
+    if chose and measure != "mAP":
+        how = f", chosen by {measure}"
+    elif len(checkpoints) > 1:
+        how = " alone: the mean that predicts was not measured"
+    labels = "validation labels" if inputs.get(_VALIDATION_LABELS) else "labels"
     yield (
-        f"On fold {recipe.validation_fold}, which was kept out of the training but chose the epoch, against the labels "
-        f"named above: mAP {_number(best['mAP'])}, AUC {_number(best.get('AUC'))}, calibration error "
-        f"{_number(best.get('calibration_error'))} (epoch {best.get('epoch')}{chosen}). These labels are weak "
+        f"On fold {recipe.validation_fold}, which was kept out of the training{chose}, against the {labels} "
+        f"named above: mAP {_number(row['mAP'])}, AUC {_number(row.get('AUC'))}, calibration error "
+        f"{_number(row.get('calibration_error'))} (epoch {row.get('epoch')}{how}). These labels are weak "
         "ones unless cells were graded: `python -m hpa_tf.evaluation score` measures on true labels."
     )
-    rows = [(text(name), _number(best.get(f"AP: {name}"))) for name in CLASSES]
+    if result.get("may_have_seen_fold"):
+        yield ""
+        yield "The weights at the start have seen this fold, or may have seen it: the scores may be too high."
+    rows = [(text(name), _number(row.get(f"AP: {name}"))) for name in CLASSES]
     yield from ("", *_table(("location", "AP"), rows), "")
 
 
-def _limits(recipe: Recipe, manifest: Manifest, best: dict[str, Any]) -> Iterator[str]:
+def _limits(recipe: Recipe, manifest: Manifest, row: dict[str, Any]) -> Iterator[str]:
     yield from ("## Not for", "")
     yield from (f"- {line}" for line in _LIMITS)
     scale = " and ".join(f"{one:g}" for one in manifest.um_per_px) or "that of its data"
     yield f"- **Images at another scale** (µm per px: {scale}): crops are not scaled to it."
-    unknown = [name for name in CLASSES[:NEGATIVE] if best.get(f"AP: {name}") is None]
+    unknown = [name for name in CLASSES[:NEGATIVE] if row.get(f"AP: {name}") is None]
     if unknown and recipe.validation_fold != ALL_FOLDS:
         yield f"- **Unmeasured locations**: {', '.join(unknown)} had no cell in the fold that was measured."
     yield ""

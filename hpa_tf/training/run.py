@@ -19,6 +19,7 @@ from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finis
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import check_antibodies, check_batch_size, warn_of_donors
+from hpa_tf.training.leaks import warn_of_seen_fold, who_may_have_seen
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
 from hpa_tf.training.model_card import CARD, write_card
@@ -45,6 +46,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
         warn_of_small_fields(recipe, manifest)
         warn_of_tight_crops(recipe, manifest)
         warn_of_donors(recipe, training)
+        warn_of_seen_fold(recipe, manifest)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
@@ -57,8 +59,8 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
         if site.is_chief:
             finish(recipe, manifest, out, progress)
             if validation is not None:
-                row = progress.rows[best_epoch(progress.past(recipe.optimization.measure))]
-                logs.say(final_table(row, (validation.labels >= 0.5).sum(axis=0)))
+                cells = (validation.labels >= 0.5).sum(axis=0)
+                logs.say(final_table(scored(recipe, progress), cells, len(recipe.ensemble[-len(progress.rows) :])))
             command = f"python predict.py --run {shlex.quote(str(out))} --images DIR"
             logs.say(f"{out}: {CARD} says what it is. Next: {command}")
     interrupts.keeps(f"{out} is finished; the same command goes on with what is not")
@@ -194,8 +196,18 @@ def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> 
         chosen = {epoch_weights(epochs - len(shares) + i): share for i, share in enumerate(shares)}
     else:
         chosen = {BEST_WEIGHTS: 1.0}
-    best = best_epoch(progress.past(recipe.optimization.measure))
-    conclude(recipe, manifest, out, chosen, {"epochs": epochs, "best": progress.rows[best]})
+    facts = {"epochs": epochs, "best": best_row(recipe, progress), "scored": scored(recipe, progress)}
+    conclude(recipe, manifest, out, chosen, facts)
+
+
+def best_row(recipe: Recipe, progress: Progress) -> dict:
+    """Return the history row of the epoch that did best in validation; of the last one without validation."""
+    return progress.rows[best_epoch(progress.past(recipe.optimization.measure))]
+
+
+def scored(recipe: Recipe, progress: Progress) -> dict:
+    """Return the history row that says how good what predicts is: with an ensemble that of its last epoch alone."""
+    return progress.rows[-1] if recipe.ensemble else best_row(recipe, progress)
 
 
 def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, float], facts: Mapping) -> None:
@@ -209,7 +221,7 @@ def conclude(recipe: Recipe, manifest: Manifest, out: str, shares: Mapping[str, 
         facts: JSON values for the result.
     """
     export(recipe, manifest, out, shares)
-    write_result(out, shares, facts)
+    write_result(out, shares, {**facts, "may_have_seen_fold": who_may_have_seen(recipe, manifest) is not None})
     write_card(out)
 
 
