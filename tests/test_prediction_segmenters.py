@@ -97,7 +97,7 @@ def test_masks_that_a_network_wrote_are_named_by_what_decides_them(world, pool, 
 
 
 def test_cells_of_another_segmenter_are_one_warning(world, pool, tmp_path):
-    expected = r"found by small-3 \(.*\), but run was trained on those of classical-4: give --segmenter classical, or"
+    expected = r"found by small-3 \(.*\), but run was trained on those of classical-4: find them with --segmenter class"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
         predict(replace(world[1], out=str(tmp_path / "out")), pool)
@@ -139,9 +139,9 @@ class Trained:
         ("small-1 (aa, classical-3)", "small-1 (aa, classical-3)", None),
         ("small-1 (aa, classical-3)", "small-1 (bb, classical-3)", "two versions of one segmenter"),
         ("classical-4", "classical-3", "two versions of one segmenter"),
-        ("small-1 (aa, classical-3)", "classical-3", "give --segmenter classical, or"),
-        ("hpa", "small-1 (aa, classical-3)", "give --segmenter small, or"),
-        ("hpa", "small-1 (aa, classical-3) + classical-3", "give --segmenter small or classical, or"),
+        ("small-1 (aa, classical-3)", "classical-3", "find them with --segmenter classical, or"),
+        ("hpa", "small-1 (aa, classical-3)", "find them with --segmenter small, or"),
+        ("hpa", "small-1 (aa, classical-3) + classical-3", "find them with --segmenter small or classical, or"),
         ("classical-3", "small-1 (aa, classical-3) + classical-3", None),
         ("classical-3", ON_DISK, None),  # masks, whoever made them
         ("classical-3", f"small-1 (aa, classical-3) + {ON_DISK}", None),

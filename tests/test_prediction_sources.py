@@ -1,7 +1,8 @@
 """Prediction from shards, from checkpoint ensembles and systems, with embeddings: the same numbers by another way."""
 
+import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.squares import Square
 from hpa_tf.prediction import members, shards
+from hpa_tf.prediction.inputs import Shards
 from hpa_tf.prediction.needs import TIGHT_CROPS
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
@@ -84,6 +86,29 @@ def test_what_shards_lack_is_told(world):
     assert "data: 1 of 6 images have no cells, and no row in what is written; predict from --images" in said[0]
     assert "built: fields of view stored with 192 px are enlarged for a network that sees 256 px" in said[1]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("trained", "view", "told"),
+    [
+        ({}, {"margin": 5}, None),
+        ({"um_per_px": (0.32,)}, {}, "images of 0.08 um per px, but run was trained at 0.32"),
+        ({"segmenter": "classical-4"}, {}, "cells are found by small-3, but run was trained on those of classical-4"),
+        ({"margin": 3}, {"margin": 2}, None),  # sees no more than was stored
+        ({"margin": 3}, {"margin": 5}, "crops stored with 8 px around the cell, but run was trained on 3 px"),
+        ({"margin": 20}, {"square": "grow"}, "crops stored with 8 px around the cell, but run was trained on 20 px"),
+    ],
+)
+def test_shards_unlike_those_of_the_training_are_a_warning(world, tmp_path, trained, view, told):
+    shutil.copytree(world / "data", tmp_path / "data")
+    built = replace(records.read_manifest(world / "data"), segmenter="small-3 + masks")
+    records.write_manifest(tmp_path / "data", built)
+    served = serving.Served("", {}, cases.recipe(**view), asdict(replace(built, **trained)), cases.SIZE, None)
+    network = members.Network("run", 1.0, served, "", "")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Shards(str(tmp_path / "data"), (0, 1), fold=0).source([network, network], TIGHT_CROPS)
+    assert [told in str(one.message) for one in caught] == [True] * (told is not None)
 
 
 @pytest.mark.slow

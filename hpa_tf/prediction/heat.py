@@ -51,14 +51,14 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     Raises:
         InputError: The first network has no maps.
     """
-    from hpa_tf.prediction.members import crop_of, needs_of  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import needs_of  # TensorFlow: not in the workers
 
     first = networks[0].served
     if not first.has_maps:
         found = f"{networks[0].name}, a network without maps of its classes, or exported by an earlier version"
         fix = "leave it out, name another run first, or export this one again"
         raise InputError("--heat-maps", found, "a network with square feature maps", fix)
-    crop = crop_of(first.recipe.asked_view)
+    crop = networks[0].crop
     if crop is not None and crop.surroundings == "nucleus":
         found = f"{networks[0].name}, which sees nuclei: where those lie is not in the tables"
         raise InputError("--heat-maps", found, "a network that sees cells", "leave it out, or name another run first")

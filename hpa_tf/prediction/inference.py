@@ -13,7 +13,7 @@ from hpa_tf.heat_map_files import cut_from_fields
 from hpa_tf.imaging.squares import with_every_cell
 from hpa_tf.prediction.batching import Inputs, ahead, batches, streams_of
 from hpa_tf.prediction.cards import TILE_SIZE, Cards
-from hpa_tf.prediction.members import Network, crop_of
+from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.sources import FieldCells
 from hpa_tf.recipes.recipe import Tta
 from hpa_tf.views import Crop
@@ -172,8 +172,7 @@ def _cards(network: Network, inputs: Inputs, count: int) -> dict[str, np.ndarray
     What the network sees, if that is crops in all channels, and where the first class of each comes from, if it can
     tell.
     """
-    cards, view = {}, network.view
-    crop = crop_of(view)
+    cards, crop = {}, network.crop
     if crop is not None and crop.channels == CHANNELS:
         images = inputs["image"][:count].reshape(-1, *inputs["image"].shape[-3:])
         small = [cv2.resize(image, (TILE_SIZE,) * 2, interpolation=cv2.INTER_AREA) for image in images]

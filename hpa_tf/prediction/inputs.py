@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.layout import Layout
+from hpa_tf.imaging.segmentation.choosing import choice_named
 from hpa_tf.prediction.aside import NO_PICTURES, Pictures
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.prediction.shards import shard_source
 from hpa_tf.prediction.sources import ImageReader, Source, image_source
-from hpa_tf.prediction.trained_on import check_channels, check_scale, check_segmenter, scales_of
+from hpa_tf.prediction.trained_on import check_channels, check_margin, check_scale, check_segmenter, scales_of
 from hpa_tf.records import read_manifest
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
@@ -81,5 +82,11 @@ class Shards:
 
     def source(self, networks: Sequence["Network"], needs: Needs, pictures: Pictures = NO_PICTURES) -> Source:
         """List the images; arguments and errors as of `Images.source`."""
-        check_channels(read_manifest(self.folder).without, networks, self.other_channels)
+        manifest = read_manifest(self.folder)
+        check_channels(manifest.without, networks, self.other_channels)
+        for name in filter(choice_named, manifest.segmenter.split(" + ")):  # one for each source
+            check_segmenter(name, networks)
+        for um_per_px in manifest.um_per_px:
+            check_scale(um_per_px, scales_of(networks))
+        check_margin(manifest.margin, networks)
         return shard_source(self.folder, self.fold, self.part, pictures, needs)

@@ -55,6 +55,12 @@ class Network:
         return self.served.recipe.asked_view
 
     @property
+    def crop(self) -> Crop | None:
+        """How it cuts cells out; None where it does not."""
+        view = self.view.cell if isinstance(self.view, Bag) else self.view
+        return view if isinstance(view, Crop) else None
+
+    @property
     def square(self) -> Square | None:
         """How a field of view is shrunk for it; None where it sees single cells."""
         return square_of(self.view, self.served.dataset)
@@ -273,19 +279,12 @@ def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
         pictures: Whether the report shows cells.
     """
     squares = dict.fromkeys(square for network in networks if (square := network.square))
-    first = crop_of(networks[0].view)
+    first = networks[0].crop
     shows_cells = first is not None and first.channels == CHANNELS
     margins = [
         network.served.dataset["margin"]
         for network in networks
-        if (crop := crop_of(network.view)) and (crop.square == "grow" or crop.margin)
+        if (crop := network.crop) and (crop.square == "grow" or crop.margin)
     ]
     crops = any(network.view.reads == "cells" for network in networks)
     return Needs(crops, max(margins, default=0), tuple(squares), pictures and not shows_cells)
-
-
-def crop_of(view: AnyView) -> Crop | None:
-    """Return how a view cuts cells out; None where it does not."""
-    if isinstance(view, Bag):
-        return view.cell
-    return view if isinstance(view, Crop) else None

@@ -1,4 +1,4 @@
-"""Whether images are like those that networks were trained on: scale, channels, segmenter, brightness (12 bits)."""
+"""Whether images are like those that networks were trained on: scale, channels, segmenter, margin, brightness."""
 
 import warnings
 from collections.abc import Sequence
@@ -96,9 +96,28 @@ def check_segmenter(found_by: str | None, networks: Sequence["Network"]) -> None
         if choice_named(found_by) in choices:
             fix = "expect somewhat other scores, as two versions of one segmenter do not find the same cells"
         else:
-            fix = f"give --segmenter {' or '.join(choices)}, or expect somewhat other scores"
+            fix = f"find them with --segmenter {' or '.join(choices)}, or expect somewhat other scores"
         warnings.warn(f"{text}: {fix}", HpaWarning, stacklevel=2)
         return
+
+
+def check_margin(stored: int, networks: Sequence["Network"]) -> None:
+    """Warn, once, of crops in shards that show a network more or less around a cell than those that it learned from.
+
+    Args:
+        stored: Pixels around a cell's tight box.
+        networks: `members.Network`s.
+    """
+    for network in networks:
+        crop, trained = network.crop, network.served.dataset["margin"]
+        if crop is None:
+            continue
+        most = max(stored, trained) if crop.square == "grow" else crop.margin  # what is stored beyond is not seen
+        if min(most, stored) != min(most, trained):
+            found = f"crops stored with {stored} px around the cell, but {network.name} was trained on {trained} px"
+            fix = f"expect other scores; predict from --images, or build the data with --margin {trained}"
+            warnings.warn(f"{found}: {fix}", HpaWarning, stacklevel=3)
+            return
 
 
 def trained_without(served: "Served") -> set[frozenset[str]]:
