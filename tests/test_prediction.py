@@ -25,6 +25,7 @@ import tensorflow as tf
 from hpa_tf import cell_table, serving, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.brightness import brightness, brightness_range
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
@@ -231,6 +232,32 @@ def test_merging_leaves_out_images_that_were_taken_away(small, pool, tmp_path):
     (tmp_path / "part/parts/a.parquet").unlink()
     with pytest.raises(InputError, match=r"no result of 1 of its 2 images, such as a\b.*it continues"):
         merging.merge(merging.MergeOptions((part,), whole))
+
+
+def test_a_finished_prediction_that_is_stopped_at_new_images_is_not_finished(small, pool, tmp_path):
+    shutil.copytree(small[0] / "images", tmp_path / "images")
+    shutil.copytree(small[0] / "masks", tmp_path / "masks")
+    options = replace(
+        small[1], out=str(tmp_path / "out"), images=str(tmp_path / "images"), masks=str(tmp_path / "masks"), shard="0/1"
+    )
+    merge = merging.MergeOptions((options.out,), str(tmp_path / "whole"))
+    predict(options, pool)
+    assert merging.merge(merge) == 3 and len(read_raw_predictions(merge.out).cells)
+    cases.write_field(tmp_path / "images", "c", 2, 3, size=(48, 64))
+    with pytest.raises(InputError, match=r"\bc\b"):
+        predict(options, pool)  # it has no masks
+    for refused in (lambda: merging.merge(merge), lambda: read_raw_predictions(options.out)):
+        with pytest.raises(InputError, match="finished"):
+            refused()
+    for kind, name in (("cell", "mask-c-v2"), ("nucleus", "c_nuclei")):
+        os.renames(tmp_path / f"images/c_{kind}mask.png", tmp_path / f"masks/{name}.png")
+    assert predict(options, pool).num_predicted == 1
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(merging, "_copy", None)  # it ends at the first image
+        merging.merge(merge)
+    with pytest.raises(InputError, match="finished"):
+        read_raw_predictions(merge.out)
+    assert merging.merge(merge) == 4 and len(read_raw_predictions(merge.out).cells)
 
 
 @pytest.fixture(scope="module")

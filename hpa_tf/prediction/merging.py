@@ -49,6 +49,7 @@ def merge(options: MergeOptions) -> int:
                 raise InputError(folder, found, "each image in one part", "predict the parts again")
     stamps = {image_id: stamp for folder in options.parts for image_id, stamp in results.read_stamps(folder).items()}
     results.drop_changed(options.out, stamps)
+    results.reopen(options.out)
     for image_id, folder in sorted(origin.items()):
         _copy(folder, options.out, image_id)
     num_failures = sum(results.summary_of(folder)["num_failures"] for folder in options.parts)

@@ -203,8 +203,10 @@ def begun(out: str, request: dict[str, Any], stamps: Mapping[str, str]) -> Itera
     start(out, request)
     interrupts.keeps(f"finished images are kept in {out}; the same command continues")
     try:
-        num_changed = drop_changed(out, stamps)
-        yield Begun(done_images(out), num_changed)
+        num_changed, done = drop_changed(out, stamps), done_images(out)
+        if stamps.keys() - done:
+            reopen(out)
+        yield Begun(done, num_changed)
     except InputError:
         if not done_images(out):
             files.remove(files.join(out, MANIFEST))
@@ -247,6 +249,13 @@ def end(out: str, summary: dict[str, Any]) -> None:
     """Write down in the manifest that the final files are there."""
     path = files.join(out, MANIFEST)
     files.write_json(path, {**_manifest(out), "state": "done", "summary": summary})
+
+
+def reopen(out: str) -> None:
+    """Write down in the manifest of a finished prediction that it goes on: its final files lack images."""
+    found = _manifest(out)
+    if found.pop("summary", None) is not None:
+        files.write_json(files.join(out, MANIFEST), {**found, "state": "running"})
 
 
 def request_of(out: str | os.PathLike) -> dict[str, Any]:
