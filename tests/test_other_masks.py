@@ -1,5 +1,6 @@
 """Predictions of cells of other masks, matched to one's own; softened labels."""
 
+import re
 import warnings
 from itertools import product
 
@@ -51,7 +52,8 @@ def masks(shift: int) -> np.ndarray:
 def folders(tmp_path):
     """Write a data folder of two images of three cells, its masks, and other masks: of image 1 far off."""
     labels = np.stack([one_hot(3)] * 6)
-    table = write_dataset(tmp_path / "data", labels, cells_per_image=3, num_shards=1, num_folds=1)
+    area = {"cell_area": np.full(6, 240)}
+    table = write_dataset(tmp_path / "data", labels, cells_per_image=3, num_shards=1, num_folds=1, columns=area)
     ids = table["image_id"].unique()
     for name, shifts in (("own", (0, 0)), ("other", (2, 15))):
         (tmp_path / name).mkdir()
@@ -93,6 +95,39 @@ def test_options_that_do_not_go_together_are_one_line(folders, capsys, more, sai
     assert main(words(folders, *filled)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "own_area", "other_area", "said"),
+    [
+        ("other", "own", 240, None, r"in .*other: found no cells \[1, 2, 3\]; expected the cells of .*data"),
+        ("own", "other", 239, None, "in .*own: found 240 px of cell 1; expected its 239 px in .*data"),
+        ("own", "other", 240, 241, "in .*other: found 240 px of cell 97; expected its 241 px in .*oof.parquet"),
+        ("own", "own", 240, None, r"own: found no cells \[97, 98, 99\]; expected the cells of .*oof.parquet"),
+    ],
+)
+def test_masks_that_data_or_predictions_are_not_of_are_refused(folders, capsys, own, other, own_area, other_area, said):
+    """Exchanged, they would give probabilities to wrong cells, and all of them a partner."""
+    data, oof = folders / "data" / "cells.parquet", folders / "oof.parquet"
+    cell_table.write(cell_table.read(data).assign(cell_area=own_area), data, "labels")
+    if other_area:
+        cell_table.write(cell_table.read(oof).assign(cell_area=other_area), oof, "out_of_fold")
+    given_masks = ["--masks", str(folders / own), "--prediction-masks", str(folders / other)]
+    assert main(words(folders, *given_masks)) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1 and not (folders / "out.parquet").exists()
+
+
+def test_masks_are_checked_with_the_data_of_the_labels(folders, capsys):
+    labels = str(folders / "labels.parquet")
+    rules.write_labels(rules.read_labels(folders / "data" / "cells.parquet"), labels)
+    with_labels = [labels if word == str(folders / "data") else word for word in words(folders)]
+    with_labels[with_labels.index("--data")] = "--labels"
+    assert main(with_labels) == 2 and "--data: found none" in capsys.readouterr().err
+    assert main([*with_labels, "--data", str(folders / "data")]) == 0
+    write_dataset(folders / "others", np.stack([one_hot(3)] * 4), num_shards=1, num_folds=1)
+    assert main([*with_labels, "--data", str(folders / "others")]) == 2
+    assert "no image 'image-00001' cell 1; expected the cells of the labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("numbers", "told"), [([1, 2, 5] * 2, True), ([1, 2, 3] * 2, False), ([1, 2] * 2, False)])

@@ -12,7 +12,9 @@ import tyro
 
 from hpa_tf import cell_table, label_rules
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
+from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_start import Rule, Setter
@@ -29,7 +31,8 @@ class _Predicted(Rule):
     any_kind: bool = False
     """Take predictions that are not marked as out of fold: a network knows the cells it was trained on by heart."""
     masks: str | None = None
-    """Folder of the masks that the data were built with; only beside --prediction-masks."""
+    """Folder of the masks that the data were built with; only beside --prediction-masks, and with --data, whose cells
+    they must be."""
     prediction_masks: str | None = None
     """Folder of the masks that the predictions are of, where they are others: cells are matched to those of --masks by
     intersection over union, and the share that has a partner is printed."""
@@ -73,7 +76,17 @@ class _Predicted(Rule):
             raise InputError("--prediction-masks", found, "both folders of masks", fix)
         if not 0.5 <= self.iou < 1:
             raise InputError("--iou", f"{self.iou:g}", "0.5 to 1: below it a cell may have two partners", "change it")
-        own, other = (MasksOnDisk(folder).cell_mask for folder in (self.masks, self.prediction_masks))
+        if self.data is None:
+            fix = "give it: the masks are checked with it"
+            raise InputError("--data", "none", "the data folder that was built with --masks", fix)
+        data = read_cells(self.data, columns=("cell_area",))
+        rows = labels.rows_of(data)
+        if (rows < 0).any():
+            image_id, cell = labels.cells[cell_table.KEYS].to_numpy()[rows < 0][0]
+            found, fix = f"no image {image_id!r} cell {cell}", "give the data folder of the labels"
+            raise InputError(self.data, found, "the cells of the labels", fix)
+        own = mask_reader(self.masks, data.iloc[rows], self.data)
+        other = mask_reader(self.prediction_masks, table, path)
         table, share = label_rules.on_own_cells(table, labels.cells, own, other, path, self.iou)
         print(f"{path}: {share:.1%} of the cells have a partner among the predicted ones ({len(table)} cells)")
         return table
@@ -95,6 +108,24 @@ class _Predicted(Rule):
 
 class _ReaderOnly(_Predicted):
     can_match: ClassVar[bool] = False
+
+
+def mask_reader(folder: str, cells: pd.DataFrame, table: str) -> Callable[[str], np.ndarray]:
+    """Return what reads the mask of an image, int [H, W], from a folder, and refuses one that is of other cells.
+
+    Args:
+        folder: The masks.
+        cells: The cells of a table that is of these masks; checked by their numbers, and their areas where it has them.
+        table: Its name, for errors.
+    """
+    masks, rows_of = MasksOnDisk(folder), cells.groupby("image_id").indices
+
+    def read(image_id: str) -> np.ndarray:
+        mask = masks.cell_mask(image_id)
+        masks_of(mask, cells.iloc[rows_of[image_id]], table, f"the mask of image {image_id} in {folder}")
+        return mask
+
+    return read
 
 
 def tell_unpredicted(labels: LabelTable, values: np.ndarray, path: str) -> None:

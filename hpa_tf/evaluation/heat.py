@@ -17,11 +17,12 @@ from hpa_tf import cell_table, files, heat_map_files, reporting
 from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
-from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
+from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress
 

@@ -11,8 +11,7 @@ import pandas as pd
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
-from hpa_tf.imaging import run_length
-from hpa_tf.imaging.run_length import Rle
+from hpa_tf.imaging.run_length import Rle, masks_of
 from hpa_tf.imaging.segmentation.label_images import check_cells
 from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
 from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, NUCLEUS_PATTERNS
@@ -104,18 +103,3 @@ class MaskFolder:
             InputError: See `read`; or a cell is missing or has another area: the table was made with other masks.
         """
         return masks_of(self.read(image_id), rows, table, self.path(image_id))
-
-
-def masks_of(mask: np.ndarray, rows: pd.DataFrame, table: str | os.PathLike, path: str) -> list[Rle]:
-    """Return the masks of an image's cells from its label image [H, W], read from `path`; see `MaskFolder.masks_of`."""
-    cells, numbers = run_length.encode_cells(mask) if len(rows) else {}, rows["cell"].astype(int).tolist()
-    fix = f"give the masks that {table} was made with"
-    if missing := [number for number in numbers if number not in cells]:
-        raise InputError(path, f"no cells {missing[:10]}", f"the cells of {table}", fix)
-    own = [cells[number] for number in numbers]
-    if "cell_area" in rows:
-        areas, expected = run_length.areas(own), rows["cell_area"].to_numpy(float)
-        for row in np.flatnonzero((areas != expected) & ~np.isnan(expected))[:1]:
-            found = f"{areas[row]} px of cell {numbers[row]}"
-            raise InputError(path, found, f"its {expected[row]:g} px in {table}", fix)
-    return own

@@ -18,13 +18,14 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
-from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
+from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import MetricSettings
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, find_fields, read_field
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
+from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.prediction_folder import CELLS
 from hpa_tf.run_folder import HISTORY, RECIPE, RESULT

@@ -18,11 +18,12 @@ from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.csv_tables import parse_flag
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation.mask_folder import MaskFolder, masks_of
+from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
 from hpa_tf.file_names import check_image_id
 from hpa_tf.image_labels import label_row, read_columns
 from hpa_tf.imaging import run_length
+from hpa_tf.imaging.run_length import masks_of
 
 _CSV_COLUMNS = ("ID", "Cell_index", "Cell_Label")
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import cv2
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco
 
 from hpa_tf.errors import InputError
@@ -85,6 +86,31 @@ def decode(rle: Rle) -> np.ndarray:
 def areas(rles: list[Rle]) -> np.ndarray:
     """Return the areas of N masks, int64 [N], px."""
     return np.array(coco.area(rles), np.int64) if rles else np.zeros(0, np.int64)
+
+
+def masks_of(mask: np.ndarray, rows: pd.DataFrame, table: str | os.PathLike, path: str) -> list[Rle]:
+    """Return the masks of an image's cells, in the order of their rows, from its label image.
+
+    Args:
+        mask: Integer [H, W]; 0 is background, numbers may have gaps.
+        rows: Its rows of a cell table; where that has a column `cell_area`, px, the masks must have these areas.
+        table: Where the rows are from, for errors.
+        path: Where the label image is from, for errors.
+
+    Raises:
+        InputError: A cell is missing or has another area: the table was made with other masks.
+    """
+    cells, numbers = encode_cells(mask) if len(rows) else {}, rows["cell"].astype(int).tolist()
+    fix = f"give the masks that {table} was made with"
+    if missing := [number for number in numbers if number not in cells]:
+        raise InputError(path, f"no cells {missing[:10]}", f"the cells of {table}", fix)
+    own = [cells[number] for number in numbers]
+    if "cell_area" in rows:
+        found_areas, expected = areas(own), rows["cell_area"].to_numpy(float)
+        for row in np.flatnonzero((found_areas != expected) & ~np.isnan(expected))[:1]:
+            found = f"{found_areas[row]} px of cell {numbers[row]}"
+            raise InputError(path, found, f"its {expected[row]:g} px in {table}", fix)
+    return own
 
 
 def box(rle: Rle) -> tuple[int, int, int, int]:
