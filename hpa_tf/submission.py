@@ -29,13 +29,15 @@ from hpa_tf.csv_tables import describe_separator, find_separator
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging import run_length
-from hpa_tf.imaging.fields import MAX_PIXELS
 from hpa_tf.imaging.run_length import Rle
 
 HEADER = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 EMPTY_MASK = "eNoLCAgIMAEABJkBdQ=="
 """Background only, 2048 x 2048 px; some submissions write it for images of any size, and it is read so."""
+MAX_PIXELS = 1 << 30
+"""Of an image, height x width: its masks are run lengths, so more may be read than of pixels that are decoded."""
 
+_MAX_RUNS = 100_000_000  # of a mask
 _MAX_FIELD = 1 << 30  # characters of one row
 _WRONG_FILE = "write it with hpa_tf.submission or after the competition's description"
 
@@ -101,7 +103,7 @@ def decode_text(text: str, height: int, width: int, where: str | os.PathLike) ->
     if text == EMPTY_MASK:
         return run_length.empty(height, width)
     expected = f"the mask of a {width} x {height} px image (COCO run lengths, zlib, base64)"
-    limit = 2 * height * width + 64  # one-pixel runs; a few bytes of text can unpack to gigabytes
+    limit = 2 * min(height * width, _MAX_RUNS) + 64  # one-pixel runs; a few bytes of text can unpack to gigabytes
     unpacker = zlib.decompressobj()
     try:
         counts = unpacker.decompress(base64.b64decode(text, validate=True), limit)

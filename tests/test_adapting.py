@@ -173,6 +173,18 @@ def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
     assert (root / "out/submission.csv").read_bytes() == before[1]
 
 
+def test_a_folder_of_an_earlier_version_goes_on_with_another_limit_of_pixels(world, pool, tmp_path):
+    root, options = world
+    shutil.copytree(root / "mine", tmp_path / "mine")
+    record = files.read_json(tmp_path / "mine" / adapting.RECORD)
+    record["reading"]["max_pixels"] = 100_000_000
+    files.write_json(tmp_path / "mine" / adapting.RECORD, record)
+    before = contents(tmp_path / "mine")
+    change = {"adapt": str(tmp_path / "mine"), "out": str(tmp_path / "out"), "max_pixels": 10**6}
+    predict(dataclasses.replace(options, **change), pool)
+    assert contents(tmp_path / "mine") == before
+
+
 def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypatch):
     """It adapts the run that it adapted the first time, and not the adapted one, which is newer by then."""
     root, options = world
@@ -190,7 +202,7 @@ def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypat
     "change",
     [
         *({"adapt_share": 0.3}, {"images": "more"}, {"adapt": "run"}),
-        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"channels": ("protein=green",)}, {"max_pixels": 10**6}),
+        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"channels": ("protein=green",)}),
     ],
 )
 def test_a_folder_of_something_else_is_kept(world, pool, tmp_path, change):

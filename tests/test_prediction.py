@@ -169,6 +169,17 @@ def test_going_on_under_other_options_is_refused(world, pool, change, named):
     assert named in str(error.value)
 
 
+def test_another_limit_of_pixels_is_the_same_request(small, pool, tmp_path):
+    """Also in folders of versions that wrote it down."""
+    options, manifest = replace(small[1], out=str(tmp_path / "out")), tmp_path / "out/predictions.json"
+    predict(options, pool)
+    assert predict(replace(options, max_pixels=10**6), pool).num_predicted == 0
+    written = json.loads(manifest.read_text())
+    written["request"]["options"]["max_pixels"] = 100_000_000
+    manifest.write_text(json.dumps(written))
+    assert predict(replace(options, max_pixels=10**6), pool).num_predicted == 0
+
+
 def test_going_on_with_other_weights_is_refused(world, pool, tmp_path):
     root, _, options = world
     shutil.copytree(root / "out", tmp_path / "out")
@@ -487,6 +498,8 @@ def test_a_folder_without_cells_at_all(world, pool, tmp_path):
         (["--run", "r", "--data", "y", "--um-per-px", "0.32"], "--um-per-px"),
         (["--run", "r", "--data", "y", "--full-scale", "4095"], "--full-scale"),
         (["--run", "r", "--data", "y", "--max-pixels", "9"], "--max-pixels"),
+        (["--run", "r", "--images", "x", "--max-pixels", "0"], "--max-pixels"),
+        (["--run", "r", "--images", "x", "--max-pixels", "1073741825"], "--max-pixels"),
         (["--run", "r", "--images", "x", "--cell-pattern", "{ID}_c"], "--cell-pattern"),
         (["--run", "r", "--images", "x", "--nucleus-pattern", "{ID}_n"], "--nucleus-pattern"),
         (["--run", "r", "--images", "x", "--runs", "y"], "--runs"),

@@ -194,6 +194,20 @@ def test_strangers_files_are_refused_with_a_reason(tmp_path, text, found):
     assert str(path) in caught.value.where
 
 
+def test_images_larger_than_are_decoded_by_default_come_back(tmp_path, monkeypatch):
+    """2^30 px, such as `predict.py --max-pixels` lets through: run lengths take no memory for pixels."""
+    side = 1 << 15
+    cell = coco.frPyObjects({"size": [side, side], "counts": [5, 7, side * side - 12]}, side, side)
+    texts = [submission.encode_text(cell)]
+    write(tmp_path / "s.csv", [submission.row_of_scores("a", (side, side), texts, np.ones((1, NUM_CLASSES)))])
+    (row,) = submission.read(tmp_path / "s.csv")
+    assert run_length.areas(row.decode_masks("here")).tolist() == [7]
+    monkeypatch.setattr(submission, "_MAX_RUNS", 1000)
+    bomb = base64.b64encode(zlib.compress(b"1" * 2065)).decode()
+    with pytest.raises(InputError, match="more than 2064 bytes"):
+        submission.decode_text(bomb, side, side, "here")
+
+
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         next(submission.read(tmp_path / "none.csv"))

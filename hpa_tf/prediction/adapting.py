@@ -109,6 +109,8 @@ def _read_record(folder: str) -> dict[str, Any]:
     found = files.read_json(path)
     if not isinstance(found, dict):
         raise InputError(path, f"a {type(found).__name__}", "what the run was adapted to", "remove the folder")
+    if isinstance(reading := found.get("reading"), dict):
+        reading.pop("max_pixels", None)  # earlier versions wrote it down; it changes nothing that is read
     return found
 
 

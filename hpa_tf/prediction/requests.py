@@ -15,7 +15,7 @@ from hpa_tf.prediction.sources import ImageReader, Source
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
-_READING = ("um_per_px", "full_scale", "max_pixels", "pattern", "channels", "without", "project")
+_READING = ("um_per_px", "full_scale", "pattern", "channels", "without", "project")
 """Options that decide what is read of a given image file."""
 _IDENTITY = (
     *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern"),

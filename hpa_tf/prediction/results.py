@@ -26,9 +26,9 @@ from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS, SUB
 
 VERSION = 1
 MASK, EMBEDDING = "mask", "embedding"
-_RESOLVED = ("segmenter", "segmenter_weights")
-"""Options that earlier versions wrote down beside the segmenter's name, which says it all: to say a default is to ask
-for the same."""
+_NO_LONGER = ("segmenter", "segmenter_weights", "max_pixels")
+"""Options that earlier versions wrote down. The segmenter's name says all of it: to say a default is to ask for the
+same. Which images are refused changes no result."""
 _METADATA, _CHECKSUM = b"hpa_tf.prediction", b"hpa_tf.checksum"
 
 
@@ -290,7 +290,7 @@ def _manifest(out: str | os.PathLike) -> dict[str, Any]:
         found = json.loads(files.read_bytes(path))
         if not isinstance(found["request"]["options"], dict) or not isinstance(found["request"]["networks"], list):
             raise TypeError("another kind of request")
-        for name in _RESOLVED:
+        for name in _NO_LONGER:
             found["request"]["options"].pop(name, None)
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
