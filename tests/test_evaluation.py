@@ -612,6 +612,27 @@ def test_ablation_equals_scoring_each_variant(world, capsys):
     assert (world / "ablation" / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_ablation_of_other_images(world, capsys, known):
+    """Images without predicted cells are counted; where there is no other, the table would be zeros."""
+    ones = np.ones(len(true_labels(world)))
+    write_prediction(world, world / "prediction", {"one": (1.0, np.full((len(ones), 18), 0.5))}, ones, ones)
+    for path in (world / "prediction/cells.parquet", world / "prediction/raw/one.parquet"):
+        table = cell_table.read(path)
+        renamed = "other " + table["image_id"]
+        table["image_id"] = table["image_id"].where(known & (table["image_id"] != "image4"), renamed)
+        cell_table.write(table, path, "predictions")
+    truth = ["--truth-labels", world / "truth.parquet", "--truth-masks", world / "masks"]
+    arguments = ["ablation", *truth, "--prediction", world / "prediction", "--out", world / "o", "--bootstrap", "9"]
+    if known:
+        with pytest.warns(HpaWarning, match="no predicted cell in 1 of the 6 images with true cells, first image4"):
+            assert main(list(map(str, arguments))) == 0
+    else:
+        assert main(list(map(str, arguments))) == 2
+        expected = "no predicted cell in 6 of the 6 images with true cells (the first: image0; here: other image0)"
+        assert expected in capsys.readouterr().err
+
+
 def test_ablation_of_an_unfinished_prediction_is_refused(world, capsys):
     ones = np.ones(len(true_labels(world)))
     write_prediction(world, world / "prediction", {"one": (1.0, np.full((len(ones), 18), 0.5))}, ones, ones)

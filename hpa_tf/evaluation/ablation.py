@@ -4,7 +4,8 @@ Every row is scored on the same masks and the same resamples of the images, so t
 own interval (paired bootstrap), narrower than that of either score.
 """
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, reporting
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.evaluation import plots
 from hpa_tf.evaluation.bootstrap import Bootstrap, bootstrap, check_draws, draw_images, interval
 from hpa_tf.evaluation.detections import from_scores
@@ -154,7 +156,7 @@ def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder | None, opti
         difference_high (paired), paper (mAP) and paper_difference where the paper has the row.
 
     Raises:
-        InputError: Predictions and masks do not belong together.
+        InputError: Predictions and masks do not belong together, or predictions are of other images.
     """
     samples = draw_images(len(truth.image_ids), options.bootstrap, options.seed)
     images: dict[int, list[_Image]] = {}
@@ -180,8 +182,9 @@ def ablate(rows: Sequence[Variant], truth: Truth, masks: MaskFolder | None, opti
 def _prepare(
     predictions: RawPredictions, truth: Truth, masks: MaskFolder | None, settings: MetricSettings
 ) -> Iterable[_Image]:
-    own_masks = predictions.own_masks(truth.image_ids) if masks is None else {}
     by_image = predictions.cells.groupby("image_id", sort=False).indices
+    _check_images(predictions.folder, by_image, truth)
+    own_masks = predictions.own_masks(truth.image_ids) if masks is None else {}
     for image_id in progress(truth.image_ids, unit="image", desc="masks", leave=False):
         rows = np.asarray(by_image.get(image_id, []), np.int64)
         own = own_masks.get(image_id, [])
@@ -189,6 +192,19 @@ def _prepare(
             own = masks.masks_of(image_id, predictions.cells.iloc[rows], predictions.folder)
         image_truth = truth.load(image_id)
         yield _Image(image_truth, own, overlap(image_truth, own, settings), rows)
+
+
+def _check_images(folder: str, predicted: Collection[str], truth: Truth) -> None:
+    """Refuse predictions of other images than those of the truth; warn of true cells in images without a prediction."""
+    wanted = truth.cells["image_id"].unique()
+    missing = [image_id for image_id in wanted if image_id not in predicted]
+    if not missing:
+        return
+    found = f"no predicted cell in {len(missing)} of the {len(wanted)} images with true cells"
+    if len(missing) == len(wanted):
+        found = f"{found} (the first: {missing[0]}; here: {next(iter(predicted), 'none')})"
+        raise InputError(folder, found, "the same image ids", "give the prediction of these images")
+    warnings.warn(f"{folder}: {found}, first {missing[0]}: all their cells are missed", HpaWarning, stacklevel=2)
 
 
 def _table(scored: Sequence[tuple[str, Evaluation, Bootstrap]]) -> pd.DataFrame:
