@@ -305,6 +305,29 @@ def test_training_images_of_the_competition_are_left_out_and_counted(tmp_path):
         make_plan(options(inputs))
 
 
+def test_one_table_serves_several_folders(tmp_path):
+    """A row whose image lies in another folder is no fault; what is wrong with the table is said once."""
+    first, second = (write_inputs(tmp_path / name, 3, size=16, grid=1) for name in "ab")
+    for path in second.images.iterdir():
+        path.rename(path.with_name(path.name.replace("image_", "field_")))
+    rows = [pd.read_csv(first.labels), pd.read_csv(first.labels)]
+    rows[1]["ID"] = rows[1]["ID"].str.replace("image_", "field_") + ".png"
+    table = pd.concat(rows)
+    table.to_csv(first.labels, index=False)
+    both = {"images": (str(first.images), str(second.images)), "num_folds": 1}
+    with pytest.warns(HpaWarning, match="3 ids are read as those") as caught:
+        plan = make_plan(options(first, **both))
+    assert len(caught) == 1 and not plan.faults
+    found = sorted((image.image_id, image.source) for unit in plan.units for image in unit.images)
+    assert [source for _, source in found] == [1, 1, 1, 0, 0, 0]  # field_0000, ..., image_0002
+    bad = pd.DataFrame({"ID": ["Image-1", "image_0002", "image_0001"], "Label": ["3", "19", "5"]})
+    pd.concat([table[:2], table[3:], bad]).to_csv(first.labels, index=False)
+    with pytest.warns(HpaWarning, match="are read as those"):
+        faults = make_plan(options(first, **both, on_error="skip")).faults
+    assert [image_id for image_id, _ in faults] == ["Image-1", "image_0001", "image_0001", "image_0002"]
+    assert faults[0][1].found == f"row Image-1, but no such image in {first.images} or {second.images}"
+
+
 def test_unknown_group_column_lists_the_known_ones(tmp_path):
     inputs = write_inputs(tmp_path, 6, size=16, grid=1)
     with pytest.raises(InputError, match="no column 'cell_line'"):

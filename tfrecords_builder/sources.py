@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from hpa_tf.errors import HpaWarning, InputError, counted
@@ -54,7 +54,7 @@ class LabelledImage:
 
 
 def find_images(sources: tuple[Source, ...]) -> tuple[list[LabelledImage], list[Fault]]:
-    """Match the images of all sources with their rows.
+    """Match the images of all sources with their rows; a table of several sources has the images of all of them.
 
     Rows that name a file (`ID_green.png`, `ID.png`) or a number as a spreadsheet writes it (`12.0`) are taken for the
     image that they mean, with a warning. Images whose rows say `in_trainset` are left out, with a warning.
@@ -68,29 +68,50 @@ def find_images(sources: tuple[Source, ...]) -> tuple[list[LabelledImage], list[
     """
     images: dict[str, LabelledImage] = {}
     faults: list[Fault] = []
-    for index, source in enumerate(sources):
-        own: list[Fault] = []
-        fields = {one.image_id: one for one in find_fields(source.images, own, source.layout)}
-        rows, row_faults, in_trainset = read_label_table(source.labels)
-        rows = _mend_ids(rows, fields, source, row_faults)
-        own = _leave_out(in_trainset, rows, fields, source, own)
-        own += row_faults
-        bad = {image_id for image_id, _ in own}
-        without_row, without_image = fields.keys() - rows.keys() - bad, rows.keys() - fields.keys() - bad
-        own += [(name, _no_row(name, near, source)) for name, near in _with_nearest(without_row, without_image)]
-        own += [(name, _no_image(name, near, source)) for name, near in _with_nearest(without_image, without_row)]
+    for table in dict.fromkeys(source.labels for source in sources):
+        of_table = {index: source for index, source in enumerate(sources) if source.labels == table}
+        rows, fields, own = _match(table, list(of_table.values()))
         faults += own
-        for image_id in rows.keys() & fields.keys():
-            if image_id in images:
-                other = sources[images[image_id].source].images
-                found = f"image id {image_id} a second time, first in {other}"
-                raise InputError(source.images, found, "ids that differ between sources", "rename one of the images")
-            class_ids, columns = rows[image_id]
-            images[image_id] = LabelledImage(image_id, index, fields[image_id], class_ids, columns)
+        for (index, source), its_fields in zip(of_table.items(), fields, strict=True):
+            for image_id in rows.keys() & its_fields.keys():
+                if image_id in images:
+                    other = sources[images[image_id].source].images
+                    found = f"image id {image_id} a second time, first in {other}"
+                    raise InputError(
+                        source.images, found, "ids that differ between sources", "rename one of the images"
+                    )
+                class_ids, columns = rows[image_id]
+                images[image_id] = LabelledImage(image_id, index, its_fields[image_id], class_ids, columns)
     return [images[image_id] for image_id in sorted(images)], sorted(faults, key=lambda fault: fault[0])
 
 
-def _mend_ids(rows: dict[str, Row], fields: Mapping, source: Source, faults: list[Fault]) -> dict[str, Row]:
+def _match(table: str, sources: list[Source]) -> tuple[dict[str, Row], list[dict[str, FieldFiles]], list[Fault]]:
+    """Return the rows of a table, the images of each source that has it, both by image id, and all of their faults."""
+    bad_files: list[list[Fault]] = [[] for _ in sources]
+    fields = [
+        {one.image_id: one for one in find_fields(source.images, bad, source.layout)}
+        for source, bad in zip(sources, bad_files, strict=True)
+    ]
+    rows, row_faults, in_trainset = read_label_table(table)
+    rows = _mend_ids(rows, set().union(*fields), table, row_faults)
+    faults: list[Fault] = []
+    for source, its_fields, bad in zip(sources, fields, bad_files, strict=True):
+        faults += _leave_out(in_trainset, rows, its_fields, source, bad)
+    faults += row_faults
+    source_of = {
+        image_id: source for source, its_fields in zip(sources, fields, strict=True) for image_id in its_fields
+    }
+    bad_ids = {image_id for image_id, _ in faults}
+    without_row, without_image = source_of.keys() - rows.keys() - bad_ids, rows.keys() - source_of.keys() - bad_ids
+    faults += [(name, _no_row(name, near, source_of[name])) for name, near in _with_nearest(without_row, without_image)]
+    folders = " or ".join(source.images for source in sources)
+    faults += [
+        (name, _no_image(name, near, table, folders)) for name, near in _with_nearest(without_image, without_row)
+    ]
+    return rows, fields, faults
+
+
+def _mend_ids(rows: dict[str, Row], fields: Set[str], table: str, faults: list[Fault]) -> dict[str, Row]:
     """Return the rows by image id, where the table's ids are file names or floating point numbers."""
     mended, renamed = {}, []
     for name, row in rows.items():
@@ -101,10 +122,10 @@ def _mend_ids(rows: dict[str, Row], fields: Mapping, source: Source, faults: lis
             renamed.append(f"{name!r} as {image_id!r}")
         if image_id in mended:
             found = f"ID {image_id} more than once (last as {name!r})"
-            faults.append((image_id, InputError(source.labels, found, "one row an image", "merge the rows")))
+            faults.append((image_id, InputError(table, found, "one row an image", "merge the rows")))
         mended[image_id] = row
     if renamed:
-        text = f"{source.labels}: {len(renamed)} ids are read as those of the images they mean, first {renamed[0]}"
+        text = f"{table}: {len(renamed)} ids are read as those of the images they mean, first {renamed[0]}"
         warnings.warn(text, HpaWarning, stacklevel=2)
     repeated = {image_id for image_id, _ in faults}
     return {image_id: row for image_id, row in mended.items() if image_id not in repeated}
@@ -137,10 +158,10 @@ def _no_row(image_id: str, nearest: str, source: Source) -> InputError:
     return InputError(source.labels, found, "one row an image", fix)
 
 
-def _no_image(image_id: str, nearest: str, source: Source) -> InputError:
-    found = f"row {image_id}, but no such image in {source.images}{nearest}"
+def _no_image(image_id: str, nearest: str, table: str, folders: str) -> InputError:
+    found = f"row {image_id}, but no such image in {folders}{nearest}"
     fix = "add the image, remove the row, or build with --on-error skip"
-    return InputError(source.labels, found, "an image a row", fix)
+    return InputError(table, found, "an image a row", fix)
 
 
 def _with_nearest(ids: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
