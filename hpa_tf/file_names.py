@@ -28,15 +28,31 @@ def check_image_id(image_id: str, where: str | os.PathLike) -> str:
         InputError: It is empty, holds a path separator, `..`, a control character or bytes that are no UTF-8, or is
             longer than 200 characters.
     """
-    bad = not image_id or "/" in image_id or "\\" in image_id or ".." in image_id or len(image_id) > 200
-    if bad or any(ord(c) < 32 or ord(c) == 127 or _is_surrogate(c) for c in image_id):
-        raise InputError(
-            where,
-            f"image id {image_id[:220]!r}",
-            "an id in UTF-8 without path separators, '..' and control characters, 1 to 200 characters long",
-            "rename the image and its rows",
-        )
+    if not _is_part_of_a_name(image_id):
+        raise InputError(where, f"image id {image_id[:220]!r}", f"an id {_SAFE}", "rename the image and its rows")
     return image_id
+
+
+def check_network_name(name: Any, where: str | os.PathLike) -> str:
+    """Return `name` if a network of this name can have its own file among the results of a prediction.
+
+    Raises:
+        InputError: It is no text, or none that `check_image_id` takes.
+    """
+    if not isinstance(name, str) or not _is_part_of_a_name(name):
+        fix = "rename the run folder and predict again; do not use predictions of unknown origin"
+        raise InputError(where, f"a network named {str(name)[:220]!r}", f"a name {_SAFE}", fix)
+    return name
+
+
+_SAFE = "in UTF-8 without path separators, '..' and control characters, 1 to 200 characters long"
+
+
+def _is_part_of_a_name(text: str) -> bool:
+    """Tell whether a text is safe as part of a file name."""
+    if any(part in text for part in ("/", "\\", "..")) or not 1 <= len(text) <= 200:
+        return False
+    return not any(ord(c) < 32 or ord(c) == 127 or _is_surrogate(c) for c in text)
 
 
 def _is_surrogate(letter: str) -> bool:

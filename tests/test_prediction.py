@@ -528,7 +528,7 @@ def test_wrong_options_end_with_one_line(tmp_path, capsys, arguments, named):
     assert error.startswith(f"predict.py: {named}") and "Fix:" in error
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"options": {}}}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"options": {}, "networks": [3]}}'])
 def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, damage):
     shutil.copytree(small[0], tmp_path / "small")
     (tmp_path / "small/out/parts").mkdir(parents=True)
@@ -537,6 +537,26 @@ def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, dama
         predict(replace(small[1], out=str(tmp_path / "small/out")), pool)
     with pytest.raises(InputError, match=r"predictions\.json"):
         merging.merge(merging.MergeOptions((str(tmp_path / "small/out"),), str(tmp_path / "whole")))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "ABSOLUTE", "a..b", None])
+def test_networks_named_like_a_way_out_of_the_folder_are_refused(small, pool, tmp_path, name):
+    """A part may come from anybody; of one's own runs it is said before anything is predicted."""
+    options = replace(small[1], out=str(tmp_path / "part/part"), shard="0/1")
+    predict(options, pool)
+    name = str(tmp_path / "outside") if name == "ABSOLUTE" else name
+    manifest = json.loads((tmp_path / "part/part/predictions.json").read_text())
+    manifest["request"]["networks"][0]["name"] = name
+    (tmp_path / "part/part/predictions.json").write_text(json.dumps(manifest))
+    before = sorted(tmp_path.rglob("*"))
+    for refused in (
+        lambda: merging.merge(merging.MergeOptions((options.out,), str(tmp_path / "whole/whole"))),
+        lambda: read_raw_predictions(options.out),
+        lambda: results.start(str(tmp_path / "new"), manifest["request"]),
+    ):
+        with pytest.raises(InputError, match="found a network named"):
+            refused()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_damaged_results_are_named(world, tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_network_name
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.postprocessing import (
@@ -102,9 +103,10 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
         raise InputError(files.join(folder, CELLS), f"no column {missing}", f"columns {_VALUES}", _FIX)
     networks = []
     for network in (one for one in listed if "column" not in one):
-        path = files.join(folder, RAW, f"{network['name']}.parquet")
-        probabilities = _aligned(cell_table.read(path), cells, path)
-        networks.append(RawNetwork(network["name"], float(network["weight"]), probabilities))
+        name = check_network_name(network.get("name"), path)
+        table = files.join(folder, RAW, f"{name}.parquet")
+        probabilities = _aligned(cell_table.read(table), cells, table)
+        networks.append(RawNetwork(name, float(network["weight"]), probabilities))
     return RawPredictions(str(folder), cells.drop(columns=cell_table.VALUES), tuple(networks))
 
 

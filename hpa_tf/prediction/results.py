@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts, submission
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.file_names import check_network_name
 from hpa_tf.identity import check_kind, check_same
 from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS, SUBMISSION
 
@@ -234,6 +235,7 @@ def start(out: str, request: dict[str, Any]) -> None:
         InputError: `out` holds a prediction under other options: names each difference; or it cannot be written.
     """
     check_kind(out, MANIFEST)
+    _check_names(request, out)
     for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
         files.make_folder(folder)
     request = json.loads(json.dumps({"version": VERSION, **request}))
@@ -269,7 +271,14 @@ def request_of(out: str | os.PathLike) -> dict[str, Any]:
     if request.get("version") != VERSION:
         fix = "predict again into another --out"
         raise InputError(path, f"version {request.get('version')}", f"a prediction of version {VERSION}", fix)
+    _check_names(request, path)
     return request
+
+
+def _check_names(request: Mapping[str, Any], where: str) -> None:
+    """Refuse networks whose names cannot be those of files."""
+    for network in request["networks"]:
+        check_network_name(network.get("name"), where)
 
 
 def summary_of(out: str | os.PathLike) -> dict[str, int] | None:
@@ -288,10 +297,11 @@ def _manifest(out: str | os.PathLike) -> dict[str, Any]:
         raise InputError(out, f"no {MANIFEST}", "a folder that predict.py wrote", "check the path, or predict first")
     try:
         found = json.loads(files.read_bytes(path))
-        if not isinstance(found["request"]["options"], dict) or not isinstance(found["request"]["networks"], list):
+        options, networks = found["request"]["options"], found["request"]["networks"]
+        if not isinstance(options, dict) or not all(isinstance(network, dict) for network in networks):
             raise TypeError("another kind of request")
         for name in _NO_LONGER:
-            found["request"]["options"].pop(name, None)
+            options.pop(name, None)
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "remove it and run the same prediction again: images that have a result are not predicted again"
