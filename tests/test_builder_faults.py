@@ -199,6 +199,18 @@ def test_an_image_that_kills_its_worker_stops_the_build(inputs, tmp_path, deed, 
         list(run_units(units, settings, 2, lambda cells: None))
 
 
+def test_an_image_that_kills_its_worker_stops_the_adding_of_fields(inputs, tmp_path):
+    """Its cells are in the data: it cannot be left out any more, and tried again it would kill every worker."""
+    units, hostile = hostile_settings(inputs, tmp_path / "data", "exit", skip=True)
+    inner = replace(hostile.readings[0], segmenter=hostile.readings[0].segmenter.inner)
+    for unit in units:
+        build_unit(unit, replace(hostile, readings=(inner,)), lambda *_: None)
+    of_fields = [replace(unit, fields_only=True) for unit in units]
+    with pytest.raises(InputError, match=f"image {inputs.ids[7]}: found its worker died") as caught:
+        list(run_units(of_fields, replace(hostile, fields=32), 2, lambda cells: None))
+    assert caught.value.fix.endswith("or remove it and its row, and give --on-change rebuild")
+
+
 def test_an_image_that_vanishes_during_the_build(inputs, tmp_path):
     own = write_inputs(tmp_path / "inputs", 4, size=32, grid=1)
     options = BuildOptions(

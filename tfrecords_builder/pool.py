@@ -28,7 +28,8 @@ def run_units(
     """Yield each unit with its result as it is finished; largest first, so that no large one is left for the end.
 
     Raises:
-        InputError: A unit failed, or, where errors are not skipped, an image killed its worker.
+        InputError: A unit failed, or an image killed its worker where errors are not skipped, or where its cells are
+            done and only its field of view was missing.
     """
     if not units:
         return
@@ -56,20 +57,23 @@ def run_units(
             try:
                 result = news.result()
             except WorkerDied as error:
-                poisoned |= _poison(begun.get(unit.name), error, settings)
+                poisoned |= _poison(begun.get(unit.name), error, unit, settings)
                 start(unit)
                 continue
             left -= 1
             yield unit, result
 
 
-def _poison(image_id: str | None, error: WorkerDied, settings: Settings) -> dict[str, InputError]:
-    """Return the image that killed a worker and why; raise it where errors are not skipped."""
+def _poison(image_id: str | None, error: WorkerDied, unit: Unit, settings: Settings) -> dict[str, InputError]:
+    """Return the image that killed a worker and why; raise it where errors are not skipped, or its cells are done."""
     if image_id is None:
         raise error
-    fix = f"{error.fix}; or build with --on-error skip"
+    leave_out = (
+        "remove it and its row, and give --on-change rebuild" if unit.fields_only else "build with --on-error skip"
+    )
+    fix = f"{error.fix}; or {leave_out}"
     named = InputError(f"image {image_id}", error.found, "an image that can be processed", fix)
-    if not settings.skip_errors:
+    if unit.fields_only or not settings.skip_errors:
         raise named from error
     return {image_id: named}
 
