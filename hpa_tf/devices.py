@@ -2,10 +2,11 @@
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 
 import tensorflow as tf
 
-from hpa_tf.errors import HpaWarning
+from hpa_tf.errors import HpaWarning, InputError
 
 
 def find_gpus() -> list[tf.config.PhysicalDevice]:
@@ -27,3 +28,21 @@ def mirrored_strategy() -> tf.distribute.MirroredStrategy:
     elif len(gpus) == 1:
         warnings.warn(f"--strategy mirrored found one device: {gpus[0].name}", HpaWarning, stacklevel=3)
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@contextlib.contextmanager
+def memory_explained(smaller: str) -> Iterator[None]:
+    """Turn the word of TensorFlow and Python for too little memory inside the block into an error that says what to do.
+
+    Args:
+        smaller: What makes a batch smaller.
+
+    Raises:
+        InputError: A batch does not fit.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        found = f"not enough memory ({reason})"
+        raise InputError("device", found, "memory for a batch", f"{smaller}, or a device with more memory") from error

@@ -528,6 +528,22 @@ def test_wrong_options_end_with_one_line(tmp_path, capsys, arguments, named):
     assert error.startswith(f"predict.py: {named}") and "Fix:" in error
 
 
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM in\nSub")])
+def test_too_little_memory_for_a_batch_leaves_a_folder_without_results_free(small, pool, tmp_path, monkeypatch, error):
+    predict_fields = inference.predict_fields
+
+    def of_small_memory(fields, networks, runs, batch_size, *arguments, **options):
+        if batch_size > 4:
+            raise error
+        return predict_fields(fields, networks, runs, batch_size, *arguments, **options)
+
+    monkeypatch.setattr(inference, "predict_fields", of_small_memory)
+    options = replace(small[1], out=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"not enough memory \((OOM in|MemoryError)\).*a smaller --batch-size"):
+        predict(options, pool)
+    assert predict(replace(options, batch_size=4), pool).num_predicted == 3
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"options": {}, "networks": [3]}}'])
 def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, damage):
     shutil.copytree(small[0], tmp_path / "small")

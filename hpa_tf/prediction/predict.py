@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.runtimes import NetworkRequest
 
 _PICTURE_SIZE = 1024
+_SMALLER = "a smaller --batch-size (and another --out, where this one holds results), fewer --workers"
 
 
 def predict(options: Options, pool: Workers | None = None) -> Outcome:
@@ -76,6 +77,7 @@ def _tell_of_8_bits(out: str) -> None:
 def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple[Outcome, list[str]]:
     """Predict each image into its result file; return what was done, and the images that have one."""
     import_tensorflow()  # not in the workers, and while they start
+    from hpa_tf.devices import memory_explained
     from hpa_tf.prediction.members import needs_of, usual_postprocessing
 
     inputs, options = _inputs(options), _with_run(options)
@@ -102,7 +104,7 @@ def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple
         skip=options.on_error == "skip",
     )
     request = make_request(options, device.facts, networks, source, postprocessing)
-    with begun(options.out, request, source.stamps) as at:
+    with begun(options.out, request, source.stamps) as at, memory_explained(_SMALLER):
         if workers is not None:
             outcome = Stages(how, source, at.done, workers, finisher, light).run(networks, device)
         else:

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tyro
 
 from hpa_tf import files
-from hpa_tf.devices import find_gpus
+from hpa_tf.devices import find_gpus, memory_explained
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models.fcan import Fcan, Readout
@@ -43,6 +43,9 @@ from hpa_tf.training.systems import system_out_of_fold_table, train_system, trai
 DEFAULT_RECIPE = "cpu_lite0"
 DEFAULT_DATA, DEFAULT_RUNS = "shards", "runs"
 DIVERGED_EXIT_CODE = 3
+_SMALLER = (
+    "--recipe.optimization.batch-size with a smaller number (and another --out, where this one holds a checkpoint)"
+)
 DESCRIPTION = f"""Train a network on a data folder; the same command goes on after a stop.
 
 --recipe NAME chooses the recipe that every --recipe.FIELD changes; the values below are those of the chosen one.
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     names, rest = _names(files.expand_home(arguments))
     try:
-        with files.full_disk_explained("--out"):
+        with files.full_disk_explained("--out"), memory_explained(_SMALLER):
             _run(names, rest)
     except InputError as error:
         return _fail(error, 2)
@@ -184,11 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         reason = str(error).splitlines()[0][:300]
         return _fail(f"a peer was lost ({reason}); start the same command on all machines again", EXIT_CODE)
-    except tf.errors.ResourceExhaustedError as error:
-        found = f"not enough memory ({str(error).splitlines()[0][:200]})"
-        smaller = "--recipe.optimization.batch-size with a smaller number"
-        fix = f"{smaller} (and another --out, where this one holds a checkpoint), or a device with more memory"
-        return _fail(InputError("device", found, "memory for a batch", fix), 2)
     except OSError as error:
         if error.filename is None:
             raise
