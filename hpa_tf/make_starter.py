@@ -37,9 +37,9 @@ class MakeStarter:
 
     out: str = "starter-build"
     """Folder to work in; one that was stopped continues there."""
-    real_images: int = 1200
+    real_images: int = 1440
     """Images of real difficulty."""
-    easy_images: int = 240
+    easy_images: int = 0
     """Easy images; 0 = none."""
     weights: str = "imagenet"
     """Where the training starts; starter = from the network in the package, which is then trained further."""
@@ -75,6 +75,7 @@ def steps(asked: MakeStarter) -> list[list[str]]:
     for option, name in (("--images", "images"), ("--labels", "train.csv"), ("--masks", "masks")):
         build += [option, *(str(folder / name) for folder in sets)]
     train = ["train", "--recipe", "starter", "--data", str(out / "shards"), "--labels", str(out / "truth.parquet")]
+    train += ["--no-clean"]  # users ask about all of their cells, outliers too
     recipe = {
         "weights": asked.weights,
         "optimization.epochs": asked.epochs,

@@ -1,8 +1,8 @@
 """The network that works before any training: taught by generated images alone.
 
-`make starter` makes it: 1,200 images as ambiguous as real ones and 240 easy ones (seeds in `hpa_tf.make_starter`), the
-true labels of their cells, ImageNet weights to start from; hpa_tf/starter holds what came out. Source: ours;
-docs/realism.md has what it was measured on.
+`make starter` makes it: 1,440 images as ambiguous as real ones (seed in `hpa_tf.make_starter`), the true labels of all
+of their cells, ImageNet weights to start from; hpa_tf/starter holds what came out. Source: ours; docs/realism.md has
+what it was measured on.
 """
 
 from dataclasses import replace
