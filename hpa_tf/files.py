@@ -169,8 +169,8 @@ def remove(path: str | os.PathLike) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def make_folder(path: str | os.PathLike) -> None:
-    """Create a folder and its parents; nothing to do on an object store.
+def make_folder(path: str | os.PathLike, option: str = "--out") -> None:
+    """Create a folder, which `option` names, and its parents; nothing to do on an object store.
 
     Raises:
         InputError: The folder cannot be created or written to.
@@ -180,9 +180,25 @@ def make_folder(path: str | os.PathLike) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise InputError(path, f"{error.strerror}", "a folder that can be created", "choose another --out") from error
+        raise InputError(
+            path, f"{error.strerror}", "a folder that can be created", f"choose another {option}"
+        ) from error
     if not os.access(path, os.W_OK):
-        raise InputError(path, "a folder without write permission", "a writable folder", "choose another --out")
+        raise InputError(path, "a folder without write permission", "a writable folder", f"choose another {option}")
+
+
+def check_can_be_written(option: str, path: str | os.PathLike) -> None:
+    """Check, before the work, that the file which `option` names can be written at its end; its folder is made.
+
+    Raises:
+        InputError: It is a folder, or its folder cannot be created or written to.
+    """
+    if is_remote(path):
+        return
+    whole = os.path.abspath(path)
+    if os.path.isdir(whole):
+        raise InputError(option, f"the folder {whole}", "the name of a file", "add a file name to it")
+    make_folder(os.path.dirname(whole), option)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Files appear whole or not at all; ids and table cells from outside do no harm."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -161,3 +162,50 @@ def test_the_files_of_an_id_are_those_that_begin_with_it_or_have_it_in_a_pattern
     assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy"]
     assert of["i10"] == ["i10_cellmask.png", "mask-i10.npy"]
     assert of["caf\u00e9"] == ["cafe\u0301_mask.png"] and "i2" not in of
+
+
+def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("new/folder/a.png", "a.png", tmp_path / "other" / "a.png"):
+        files.check_can_be_written("--sheet", path)
+        files.write_bytes(path, b"x")
+        files.check_can_be_written("--sheet", path)
+        assert files.read_bytes(path) == b"x"
+    for path, found in ((tmp_path, f"the folder {tmp_path}"), ("", "the folder"), ("a.png/b.png", "File exists")):
+        with pytest.raises(InputError, match=f"{found}.*expected") as refused:
+            files.check_can_be_written("--sheet", path)
+        assert "--sheet" in str(refused.value)
+    files.check_can_be_written("--sheet", "memory://bucket/a.png")
+
+
+BUILDER, EVALUATION, SYNTHETIC = "tfrecords_builder.command", "hpa_tf.evaluation.command", "hpa_tf.synthetic.command"
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "option"),
+    [
+        (BUILDER, "label --rule merge --tables none none", "--out"),
+        (BUILDER, "label --rule soften --data none", "--out"),
+        (BUILDER, "inspect none", "--sheet"),
+        (BUILDER, "diff none none --data none", "--sheet"),
+        (BUILDER, "diff none none --data none", "--page"),
+        (EVALUATION, "page --out new/page.html", "--picture"),
+        (EVALUATION, "page", "--out"),
+        (EVALUATION, "check none", "--out"),
+        (EVALUATION, "heat --predictions none --images none --masks none", "--out"),
+        (EVALUATION, "cells --labels none --predictions none", "--out"),
+        (SYNTHETIC, "sheet", "--out"),
+    ],
+)
+def test_commands_refuse_what_they_cannot_write_before_they_read(tmp_path, monkeypatch, capsys, module, words, option):
+    """There is no input: whoever reads first names that."""
+    monkeypatch.chdir(tmp_path)
+    inputs = [f"--{name}" for name in ("run-folder", "predictions", "scores", "images", "masks", "truth-labels")]
+    of_page = [word for name in inputs for word in (name, "none")] if words.startswith("page") else []
+    (tmp_path / "file").write_text("")
+    is_folder = words.split()[0] in ("heat", "cells")  # these write a folder
+    place = str(tmp_path / "file") if is_folder else str(tmp_path)
+    assert importlib.import_module(module).main([*words.split(), *of_page, option, place]) == 2
+    error = capsys.readouterr().err
+    assert "File exists" in error if is_folder else f"{option}: found the folder {tmp_path}" in error, error
+    assert error.count("\n") == 1

@@ -335,9 +335,12 @@ def grade_some(folder, table, out):
 def test_from_journal_to_training_examples(data, tmp_path, capsys):
     folder, table = data
     grade_some(folder, table, tmp_path / "grades")
-    out = str(tmp_path / "graded.parquet")
+    out = str(tmp_path / "new" / "graded.parquet")
     arguments = ["label", "--rule", "from_grades", "--data", str(folder), "--grades", str(tmp_path / "grades")]
-    assert main([*arguments, "--out", out, "--write-maps", str(tmp_path / "maps.json")]) == 0
+    assert main([*arguments, "--out", out, "--write-maps", str(tmp_path)]) == 2
+    assert "--write-maps: found the folder" in capsys.readouterr().err
+    assert main([*arguments, "--out", out, "--write-maps", str(tmp_path / "maps" / "maps.json")]) == 0
+    (tmp_path / "maps" / "maps.json").rename(tmp_path / "maps.json")
     assert "class 11, anna: 9 cells (1: 2, 2: 2, 3: 2, 4: 2, 5: 1)" in capsys.readouterr().out
     examples = read_examples(folder, labels=out)
     np.testing.assert_allclose(examples.labels[:9, SPINDLE], [0, 0.05, 0.2, 0.65, 1, 0, 0.05, 0.2, 0.65])
@@ -348,8 +351,8 @@ def test_from_journal_to_training_examples(data, tmp_path, capsys):
     (tmp_path / "maps.json").write_text(edited)
     assert main([*arguments, "--out", out, "--maps", str(tmp_path / "maps.json")]) == 0
     assert read_examples(folder, labels=out).labels[3, SPINDLE] == pytest.approx(0.75)
-    assert main(["grades", str(tmp_path / "grades"), "--out", str(tmp_path / "grades.csv")]) == 0
-    assert len(pd.read_csv(tmp_path / "grades.csv")) == 9
+    assert main(["grades", str(tmp_path / "grades"), "--out", str(tmp_path / "tables" / "grades.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "tables" / "grades.csv")) == 9
 
 
 def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):

@@ -152,6 +152,8 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
 
     from tfrecords_builder.inspect import describe, write_contact_sheet
 
+    if command.sheet:
+        files.check_can_be_written("--sheet", command.sheet)
     print(describe(command.folder))
     sheet = command.sheet or files.join(command.folder, "contact_sheet.png")
     write_contact_sheet(command.folder, sheet)
@@ -165,6 +167,9 @@ def _diff(command: Diff) -> int:
 
     if command.data is None and (command.sheet or command.page):
         raise InputError("--data", "none", "the data folder of the cells", "give it: the pictures are drawn from it")
+    for option, path in (("--sheet", command.sheet), ("--page", command.page)):
+        if path:
+            files.check_can_be_written(option, path)
     if command.count < 1:
         raise InputError("--count", str(command.count), "1 or more", "change it")
     is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
@@ -186,6 +191,7 @@ def _grades(command: Grades) -> int:
 
     if not command.out.endswith((".csv", ".parquet")):
         raise InputError("--out", command.out, "a name that ends in .csv or .parquet", "choose one of them")
+    files.check_can_be_written("--out", command.out)
     table, journals, _ = grades_of_folder(command.folder, None)
     if command.out.endswith(".csv"):
         write_csv(table, command.out)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from hpa_tf import label_rules, records
+from hpa_tf import files, label_rules, records
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import CELL_COLUMNS, graded_data, read_cells
 from hpa_tf.errors import InputError
@@ -70,6 +70,8 @@ class FromGrades(Rule):
             raise InputError("--grades", "none", "one folder or more", "give the --out of the grading page")
         if self.data is None:
             raise InputError("--data", "none", "the data folder that was graded", "give it: grades are checked with it")
+        if self.write_maps:
+            files.check_can_be_written("--write-maps", self.write_maps)
         maps = label_rules.read_maps(self.maps)
         manifest = records.read_manifest(self.data)
         data = graded_data(self.data, manifest, read_cells(self.data, manifest, CELL_COLUMNS))
@@ -145,6 +147,7 @@ def run(arguments: Sequence[str]) -> None:
             return
         raise InputError("--rule", repr(names.rule), f"one of {', '.join(RULES)}", "choose one")
     rule = tyro.cli(RULES[names.rule], args=rest, prog=f"{PROGRAM} --rule {names.rule}")
+    files.check_can_be_written("--out", rule.out)
     before = rule.start() if isinstance(rule, Rule) and not isinstance(rule, FromImage) else None
     labels = rule.apply()
     label_rules.write_labels(labels, rule.out)

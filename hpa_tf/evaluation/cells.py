@@ -64,9 +64,9 @@ def run(options: Cells) -> None:
         InputError: A table is missing or wrong, or the two have no cell in common.
     """
     check_draws(options.bootstrap, options.seed)
+    files.make_folder(options.out)
     pairs = pair(options.labels, options.predictions)
     table = per_class(pairs, options.bootstrap, options.seed)
-    files.make_folder(options.out)
     files.write_json(files.join(options.out, "cells.json"), result(table, pairs, options))
     reporting.write_csv(table, files.join(options.out, "cells.csv"))
     print(summary(table, pairs))

@@ -61,6 +61,8 @@ def run(options: Check) -> int:
     Raises:
         InputError: The file is no submission at all, or the images cannot be listed.
     """
+    if options.out:
+        files.check_can_be_written("--out", options.out)
     findings = list(check(options))
     table = pd.DataFrame([vars(finding) for finding in findings], columns=["level", "image_id", "text"])
     if options.out:

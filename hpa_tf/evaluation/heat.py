@@ -80,9 +80,9 @@ def run(options: Heat) -> None:
         raise InputError("--predictions", "no folder", "what predict.py --heat-maps wrote", "name one or several")
     if len(set(options.predictions)) < len(options.predictions):
         raise InputError("--predictions", "a folder twice", "different folders", "name each once")
+    files.make_folder(options.out)
     cells, examples = measure(options)
     table = tabulate(cells, options)
-    files.make_folder(options.out)
     reporting.write_csv(table, files.join(options.out, "heat.csv"))
     reporting.write_csv(cells, files.join(options.out, "heat_cells.csv"))
     files.write_bytes(files.join(options.out, "heat.png"), reporting.png_bytes(sheet(examples, options.predictions)))

@@ -77,6 +77,9 @@ def run(options: Page) -> None:
         if number < 0:
             raise InputError(name, str(number), "0 or more", "change the option")
     check_um_per_px(options.um_per_px, "--um-per-px")
+    files.check_can_be_written("--out", options.out)
+    if options.picture is not None:
+        files.check_can_be_written("--picture", options.picture)
     scores = _read_scores(options.scores)
     history, recipe = _read_run(options.run_folder)
     predicted = cell_table.read(files.join(options.predictions, CELLS))

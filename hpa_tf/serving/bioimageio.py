@@ -83,6 +83,7 @@ def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, cro
     """
     if not str(out).endswith(".zip"):
         raise InputError("--out", str(out), "a file name that ends with .zip", "correct the option")
+    files.check_can_be_written("--out", out)
     _require()
     served = load(run_folder)
     view = served.recipe.asked_view

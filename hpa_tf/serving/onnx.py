@@ -83,12 +83,10 @@ def export_onnx(run: str | os.PathLike, out: str | os.PathLike | None = None) ->
         found = f"no file to write, and {run} is no run folder on this machine"
         raise InputError("--out", found, "a file to write", "--out network.onnx")
     path = os.path.join(run, FILE) if out is None else str(out)
-    if os.path.isdir(path):
-        raise InputError(path, "a folder", "a file to write", f"--out {os.path.join(path, 'network.onnx')}")
     served = load(run)
+    files.check_can_be_written("--out", path)
     data = to_onnx(served)
     difference = check(data, served, _examples(served))
-    files.make_folder(os.path.dirname(path) or ".")
     files.write_bytes(path, data)
     return path, difference
 

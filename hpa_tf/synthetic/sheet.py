@@ -32,10 +32,11 @@ def write(out: str | os.PathLike, seed: int = 0, num_cells: int = 6) -> None:
         num_cells: Cells of each class; each from an image of its own.
 
     Raises:
-        InputError: `num_cells` is below 1.
+        InputError: `num_cells` is below 1, or the file cannot be written.
     """
     if num_cells < 1:
         raise InputError("--num-cells", str(num_cells), "1 or more", "change the option")
+    files.check_can_be_written("--out", out)
     blocks = [
         _block(name, [crop for _, crop in zip(range(num_cells), cells(class_id, seed), strict=False)])
         for class_id, name in enumerate(progress(CLASSES, desc="classes", unit="block"))

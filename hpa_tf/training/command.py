@@ -31,7 +31,6 @@ from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.inputs import learns_from_cells, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
-from hpa_tf.training.out_of_fold import check_can_be_written
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
 from hpa_tf.training.run import show_sampling, train
@@ -214,7 +213,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.member_weights:
         raise InputError("--member-weights", "no --system", "--system NAME", "give one recipe its own with --weights")
     if options.out_of_fold:
-        check_can_be_written(options.out_of_fold)
+        files.check_can_be_written("--out-of-fold", options.out_of_fold)
     if options.show_sampling:
         print(show_sampling(options.recipe, options.data))
         return
@@ -248,7 +247,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         fix = "train the folds first; fine-tune a system that is trained without --folds"
         raise InputError("--fine-tune", f"--folds {options.folds}", "one network a member", fix)
     if options.out_of_fold:
-        check_can_be_written(options.out_of_fold)
+        files.check_can_be_written("--out-of-fold", options.out_of_fold)
 
     trained = [member.recipe for member in system.members]
     if not options.folds:

@@ -7,7 +7,6 @@ stopped prediction goes on; each depends on the weights and the view, and is mad
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, interrupts
-from hpa_tf.errors import InputError
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mean_of_known, weighted_mean, with_negative
@@ -29,19 +27,6 @@ from hpa_tf.training.validation import of_all_classes, predict
 
 FolderOf = Callable[[int, int], str]
 """(fold, number of the member, from 0) -> run folder of the member's network that has not seen the fold."""
-
-
-def check_can_be_written(path: str) -> None:
-    """Check, before days of training, that a file can be written at their end.
-
-    Raises:
-        InputError: It cannot.
-    """
-    if files.is_remote(path):
-        return
-    if os.path.isdir(path):
-        raise InputError("--out-of-fold", f"the folder {path}", "the name of a file", f"{path}/out_of_fold.parquet")
-    files.make_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: FolderOf, path: str, site: Site) -> None:
