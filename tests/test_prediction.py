@@ -169,6 +169,22 @@ def test_going_on_under_other_options_is_refused(world, pool, change, named):
     assert named in str(error.value)
 
 
+def test_another_spelling_of_the_same_folders_is_the_same_request(small, pool, tmp_path, monkeypatch):
+    root, options = small[0], replace(small[1], out=str(tmp_path / "0"), shard="0/2")
+    predict(options, pool)
+    with monkeypatch.context() as there:
+        there.chdir(root)
+        relative = {"images": "images", "masks": "./masks/", "run": (os.path.relpath(options.run[0]),)}
+        assert predict(replace(options, **relative), pool).num_predicted == 0
+    (tmp_path / "link").symlink_to(root)
+    linked = {"images": str(tmp_path / "link/images"), "masks": f"{root}/./masks/", "run": (f"{options.run[0]}/",)}
+    predict(replace(options, **linked, out=str(tmp_path / "1"), shard="1/2"), pool)
+    assert merging.merge(merging.MergeOptions((str(tmp_path / "0"), str(tmp_path / "1")), str(tmp_path / "2"))) == 3
+    shutil.copytree(root / "masks", tmp_path / "masks")
+    with pytest.raises(InputError, match=r"another prediction \(options.masks: '\S+/masks' -> '\S+/masks'\)"):
+        predict(replace(options, masks=str(tmp_path / "masks")), pool)
+
+
 def test_another_limit_of_pixels_is_the_same_request(small, pool, tmp_path):
     """Also in folders of versions that wrote it down."""
     options, manifest = replace(small[1], out=str(tmp_path / "out")), tmp_path / "out/predictions.json"

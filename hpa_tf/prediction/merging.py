@@ -69,7 +69,7 @@ def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) 
     """Return the request of the whole."""
     shards = [request["options"].pop("shard") for request in requests]
     for folder, request in zip(folders, requests, strict=True):
-        if lines := differences(requests[0], request):
+        if lines := differences(*map(results.comparable, (requests[0], request))):
             raise InputError(folder, f"other options than {folders[0]}: {'; '.join(lines)}", "equal ones", "predict it")
     places = [parse_part(shard) for shard in shards]
     counts = {count for _, count in places}

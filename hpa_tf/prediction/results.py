@@ -30,6 +30,7 @@ MASK, EMBEDDING = "mask", "embedding"
 _NO_LONGER = ("segmenter", "segmenter_weights", "max_pixels")
 """Options that earlier versions wrote down. The segmenter's name says all of it: to say a default is to ask for the
 same. Which images are refused changes no result."""
+_PLACES = ("run", "runs", "images", "data", "masks")
 _METADATA, _CHECKSUM = b"hpa_tf.prediction", b"hpa_tf.checksum"
 
 
@@ -243,8 +244,25 @@ def start(out: str, request: dict[str, Any]) -> None:
     if not files.exists(path):
         files.write_json(path, {"request": request, "state": "running"})
         return
-    before = _manifest(out).get("request")
-    check_same(path, before, request, "prediction", "give the same options, or another --out")
+    before = comparable(_manifest(out)["request"])
+    check_same(path, before, comparable(request), "prediction", "give the same options, or another --out")
+
+
+def comparable(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request in which equal places are spelled alike: `images` is `./images/`.
+
+    The segmenter that reads masks is left out: it is named by their folder and patterns, which are options.
+    """
+    options = request["options"]
+    places = {name: _spelled(options[name]) for name in _PLACES if name in options}
+    segmenter = None if options.get("masks") else request.get("segmenter")
+    return {**request, "options": {**options, **places}, "segmenter": segmenter}
+
+
+def _spelled(place: Any) -> Any:
+    if isinstance(place, list):
+        return [_spelled(one) for one in place]
+    return os.path.realpath(place) if isinstance(place, str) and not files.is_remote(place) else place
 
 
 def end(out: str, summary: dict[str, Any]) -> None:
