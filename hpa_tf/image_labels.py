@@ -14,9 +14,12 @@ def read_image_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read weak labels, image_id -> bool [19], from a CSV with the columns ID and Label (`a|b`).
 
     Raises:
-        InputError: The file is missing, lacks a column, or a label is no class.
+        InputError: The file is missing, lacks a column, a label is no class, or an image has two rows.
     """
     table = read_columns(path, ("ID", "Label"))
+    if (repeated := table["ID"].duplicated()).any():
+        found = f"ID {table['ID'][repeated].iloc[0]} more than once"
+        raise InputError(path, found, "one row an image", "merge the rows")
     return {image_id: label_row(text, path) for image_id, text in zip(table["ID"], table["Label"], strict=True)}
 
 

@@ -332,6 +332,20 @@ def test_image_labels_of_train_csv(world):
     (world / "labels.csv").write_text("ID,Label\na,13|13\nb,0|18\n")
     labels = read_image_labels(world / "labels.csv")
     assert {key: np.flatnonzero(row).tolist() for key, row in labels.items()} == {"a": [13], "b": [0, 18]}
+    (world / "labels.csv").write_text("ID,Label\na,13\nb,0\na,14\n")
+    with pytest.raises(InputError, match="ID a more than once"):
+        read_image_labels(world / "labels.csv")
+
+
+@pytest.mark.parametrize(("kept", "missing"), [(range(1, 7), "image0 (and 0 more)"), ((), "image0 (and 6 more)")])
+def test_image_labels_without_a_row_for_an_image_are_refused(world, capsys, kept, missing):
+    """Not a baseline that is lower than it is, nor the truth's labels in place of an empty table's."""
+    write_submission(world, true_labels(world), world / "submission.csv")
+    pd.read_csv(world / "train.csv").iloc[list(kept)].to_csv(world / "some.csv", index=False)
+    arguments = ["score", "--truth-masks", str(world / "masks"), "--truth-labels", str(world / "truth.parquet")]
+    arguments += ["--submission", str(world / "submission.csv"), "--image-labels", str(world / "some.csv")]
+    assert main([*arguments, "--out", str(world / "out")]) == 2
+    assert f"some.csv: found no row for image {missing}; expected a row for every" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["truth.parquet", "submission.csv", "masks"])

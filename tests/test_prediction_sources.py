@@ -199,13 +199,25 @@ def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_pat
     (tmp_path / "labels.csv").write_text("ID,Label\na1,0|16\nnot_here,3\n")
     asked = Options(str(out), run=(str(run),), images=str(world / "images"), masks=str(world / "images"))
     asked = replace(asked, csv=True, image_labels=str(tmp_path / "labels.csv"), overlays=False)
-    predict(asked, pool)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        predict(asked, pool)
+    assert not any("labels.csv" in str(one.message) for one in caught)
     table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv")
     assert list(text.columns) == list(table.columns) and len(text) == len(table)
     np.testing.assert_array_equal(cell_table.values(text), cell_table.values(table))
     images = pd.read_csv(out / "heterogeneity.csv", keep_default_na=False).set_index("image_id")
     assert set(table["image_id"]) <= set(images.index)
     assert images.loc["a1", "image_label"] == "Nucleoplasm, Cytosol" and (images["image_label"] != "").sum() == 1
+
+
+def test_a_table_of_labels_of_other_images_is_told(world, pool, tmp_path):
+    run = cases.write_run(tmp_path / "run")
+    (tmp_path / "labels.csv").write_text("ID,Label\nA1,0|16\n")
+    asked = Options(str(tmp_path / "out"), run=(str(run),), images=str(world / "images"), masks=str(world / "images"))
+    asked = replace(asked, image_labels=str(tmp_path / "labels.csv"), overlays=False, report_images=0)
+    with pytest.warns(HpaWarning, match=r"labels\.csv names none of the \d images"):
+        predict(asked, pool)
 
 
 def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):

@@ -1,6 +1,7 @@
 """`score`: the metric of one submission, its interval, its baselines, and what became of every detection and cell."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageMatches, MetricSettings, Outcome, match_image, overlap
 from hpa_tf.evaluation.metric import Evaluation, mean_average_precision, true_cell_table
 from hpa_tf.evaluation.pairing import Unpaired, pair_images
-from hpa_tf.evaluation.truth import read_truth
+from hpa_tf.evaluation.truth import Truth, read_truth
 from hpa_tf.image_labels import read_image_labels
 
 SUBMISSION = "submission"
@@ -41,8 +42,8 @@ class Score:
     masks: str | None = None
     """Folder of the label images that a cell table of predictions belongs to."""
     image_labels: str | None = None
-    """CSV (ID, Label `a|b`) of weak labels for the baseline that copies them; by default those of --truth-labels,
-    else the classes of an image's true cells."""
+    """CSV (ID, Label `a|b`) of weak labels for the baseline that copies them, of every image of the truth; by default
+    those of --truth-labels, else the classes of an image's true cells."""
     metric: Annotated[MetricSettings, tyro.conf.arg(name="")] = field(default_factory=MetricSettings)
     bootstrap: int = 1000
     """Resamples of the images for the 95 % intervals; 0 = none."""
@@ -86,8 +87,7 @@ def run(options: Score) -> None:
 def score(options: Score) -> Scored:
     """Score a submission and its baselines on the same masks."""
     truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
-    labels = read_image_labels(options.image_labels) if options.image_labels else truth.image_labels
-    labels = labels or truth.labels_of_cells()
+    labels = _labels_to_copy(truth, options)
     matches: dict[str, list[ImageMatches]] = {name: [] for name in _NAMES}
     unpaired = Unpaired()
     found = read_detections(options.submission, MaskFolder(options.masks) if options.masks else None)
@@ -113,6 +113,18 @@ def score(options: Score) -> Scored:
         resampled = {name: bootstrap(one, samples) for name, one in evaluations.items()}
     cells = true_cell_table(matches[SUBMISSION], options.metric.iou_threshold)
     return Scored(evaluations, resampled, cells, truth.num_cells, unpaired)
+
+
+def _labels_to_copy(truth: Truth, options: Score) -> Mapping[str, np.ndarray]:
+    """Return the weak labels of the images, bool [19] each."""
+    if not options.image_labels:
+        return truth.image_labels or truth.labels_of_cells()
+    labels = read_image_labels(options.image_labels)
+    if missing := [image_id for image_id in truth.image_ids if image_id not in labels]:
+        found = f"no row for image {missing[0]} (and {len(missing) - 1} more)"
+        expected = f"a row for every image of {options.truth_labels}"
+        raise InputError(options.image_labels, found, expected, "add the rows, or leave --image-labels out")
+    return labels
 
 
 def result(scored: Scored, options: Score) -> dict:

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpa_tf import cell_table, files, interrupts
 from hpa_tf.beam import LOCAL
-from hpa_tf.errors import HpaWarning
+from hpa_tf.errors import HpaWarning, counted
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
 from hpa_tf.imaging.image_cells import Reading
@@ -74,6 +75,13 @@ def _tell_of_8_bits(out: str) -> None:
         warnings.warn(NOTHING_STRETCHED, HpaWarning, stacklevel=2)
 
 
+def _tell_of_other_images(image_labels: str, image_ids: Sequence[str]) -> None:
+    """Warn where a table of labels knows none of the images."""
+    if image_ids and not read_image_labels(image_labels).keys() & set(image_ids):
+        text = f"{image_labels} names none of the {counted(len(image_ids), 'image')} (the first is {image_ids[0]})"
+        warnings.warn(f"{text}: no cell is compared with its image's label", HpaWarning, stacklevel=2)
+
+
 def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple[Outcome, list[str]]:
     """Predict each image into its result file; return what was done, and the images that have one."""
     import_tensorflow()  # not in the workers, and while they start
@@ -88,6 +96,8 @@ def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple
     usual = system.postprocessing if system else usual_postprocessing(networks)
     postprocessing = options.postprocessing or usual
     source = inputs.source(networks, needs_of(networks, options.report_images > 0 or options.heat_maps), pictures)
+    if options.image_labels is not None:
+        _tell_of_other_images(options.image_labels, source.image_ids)
     light = LightCheck(networks)
     if source.manifest is not None:
         light.check_range(source.manifest.brightness, options.data)
