@@ -1,4 +1,4 @@
-"""Each member of a system may start from weights of its own; what cannot is refused before the first is trained."""
+"""Each member of a system may start from weights and a seed of its own; what cannot is refused before any is trained."""
 
 import warnings
 from dataclasses import replace
@@ -58,6 +58,22 @@ def test_members_start_from_files_of_their_own(call, data, files, tmp_path, caps
     assert capsys.readouterr().out.count("is finished: nothing to do") == 2
     for name in ("one", "two"):
         assert read_run(tmp_path / "out" / name).recipe.weights == f"{files}/{name}.weights.h5"
+
+
+@pytest.mark.parametrize("name", ["bestfitting", "red_ai"])
+@pytest.mark.parametrize(("options", "first"), [("", 0), ("--recipe.seed 0", 0), ("--recipe.seed 5", 5)])
+def test_members_that_differ_by_seed_alone_stay_different(name, options, first, tmp_path, monkeypatch):
+    adapted = []
+
+    def train_system(system, adapt, *rest):
+        adapted.extend(adapt(member.recipe) for member in system.members)
+
+    monkeypatch.setattr(command, "train_system", train_system)
+    given = ["--system", name, "--data", "nowhere", "--out", str(tmp_path / "out"), "--deterministic", "off"]
+    assert command.main([*given, "--weights", "none", *words(options)]) == 0
+    members = [member.recipe for member in recipes.system_named(name).members]
+    assert len({recipe.seed for recipe in members}) > 1
+    assert [recipe.seed for recipe in adapted] == [recipe.seed + first for recipe in members]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_switching_one_op_off_leaves_the_others_draws_alone():
     np.testing.assert_array_equal(full.pads, less.pads)
 
 
-@pytest.mark.parametrize("fields", [{"flip": 1.5}, {"pad": -0.1}, {"resizer_range": (0.8, 0.5)}])
+@pytest.mark.parametrize("fields", [{"flip": 1.5}, {"pad": -0.1}, {"pad_most": -0.2}, {"resizer_range": (0.8, 0.5)}])
 def test_refuses_impossible_options(fields):
     with pytest.raises(ValueError, match="augmentation"):
         Augmentation(**fields)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Labels
-from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, SemiBalanced
+from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, Sampling, SemiBalanced
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
 from hpa_tf.views import Bag, CellInField, Crop, Field
@@ -310,9 +311,23 @@ def test_impossible_optimization_is_refused(options):
 
 def test_impossible_recipes_are_refused():
     recipe = recipes.recipe_named("cpu_small")
-    for options in ({"ensemble": (0.0,)}, {"ensemble": (1.0,) * 99}, {"validation_fold": -2}):
-        with pytest.raises(InputError):
+    for options in (
+        {"ensemble": (0.0,)},
+        {"ensemble": (1.0,) * 99},
+        {"validation_fold": -2},
+        {"seed": -1},
+        {"seed": 1 << 32},
+    ):
+        with pytest.raises(InputError, match=f"recipe.{next(iter(options))}"):
             replace(recipe, **options)
+
+
+@pytest.mark.parametrize("sampling", typing.get_args(Sampling))
+def test_an_epoch_of_no_cells_is_refused(sampling):
+    for count in (0, -5):
+        with pytest.raises(InputError, match=r"recipe\.sampling\.num_cells"):
+            sampling(num_cells=count)
+    assert sampling(num_cells=1).num_cells == 1 and sampling().num_cells is None
 
 
 def version_1(network: dict, objective: dict) -> dict:

@@ -56,6 +56,8 @@ class Augmentation:
         for name in ("flip", "resizer", "pad", "drop_red", "drop_yellow"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name}: found {getattr(self, name)}; expected a probability 0..1")
+        if not 0 <= self.pad_most < math.inf:
+            raise ValueError(f"augmentation.pad_most: found {self.pad_most}; expected a share >= 0")
         low, high = self.resizer_range
         if not 0 < low <= high <= 1:
             raise ValueError(f"augmentation.resizer_range: found {self.resizer_range}; expected 0 < low <= high <= 1")

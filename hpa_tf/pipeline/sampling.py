@@ -48,6 +48,7 @@ class SemiBalanced:
     """How many times a sure mitotic cell counts among the positives."""
 
     def __post_init__(self):
+        _check_num_cells(self)
         _check_classes(self, "class_multipliers", "sure_repeats")
 
     def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
@@ -105,6 +106,7 @@ class EveryCell:
     """Least soft label of a sure cell."""
 
     def __post_init__(self):
+        _check_num_cells(self)
         _check_classes(self, "extra_repeats")
 
     def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
@@ -125,6 +127,9 @@ class InverseFrequency:
     """Least soft label that counts as a label."""
     cap: int = 3
     """No example counts more than the cap-th largest 1 / N_c: the rarest classes do not fill the epoch. 0 = no cap."""
+
+    def __post_init__(self):
+        _check_num_cells(self)
 
     def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
         """Return the draws of each example, float64 [N]; arguments as of `SemiBalanced.factors`."""
@@ -161,6 +166,12 @@ def _repeat_factors(examples: Examples, sampling: Sampling) -> np.ndarray:
 def _positive(examples: Examples, sampling: Sampling) -> np.ndarray:
     """Return which labels count, bool [N, 19]."""
     return (examples.labels >= sampling.positive) & examples.known
+
+
+def _check_num_cells(sampling: Sampling) -> None:
+    if sampling.num_cells is not None and sampling.num_cells < 1:
+        fix = "change it, or set it to None for the number that the sampling itself draws"
+        raise InputError("recipe.sampling.num_cells", str(sampling.num_cells), "a number > 0, or None", fix)
 
 
 def _check_classes(sampling: Sampling, *names: str) -> None:

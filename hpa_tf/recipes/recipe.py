@@ -51,7 +51,7 @@ class Recipe:
     """Prediction is the weighted mean over the last epochs' checkpoints: their weights, oldest first; empty = only the
     epoch that did best in validation (the last one without validation)."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of everything random, 0 to 2^32 - 1."""
 
     @property
     def asked_view(self) -> AnyView:
@@ -84,6 +84,8 @@ class Recipe:
         if self.validation_fold < ALL_FOLDS:
             fix = "choose another fold"
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
+        if not 0 <= self.seed < 1 << 32:
+            raise InputError("recipe.seed", str(self.seed), "a number from 0 to 2^32 - 1", "change it")
 
     def _check_antibodies(self) -> None:
         head, term = getattr(self.network, "antibodies", 0), any(isinstance(t, Antibodies) for t in self.objective)

@@ -51,6 +51,7 @@ DESCRIPTION = f"""Train a network on a data folder; the same command goes on aft
 Some fields may be of several classes, each with its own fields: --recipe.optimization.schedule Plateau.
 Recipes: {", ".join(recipe.name for recipe in RECIPES)} (default {DEFAULT_RECIPE}).
 --system NAME trains the members of a system, one after the other, into OUT/MEMBER (with --folds: OUT/foldK/MEMBER).
+--recipe.seed is then that of the first member; the others' stay as far from it as they are in the system.
 Systems: {", ".join(system.name for system in SYSTEMS)}.
 Exit codes: 0 finished, 2 bad input, {DIVERGED_EXIT_CODE} the loss is no number, {EXIT_CODE} stopped by a
 signal or the loss of a peer: start the same command again."""
@@ -254,9 +255,12 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         trained += [specialist.recipe for specialist in system.specialists if not specialist.own_labels]
     own = parse_member_weights(options.member_weights, [recipe.name for recipe in trained])
 
+    shift = options.recipe.seed - system.members[0].recipe.seed
+
     def of_member(recipe: Recipe) -> Recipe:
         changed = parse(rest, recipe).recipe
-        return replace(changed, weights=own.get(recipe.name, changed.weights))
+        seed = recipe.seed + shift  # some members differ by their seeds alone
+        return replace(changed, weights=own.get(recipe.name, changed.weights), seed=seed)
 
     if options.show_sampling:
         for member in system.members:
