@@ -99,13 +99,16 @@ class Antibodies:
 AnyTerm = Labels | Alike | Antibodies
 
 
-def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors", num_classes: int) -> None:
+def check_outputs(
+    terms: Sequence[AnyTerm], outputs: "Tensors", num_classes: int, view: Literal["view", "asked"] = "view"
+) -> None:
     """Check that a network has the outputs that the terms name, and that their shapes fit.
 
     Args:
         terms: Of the objective.
         outputs: The network's, or what stands for them while it is built.
         num_classes: Classes that it answers.
+        view: The recipe's field that says what this network sees.
 
     Raises:
         InputError: They do not fit.
@@ -119,7 +122,7 @@ def check_outputs(terms: Sequence[AnyTerm], outputs: "Tensors", num_classes: int
         shapes = [tuple(outputs[name].shape[1:]) for name in names]
         if len(set(shapes)) > 1:
             found = f"{names[0]} of shape {shapes[0]} and {names[1]} of shape {shapes[1]}"
-            fix = "change recipe.view.size: with a multiple of 64 px maps of 2 x 2 tiles fit that of the whole"
+            fix = f"change recipe.{view}.size: with a multiple of 64 px maps of 2 x 2 tiles fit that of the whole"
             raise InputError("recipe.objective", found, "outputs of one shape", fix)
         if isinstance(term, Labels) and (len(shapes[0]) > 2 or shapes[0][-1] != num_classes):
             found = f"Labels of {term.output}, of shape {shapes[0]}"

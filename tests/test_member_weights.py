@@ -1,4 +1,4 @@
-"""Each member of a system may start from weights and a seed of its own; what cannot is refused before any is trained."""
+"""Members of a system may start from weights and seeds of their own; what cannot is refused before any is trained."""
 
 import warnings
 from dataclasses import replace

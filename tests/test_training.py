@@ -116,14 +116,17 @@ def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(
         ("3", "Plateau --recipe.optimization.schedule.patience 1 --recipe.optimization.ema-decay 0.99"),
     ],
 )
-def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, steps, schedule):
+def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, capsys, steps, schedule):
     """Learning rate, warm-up and the moving average's decay move with every step, whoever counts them."""
     options = words(f"--recipe.optimization.epochs 3 --recipe.optimization.schedule {schedule}")
     assert call(data, tmp_path / "one", *options) == 0
+    assert "waiting" in capsys.readouterr().err
     assert call(data, tmp_path / "many", *options, "--steps-per-execution", steps) == 0
+    assert "waiting" not in capsys.readouterr().err
     one, many = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "many"))
     np.testing.assert_allclose(many["mAP"], one["mAP"], atol=1e-5)
     np.testing.assert_allclose(many["loss"], one["loss"], rtol=1e-6)
+    assert one["waiting"].between(0, 1).all() and many["waiting"].isna().all(), "nobody measures it inside a graph"
     expected = final_state(tmp_path / "one")
     for name, array in final_state(tmp_path / "many").items():
         np.testing.assert_allclose(array, expected[name], atol=1e-6, err_msg=name)

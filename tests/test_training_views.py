@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import toy_networks
 from builder_inputs import write_inputs
 from training_process import assert_identical, dynamic_shapes, final_state, losses, start, train, words, workers_config
 
-from hpa_tf import cell_table, serving
+from hpa_tf import cell_table, recipes, serving
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.models.network import all_classes
 from hpa_tf.pipeline import evaluation_batches
@@ -45,6 +46,17 @@ def test_whole_fields_are_trained_on_and_asked_about_each_cell(data, tmp_path, m
     assert np.isfinite(losses(tmp_path / "out")).all() and len(losses(tmp_path / "out")) == 4
     history = pd.read_csv(tmp_path / "out" / "history.csv")
     assert np.isfinite(history["mAP"]).all() and (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_view_whose_loss_cannot_be_measured_is_refused_before_the_first_epoch(data, tmp_path, capsys, monkeypatch):
+    """Maps of 2 x 2 tiles of 18 px are 10 px wide, the map of the whole 9 px."""
+    puzzle = recipes.recipe_named("toy_puzzle")
+    optimization = replace(puzzle.optimization, measure="loss")
+    puzzle = replace(puzzle, name="toy_asked", asked=puzzle.view, optimization=optimization)
+    monkeypatch.setattr(recipes, "RECIPES", (*recipes.RECIPES, puzzle))
+    assert command.main(arguments(data, tmp_path / "out", "toy_asked", "--recipe.asked.size", "36")) == 2
+    assert "Fix: change recipe.asked.size" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "history.csv").exists()
 
 
 @slow

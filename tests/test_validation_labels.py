@@ -1,13 +1,24 @@
-"""A table of validation labels beside several trainings: who is measured by it, what is refused before the first."""
+"""What validation measures: a table of labels beside several trainings, and networks that see several cells at once."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import toy_networks
 from training_process import TINY, words, write_tiny_dataset
 
 from hpa_tf import cell_table, files, recipes
+from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
+from hpa_tf.errors import InputError
+from hpa_tf.pipeline import evaluation_batches
 from hpa_tf.recipes import ALL_FOLDS, Member, System
+from hpa_tf.records import read_manifest
 from hpa_tf.training import command, run
+from hpa_tf.training.site import Data
+from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.trainee import Trainee
+from hpa_tf.training.validation import measure, predict
+from hpa_tf.views import Bag, Crop
 
 OPTIONS = TINY[2:] + words("--recipe.sampling.num-cells 16 --recipe.optimization.epochs 1 --deterministic off")
 SMALL = recipes.recipe_named("cpu_small")
@@ -79,4 +90,77 @@ def test_sampling_is_shown_for_them_too(call, capsys):
 def test_what_it_cannot_measure_is_refused_before_the_first_training(call, tmp_path, capsys, system, options, said):
     assert call(system, *words(options)) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# -- what a network is shown ------------------------------------------------------------------------------------------
+
+BAGS = next(recipe for recipe in toy_networks.TOYS if recipe.name == "toy_duo")
+BAGS = replace(BAGS, view=Bag(4, Crop(16)), validation_fold=0)
+
+
+@pytest.fixture(params=["graded", "clean"])
+def one_measured(data, tmp_path, request):
+    """Return data, and the rows of an image of which only the second cell is measured: graded, or not cut."""
+    table = cell_table.read(data / "cells.parquet")
+    spindles = table.groupby("image_id")[CLASSES[MITOTIC_SPINDLE]].transform("max")
+    image = np.flatnonzero((spindles == 0) & (table["fold"] == 0))[:4]  # its cut cells are left out
+    assert table["image_id"].iloc[image].nunique() == 1
+    if request.param == "graded":
+        path = tmp_path / "one.parquet"
+        cell_table.write(table.iloc[image[1:2]].reset_index(drop=True), path, "labels")
+        return Data(str(data), validation_labels=str(path)), image
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for file in data.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "cells.parquet").unlink()
+    table.loc[image[[0, 2, 3]], "cleaning_value"] = 0.001
+    cell_table.write(table, folder / "cells.parquet", "labels")
+    return Data(str(folder)), image
+
+
+def test_a_network_of_bags_is_validated_in_the_bags_it_is_asked_with(data, one_measured):
+    """A cell's probability depends on the others of its bag: all cells of the image, as in a prediction."""
+    given, image = one_measured
+    _, validation = run.split(BAGS, given, read_manifest(data))
+    everything = Data(str(data), clean=False).examples(None).select(image)
+    own = np.flatnonzero(validation.table["image_id"] == everything.table["image_id"].iloc[0])
+    np.testing.assert_array_equal(validation.known[own], np.array([0, 1, 0, 0], bool)[:, None].repeat(19, axis=1))
+    trainee = Trainee(BAGS, make_strategy("one"), "float32")
+    found = predict(trainee.strategy, trainee.make_predict_step(), BAGS, validation)
+    inputs = next(iter(evaluation_batches(everything, BAGS.view, batch_size=1))).inputs
+    outputs = trainee.network({name: inputs[name] for name in trainee.network.input}, training=False)
+    expected = BAGS.network.probabilities(outputs, inputs).numpy()[0]
+    np.testing.assert_allclose(found[own], expected, atol=1e-6)
+    measured = validation.known[:, 0]
+    alone = measure(validation.select(measured), found[measured], BAGS.network.classes)
+    assert measure(validation, found, BAGS.network.classes) == pytest.approx(alone, nan_ok=True)
+
+
+def test_a_network_of_crops_is_validated_on_the_measured_cells_alone(data, one_measured):
+    given, image = one_measured
+    _, validation = run.split(SMALL, given, read_manifest(data))
+    name = Data(str(data)).examples(None).table["image_id"].iloc[image[0]]
+    assert validation.known.all() and (validation.table.loc[validation.table["image_id"] == name, "cell"] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["mpware_puzzle_cam", "cpu_fcan"])
+def test_labels_of_cells_that_the_measure_does_not_see_are_refused(name, data, grades):
+    recipe = recipes.recipe_named(name)
+    given = Data(str(data), validation_labels=grades)
+    by_loss = replace(recipe, validation_fold=0, optimization=replace(recipe.optimization, measure="loss"))
+    with pytest.raises(InputError, match=r"which is judged by a loss of labels of images.*measure mAP"):
+        run.split(by_loss, given, read_manifest(data))
+    by_map = replace(by_loss, optimization=replace(recipe.optimization, measure="mAP"))
+    assert run.split(by_map, given, read_manifest(data))[1].known.all()
+    of_cells = replace(SMALL, optimization=replace(SMALL.optimization, measure="loss"))
+    assert run.split(of_cells, given, read_manifest(data))[1].known.all()
+
+
+def test_they_are_refused_before_the_first_member(call, tmp_path, capsys):
+    by_image = replace(SMALL, name="by_image", objective=recipes.recipe_named("cpu_fcan").objective[:1])
+    by_image = replace(by_image, optimization=replace(SMALL.optimization, measure="loss"))
+    assert call(replace(SYSTEM, members=(*SYSTEM.members, Member(by_image, 1.0)))) == 2
+    assert "by_image, which is judged by a loss of labels of images" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

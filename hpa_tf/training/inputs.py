@@ -81,9 +81,23 @@ def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None
 
 def learns_from_cells(recipe: Recipe) -> bool:
     """Tell whether labels of single cells change what a network learns, not only when it sees a cell."""
-    augmentation = recipe.augmentation
-    of_cells = any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
-    return (of_cells and not augmentation.cut) or _pastes(recipe)
+    return (_has_loss_of_cells(recipe) and not recipe.augmentation.cut) or _pastes(recipe)
+
+
+def _has_loss_of_cells(recipe: Recipe) -> bool:
+    return any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
+
+
+def check_validation_labels(recipe: Recipe, labels: str | None) -> None:
+    """Check that a table of labels of cells has a part in the measure by which a training is judged.
+
+    Raises:
+        InputError: It has none: that is a loss of labels of images alone, which are not in the table.
+    """
+    if labels is not None and recipe.optimization.measure == "loss" and not _has_loss_of_cells(recipe):
+        found = f"{recipe.name}, which is judged by a loss of labels of images"
+        expected = "a measure that compares with the labels of cells in that table"
+        raise InputError("--validation-labels", found, expected, "--recipe.optimization.measure mAP")
 
 
 def distributed_training_batches(

@@ -28,19 +28,21 @@ class Watch:
     """Wall time of an epoch, and the share of it that was spent waiting for data."""
 
     def __init__(self):
-        self.start, self.waited, self.cells = time.perf_counter(), 0.0, 0
+        self.start, self.cells = time.perf_counter(), 0
+        self.waited: float | None = None  # nothing was waited for here: a graph may have fetched the data itself
 
     def waiting_for(self, iterator: Iterator[Element]) -> Element:
         """Return the iterator's next element; the wait is counted."""
         start = time.perf_counter()
         element = next(iterator)
-        self.waited += time.perf_counter() - start
+        self.waited = (self.waited or 0.0) + time.perf_counter() - start
         return element
 
-    def times(self) -> dict[str, float]:
-        """Return the `TIMES` columns: seconds, cells per second, share of the time spent waiting (0..1)."""
+    def times(self) -> dict[str, float | None]:
+        """Return the `TIMES` columns: seconds, cells per second, share of the time spent waiting (None = unknown)."""
         seconds = max(time.perf_counter() - self.start, 1e-9)
-        return dict(zip(TIMES, (seconds, self.cells / seconds, self.waited / seconds), strict=True))
+        waiting = None if self.waited is None else self.waited / seconds
+        return dict(zip(TIMES, (seconds, self.cells / seconds, waiting), strict=True))
 
 
 class Logs:
@@ -56,8 +58,8 @@ class Logs:
         """Return a progress bar over `total` units of which `done` are done."""
         return progress(desc=description, total=total, initial=done, unit=unit, disable=not self.to_stdout)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write numbers to TensorBoard; NaN (a class without positives) is left out."""
+    def scalars(self, step: int, values: dict[str, float | None]) -> None:
+        """Write numbers to TensorBoard; NaN (a class without positives) and None (not known) are left out."""
         with self.board.as_default(step):
             for name, value in values.items():
                 if isinstance(value, (int, float)) and np.isfinite(value):

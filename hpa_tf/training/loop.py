@@ -43,7 +43,8 @@ class Pace:
     log_steps: int = 20
     """Steps between points in TensorBoard."""
     steps_per_execution: int = 1
-    """Steps that run without returning to Python; 50 or more on TPU."""
+    """Steps that run without returning to Python; 50 or more on TPU. With more than 1 it is not known how
+    long they wait for data."""
     xla: bool = False
     """Compile forward and backward pass with XLA (one GPU; on a CPU it is several times slower)."""
     profile: bool = False
@@ -110,6 +111,7 @@ class Loop:
 
         Raises:
             Interrupted: A signal asked for it; a checkpoint was written.
+            InputError: The recipe is judged by the loss, and the network that is asked has not its outputs.
             Diverged: The loss is no longer a number; a checkpoint, if there is one, is from before.
         """
         self.pace, self.preemption = pace, preemption
@@ -119,6 +121,8 @@ class Loop:
         self.take_steps = self.trainee.make_train_steps() if pace.steps_per_execution > 1 else None
         predict_step = self.trainee.make_predict_step()
         optimization = self.recipe.optimization
+        if optimization.measure == "loss":
+            self.trainee.make_loss_step()  # refuses, before the first epoch, outputs that do not fit
         try:
             while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.past):
                 times = self.train_epoch()
@@ -131,7 +135,7 @@ class Loop:
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
-    def train_epoch(self) -> dict[str, float]:
+    def train_epoch(self) -> dict[str, float | None]:
         """Take the remaining steps of the running epoch; return its times."""
         epoch = len(self.progress.rows)
         end = (epoch + 1) * self.steps_per_epoch
@@ -189,7 +193,8 @@ class Loop:
             times = watch.times()
             values = {"loss": self.loss, "learning_rate": self.rate(step), "loss_scale": self.trainee.loss_scale()}
             self.logs.scalars(now, values | times)
-            bar.set_postfix_str(f"loss {self.loss:.4f}, waiting {times['waiting']:.1%}", refresh=False)
+            waiting = "" if times["waiting"] is None else f", waiting {times['waiting']:.1%}"
+            bar.set_postfix_str(f"loss {self.loss:.4f}{waiting}", refresh=False)
         self.stop_if_requested()
         if now // pace.checkpoint_steps > step // pace.checkpoint_steps:
             self.save()
@@ -201,7 +206,7 @@ class Loop:
                 f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
             )
 
-    def end_epoch(self, predict_step: Callable[[Batch], tf.Tensor], times: dict[str, float]) -> None:
+    def end_epoch(self, predict_step: Callable[[Batch], tf.Tensor], times: dict[str, float | None]) -> None:
         """Measure, write the history's row, a checkpoint and the weights."""
         epoch, step = len(self.progress.rows), self.progress.step
         with self.trainee.averaged():

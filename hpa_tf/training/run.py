@@ -18,7 +18,7 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
-from hpa_tf.training.inputs import check_antibodies, check_batch_size, warn_of_donors
+from hpa_tf.training.inputs import check_antibodies, check_batch_size, check_validation_labels, warn_of_donors
 from hpa_tf.training.leaks import warn_of_seen_fold, who_may_have_seen
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
@@ -177,15 +177,19 @@ def split(recipe: Recipe, data: Data, manifest: Manifest) -> tuple[Examples, Exa
     """Return the training cells and those of the validation fold (None = all folds are trained on).
 
     Raises:
-        InputError: There is no such fold, or no other.
+        InputError: There is no such fold, or no other, or a table of validation labels has no part in the validation.
     """
+    check_validation_labels(recipe, data.validation_labels)
     if recipe.validation_fold == ALL_FOLDS:
         data.check_validation([ALL_FOLDS])
         examples = data.examples(None)
         return whole_cells(examples) if recipe.augmentation.cut else examples, None
     check_fold(recipe, manifest)
     others = set(range(manifest.num_folds)) - {recipe.validation_fold}
-    return data.examples(others), data.validation_examples(recipe.validation_fold)
+    validation = data.validation_examples(recipe.validation_fold)
+    if recipe.asked_view.draws == "image":
+        validation = data.with_their_images(validation)
+    return data.examples(others), validation
 
 
 def finish(recipe: Recipe, manifest: Manifest, out: str, progress: Progress) -> None:

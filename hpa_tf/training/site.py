@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import tensorflow as tf
 
+from hpa_tf import cell_table
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import Examples, read_examples
-from hpa_tf.pipeline.examples import UnknownCells
+from hpa_tf.pipeline.examples import UnknownCells, overlay_labels
 from hpa_tf.recipes import ALL_FOLDS
 from hpa_tf.training.loop import Pace
 from hpa_tf.training.strategy import worker
@@ -69,6 +71,17 @@ class Data:
             )
             raise InputError(self.validation_labels, what, "labels of validation cells", fix)
         return found.select(found.known.any(axis=1))
+
+    def with_their_images(self, examples: Examples) -> Examples:
+        """Return all cells of the images of some cells: what a network of bags or fields is shown when it is asked.
+
+        The labels of the other cells are not known, so they are not measured and add nothing to a loss of cells.
+        """
+        whole = read_examples(self.data, folds=set(examples.table["fold"]), clean=False)
+        unknown = whole.table.assign(**dict.fromkeys(cell_table.VALUES, np.float32(np.nan)))
+        table, _ = overlay_labels(unknown, examples.table, self.data, "keep")
+        in_images = table["image_id"].isin(examples.table["image_id"]).to_numpy()
+        return Examples(whole.folder, table[in_images].reset_index(drop=True), whole.image_table)
 
     def examples(self, folds: set[int] | None) -> Examples:
         """Return the cells of some folds; None = all."""

@@ -12,6 +12,7 @@ from hpa_tf.records import read_manifest
 from hpa_tf.run_folder import CHECKPOINTS, fold_folder, is_finished
 from hpa_tf.training import checkpoint
 from hpa_tf.training.folds import check_num_folds
+from hpa_tf.training.inputs import check_validation_labels
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
@@ -60,10 +61,11 @@ def _has_begun(folder: str) -> bool:
 
 
 def _check_all(recipes: list[Recipe], data: Data) -> None:
-    """Check all trainings before the first: see `check_first` and `Data.check_validation`."""
+    """Check all trainings before the first: their fields, and that validation labels can measure each."""
     manifest = read_manifest(data.data)
     for recipe in recipes:
         check_first(recipe, manifest)
+        check_validation_labels(recipe, data.keeping_out(recipe.validation_fold).validation_labels)
     data.check_validation(recipe.validation_fold for recipe in recipes)
 
 

@@ -170,10 +170,14 @@ class Trainee:
         """Return a graph function batch -> float32 [2]: the sum of the examples' losses while predicting, and how many.
 
         Antibodies are left out: they are numbered among the training cells.
+
+        Raises:
+            InputError: The outputs of the network that is asked do not fit the objective.
         """
         if ("loss", False) in self._steps:
             return self._steps["loss", False]
         terms = [term for term in self.objective if not isinstance(term, Antibodies)]
+        check_outputs(terms, self.asked.output, len(self.spec.classes), "asked")
 
         def of_replica(batch: Batch) -> tf.Tensor:
             outputs = self.asked(_inputs(self.asked, batch), training=False)
