@@ -1,5 +1,6 @@
 """Images as they come: many channels in a file, any naming, missing channels; all give the cells of plain files."""
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, ome_xml, 
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging import ome
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
 from hpa_tf.imaging.layout import channel_of, parse_layout
 from hpa_tf.records import read_manifest
@@ -61,6 +63,8 @@ def test_the_same_pixels_however_they_come(tmp_path, pixels, case):
         *[("Protein", "green"), ("protein of interest", "green"), ("antibody", "green")],
         *[("", None), ("Alexa 488", None), ("GFP", None), ("Ch0", None), ("mtDNA", None), ("Golgi", None)],
         *[("DAPI + ER", None), ("filter", None), ("Mito", None), ("405", None), ("peroxisome", None)],
+        *[("Texas Red", None), ("MitoTracker Deep Red", None), ("Far Red", None), ("Lucifer Yellow", None)],
+        *[("Tubulin (Texas Red)", "red"), ("ER Lucifer Yellow", "yellow"), ("green", "green")],
     ],
 )
 def test_names_that_say_what_a_channel_shows(name, channel):
@@ -329,6 +333,27 @@ def test_sizes_that_no_image_has_are_refused(tmp_path, pixels, change, words):
 def test_planes_that_are_not_there_are_no_zeros(tmp_path, pixels, places, words):
     with pytest.raises(InputError, match=words):
         read_one(hostile(tmp_path, pixels, xml(pixels, places)))
+
+
+def test_a_root_with_a_prefix_is_ome_xml(tmp_path, pixels):
+    text = xml(pixels, PhysicalSizeX=0.16, PhysicalSizeY=0.16).replace("<OME xmlns=", "<OME xmlns:ome=")
+    text = re.sub(r"(</?)(?=[A-Z])", r"\1ome:", text)
+    with tifffile.TiffFile(hostile(tmp_path, pixels, text) / "a.ome.tif") as opened:
+        assert opened.is_ome and ome.is_ome(text)
+    assert ome.read_ome(text, "a").scale == (0.16, 0.16)
+    assert read_one(tmp_path).um_per_px == 0.16
+
+
+@pytest.mark.parametrize("hidden", ["second image", "long comment"])
+def test_files_out_of_the_folder_are_refused_wherever_they_are_named(tmp_path, pixels, hidden):
+    places = '<TiffData PlaneCount="4"><UUID FileName="../b.tif">urn:uuid:2</UUID></TiffData>'
+    if hidden == "second image":
+        first, other = xml(pixels), xml(pixels, places)
+        text = first.replace("</OME>", other[other.index("<Image ") :])
+    else:
+        text = xml(pixels, places).replace("<OME", f"<!--{5000 * 'x'}--><OME", 1)
+    with pytest.raises(InputError, match=r"file name '\.\./b\.tif'"):
+        read_one(hostile(tmp_path, pixels, text))
 
 
 def test_a_renamed_file_is_still_its_own(tmp_path, pixels):

@@ -119,13 +119,14 @@ def _parse_channels(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def channel_of(name: str) -> str | None:
     """Return our channel that a name speaks of, as a whole or by one of its words; None where it is none, or several.
 
-    "Hoechst 33342" and "ER (Concanavalin A)" say what they show; "Alexa 488" does not.
+    "Hoechst 33342" and "ER (Concanavalin A)" say what they show; "Alexa 488" does not, nor a colour in a dye's name
+    ("Texas Red").
     """
     words = _words(name)
     whole = [channel for channel, stains in STAINS.items() if words in stains]
     if whole:
         return whole[0]
-    found = {c for c, stains in STAINS.items() if any(f" {stain} " in f" {words} " for stain in stains)}
+    found = {c for c, stains in STAINS.items() if any(f" {stain} " in f" {words} " for stain in stains if stain != c)}
     return found.pop() if len(found) == 1 else None
 
 

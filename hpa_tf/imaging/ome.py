@@ -39,8 +39,8 @@ class Ome:
 
 
 def is_ome(text: str) -> bool:
-    """Tell whether a TIFF description is OME-XML."""
-    return "<OME" in text[:4096] and "openmicroscopy.org" in text[:4096].lower()
+    """Tell whether a TIFF description is OME-XML, by its beginning or, as tifffile does, by its end."""
+    return text.strip().endswith("OME>") or ("<OME" in text[:4096] and "openmicroscopy.org" in text[:4096].lower())
 
 
 def read_ome(text: str, where: str) -> Ome:
@@ -64,8 +64,11 @@ def read_ome(text: str, where: str) -> Ome:
     if not images or not all(pixels):
         raise InputError(where, "OME-XML without an image and its pixels", "an image", _FIX)
     num_planes = [_check_sizes(one, where) for each in pixels for one in each]
+    own = root.get("UUID")  # the file itself, whatever it was called when it was written
+    for name in _files(root, own):  # tifffile opens those of the other images, too
+        check_name(name, where)
     first = pixels[0][0]
-    return Ome(len(images), num_planes[0], _names(first, where), _scale(first, where), _files(first, root, where))
+    return Ome(len(images), num_planes[0], _names(first, where), _scale(first, where), _files(first, own))
 
 
 def _parse(text: str, where: str) -> ElementTree.Element:
@@ -146,8 +149,7 @@ def checked_scale(scale: tuple[float, float] | None, where: str) -> float | None
     return across
 
 
-def _files(pixels: ElementTree.Element, root: ElementTree.Element, where: str) -> tuple[str, ...]:
-    uuids = [one for data in pixels if _tag(data) == "TiffData" for one in data if _tag(one) == "UUID"]
-    own = root.get("UUID")  # the file itself, whatever it was called when it was written
-    named = [uuid.get("FileName") for uuid in uuids if own is None or uuid.text != own]
-    return tuple(dict.fromkeys(check_name(name, where) for name in named if name is not None))
+def _files(element: ElementTree.Element, own: str | None) -> tuple[str, ...]:
+    """Return the names of the other files that an element speaks of."""
+    uuids = [one for one in element.iter() if _tag(one) == "UUID" and (own is None or one.text != own)]
+    return tuple(dict.fromkeys(name for one in uuids if (name := one.get("FileName")) is not None))
