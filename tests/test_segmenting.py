@@ -141,6 +141,35 @@ def test_a_finished_folder_is_left_alone_and_a_changed_image_is_not(images, weig
         segment(Options(str(own), str(out), weights=str(weights), um_per_px=0.16, workers=1))
 
 
+def test_corrected_masks_are_kept(weights, tmp_path):
+    own, out = tmp_path / "fields", tmp_path / "out"
+    cases.write_field(own, "a", cases.PLACES)
+    cases.write_field(own, "b", cases.PLACES[:2])
+    segment(options(own, weights, out))
+    corrected = np.zeros((128, 160), np.uint16)
+    corrected[20:40, 20:40] = 7
+    for image_id in "ab":
+        cv2.imwrite(str(out / f"{image_id}_cellmask.png"), corrected)
+    before = digests(out)
+    cases.write_field(own, "b", cases.PLACES)
+    with pytest.warns(HpaWarning, match="masks of 2 images were changed since they were written; they are kept"):
+        again = segment(options(own, weights, out, overlays=True))
+    assert (again.num_segmented, again.num_changed) == (0, 0) and digests(out) == before
+    with pytest.raises(InputError, match="another set of masks"):
+        segment(Options(str(own), str(out), weights=str(weights), um_per_px=0.16, workers=1))
+    (out / "a_cellmask.png").unlink()
+    with pytest.warns(HpaWarning, match="masks of 1 image were changed"):
+        assert segment(options(own, weights, out)).num_cells == 3
+    assert digests(out)["b_cellmask.png"] == before["b_cellmask.png"]
+
+
+def test_cells_are_counted_whatever_their_numbers(tmp_path):
+    mask = np.zeros((20, 20), np.int32)
+    mask[2:5, 2:5], mask[8:12, 8:12] = 3, 9
+    (tmp_path / mask_folder.STATE).mkdir()
+    assert mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "") == 2
+
+
 def test_a_field_without_cells_that_is_full_of_light_is_said_and_an_empty_one_is_not(weights, tmp_path):
     for image_id, dark in (("lit", 60), ("empty", 3)):
         cases.write_field(tmp_path / "images", image_id, ())
@@ -255,7 +284,7 @@ def test_missing_weights_say_where_they_are(images, tmp_path, capsys):
 def test_more_cells_than_16_bits_can_number(tmp_path):
     mask = np.zeros((300, 300), np.int32)
     mask.ravel()[:65_536] = np.arange(1, 65_537)
-    with pytest.raises(InputError, match="65536 cells"):
+    with pytest.raises(InputError, match="cells numbered up to 65536"):
         mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "")
     assert not list(tmp_path.iterdir())
 

@@ -1,15 +1,18 @@
 """The folder of masks: whose it is, what is done, and masks and overlays written whole.
 
 An image is done when its record in `.segmenting/` is there, which is written last and holds the state of the image's
-files; so a run may be killed at any moment, and an image that was replaced is segmented again.
+files; so a run may be killed at any moment, and an image that was replaced is segmented again. Masks that somebody
+corrected are never written over.
 """
 
 import hashlib
 import json
+import warnings
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
@@ -25,8 +28,13 @@ _MOST_CELLS = 65_535
 _OVERLAY_SIZE = 1536
 
 
-def claim(out: str, identity: dict[str, Any]) -> None:
+def claim(out: str, identity: dict[str, Any], has_masks: bool) -> None:
     """Write down what decides the masks; refuse a folder whose masks other settings decided.
+
+    Args:
+        out: Folder of masks.
+        identity: What decides them, as JSON values.
+        has_masks: Whether an image is done.
 
     Raises:
         InputError: The folder has masks of other settings, or of an unknown origin.
@@ -41,7 +49,7 @@ def claim(out: str, identity: dict[str, Any]) -> None:
             )
         files.write_json(path, identity)
         return
-    if done_images(out):
+    if has_masks:
         check_same(out, files.read_json(path), identity, "set of masks", "choose another --out")
     else:  # nothing is lost by beginning anew
         files.write_json(path, identity)
@@ -60,19 +68,39 @@ def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_sc
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
 
-def done_images(out: str) -> dict[str, str]:
-    """Return the stamp of each image whose masks are there as they were written."""
+def done_images(out: str) -> tuple[dict[str, str], set[str]]:
+    """Return the stamp of each image whose masks are there, and those whose masks were changed since.
+
+    An image whose masks have other sizes than when they were written is done, and changed, where they are whole files;
+    where one is damaged or missing, it is not done.
+    """
     folder = files.join(out, STATE)
     if not files.exists(folder):
-        return {}
+        return {}, set()
     there = files.list_stamps(out)
-    found = {}
+    found, changed = {}, set()
     for name in files.list_names(folder):
         if name.endswith(".json"):
-            record = files.read_json(files.join(folder, name))
-            if all(there.get(mask, (-1,))[0] == size for mask, size in record["sizes"].items()):
-                found[name.removesuffix(".json")] = record["stamp"]
-    return found
+            record, image_id = files.read_json(files.join(folder, name)), name.removesuffix(".json")
+            others = [mask for mask, size in record["sizes"].items() if there.get(mask, (-1,))[0] != size]
+            if all(mask in there and _is_whole(files.join(out, mask)) for mask in others):
+                found[image_id] = record["stamp"]
+                changed |= {image_id} if others else set()
+    return found, changed
+
+
+def _is_whole(path: str) -> bool:
+    """Tell whether a PNG file is neither cut short nor damaged, whatever is in it."""
+    try:
+        with warnings.catch_warnings(), files.open_file(path) as stream:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=["PNG"]) as image:
+                image.verify()  # of the file alone: nothing is decoded
+    except Image.DecompressionBombError:  # a large one, which is not looked into
+        return True
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 def drawn_images(out: str) -> set[str]:
@@ -92,12 +120,14 @@ def write(out: str, image_id: str, masks: Masks, stamp: str) -> int:
     """Write the masks of one image, then its record; return the number of cells.
 
     Raises:
-        InputError: More cells than 16 bits can number.
+        InputError: A cell's number has more than 16 bits.
     """
-    num_cells = int(masks.cell.max(initial=0))
-    if num_cells > _MOST_CELLS:
+    largest = int(masks.cell.max(initial=0))
+    if largest > _MOST_CELLS:
         fix = "cut the image into parts, or check --um-per-px"
-        raise InputError(f"image {image_id}", f"{num_cells} cells", f"at most {_MOST_CELLS} (16-bit PNG)", fix)
+        found = f"cells numbered up to {largest}"
+        raise InputError(f"image {image_id}", found, f"at most {_MOST_CELLS} (16-bit PNG)", fix)
+    num_cells = int(np.count_nonzero(np.unique(masks.cell)))  # numbers may have gaps
     sizes = {}
     for pattern, mask in ((NUCLEUS, masks.nucleus), (CELL, masks.cell)):
         _, data = cv2.imencode(".png", mask.astype(np.uint16))

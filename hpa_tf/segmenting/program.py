@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import files, folder_lock
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
@@ -78,18 +78,25 @@ def segment(options: Options) -> Outcome:
         files.make_folder(folder)
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
-        mask_folder.claim(options.out, method.identity)
+        done, corrected = mask_folder.done_images(options.out)
+        mask_folder.claim(options.out, method.identity, bool(done))
         keeps("finished masks are kept; the same command continues")
         listed = files.list_stamps(options.images)
         stamps = {one.image_id: mask_folder.stamp_of(one, listed, options.um_per_px is None) for one in fields}
-        done = mask_folder.done_images(options.out)
         outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
-        for image_id in done.keys() & stamps.keys():
+        if kept := corrected & stamps.keys():
+            text = (
+                f"{options.out}: masks of {counted(len(kept), 'image')} were changed since they were written; they are"
+            )
+            how = "kept, without new overlays" if options.overlays else "kept"
+            warnings.warn(f"{text} {how}; delete a mask to make those of its image anew", HpaWarning, stacklevel=2)
+        for image_id in (done.keys() & stamps.keys()) - kept:
             if done[image_id] != stamps[image_id]:
                 mask_folder.forget(options.out, image_id)
                 outcome.num_changed += 1
         drawn = mask_folder.drawn_images(options.out) if options.overlays else stamps.keys()
-        todo = [one for one in fields if done.get(one.image_id) != stamps[one.image_id] or one.image_id not in drawn]
+        left = [one for one in fields if one.image_id not in kept]
+        todo = [one for one in left if done.get(one.image_id) != stamps[one.image_id] or one.image_id not in drawn]
         start = time.perf_counter()
         _Run(options, method, workers, outcome).run(todo, stamps)
         outcome.seconds = time.perf_counter() - start
