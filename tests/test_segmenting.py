@@ -163,6 +163,23 @@ def test_corrected_masks_are_kept(weights, tmp_path):
     assert digests(out)["b_cellmask.png"] == before["b_cellmask.png"]
 
 
+def test_fields_of_unlike_sizes_do_not_pile_up():
+    num_read = 0
+
+    def read():
+        nonlocal num_read
+        for num_read in range(1, 41):
+            width = num_read if num_read > 8 else num_read % 2
+            yield Field(FieldFiles(str(num_read), {}), "", (1, 1), 0.08, np.empty((1, width)))
+
+    answered = []
+    for group in program.batches(read(), 3):
+        assert len({one.seen.shape for one in group}) == 1 and len(group) <= 3
+        answered += [one.files.image_id for one in group]
+        assert num_read - len(answered) <= 6
+    assert sorted(answered, key=int) == [str(number) for number in range(1, 41)]
+
+
 def test_cells_are_counted_whatever_their_numbers(tmp_path):
     mask = np.zeros((20, 20), np.int32)
     mask[2:5, 2:5], mask[8:12, 8:12] = 3, 9

@@ -6,7 +6,7 @@ At most a few fields a worker and two batches are under way at a time, so memory
 import collections
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -125,6 +125,17 @@ def make_method(options: Options) -> Method:
     return HpaMethod(options)
 
 
+def batches(fields: Iterable[Field], size: int) -> Iterator[list[Field]]:
+    """Yield fields of one shape together, at most `size`; at most twice as many wait for others of their shape."""
+    waiting: dict[tuple[int, ...], list[Field]] = {}
+    for one in fields:
+        waiting.setdefault(one.seen.shape, []).append(one)
+        largest = max(waiting, key=lambda shape: len(waiting[shape]))
+        if len(waiting[largest]) == size or sum(map(len, waiting.values())) > 2 * size:
+            yield waiting.pop(largest)
+    yield from waiting.values()
+
+
 class _Run:
     def __init__(self, options: Options, method: Method, workers: Workers, outcome: Outcome):
         self._options, self._method, self._workers, self._outcome = options, method, workers, outcome
@@ -134,13 +145,7 @@ class _Run:
     def run(self, todo: Sequence[FieldFiles], stamps: dict[str, str]) -> None:
         """Segment these fields."""
         with progress(total=len(todo), desc="segmenting", unit="image") as self._bar:
-            waiting: dict[tuple[int, ...], list[Field]] = {}
-            for one in self._read(todo, stamps):
-                group = waiting.setdefault(one.seen.shape, [])
-                group.append(one)
-                if len(group) == self._method.batch_size:
-                    self._answer(waiting.pop(one.seen.shape))
-            for group in waiting.values():
+            for group in batches(self._read(todo, stamps), self._method.batch_size):
                 self._answer(group)
             while self._finishing:
                 self._take()
