@@ -10,7 +10,7 @@ DEMO ?= demo
 demo: .venv/run
 	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
 
-# -- the starter network: generate, train, pack into hpa_tf/starter; one to two hours, continues where it was stopped --------
+# -- the starter network: generate, train, pack into hpa_tf/starter; half an hour to an hour, continues where it was stopped --------
 starter: .venv/run
 	$(BIN)/hpa-tf make-starter --out starter-build $(STARTER_OPTIONS)
 

@@ -1,4 +1,4 @@
-"""Make the starter network: images with known cells -> shards -> network -> package data. One to two hours on 2 cores.
+"""Make the starter network: images with known cells -> shards -> network -> package data. Half an hour on 2 free cores.
 
 Each step continues where a stopped one left. With real fields it ends by asking the network about them.
 """
