@@ -34,7 +34,7 @@ from hpa_tf.imaging.run_length import Rle
 HEADER = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 EMPTY_MASK = "eNoLCAgIMAEABJkBdQ=="
 """Background only, 2048 x 2048 px; some submissions write it for images of any size, and it is read so."""
-MAX_PIXELS = 1 << 30
+MOST_PIXELS = 1 << 30
 """Of an image, height x width: its masks are run lengths, so more may be read than of pixels that are decoded."""
 
 _MAX_RUNS = 100_000_000  # of a mask
@@ -224,8 +224,8 @@ def parse_row(fields: Sequence[str], where: str) -> SubmissionRow:
         raise InputError(where, f"{len(fields)} fields", "ID,ImageWidth,ImageHeight,PredictionString", _WRONG_FILE)
     image_id = check_image_id(fields[0], where)
     width, height = (_parse(text, int, where) for text in fields[1:3])
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise InputError(where, f"image size {width} x {height} px", f"1 to {MAX_PIXELS} px", _WRONG_FILE)
+    if width < 1 or height < 1 or width * height > MOST_PIXELS:
+        raise InputError(where, f"image size {width} x {height} px", f"1 to {MOST_PIXELS} px", _WRONG_FILE)
     words = fields[3].split()
     if len(words) % 3:
         raise InputError(where, f"{len(words)} words", "triples: class confidence mask", _WRONG_FILE)

@@ -76,7 +76,7 @@ def run(options: Page) -> None:
     for name, number in (("--num-fields", options.num_fields), ("--cells-per-class", options.cells_per_class)):
         if number < 0:
             raise InputError(name, str(number), "0 or more", "change the option")
-    check_um_per_px(options.um_per_px, "--um-per-px")
+    check_um_per_px(options.um_per_px)
     files.check_can_be_written("--out", options.out)
     if options.picture is not None:
         files.check_can_be_written("--picture", options.picture)

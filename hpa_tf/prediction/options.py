@@ -148,8 +148,8 @@ class Options:
         if self.um_per_px is not None and not 0.005 <= self.um_per_px <= 20:
             fix = "give micrometres (0.08 for 63 x), not nanometres"
             raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)
-        if not 1 <= self.max_pixels <= submission.MAX_PIXELS:
-            expected = f"1 to {submission.MAX_PIXELS}, what a submission can hold"
+        if not 1 <= self.max_pixels <= submission.MOST_PIXELS:
+            expected = f"1 to {submission.MOST_PIXELS}, what a submission can hold"
             raise InputError("--max-pixels", str(self.max_pixels), expected, "cut larger images into parts")
         if self.full_scale is not None:
             check_full_scale(self.full_scale)

@@ -32,7 +32,7 @@ def check_unseen(recipes: list[Recipe], folds: range, folder: str) -> None:
     manifest = read_manifest(folder)
     check_folds_apart(folder, manifest)
     for source in dict.fromkeys(recipe.weights for recipe in recipes):
-        for run, trained_without, is_same in ancestors(source, manifest):
+        for run, trained_without, is_same in _ancestors(source, manifest):
             if not is_same:
                 found = f"--weights {run}: trained on another data folder, which may hold the same images"
                 warnings.warn(f"{found}; make sure that it does not", HpaWarning, stacklevel=2)
@@ -51,7 +51,7 @@ def who_may_have_seen(recipe: Recipe, manifest: Manifest) -> str | None:
     That is one of the same data that did not keep that fold out, or one of other data, which does not say which images
     it saw. None = there is no such run.
     """
-    for run, trained_without, is_same in ancestors(recipe.weights, manifest):
+    for run, trained_without, is_same in _ancestors(recipe.weights, manifest):
         if not is_same or trained_without != recipe.validation_fold:
             return run
     return None
@@ -84,7 +84,7 @@ def check_folds_apart(folder: str, manifest: Manifest) -> None:
             raise InputError(files.join(folder, CELL_TABLE_NAME), found, "each in one fold", fix)
 
 
-def ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int, bool]]:
+def _ancestors(source: str, manifest: Manifest) -> Iterator[tuple[str, int, bool]]:
     """Yield (run folder, the fold it left out, was it trained on the same data) of the runs that weights come from.
 
     The nearest comes first; ImageNet's files and the like end the way.
