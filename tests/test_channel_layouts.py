@@ -362,6 +362,28 @@ def test_a_renamed_file_is_still_its_own(tmp_path, pixels):
     np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
 
 
+def test_a_set_is_one_image_whatever_lies_before_it(tmp_path, pixels):
+    """An OME-TIFF file of an image by itself comes first; the sets behind it are no image a file."""
+    tifffile.imwrite(tmp_path / "A_1.ome.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}})
+    for image_id in ("b_1", "b_2"):
+        write_set(tmp_path, image_id, pixels[list(FILE_ORDER)])
+    found = find_fields(tmp_path)
+    assert [(one.image_id, len(one.stack)) for one in found] == [("A_1", 1), ("b_1", 4), ("b_2", 4)]
+    np.testing.assert_array_equal(read_field(found[1]).pixels, read_field(found[2]).pixels)
+
+
+def test_two_images_of_one_name_are_both_named(tmp_path, pixels):
+    """The common name of a set is that of another image of the folder: none of the two disappears."""
+    write_set(tmp_path, "a", pixels)
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}})
+    tifffile.imwrite(tmp_path / "b.ome.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}})
+    with pytest.raises(InputError, match=r"an image that would be called a, as that of .*expected one name an image"):
+        find_fields(tmp_path)
+    faults = []
+    assert [one.image_id for one in find_fields(tmp_path, faults)] == ["b"]
+    assert [image_id for image_id, _ in faults] == ["a"]
+
+
 def test_a_set_that_lacks_a_file(tmp_path, pixels):
     write_set(tmp_path, "a", pixels)
     (tmp_path / "a_C2.ome.tif").unlink()

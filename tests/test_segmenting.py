@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import segmenting_cases as cases
+import tifffile
 import torch_file_writer
 
 from hpa_tf import files, folder_lock
@@ -24,10 +25,11 @@ from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.parts import is_in_part
-from hpa_tf.segmenting import mask_folder, original, program, published
+from hpa_tf.segmenting import mask_folder, original, program, published, small_method
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
-from hpa_tf.segmenting.fields import Field, Labeller
+from hpa_tf.segmenting.fields import Field, Finisher, Labeller
+from hpa_tf.segmenting.hpa import HpaMethod
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 
@@ -199,6 +201,53 @@ def test_a_field_without_cells_that_is_full_of_light_is_said_and_an_empty_one_is
     (text,) = [str(warning.message) for warning in caught]
     assert text.startswith("image lit: no cells: the networks find none, though blue has light everywhere")
     assert "--segmenter small" in text
+
+
+def _stack_of(folder: Path, names: tuple[str, ...], planes: np.ndarray) -> FieldFiles:
+    """Write an OME-TIFF file whose channels are called so."""
+    folder.mkdir(exist_ok=True)
+    metadata = {"axes": "CYX", "Channel": {"Name": list(names)}}
+    tifffile.imwrite(folder / "a.ome.tif", planes, photometric="minisblack", metadata=metadata)
+    (found,) = find_fields(folder)
+    return found
+
+
+@pytest.mark.parametrize("names", [("tubulin", "GFP", "DAPI", "ER"), ("tubulin", "protein", "DAPI", "ER", "protein 2")])
+def test_a_field_without_cells_does_not_stop_where_the_protein_has_no_known_name(tmp_path, names):
+    planes = np.random.default_rng(0).integers(0, 255, (len(names), 40, 56), dtype=np.uint8)
+    found = _stack_of(tmp_path / "fields", names, planes)
+    empty = Masks(*(np.zeros((40, 56), np.int32) for _ in range(2)))
+    for overlays in (False, True):
+        out = tmp_path / f"masks {overlays}"
+        for folder in ("", mask_folder.STATE, mask_folder.OVERLAYS):
+            (out / folder).mkdir(exist_ok=True)
+        finish = Finisher(lambda answers, field: empty, str(out), overlays, 10_000)
+        assert finish(Field(found, "stamp", (40, 56), 0.08, np.empty(0)), None)[0] == 0
+        assert (out / mask_folder.OVERLAYS / "a.png").exists() == overlays
+
+
+def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
+    planes = np.random.default_rng(0).integers(0, 4000, (5, 40, 56)).astype(np.uint16)
+    four = ("tubulin", "protein", "DAPI", "ER")
+    read = small_method.SmallMethod(Options("i", "o", segmenter="small", full_scale=4095)).read
+    assert read(_stack_of(tmp_path / "right", four, planes[:4]), "").seen[..., 1].any()
+    unknown = read(_stack_of(tmp_path / "unknown", ("tubulin", "GFP", "DAPI", "ER"), planes[:4]), "").seen
+    assert not unknown[..., 1].any() and unknown[..., [0, 2, 3]].any((0, 1)).all()
+    with pytest.raises(InputError, match="2 channels that may be protein"):
+        read(_stack_of(tmp_path / "two", (*four, "protein 2"), planes), "")
+    planes[1, 3, 4] = 5000
+    with pytest.raises(InputError, match="count 5000 with --full-scale 4095"):
+        read(_stack_of(tmp_path / "bright", four, planes[:4]), "")
+
+
+def test_a_scale_for_all_images_is_not_that_of_their_files(weights, tmp_path):
+    """--scale 0.25 is the default's number, and another answer where files say how large their pixels are."""
+    said = [
+        HpaMethod(Options("i", "o", weights=str(weights), scale=scale, um_per_px=um)).identity
+        for scale, um in ((None, None), (0.25, None), (None, 0.08), (0.25, 0.08))
+    ]
+    assert said[0]["scale"] == said[1]["scale"] == 0.25
+    assert said[0] != said[1] and said[2] == said[3] == said[0]  # a folder of an earlier version goes on
 
 
 def test_masks_of_others_are_not_written_over(images, weights, tmp_path):

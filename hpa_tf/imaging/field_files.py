@@ -24,6 +24,7 @@ _MASK = re.compile(
 _STEM = re.compile(r"(?:\.ome)?\.tiff?$", re.I)
 _TIFF = re.compile(r"\.tiff?(?:\.gz)?$", re.I)
 _SET = re.compile(r"\.ome\.tiff?$", re.I)
+_LAST_WORD = re.compile(r"[\W_]+[^\W_]*$")
 _OTHER_FORMATS = {
     ".czi": "Zeiss CZI",
     ".nd2": "Nikon ND2",
@@ -188,12 +189,13 @@ def _stacks(
     if check and grouped and not sets and has_one_plane(min(grouped.values())):
         return {}
     found = {}
-    for image_id, path in grouped.items():
-        if path in sets:
-            image_id, paths = sets[path]
-            found.setdefault(image_id, FieldFiles(image_id, {}, paths, layout))
-        else:
-            found[image_id] = FieldFiles(image_id, {}, (path,), layout)
+    for own_id, path in grouped.items():
+        image_id, paths = sets.get(path, (own_id, (path,)))
+        other = found.setdefault(image_id, FieldFiles(image_id, {}, paths, layout)).stack
+        if other != paths and path == paths[0]:
+            what = f"files of an image that would be called {image_id}, as that of {other[0]}"
+            fix = "put a name of its own before the last _ or - of each image's files, or use folders of their own"
+            problems.append((image_id, InputError(path, what, "one name an image", fix)))
     return found
 
 
@@ -205,16 +207,22 @@ def _is_mask(image_id: str, stems: set[str]) -> bool:
 def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Return (image id, paths) of OME-TIFF images that lie in several files, by the path of each.
 
-    Only where the first OME-TIFF file of a folder is one of a set are the others looked into.
+    Of files whose names differ in their last word alone, and of all, only the first is looked into; where it is one of
+    a set, the others are as well.
     """
     paths = sorted(path for path in grouped.values() if _SET.search(path))
-    if not paths or not files_of_set(paths[0]):
-        return {}
+    alike: dict[str, list[str]] = {}
+    for path in paths if not files.is_remote(folder) else ():  # sets on an object store are refused
+        alike.setdefault(_LAST_WORD.sub("", _STEM.sub("", path)), []).append(path)
+    groups = [paths, *(group for group in alike.values() if len(group) > 1)] if paths else []
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for path in paths:
-        if path not in found and (names := files_of_set(path)):
-            members = tuple(files.join(folder, name) for name in names)
-            found |= dict.fromkeys(members, (_common_id(names), members))
+    for group in groups:
+        if group[0] in found or not files_of_set(group[0]):
+            continue
+        for path in group:
+            if path not in found and (names := files_of_set(path)):
+                members = tuple(files.join(folder, name) for name in names)
+                found |= dict.fromkeys(members, (_common_id(names), members))
     return found
 
 

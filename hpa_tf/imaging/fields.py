@@ -17,7 +17,7 @@ from hpa_tf.classes import CHANNELS, DEFAULT_UM_PER_PX
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.channel_files import MAX_PIXELS, read_channel_file
 from hpa_tf.imaging.field_files import Fault, FieldFiles, expected_names, find_fields
-from hpa_tf.imaging.layout import choose_channels
+from hpa_tf.imaging.layout import choose_channels, count_channels
 from hpa_tf.imaging.ome import checked_scale
 from hpa_tf.imaging.stacks import open_stack
 
@@ -28,6 +28,7 @@ __all__ = [
     "FieldFiles",
     "FieldOfView",
     "Planes",
+    "channel_counts",
     "check_full_scale",
     "find_fields",
     "read_field",
@@ -158,6 +159,22 @@ def _read_stack(field_files: FieldFiles, channels: Sequence[str], max_pixels: in
         chosen = choose_channels(stack.names, layout, path, channels)
         planes = stack.read({channel: chosen[channel] for channel in channels}, layout.project)
         return planes, dict.fromkeys(channels, path), {path: stack.scale}
+
+
+def channel_counts(field_files: FieldFiles, max_pixels: int = MAX_PIXELS) -> dict[str, int]:
+    """Return how many files, or planes of its file, may show each channel that is read; nothing is decoded.
+
+    Args:
+        field_files: Where the channels are.
+        max_pixels: As for `read_planes`.
+
+    Raises:
+        InputError: The file of all channels cannot be read.
+    """
+    if not field_files.stack:
+        return {channel: int(channel in field_files.paths) for channel in field_files.layout.present}
+    with open_stack(field_files.stack[0], max_pixels) as stack:
+        return count_channels(stack.names, field_files.layout)
 
 
 def _scale(scales: Mapping[str, tuple[float, float] | None]) -> float:

@@ -162,6 +162,11 @@ def choose_channels(
     return chosen
 
 
+def count_channels(names: Sequence[str], layout: Layout) -> dict[str, int]:
+    """Return how many of a file's channels may be each of ours; arguments as of `choose_channels`."""
+    return {channel: len(_meant(channel, names, layout)) for channel in layout.present}
+
+
 def _meant(channel: str, names: Sequence[str], layout: Layout) -> list[int]:
     """Return the indices of a file's channels that may be one of ours."""
     if channel in layout.given:

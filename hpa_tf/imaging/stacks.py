@@ -152,17 +152,14 @@ def open_stack(path: str, max_pixels: int, data: bytes | None = None) -> Iterato
 def files_of_set(path: str) -> tuple[str, ...]:
     """Return the names of the files that an OME-TIFF file says its image lies in, itself included; () = no set.
 
-    Raises:
-        InputError: Its metadata cannot be used.
+    What is wrong with its metadata is said when it is read.
     """
     try:
         with files.open_file(path) as stream, tifffile.TiffFile(stream) as opened:
             text = opened.pages[0].description
             found = ome.read_ome(text, path).files if ome.is_ome(text) else ()
-    except InputError:
-        raise
-    except (MemoryError, *tiff.DAMAGE):
-        return ()  # named when it is read
+    except (InputError, MemoryError, *tiff.DAMAGE):
+        return ()
     own = _base(path)
     return tuple(sorted({own, *found})) if set(found) - {own} else ()
 

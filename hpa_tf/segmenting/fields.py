@@ -12,7 +12,7 @@ import numpy as np
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, read_planes
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, channel_counts, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.components import equal_regions
 from hpa_tf.imaging.segmentation.label_cell import label_cell
@@ -154,8 +154,9 @@ class Finisher:
         return num_cells, said
 
     def _whole(self, field: Field) -> FieldOfView:
-        """Read all channels that there are; what is unusual about them was said when they were read first."""
-        there = [c for c in CHANNELS if field.files.stack or c in field.files.paths]
+        """Read all channels that are known; what is unusual about them was said when they were read first."""
+        counts = channel_counts(field.files, self.max_pixels)
+        there = [channel for channel in CHANNELS if counts.get(channel) == 1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HpaWarning)
             read = read_planes(field.files, there, field.um_per_px, self.max_pixels, self.full_scale).by_channel

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpa_tf import files
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, read_planes
@@ -17,6 +18,7 @@ from hpa_tf.segmenting.fields import Field
 from hpa_tf.segmenting.options import Options
 
 PACKAGE = "hpacellseg"
+_WEIGHTS = ("nuclei_model.pth", "cell_model.pth")
 _MANY_CELLS = 250
 """So many cells are close to the 255 that the package's `label_cell` can number: every 256th becomes background."""
 
@@ -36,6 +38,11 @@ class _Reader:
             raise InputError(f"image {field_files.image_id}", found, f"{DEFAULT_UM_PER_PX}, as nothing was said", fix)
         seen = np.stack(list(read.by_channel.values()), axis=-1)
         return Field(field_files, stamp, seen.shape[:2], read.um_per_px, seen)
+
+
+def _digests(folder: str) -> dict[str, str]:
+    """Return the SHA-256 of the package's weights, which it has downloaded if they were not there."""
+    return {name: files.sha256(path) for name in _WEIGHTS if files.exists(path := os.path.join(folder, name))}
 
 
 def _as_masks(answer: tuple[np.ndarray, np.ndarray], field: Field) -> Masks:
@@ -69,8 +76,7 @@ class OriginalPackage:
             torch = importlib.import_module("torch")
             folder = options.weights_folder
             self._segmentator = segmentator.CellSegmentator(
-                os.path.join(folder, "nuclei_model.pth"),
-                os.path.join(folder, "cell_model.pth"),
+                *(os.path.join(folder, name) for name in _WEIGHTS),
                 scale_factor=scale,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 padding=True,
@@ -90,6 +96,7 @@ class OriginalPackage:
             "um_per_px": um_per_px,
             "full_scale": options.full_scale,
             "scale": scale,
+            **({"weights": _digests(folder)} if options.weights else {}),
             **options.layout_identity,
         }
 

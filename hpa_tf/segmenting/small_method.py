@@ -1,6 +1,5 @@
 """Segmenting with the small network: all of it runs in the worker processes, by OpenCV."""
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.classes import CHANNELS, DEFAULT_UM_PER_PX
-from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, Planes, read_planes
+from hpa_tf.errors import HpaWarning
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, Planes, channel_counts, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.small import SmallSegmenter
 from hpa_tf.segmenting import preparation
@@ -40,12 +39,8 @@ class _Reader:
         return Field(field_files, stamp, first.shape, read.um_per_px, pixels, texts)
 
     def _planes(self, field_files: FieldFiles) -> Planes:
-        how = (self.um_per_px, self.max_pixels, self.full_scale)
-        if field_files.stack:
-            with contextlib.suppress(InputError):  # no green; whatever else is wrong is wrong below, too
-                return read_planes(field_files, CHANNELS, *how)
-        seen = CHANNELS if "green" in field_files.paths else _NEEDED
-        return read_planes(field_files, seen, *how)
+        seen = CHANNELS if channel_counts(field_files, self.max_pixels).get("green") else _NEEDED
+        return read_planes(field_files, seen, self.um_per_px, self.max_pixels, self.full_scale)
 
 
 @dataclass(frozen=True)
