@@ -39,6 +39,7 @@ def test_easy_images_are_what_they_were():
     assert set(SyntheticConfig().as_dict()) == {f.name for f in dataclasses.fields(SyntheticConfig)} - {
         "difficulty",
         "frequencies",
+        "visibility",
     }
 
 
@@ -153,6 +154,66 @@ def test_each_class_is_brighter_where_it_is_defined(class_id):
         hits.append(place[bright].mean())
         shares.append(place[mine].mean())
     assert np.mean(hits) > min(0.9, 1.3 * np.mean(shares))
+
+
+def _drawn(class_id: int, visibility: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the protein of a cell that shows one class, and where the cell's mask is."""
+    body = dataclasses.replace(_body((40.0, 40.0)), labels=np.arange(NUM_CLASSES) == class_id)
+    built = _scene([body, _body((100.0, 100.0))])
+    paths = stains.microtubule_paths(built, np.random.default_rng(0))
+    seen = tuple(visibility if c == class_id else 1.0 for c in range(NUM_CLASSES - 1))
+    nothing = (np.zeros(built.shape, np.float32),) * 3
+    return protein.green(built, np.random.default_rng(3), paths, nothing, seen), built.cell == 1
+
+
+@pytest.mark.parametrize("class_id", [0, 2, 3, 7, 14, 17])
+def test_a_class_that_is_less_visible_sinks_into_an_even_stain(class_id):
+    """A share of the pattern gives way to a stain of the whole cell: linear in the visibility, and even at its end."""
+    drawn, cell = _drawn(class_id, 1.0)
+    less, least, gone = (_drawn(class_id, visibility)[0] for visibility in (0.6, 0.3, 0.001))
+    assert all((other[~cell] == drawn[~cell]).all() for other in (less, least, gone))  # of cells without the class
+    assert drawn - least == pytest.approx((0.7 / 0.4) * (drawn - less), abs=1e-5)
+
+    def unevenness(stain):
+        return stain[cell].std() / stain[cell].mean()
+
+    assert unevenness(gone) < 0.75 * unevenness(drawn)
+
+
+@pytest.mark.parametrize("class_id", [2, 10, 13, 14])
+def test_a_class_that_is_more_visible_is_brighter(class_id):
+    drawn, cell = _drawn(class_id, 1.0)
+    bright, _ = _drawn(class_id, 2.0)
+    assert (drawn[~cell] == bright[~cell]).all()
+    top = drawn[cell] > np.quantile(drawn[cell], 0.9)
+    assert np.median(bright[cell][top] / drawn[cell][top]) == pytest.approx(2.0, abs=0.25)
+
+
+def test_dots_of_a_visible_class_are_larger():
+    built = _scene([_body((80.0, 80.0))])
+    one = (np.array([[200.0, 200.0]]), np.array([1.0]), np.array([1.0]))
+    areas = []
+    for scale in (1.0, 2.0):
+        brush = Brush(built, np.random.default_rng(0), np.array([1]), [], dot_scale=scale)
+        areas.append((brush.dots(lambda number, body: one) > 0.5).sum() * built.um_per_px**2)
+    assert areas == pytest.approx([np.pi, 4 * np.pi], rel=0.3)
+
+
+def test_visibility_is_of_real_images_alone_and_as_drawn_by_default():
+    every = (1.0,) * (NUM_CLASSES - 1)
+    for wrong in (every[1:], (0.0, *every[1:]), (-1.0, *every[1:]), (11.0, *every[1:]), (float("nan"), *every[1:])):
+        with pytest.raises(InputError, match="--visibility"):
+            dataclasses.replace(REAL, visibility=wrong)
+    with pytest.raises(InputError, match="--visibility"):
+        SyntheticConfig(visibility=(0.5, *every[1:]))
+    assert "visibility" not in REAL.as_dict()
+    assert dataclasses.replace(REAL, visibility=(0.5, *every[1:])).as_dict()["visibility"][0] == 0.5
+    index = next(i for i in range(99) if weak_labels.draw_image_labels(np.random.default_rng([5, i]), REAL)[0])
+    other = make(dataclasses.replace(REAL, visibility=(0.2, *every[1:])), index)
+    made = make(REAL, index)
+    assert (made.field.pixels[..., [0, 2, 3]] == other.field.pixels[..., [0, 2, 3]]).all()
+    assert (made.field.pixels[..., 1] != other.field.pixels[..., 1]).any()
+    assert made.truth.equals(other.truth) and (made.masks.cell == other.masks.cell).all()
 
 
 def test_the_bench_has_every_class_in_the_test_sets_order():

@@ -66,7 +66,10 @@ CELL_LINES = (
 )
 
 
-_ADDED = {"difficulty": "easy", "frequencies": "train"}
+AS_DRAWN = (1.0,) * 18
+"""`SyntheticConfig.visibility` under which each class looks as its pattern draws it."""
+
+_ADDED = {"difficulty": "easy", "frequencies": "train", "visibility": AS_DRAWN}
 """Fields that came later, and the values under which data sets are what they were: their files do not name them."""
 
 
@@ -102,6 +105,9 @@ class SyntheticConfig:
     """Shares of images with 1, 2, 3, ... labels. Source: measured on 164 real images (mean 1.91)."""
     penetrance: tuple[float, ...] = PENETRANCE
     """Share of the cells of a labelled image that show the class, classes 0..17."""
+    visibility: tuple[float, ...] = AS_DRAWN
+    """How well each class is seen, classes 0..17; needs `difficulty` real. Below 1: so much of the pattern is left, the
+    rest of its stain lies evenly over the whole cell. Above 1: so many times as bright, and its dots are larger."""
     penetrance_concentration: float = 6.0
     """How alike images are: the penetrance of an image is Beta distributed with this sum of parameters."""
     exclusion: float = 0.6
@@ -151,6 +157,10 @@ class SyntheticConfig:
                 len(self.penetrance) == 18 and all(0 <= share <= 1 for share in self.penetrance),
                 "18 values from 0 to 1, one a class but Negative",
             ),
+            "visibility": (
+                len(self.visibility) == 18 and all(0 < factor <= 10 for factor in self.visibility),
+                "18 values above 0, at most 10, one a class but Negative",
+            ),
             "penetrance_concentration": (self.penetrance_concentration > 0, "more than 0"),
             "cells": (1 <= self.cells[0] <= self.cells[1] // 2, "at least 1, and twice as many at most as at least"),
             "photons": (0 < self.photons[0] <= self.photons[1], "two numbers above 0, in order"),
@@ -166,6 +176,8 @@ class SyntheticConfig:
         for name, (holds, expected) in expectations.items():
             if not holds:
                 self._refuse(name, expected)
+        if self.difficulty == "easy" and self.visibility != AS_DRAWN:
+            self._refuse("visibility", "1 for every class with --difficulty easy")
         if not 0.02 <= self.pixel_um <= 1.0:
             self._refuse("um_per_px", "0.02 to 1.0 um per px")
 

@@ -19,12 +19,14 @@ class Brush:
         rng: Random numbers of this class in this image.
         numbers: Mask numbers of the cells that show the class.
         microtubules: The paths that the red channel shows, [P, 2] px each.
+        dot_scale: Factor of the radii of all dots.
     """
 
     scene: Scene
     rng: np.random.Generator
     numbers: np.ndarray
     microtubules: list[np.ndarray]
+    dot_scale: float = 1.0
 
     def bodies(self) -> Iterator[tuple[int, Body]]:
         """Yield number and body of each cell to draw in."""
@@ -40,5 +42,5 @@ class Brush:
         canvas = np.zeros(self.scene.shape, np.float32)
         for number, body in self.bodies():
             centres, radii, values = place(number, body)
-            add_disks(canvas, centres, self.scene.px(radii), values)
+            add_disks(canvas, centres, self.scene.px(self.dot_scale * radii), values)
         return canvas

@@ -14,6 +14,7 @@ from hpa_tf.synthetic import stains as easy_stains
 from hpa_tf.synthetic.patterns import cytoplasm, filaments
 from hpa_tf.synthetic.patterns.brush import Brush
 from hpa_tf.synthetic.real import stains
+from hpa_tf.synthetic.real.scene import RealScene
 from hpa_tf.synthetic.scene import inside_nucleus
 from hpa_tf.synthetic.texture import soft_step
 
@@ -31,7 +32,7 @@ def nuclear_membrane(brush: Brush) -> np.ndarray:
     scene, rng = brush.scene, brush.rng
     uneven = np.clip(0.9 + 0.3 * scene.grain(rng, 1.2), 0.2, None)
     ring = np.exp(-(((scene.rim + 0.15) / np.float32(rng.uniform(0.25, 0.6))) ** 2)) * uneven
-    return ring + _depth(brush) * rng.uniform(0.05, 0.5) + rng.uniform(0.0, 0.15) * _whole(brush)
+    return ring + _depth(brush) * rng.uniform(0.05, 0.5) + rng.uniform(0.0, 0.15) * whole_cell(brush.scene)
 
 
 def nucleoli(brush: Brush) -> np.ndarray:
@@ -96,7 +97,7 @@ def golgi(brush: Brush) -> np.ndarray:
     broken = rng.random() < 0.35
     ribbon = cytoplasm.golgi(_scattered(brush, rng.uniform(1.0, 4.0))) if broken else cytoplasm.golgi(brush)
     pieces = rng.uniform(0.2, 0.7) * cytoplasm.golgi(_scattered(brush, 5.0)) if rng.random() < 0.3 else 0.0
-    return ribbon + pieces + rng.uniform(0.0, 0.2) * _whole(brush)
+    return ribbon + pieces + rng.uniform(0.0, 0.2) * whole_cell(brush.scene)
 
 
 def _scattered(brush: Brush, deviation_um: float) -> Brush:
@@ -115,23 +116,23 @@ def intermediate_filaments(brush: Brush) -> np.ndarray:
     basket *= 0.6 + 1.2 * np.exp(-np.maximum(scene.rim, 0) / np.float32(rng.uniform(1.5, 4.0)))
     if rng.random() < 0.2:
         basket = 0.7 * basket + rng.uniform(0.1, 0.3) * filaments.microtubules(brush)
-    return basket + rng.uniform(0.0, 0.08) * _whole(brush)
+    return basket + rng.uniform(0.0, 0.08) * whole_cell(brush.scene)
 
 
 def actin_filaments(brush: Brush) -> np.ndarray:
     """Stretch bundles and line the membrane; in some images they are hardly brighter than the cell."""
     rng = brush.rng
-    return rng.uniform(0.4, 1.0) * filaments.actin_filaments(brush) + rng.uniform(0.1, 0.6) * _whole(brush)
+    return rng.uniform(0.4, 1.0) * filaments.actin_filaments(brush) + rng.uniform(0.1, 0.6) * whole_cell(brush.scene)
 
 
 def microtubules(brush: Brush) -> np.ndarray:
     """Draw the filaments of the red channel with haze of their own."""
-    return filaments.microtubules(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
+    return filaments.microtubules(brush) + brush.rng.uniform(0.0, 0.25) * whole_cell(brush.scene)
 
 
 def mitotic_spindle(brush: Brush) -> np.ndarray:
     """Draw the spindle in a cytosol that is stained as well."""
-    return filaments.mitotic_spindle(brush) + brush.rng.uniform(0.0, 0.25) * _whole(brush)
+    return filaments.mitotic_spindle(brush) + brush.rng.uniform(0.0, 0.25) * whole_cell(brush.scene)
 
 
 def centrosome(brush: Brush) -> np.ndarray:
@@ -143,14 +144,14 @@ def centrosome(brush: Brush) -> np.ndarray:
         points = easy_stains.random_points(scene, rng, number, int(rng.poisson(stray)))
         return points, rng.uniform(0.2, 0.4, len(points)), rng.uniform(0.2, 0.8, len(points))
 
-    return 2.5 * cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.15) * _whole(brush)
+    return 2.5 * cytoplasm.centrosome(brush) + brush.dots(place) + rng.uniform(0.0, 0.15) * whole_cell(brush.scene)
 
 
 def plasma_membrane(brush: Brush) -> np.ndarray:
     """Trace the outline, thin or wide, on an inside that may be nearly as bright."""
     scene, rng = brush.scene, brush.rng
     wide = rng.uniform(0.2, 0.8) * np.exp(-scene.edge / np.float32(rng.uniform(0.6, 2.0))) * (scene.edge > 0)
-    return 0.55 * cytoplasm.plasma_membrane(brush) + 0.4 * wide + rng.uniform(0.2, 0.9) * _whole(brush)
+    return 0.55 * cytoplasm.plasma_membrane(brush) + 0.4 * wide + rng.uniform(0.2, 0.9) * whole_cell(brush.scene)
 
 
 def mitochondria(brush: Brush) -> np.ndarray:
@@ -159,12 +160,12 @@ def mitochondria(brush: Brush) -> np.ndarray:
     threads = filaments.mitochondria(brush)
     if rng.random() < 0.2:
         threads = threads * soft_step(scene.grain(rng, 1.0), rng.uniform(-0.6, 0.4), 0.5)
-    return 1.4 * threads + rng.uniform(0.0, 0.12) * _whole(brush)
+    return 1.4 * threads + rng.uniform(0.0, 0.12) * whole_cell(brush.scene)
 
 
 def aggresome(brush: Brush) -> np.ndarray:
     """Put the lump beside the nucleus, in a cytosol that is stained as well."""
-    return 1.8 * cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.1) * _whole(brush)
+    return 1.8 * cytoplasm.aggresome(brush) + brush.rng.uniform(0.0, 0.1) * whole_cell(brush.scene)
 
 
 def cytosol(brush: Brush) -> np.ndarray:
@@ -193,7 +194,7 @@ def vesicles(brush: Brush) -> np.ndarray:
         points = np.concatenate([easy_stains.random_points(scene, rng, number, count - len(home)), home])
         return points, size * rng.lognormal(0, 0.3, len(points)), rng.lognormal(-0.5, 0.5, len(points))
 
-    return np.minimum(brush.dots(place), 1.8) + rng.uniform(0.0, 0.3) * _whole(brush)
+    return np.minimum(brush.dots(place), 1.8) + rng.uniform(0.0, 0.3) * whole_cell(brush.scene)
 
 
 def _depth(brush: Brush) -> np.ndarray:
@@ -201,9 +202,9 @@ def _depth(brush: Brush) -> np.ndarray:
     return np.clip(-brush.scene.rim / np.float32(0.5), 0, 1)
 
 
-def _whole(brush: Brush) -> np.ndarray:
-    """Return the whole cell: its cytoplasm, and its nucleus half as bright."""
-    return brush.scene.thickness * stains.over_nucleus(brush.scene, 0.5, 0.6)
+def whole_cell(scene: RealScene) -> np.ndarray:
+    """Return an even stain of the whole cell, its nucleus half as bright, float32 [H, W]."""
+    return scene.thickness * stains.over_nucleus(scene, 0.5, 0.6)
 
 
 PATTERNS: tuple[Callable[[Brush], np.ndarray], ...] = (

@@ -15,7 +15,8 @@ def render(scene: RealScene, rng: np.random.Generator, config: SyntheticConfig) 
     """Draw the four channels: uint8 or uint16 [size, size, 4]."""
     paths = stains.microtubule_paths(scene, rng)
     red, blue, yellow = stains.red(scene, rng, paths), stains.blue(scene, rng), stains.yellow(scene, rng)
-    green = protein.green(scene, rng, paths, (red, blue, yellow)) * np.float32(protein.staining_strength(rng))
+    green = protein.green(scene, rng, paths, (red, blue, yellow), config.visibility)
+    green *= np.float32(protein.staining_strength(rng))
     sharpness = rng.uniform(*REALITY.sharpness)
     dark = rng.uniform(*REALITY.dark_light) if rng.random() < REALITY.dark_images else 1.0
     pictures = []

@@ -1,18 +1,25 @@
 """The protein of interest in a real field: patterns that are faint in some cells, haze, specks and cross-talk."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from hpa_tf.classes import NEGATIVE
+from hpa_tf.synthetic.config import AS_DRAWN
 from hpa_tf.synthetic.patterns.brush import Brush
 from hpa_tf.synthetic.real import stains
-from hpa_tf.synthetic.real.patterns import PATTERNS
+from hpa_tf.synthetic.real.patterns import PATTERNS, whole_cell
 from hpa_tf.synthetic.real.scene import RealScene
 from hpa_tf.synthetic.real.settings import REALITY
 
 
 def green(
-    scene: RealScene, rng: np.random.Generator, microtubules: list[np.ndarray], references: tuple[np.ndarray, ...]
+    scene: RealScene,
+    rng: np.random.Generator,
+    microtubules: list[np.ndarray],
+    references: tuple[np.ndarray, ...],
+    visibility: Sequence[float] = AS_DRAWN,
 ) -> np.ndarray:
     """Draw the protein: float32 [H, W].
 
@@ -21,15 +28,20 @@ def green(
         rng: Random numbers.
         microtubules: The paths that the red channel shows.
         references: Red, blue and yellow stain, float32 [H, W] each, which leak into green.
+        visibility: Of each class, 0..17: `SyntheticConfig.visibility`.
     """
     labels = np.stack([body.labels for body in scene.bodies])
     expression = rng.lognormal(0, REALITY.cell_spread, len(labels))
     total = np.zeros(scene.shape, np.float32)
     for class_id in np.flatnonzero(labels[:, :NEGATIVE].any(0)):
         numbers = 1 + np.flatnonzero(labels[:, class_id])
-        pattern = PATTERNS[class_id](Brush(scene, rng, numbers, microtubules))
+        seen = visibility[class_id]
+        pattern = PATTERNS[class_id](Brush(scene, rng, numbers, microtubules, dot_scale=max(1.0, seen) ** 0.5))
+        pattern = np.clip(pattern, 0, 2.5).astype(np.float32)
+        if seen < 1:
+            pattern = seen * pattern + (1 - seen) * 0.6 * whole_cell(scene)
         share = labels[:, class_id] * expression * rng.lognormal(0, REALITY.class_spread) * _faintness(rng, len(labels))
-        total += np.clip(pattern, 0, 2.5).astype(np.float32) * scene.per_body(share)
+        total += pattern * scene.per_body(max(1.0, seen) * share)
     total += _haze(scene, rng)
     uneven = rng.uniform(*REALITY.clumps)
     total *= stains.clouds(scene, rng, *REALITY.clouds)
