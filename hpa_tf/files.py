@@ -41,7 +41,11 @@ def join(folder: str | os.PathLike, *names: str) -> str:
 def _filesystem(path: str | os.PathLike):
     import fsspec  # 0.1 s: only where a remote path is used
 
-    return fsspec.core.url_to_fs(str(path))
+    try:
+        return fsspec.core.url_to_fs(str(path))
+    except (ImportError, ValueError) as error:  # the store's library is not installed, or there is no such store
+        expected, fix = "s3://, gs:// or a local path", "pip install 'hpa_tf[remote]', or correct the address"
+        raise InputError(path, f"an address that cannot be opened ({error})", expected, fix) from error
 
 
 def exists(path: str | os.PathLike) -> bool:

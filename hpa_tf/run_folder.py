@@ -30,6 +30,8 @@ CHECKPOINTS, WEIGHTS, LOGS, SAVED_MODEL = "checkpoints", "weights", "logs", "sav
 BEST_WEIGHTS = f"{WEIGHTS}/best.weights.h5"
 """Those that did best in validation."""
 DATASET = MANIFEST_NAME
+SYSTEM = "system.json"
+"""Names the members of a system and their weights, in the folder of their runs."""
 _FOLD = "fold"
 MEND = "copy the run folder again; if there is no other, remove this file and run the same training again: it goes on"
 

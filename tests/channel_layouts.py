@@ -91,18 +91,19 @@ def ome_xml(names: list[str], size: tuple[int, int], kind: str, own: str, places
     )
 
 
-def write_set(folder: Path, image_id: str, pixels: np.ndarray) -> None:
+def write_set(folder: Path, image_id: str, pixels: np.ndarray, name: str = "{image_id}_C{c}.ome.tif") -> None:
     """Write an OME-TIFF set: a file a channel, each with the metadata of all."""
     ids = [f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{image_id} {c}')}" for c in range(4)]
+    names = [name.format(image_id=image_id, c=c) for c in range(4)]
     places = "".join(
         f'<TiffData FirstC="{c}" FirstZ="0" FirstT="0" IFD="0" PlaneCount="1">'
-        f'<UUID FileName="{image_id}_C{c}.ome.tif">{ids[c]}</UUID></TiffData>'
+        f'<UUID FileName="{names[c]}">{ids[c]}</UUID></TiffData>'
         for c in range(4)
     )
     for c, place in enumerate(FILE_ORDER):
         text = ome_xml(list(NAMES), pixels.shape[1:], pixels.dtype.name, ids[c], places, PhysicalSizeX=0.16)
         text = text.replace('PhysicalSizeX="0.16"', 'PhysicalSizeX="160" PhysicalSizeXUnit="nm" PhysicalSizeY="0.16"')
-        tifffile.imwrite(folder / f"{image_id}_C{c}.ome.tif", pixels[place], description=text, metadata=None)
+        tifffile.imwrite(folder / names[c], pixels[place], description=text, metadata=None)
 
 
 GREY = {"photometric": "minisblack"}

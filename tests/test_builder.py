@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from builder_inputs import Inputs, content, draw_masks, write_inputs
 
-from hpa_tf import cell_table, folder_lock, framing, records
+from hpa_tf import cell_table, files, folder_lock, framing, records
 from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
@@ -282,6 +283,52 @@ def test_a_folder_with_shards_of_another_program_is_not_touched(tmp_path, capsys
     assert main(inputs.arguments(tmp_path / "data")) == 2
     assert "no record of a build" in capsys.readouterr().err
     assert (tmp_path / "data" / "other.tfrecord-00000-of-00001").read_bytes() == b"precious"
+
+
+def test_a_folder_of_another_build_on_an_object_store_is_not_touched(tmp_path, capsys):
+    """It was copied there without its record of the build, which a shell's * leaves out."""
+    inputs = write_inputs(tmp_path / "inputs", 5, size=16, grid=1)
+    out = f"memory://bucket/{tmp_path.name}"
+    files.write_bytes(f"{out}/other.tfrecord-00000-of-00001", b"precious")
+    assert main(inputs.arguments(out)) == 2
+    assert "no record of a build" in capsys.readouterr().err
+    assert files.read_bytes(f"{out}/other.tfrecord-00000-of-00001") == b"precious"
+
+
+def test_inputs_are_checked_before_masks_are_made(tmp_path, monkeypatch, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=16, grid=1)
+    monkeypatch.setattr("tfrecords_builder.options.write_masks", lambda request: pytest.fail("masks were made"))
+    words = ["build", "--images", str(inputs.images), "--out", str(tmp_path / "data"), "--segmenter", "hpa"]
+    for wrong, said in ((["--labels", "nowhere.csv"], "nowhere.csv"), (
+        ["--labels", str(inputs.labels), "--folds-from", "folds.csv"], "folds.csv"
+    ), (["--labels", str(inputs.labels), "--group-by", "plate"], "plate")):  # fmt: skip
+        assert main([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_pictures_that_cannot_be_written_are_known_before_the_work(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 4, size=16, grid=1)
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "2"]) == 0
+    (tmp_path / "data" / "contact_sheet.png").mkdir()
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "data")]) == 2
+    said = capsys.readouterr()
+    assert "--sheet: found the folder" in said.err and not said.out
+    (tmp_path / "after.parquet.changes.html").mkdir()
+    assert main(["diff", "before", str(tmp_path / "after.parquet"), "--data", str(tmp_path / "data")]) == 2
+    assert "--page: found the folder" in capsys.readouterr().err
+
+
+def test_the_summary_counts_the_images_that_were_built(tmp_path, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 4, size=16, grid=1)
+    rows = pd.read_csv(inputs.labels).assign(Label="0")
+    rows.to_csv(inputs.labels, index=False)
+    next(inputs.images.glob("*_green*")).write_bytes(b"damaged")
+    words = [*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--on-error", "skip"]
+    main([*words, "--allow-failures"])
+    said = capsys.readouterr().out
+    assert re.search(r"^0 Nucleoplasm +3 ", said, re.M), said
 
 
 def test_the_second_build_in_a_folder_says_so(folder, capsys):

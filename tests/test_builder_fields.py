@@ -196,3 +196,12 @@ def test_a_square_of_constant_cells_keeps_their_values_and_places(size, dtype):
         y, x = int((row * 8 + 4) * scale), int((column * 8 + 4) * scale)
         assert masks[y, x] == place and (shrunk[y, x] == np.array(number).astype(dtype)).all()
     assert not masks[round(24 * scale) :].any() and not shrunk[round(24 * scale) :].any()
+
+
+def test_more_cells_than_a_mask_of_16_bits_can_number():
+    mask = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
+    pixels = np.zeros((300, 300, 4), np.uint8)
+    with pytest.raises(InputError, match="90000 cells; expected at most 65535"):
+        to_square(pixels, mask, range(1, 90_001), 300)
+    _, masks, _ = to_square(pixels, mask, range(1, 65_536), 300)
+    assert (masks.ravel()[:65_535] == np.arange(1, 65_536)).all() and not masks.ravel()[65_535:].any()

@@ -370,6 +370,10 @@ def test_a_set_is_one_image_whatever_lies_before_it(tmp_path, pixels):
     found = find_fields(tmp_path)
     assert [(one.image_id, len(one.stack)) for one in found] == [("A_1", 1), ("b_1", 4), ("b_2", 4)]
     np.testing.assert_array_equal(read_field(found[1]).pixels, read_field(found[2]).pixels)
+    tifffile.imwrite(tmp_path / "b_1_A.ome.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}})
+    assert [one.image_id for one in find_fields(tmp_path)] == ["A_1", "b_1", "b_1_A", "b_2"]  # b_1_A before b_1_C0
+    (tmp_path / "b_2_C0.ome.tif").write_bytes((tmp_path / "b_2_C0.ome.tif").read_bytes().replace(b"</OME>", b"</OM>x"))
+    assert [one.image_id for one in find_fields(tmp_path)] == ["A_1", "b_1", "b_1_A", "b_2"]
 
 
 def test_two_images_of_one_name_are_both_named(tmp_path, pixels):
@@ -517,3 +521,12 @@ def test_builds_are_the_same_bytes_however_images_come(tmp_path, plain, name):
             patch.chdir(tmp_path)
             case.write(tmp_path / "images", inputs.ids[0], np.full((4, 48, 48), 9, np.uint16))
             assert main([*arguments, *how]) == 2
+
+
+def test_sets_whose_channel_comes_first_are_not_one_image(tmp_path, pixels):
+    """C0_A1, C1_A1, ... and C0_A2, ... have the same beginning in common; neither image disappears."""
+    for image_id in ("A1", "A2"):
+        write_set(tmp_path, image_id, pixels, "C{c}_{image_id}.ome.tif")
+    faults = []
+    assert not find_fields(tmp_path, faults)
+    assert [image_id for image_id, _ in faults] == ["C"]

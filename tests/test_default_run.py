@@ -43,7 +43,7 @@ def test_the_run_that_ended_last_predicts(here, capsys):
     write_run(here / "runs/never_exported", 2000, exported=False)
     (here / "runs/notes.txt").write_text("a file")
     assert chosen() == ("runs/b",)
-    assert "runs/b: the newest finished run below runs/" in capsys.readouterr().out
+    assert "runs/b: the newest finished run in runs/" in capsys.readouterr().out
 
 
 def test_without_a_run_the_starter_predicts(here, capsys):
@@ -51,6 +51,15 @@ def test_without_a_run_the_starter_predicts(here, capsys):
     write_run(here / "runs/still_training", None)
     assert chosen() == ("starter",)
     assert "comes with hpa_tf" in capsys.readouterr().out
+
+
+def test_systems_and_folds_that_are_passed_over_are_named(here, capsys):
+    write_run(here / "runs/cpu_final_2/cpu_flips", 900)
+    (here / "runs/cpu_final_2/system.json").write_text("{}")
+    write_run(here / "runs/folds/fold0", 900)
+    assert chosen() == ("starter",)
+    said = capsys.readouterr().out
+    assert "--system NAME --runs runs/cpu_final_2" in said and "--run runs/folds/fold0" in said
 
 
 def test_runs_and_systems_that_are_named_stay(here):

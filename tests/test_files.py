@@ -209,3 +209,13 @@ def test_commands_refuse_what_they_cannot_write_before_they_read(tmp_path, monke
     error = capsys.readouterr().err
     assert "File exists" in error if is_folder else f"{option}: found the folder {tmp_path}" in error, error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("path", "module"), [("s3://bucket/x", "s3fs"), ("s4://bucket/x", None)])
+def test_a_store_that_cannot_be_opened_is_a_clear_error(monkeypatch, path, module):
+    """Its library is not installed, or there is no such store."""
+    if module:
+        monkeypatch.setitem(sys.modules, module, None)
+    for call in (files.exists, files.list_names, files.open_file):
+        with pytest.raises(InputError, match=r"address that cannot be opened.*hpa_tf\[remote\]"):
+            call(path)

@@ -114,3 +114,13 @@ def test_outlines_of_a_cell_table_have_its_numbers(cells, tmp_path, largest):
         np.testing.assert_allclose([feature["properties"]["measurements"][name] for name in CLASSES], own, atol=1e-5)
         wrong = (rasterize(feature["geometry"], cells.shape) != (cells == number)).sum()
         assert wrong <= 0.05 * (cells == number).sum()
+
+
+def test_ids_that_a_prediction_may_have_are_files_of_outlines(tmp_path):
+    image_id = "2026-11-27T12:30"
+    mask = np.zeros((20, 30), np.int32)
+    mask[3:9, 4:12] = 1
+    with submission.SubmissionWriter(tmp_path / "submission.csv") as writer:
+        writer.write(make_row(image_id, mask, [1], np.full((1, len(CLASSES)), 0.5)))
+    assert main(["outlines", str(tmp_path / "submission.csv"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / f"{image_id}.geojson").exists()

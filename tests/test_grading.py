@@ -449,3 +449,15 @@ def test_bad_options_are_one_line(data, tmp_path, capsys, arguments, said):
     assert main(["--data", str(data[0]), "--out", str(tmp_path), "--port", "0", *arguments]) == 2
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+
+
+def test_a_user_without_a_name_is_asked_for_one(data, tmp_path, monkeypatch, capsys):
+    """As in a container: no entry in the list of users, no USER."""
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    words = ["--data", str(data[0]), "--class", "5", "--out", str(tmp_path / "grades")]
+    assert main(words) == 2
+    assert "--grader" in capsys.readouterr().err

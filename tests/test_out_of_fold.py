@@ -21,7 +21,8 @@ from hpa_tf.run_folder import write_result
 from hpa_tf.training import command, leaks, out_of_fold, run
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.out_of_fold import mix
-from hpa_tf.training.site import Data
+from hpa_tf.training.site import Data, Site
+from hpa_tf.training.strategy import make_strategy
 from hpa_tf.views import Crop
 
 OPTIONS = TINY[2:] + words("--recipe.sampling.num-cells 16 --recipe.optimization.epochs 2 --deterministic off")
@@ -29,6 +30,7 @@ SMALL = recipes.recipe_named("cpu_small")
 ONE = replace(SMALL, name="one")
 TWO = replace(SMALL, name="two", ensemble=(0.25, 0.75), seed=1)
 OTHER_VIEW = Crop(16, surroundings="all")
+SITE = Site(make_strategy("one"), "float32")
 SYSTEM = System("tiny", (Member(ONE, 0.5), Member(TWO, 0.2), Member(TWO, 0.3, asked=OTHER_VIEW)))
 
 
@@ -126,6 +128,21 @@ def test_a_prediction_of_other_weights_is_not_taken(data, trained, tmp_path):
     )
     assert len({key, *others}) == 6
     assert out_of_fold._kept(str(out / "fold0/two/out_of_fold-2.npz"), others[0]) is None
+
+
+def test_folds_that_were_not_trained_are_said(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "data", np.stack([one_hot(i % 5) for i in range(48)]), num_folds=3)
+    monkeypatch.setattr(out_of_fold, "_of_member", lambda number, member, examples, *rest: [
+        np.full((len(one), 19), 0.5) for one in examples
+    ])  # fmt: skip
+    path = str(tmp_path / "said.parquet")
+    for num_folds, said in ((2, "no prediction of the cells of fold 2; --folds 3"), (1, "folds 1 to 2"), (3, None)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", HpaWarning)
+            out_of_fold.out_of_fold_table(SYSTEM, num_folds, Data(str(tmp_path / "data")), None, path, SITE)
+        texts = [str(one.message) for one in caught if issubclass(one.category, HpaWarning)]
+        assert [said in text for text in texts] == ([True] if said else [])
+        assert set(cell_table.read(path)["fold"]) == set(range(num_folds))
 
 
 def test_members_of_other_classes_are_mixed_where_they_answer():

@@ -124,6 +124,22 @@ def test_numbers_out_of_range_are_refused(refused, option, value):
     assert refused(option, str(value)).startswith(f"error: {option}: found {value}")
 
 
+def test_soft_labels_are_true_where_the_score_takes_them_so(world):
+    """Labels that `label --rule soften` made: .01 is no true class."""
+    hard = page(world)
+    table = cell_table.read(world / "truth.parquet")
+    table[cell_table.VALUES] = 0.01 + 0.98 * cell_table.values(table)
+    cell_table.write(table, world / "truth.parquet", "truth")
+    assert page(world) == hard
+
+
+def test_images_named_otherwise_are_shown(world, refused):
+    for path in (world / "images").glob("*_green.png"):
+        path.rename(path.with_name(path.name.replace("_green", "_gfp")))
+    assert "green" in refused()
+    assert "report" not in page(world, "--pattern", "{ID}_{channel}.png", "--channels", "protein=gfp")
+
+
 def test_without_heat_maps_the_page_has_none(world):
     (world / "predictions/heat_maps/a.npz").unlink()
     text = page(world)

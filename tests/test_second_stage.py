@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -12,7 +13,7 @@ from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import graded_data
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.pipeline.sampling import draw_epoch
 from hpa_tf.recipes import Member, System, recipe_named
@@ -20,7 +21,7 @@ from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
 from hpa_tf.recipes.optimization import Constant
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.runs import read_run
-from hpa_tf.records import read_manifest
+from hpa_tf.records import CELL_TABLE_NAME, read_manifest
 from hpa_tf.training import command, relabelling
 from hpa_tf.training import fine_tuning as fine_tuning_stage
 from hpa_tf.training.fine_tuning import stage_labels
@@ -238,6 +239,26 @@ def test_another_worker_waits_for_the_labels_of_the_second_stage(data, graded, t
     asked = (system, lambda recipe: recipe, Data(str(data[0])), str(graded[0]), str(tmp_path))
     fine_tuning_stage.fine_tune_system(*asked, Site(make_strategy("one"), "float32"))
     assert seen == [True]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_graded_cells_that_cleaning_leaves_out_are_counted(tmp_path, monkeypatch, clean):
+    table = write_dataset(tmp_path / "data", np.stack([one_hot(5) for _ in range(16)]))
+    table.loc[:2, "cleaning_value"] = 0.001
+    cell_table.write(table, tmp_path / "data" / CELL_TABLE_NAME, "labels")
+    graded = cell_table.from_values(
+        table["image_id"], table["cell"], cell_table.values(table), {"graded": np.arange(16) < 8}
+    )
+    cell_table.write(graded, tmp_path / "graded.parquet", "labels")
+    for name in ("claim_system", "announce", "fine_tune", "write_system_card"):
+        monkeypatch.setattr(fine_tuning_stage, name, lambda *arguments: None)
+    system = System("tiny", (Member(recipe_named("cpu_small"), 1.0),))
+    asked = Data(str(tmp_path / "data"), clean=clean), str(tmp_path / "graded.parquet"), str(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HpaWarning)
+        fine_tuning_stage.fine_tune_system(system, lambda recipe: recipe, *asked, Site(make_strategy("one"), "float32"))
+    texts = [str(one.message) for one in caught if issubclass(one.category, HpaWarning)]
+    assert [text.startswith("3 graded cells") and "--no-clean" in text for text in texts] == ([True] if clean else [])
 
 
 @pytest.mark.slow

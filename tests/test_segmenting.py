@@ -20,6 +20,7 @@ import tifffile
 import torch_file_writer
 
 from hpa_tf import files, folder_lock
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
@@ -29,7 +30,6 @@ from hpa_tf.segmenting import mask_folder, original, program, published, small_m
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
 from hpa_tf.segmenting.fields import Field, Finisher, Labeller
-from hpa_tf.segmenting.hpa import HpaMethod
 from hpa_tf.segmenting.options import Options
 from hpa_tf.segmenting.program import segment
 
@@ -212,6 +212,12 @@ def _stack_of(folder: Path, names: tuple[str, ...], planes: np.ndarray) -> Field
     return found
 
 
+def _of(folder: Path, asked: Options) -> FieldFiles:
+    """Return the one field of a folder, as it is read with these options."""
+    (found,) = find_fields(folder, layout=asked.layout)
+    return found
+
+
 @pytest.mark.parametrize("names", [("tubulin", "GFP", "DAPI", "ER"), ("tubulin", "protein", "DAPI", "ER", "protein 2")])
 def test_a_field_without_cells_does_not_stop_where_the_protein_has_no_known_name(tmp_path, names):
     planes = np.random.default_rng(0).integers(0, 255, (len(names), 40, 56), dtype=np.uint8)
@@ -233,6 +239,9 @@ def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
     assert read(_stack_of(tmp_path / "right", four, planes[:4]), "").seen[..., 1].any()
     unknown = read(_stack_of(tmp_path / "unknown", ("tubulin", "GFP", "DAPI", "ER"), planes[:4]), "").seen
     assert not unknown[..., 1].any() and unknown[..., [0, 2, 3]].any((0, 1)).all()
+    wrong = Options("i", "o", segmenter="small", channels=("protein=GPF",))
+    with pytest.raises(InputError, match="no channel 'GPF'"):  # a typing error for GFP
+        small_method.SmallMethod(wrong).read(_of(tmp_path / "unknown", wrong), "")
     with pytest.raises(InputError, match="2 channels that may be protein"):
         read(_stack_of(tmp_path / "two", (*four, "protein 2"), planes), "")
     planes[1, 3, 4] = 5000
@@ -241,13 +250,49 @@ def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
 
 
 def test_a_scale_for_all_images_is_not_that_of_their_files(weights, tmp_path):
-    """--scale 0.25 is the default's number, and another answer where files say how large their pixels are."""
-    said = [
-        HpaMethod(Options("i", "o", weights=str(weights), scale=scale, um_per_px=um)).identity
-        for scale, um in ((None, None), (0.25, None), (None, 0.08), (0.25, 0.08))
+    """--scale 0.25 is the default's number, and another answer where a file says how large its pixels are."""
+    tiff = FieldFiles("a", {}, ("a.ome.tif",))
+    png = FieldFiles("b", {channel: f"b_{channel}.png" for channel in CHANNELS})
+    stamps = [
+        [
+            mask_folder.stamp_of(one, {}, Options("i", "o", scale=scale, um_per_px=um).at_own_scale)
+            for one in (tiff, png)
+        ]
+        for scale, um in ((None, None), (0.25, None), (None, 0.08), (0.25, 0.08), (0.5, None))
     ]
-    assert said[0]["scale"] == said[1]["scale"] == 0.25
-    assert said[0] != said[1] and said[2] == said[3] == said[0]  # a folder of an earlier version goes on
+    assert stamps[0][0] != stamps[1][0] == stamps[2][0] == stamps[3][0]
+    assert stamps[4][0] == stamps[0][0]  # the folder's own record tells 0.5 from the default
+    assert len({png for _, png in stamps}) == 1  # nothing is made anew whose scale no file says
+
+
+def test_weights_of_the_original_count_also_where_they_were_not_written_down(tmp_path):
+    """A folder that an earlier version began goes on once, and knows its weights from then on."""
+    before = {"segmenter": original.PACKAGE, "scale": 0.25}
+    mask_folder.claim(str(tmp_path), before, has_masks=False)
+    for weights in (b"one", b"other"):
+        (tmp_path / "nuclei_model.pth").write_bytes(weights)
+        now = {**before, "weights": original._digests(str(tmp_path))}
+        assert set(now["weights"]) == {"nuclei_model.pth"}
+        if weights == b"one":
+            mask_folder.claim(str(tmp_path), now, has_masks=True)
+            mask_folder.claim(str(tmp_path), now, has_masks=True)
+        else:
+            with pytest.raises(InputError, match=r"another set of masks .weights"):
+                mask_folder.claim(str(tmp_path), now, has_masks=True)
+
+
+def test_a_damaged_protein_stops_no_field_that_was_segmented(tmp_path):
+    found = FieldFiles("a", {channel: str(tmp_path / f"a_{channel}.png") for channel in CHANNELS})
+    for channel in CHANNELS:
+        cv2.imwrite(found.paths[channel], np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8))
+    Path(found.paths["green"]).write_bytes(Path(found.paths["green"]).read_bytes()[:100])
+    for folder in (mask_folder.STATE, mask_folder.OVERLAYS):
+        (tmp_path / folder).mkdir()
+    one = Masks(*(np.ones((40, 56), np.int32) for _ in range(2)))
+    finish = Finisher(lambda answers, field: one, str(tmp_path), True, 10_000)
+    count, said = finish(Field(found, "stamp", (40, 56), 0.08, np.empty(0)), None)
+    assert count == 1 and ["a_green.png" in text for text in said] == [True]
+    assert (tmp_path / mask_folder.OVERLAYS / "a.png").exists()
 
 
 def test_masks_of_others_are_not_written_over(images, weights, tmp_path):

@@ -1,5 +1,6 @@
 """The SavedModel: the same numbers everywhere, with TensorFlow alone; hostile bytes get a clear error."""
 
+import base64
 import json
 import struct
 import subprocess
@@ -20,9 +21,13 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
+from hpa_tf.models.classifier import Classifier
+from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.serving import server
 from hpa_tf.serving.operations import check_operations
+from hpa_tf.serving.request import instances
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
 
@@ -113,6 +118,23 @@ def test_network_in_memory_answers_like_its_savedmodel(served):
         assert first.keys() == second.keys()
         for key in first:
             np.testing.assert_allclose(first[key], second[key], atol=1e-6)
+
+
+def test_a_class_that_is_not_answered_is_null():
+    network = Classifier(SmallCnn((4,)), classes=(11,))
+    recipe = replace(cases.recipe(), network=network)
+    wrapped = serving.from_network(network.build(recipe.view.specs()), recipe, cases.MANIFEST, "here")
+    request = {"instances": [{"crop": {"b64": base64.b64encode(png(cell(0)[0])).decode()}}]}
+    answer = json.loads(json.dumps(server.predict(wrapped, request), allow_nan=False))
+    (row,) = (one["probabilities"] for one in answer["predictions"])
+    assert [value is None for value in row] == [k != 11 for k in range(19)] and 0 < row[11] < 1
+
+
+def test_a_request_of_as_many_cells_as_a_bag_may_have():
+    picture = {"b64": base64.b64encode(png(np.zeros((2, 2, 4), np.uint8))).decode()}
+    cells = {"crop": [picture] * 1024, "region": [picture] * 1024}
+    (found,) = instances(json.dumps({"instances": [cells]}).encode())
+    assert len(found["crop"]) == len(found["region"]) == 1024
 
 
 def test_heat_map_is_the_class_activation_map():

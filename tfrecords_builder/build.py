@@ -17,6 +17,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.identity import check_kind
 from hpa_tf.imaging.brightness import at_most_12_bits, brightness_range, dark_images
 from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
+from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
@@ -25,7 +26,7 @@ from tfrecords_builder import state, summary
 from tfrecords_builder.field_shards import image_rows
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options, with_masks
-from tfrecords_builder.plan import Plan, Unit, make_plan
+from tfrecords_builder.plan import Plan, Unit, check_inputs, make_plan
 from tfrecords_builder.pool import run_units, warm_up
 from tfrecords_builder.unit import SIDECAR, STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
@@ -52,6 +53,8 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
             or another build is writing to the folder.
     """
     check_kind(options.out, records.MANIFEST_NAME)
+    if options.segmenter in BY_NETWORK:
+        check_inputs(options)
     options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
@@ -101,7 +104,7 @@ def _results_so_far(
     Raises:
         InputError: Something changed since the folder was begun (`on_change="fail"`), or it is not ours.
     """
-    stamps = files.list_stamps(options.out) if saved is not None or not files.is_remote(options.out) else {}
+    stamps = files.list_stamps(options.out) if files.exists(options.out) else {}
     if saved is None:
         foreign = [name for name in stamps if name == records.MANIFEST_NAME or ".tfrecord" in name]
         if foreign:

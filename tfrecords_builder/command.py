@@ -152,10 +152,9 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
 
     from tfrecords_builder.inspect import describe, write_contact_sheet
 
-    if command.sheet:
-        files.check_can_be_written("--sheet", command.sheet)
-    print(describe(command.folder))
     sheet = command.sheet or files.join(command.folder, "contact_sheet.png")
+    files.check_can_be_written("--sheet", sheet)
+    print(describe(command.folder))
     write_contact_sheet(command.folder, sheet)
     print(f"contact sheet: {sheet}")
     return 0
@@ -167,9 +166,10 @@ def _diff(command: Diff) -> int:
 
     if command.data is None and (command.sheet or command.page):
         raise InputError("--data", "none", "the data folder of the cells", "give it: the pictures are drawn from it")
-    for option, path in (("--sheet", command.sheet), ("--page", command.page)):
-        if path:
-            files.check_can_be_written(option, path)
+    sheet = command.sheet or f"{command.after}.changes.png"
+    page = command.page or f"{command.after}.changes.html"
+    for option, path in (("--sheet", sheet), ("--page", page)) if command.data is not None else ():
+        files.check_can_be_written(option, path)
     if command.count < 1:
         raise InputError("--count", str(command.count), "1 or more", "change it")
     is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
@@ -177,8 +177,6 @@ def _diff(command: Diff) -> int:
     after = read_labels(command.after)
     print(label_diff.describe(before, after))
     if command.data is not None:
-        sheet = command.sheet or f"{command.after}.changes.png"
-        page = command.page or f"{command.after}.changes.html"
         title = f"Labels: {os.path.basename(command.before.rstrip('/'))} to {os.path.basename(command.after)}"
         label_diff.write_pictures(before, after, command.data, sheet, page, command.count, title)
         print(f"most changed cells: {sheet}, {page}")

@@ -121,16 +121,7 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
     Raises:
         InputError: Inputs cannot be used; with --on-error skip only where they cannot be used as a whole.
     """
-    images, faults = find_images(options.sources)
-    if faults and options.on_error == "fail":
-        raise _first_of(faults)
-    if not images:
-        first = f", first: {faults[0][1]}" if faults else ""
-        raise InputError(
-            options.images[0], f"no image with a label{first}", "at least one", "check --images and --labels"
-        )
-    _check_columns(images, options)
-    images = sorted(images, key=lambda image: _hash(image.image_id))
+    images, faults = _labelled_images(options)
     if options.folds_from is None:
         options = _with_enough_images(options, len(images))
         folds = _draw_folds(images, options, drawn)
@@ -148,6 +139,31 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
     fingerprint = digest([{**content, FIELDS: None}, state])  # grades and networks of its cells stay good
     return Plan(content, tuple(units), tuple(faults), fingerprint, folds, options.num_folds)
+
+
+def check_inputs(options: BuildOptions) -> None:
+    """Check images, labels and tables before hours are spent on masks.
+
+    Raises:
+        InputError: As of `make_plan`.
+    """
+    images, _ = _labelled_images(options)
+    if options.folds_from is not None:
+        _folds_of_table(images, options)
+
+
+def _labelled_images(options: BuildOptions) -> tuple[list[LabelledImage], list[Fault]]:
+    """Return the images in the order of their records, and what is left out."""
+    images, faults = find_images(options.sources)
+    if faults and options.on_error == "fail":
+        raise _first_of(faults)
+    if not images:
+        first = f", first: {faults[0][1]}" if faults else ""
+        raise InputError(
+            options.images[0], f"no image with a label{first}", "at least one", "check --images and --labels"
+        )
+    _check_columns(images, options)
+    return sorted(images, key=lambda image: _hash(image.image_id)), faults
 
 
 def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:

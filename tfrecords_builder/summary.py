@@ -33,7 +33,8 @@ def show(plan: Plan, results: list[UnitResult], tables: Iterable[pd.DataFrame], 
     counts = {
         name: sum(result.counts[name] for result in results) for name in ("found", "border", "outlier", "rejected")
     }
-    print(class_counts(plan, tables).to_string())
+    built = {image_id for result in results for image_id in result.images}
+    print(class_counts(plan, built, tables).to_string())
     size, num_shards = sum(shard.num_bytes for shard in manifest.shards), len(manifest.shards)
     failed = len(plan.faults) + sum(len(result.failures) for result in results)
     print(f"{manifest.num_images} images, {manifest.num_cells} cells, {num_shards} shards, {size / 1e6:.1f} MB")
@@ -52,8 +53,8 @@ def show(plan: Plan, results: list[UnitResult], tables: Iterable[pd.DataFrame], 
         warnings.warn(text, HpaWarning, stacklevel=2)
 
 
-def class_counts(plan: Plan, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Return images, cells and clean cells of each class."""
+def class_counts(plan: Plan, built: set[str], tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return images (of those that were built), cells and clean cells of each class."""
     images, cells, clean_cells = np.zeros((3, len(CLASSES)), np.int64)
     for table in tables:
         labels = cell_table.values(table) > 0.5
@@ -61,7 +62,7 @@ def class_counts(plan: Plan, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         cells += labels.sum(axis=0)
         clean_cells += (labels & clean[:, None]).sum(axis=0)
     for unit in plan.units:
-        for image in unit.images:
+        for image in (one for one in unit.images if one.image_id in built):
             images[list(image.class_ids)] += 1
     counted = {"images": images, "cells": cells, "clean cells": clean_cells}
     return pd.DataFrame(counted, index=pd.Index([f"{k} {name}" for k, name in enumerate(CLASSES)]))

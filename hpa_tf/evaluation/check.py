@@ -1,6 +1,7 @@
 """`check`: what a scorer without mercy would find in a submission, for images whose truth nobody has."""
 
 import gzip
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -14,6 +15,7 @@ from pycocotools import mask as coco
 from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldFiles, find_fields
 from hpa_tf.imaging.run_length import Rle
@@ -38,6 +40,7 @@ class Check:
     """CSV file for all findings."""
     min_overlap: float = 0.01
     """Share of the smaller cell from which overlapping cells are a finding, 0..1."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
     if options.images and options.sample:
         raise InputError("--sample", "--images beside it", "one of them", "drop one of the two")
     if options.images:
-        return {field.image_id: _image_size(field) for field in find_fields(options.images)}
+        return {one.image_id: _image_size(one) for one in find_fields(options.images, layout=options.reading.layout)}
     if options.sample:
         return {row.image_id: (row.width, row.height) for row in submission.read(options.sample)}
     return None
@@ -124,9 +127,11 @@ def _image_size(field: FieldFiles) -> tuple[int, int]:
             return stack.shape[::-1]
     path = next(iter(field.paths.values()))
     try:
-        with files.open_file(path) as stream, _open_image(stream, path) as image:
-            return image.size
-    except OSError as error:
+        with files.open_file(path) as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _open_image(stream, path) as image:
+                return image.size
+    except (OSError, Image.DecompressionBombError) as error:
         raise InputError(path, f"a file that cannot be read ({error})", "an image", "copy it again") from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import tyro
 from skimage.filters import threshold_otsu
 
 from hpa_tf import cell_table, files, heat_map_files, reporting
@@ -18,6 +19,7 @@ from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
 from hpa_tf.evaluation.mask_folder import MaskFolder
+from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
@@ -48,6 +50,7 @@ class Heat:
     """Resamples of the images for the 95 % intervals; 0 = none."""
     seed: int = 0
     """Seed of the resamples and of the order of the cells."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
 
 def _cells(options: Heat) -> Iterator[Seen]:
     """Yield each cell that has a map of the same class in every folder."""
-    masks, fields = MaskFolder(options.masks), find_fields(options.images)
+    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.reading.layout)
     tables = {folder: cell_table.read(files.join(folder, CELLS)) for folder in options.predictions}
     with_maps = [
         one

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from hpa_tf import submission
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.run_length import Rle, masks_of
@@ -84,7 +85,7 @@ class MaskFolder:
         Raises:
             InputError: There is none, or it is no label image, or of another size.
         """
-        mask = read_mask(self.path(image_id))
+        mask = read_mask(self.path(image_id), submission.MOST_PIXELS)
         check_cells(mask, self.path(image_id))
         if size is not None and mask.shape != size:
             found, expected = (f"{width} x {height} px" for height, width in (mask.shape, size))

@@ -12,7 +12,7 @@ from hpa_tf.errors import HpaWarning
 from hpa_tf.evaluation.detections import read_detections
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageDetections
-from hpa_tf.file_names import check_name
+from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.progress import progress
@@ -43,7 +43,7 @@ def run(options: Outlines) -> None:
     masks = MaskFolder(options.masks) if options.masks else None
     number = 0
     for image in progress(read_detections(options.submission, masks), desc="outlines", unit="image"):
-        check_name(image.image_id, options.submission)
+        check_image_id(image.image_id, options.submission)
         files.write_bytes(files.join(options.out, f"{image.image_id}.geojson"), geojson.dumps(collection(image)))
         number += 1
     print(f"{number} images: {options.out}")

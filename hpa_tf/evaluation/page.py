@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tyro
 from matplotlib.figure import Figure
 
 from hpa_tf import cell_table, checksums, files, heat_map_files, reporting
@@ -20,6 +21,7 @@ from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import MetricSettings
+from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
@@ -65,6 +67,7 @@ class Page:
     """Also write the picture at the top of the page, as PNG."""
     title: str = "hpa_tf: single-cell protein localization"
     """Heading of the page."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
 
 
 def run(options: Page) -> None:
@@ -84,6 +87,7 @@ def run(options: Page) -> None:
     history, recipe = _read_run(options.run_folder)
     predicted = cell_table.read(files.join(options.predictions, CELLS))
     truth = cell_table.read(options.truth_labels)
+    truth[cell_table.VALUES] = (cell_table.values(truth) > 0.5).astype(float)  # as `score` takes them
     chosen = choose_cells(predicted, truth, options.cells_per_class)
     shown_fields, first = _choose_fields(predicted, options.num_fields), opening.choose(predicted, truth)
     fields, cards, picture = [], {}, b""
@@ -177,7 +181,8 @@ def _read_fields(
     Raises:
         InputError: An image or its masks are missing, or the masks have another size or are not those of the cells.
     """
-    masks, found = MaskFolder(options.masks), {one.image_id: one for one in find_fields(options.images)}
+    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.reading.layout)
+    found = {one.image_id: one for one in fields}
     if missing := sorted(image_ids - found.keys()):
         lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")
         raise InputError(options.images, lacks, "the images that were predicted", "give their folder")
@@ -294,8 +299,7 @@ def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
     kind = f"{network['class']}{network.get('variant', '')}"
     view = recipe.get("view") or recipe["preparation"]  # as version 1 called it
     view = view.get("cell", view)  # of a bag
-    batch_size, size = recipe["optimization"]["batch_size"], view["size"]
-    steps = int(last["step"])
+    batch_size, size, steps = recipe["optimization"]["batch_size"], view["size"], int(last["step"])
     return [
         ("network", f"{kind}, recipe {recipe['name']}, initial weights: {recipe['weights']}"),
         ("input", f"{size} x {size} px, {len(view.get('channels', CHANNELS))} channels"),
@@ -320,8 +324,7 @@ def ap_chart(scores: dict) -> bytes:
         heights = [one["AP"][c] if one["AP"][c] is not None else 0 for c in CLASSES]
         axis.bar(places + (index - 1) * 0.28, heights, 0.27, color=colour, label=f"{name}: mAP {one['mAP']:.3f}")
     axis.set_xticks(places, [f"{c[:22]}" for c in CLASSES], rotation=40, ha="right", fontsize=8)
-    axis.set_ylabel("average precision")
-    axis.set_ylim(0, 1)
+    axis.set(ylabel="average precision", ylim=(0, 1))
     figure.legend(fontsize=9, loc="outside upper left", ncols=len(rivals), frameon=False)  # over no bar
     axis.spines[["top", "right"]].set_visible(False)
     return to_png(figure)

@@ -68,7 +68,7 @@ def make_session(options: Options) -> Session:
         InputError: An option or a file cannot be used.
     """
     _check(options)
-    class_id = class_number(options.class_)
+    class_id, grader = class_number(options.class_), options.grader or _user()
     cells = read_cells(options.data, class_id)
     if options.labels:
         cells = cells.with_labels(options.labels, class_id)
@@ -76,9 +76,22 @@ def make_session(options: Options) -> Session:
         cells = cells.with_scores(options.table, class_id)
     chosen = in_folds(cells, options.fold) & (cells.clean if options.clean else np.ones(len(cells), bool))
     rows = queue(cells, chosen, options.order, options.which, options.seed)
-    grader = options.grader or re.sub(r"[^\w-]", "-", getpass.getuser())[:40]
     writer = Writer(options.out, class_id, grader, cells.data)
     return Session(cells, class_id, rows, writer, options.repeat_share, options.seed, options.show_label)
+
+
+def _user() -> str:
+    """Return the user's name as a grader.
+
+    Raises:
+        InputError: The user has none, as in a container.
+    """
+    try:
+        return re.sub(r"[^\w-]", "-", getpass.getuser())[:40]
+    except (KeyError, OSError, ImportError) as error:
+        raise InputError(
+            "--grader", "nothing, and the user has no name here", "a name", "give --grader NAME"
+        ) from error
 
 
 def _check(options: Options) -> None:

@@ -104,6 +104,15 @@ def _too_large(path: str | os.PathLike, found: str, max_pixels: int) -> InputErr
     return InputError(path, found, f"at most {max_pixels} px", "cut the image into parts or raise --max-pixels")
 
 
+def _too_large_for_pillow(path: str | os.PathLike, error: Exception, max_pixels: int) -> InputError:
+    """Return the error for what Pillow does not open, whatever `max_pixels` is."""
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if max_pixels <= limit:
+        return _too_large(path, str(error), max_pixels)
+    expected, fix = f"at most {limit} px in a PNG, JPEG or compressed TIFF", "save it as uncompressed TIFF, or cut it"
+    return InputError(path, str(error), expected, fix)
+
+
 def _gunzip(data: bytes, path: str, limit: int) -> bytes:
     try:
         return gunzip(data, limit)
@@ -150,7 +159,7 @@ def _read_other(data: bytes, path: str, channel: str, max_pixels: int) -> np.nda
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=["PNG", "TIFF", "JPEG"])
     except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error), max_pixels) from error
+        raise _too_large_for_pillow(path, error, max_pixels) from error
     with image:
         check_size(path, image.size, max_pixels)
         return _decode(image, data, path, channel)

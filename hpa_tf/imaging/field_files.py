@@ -188,13 +188,15 @@ def _stacks(
     sets = _sets(folder, grouped)
     if check and grouped and not sets and has_one_plane(min(grouped.values())):
         return {}
-    found = {}
+    found: dict[str, FieldFiles] = {}
+    told: set[tuple[str, ...]] = set()
     for own_id, path in grouped.items():
         image_id, paths = sets.get(path, (own_id, (path,)))
         other = found.setdefault(image_id, FieldFiles(image_id, {}, paths, layout)).stack
-        if other != paths and path == paths[0]:
+        if other != paths and paths not in told:
+            told.add(paths)
             what = f"files of an image that would be called {image_id}, as that of {other[0]}"
-            fix = "put a name of its own before the last _ or - of each image's files, or use folders of their own"
+            fix = "give each image a folder of its own, or --pattern with {channel}, so that a file is a channel"
             problems.append((image_id, InputError(path, what, "one name an image", fix)))
     return found
 
@@ -207,8 +209,8 @@ def _is_mask(image_id: str, stems: set[str]) -> bool:
 def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Return (image id, paths) of OME-TIFF images that lie in several files, by the path of each.
 
-    Of files whose names differ in their last word alone, and of all, only the first is looked into; where it is one of
-    a set, the others are as well.
+    Of files whose names differ in their last word alone, and of all, the first and the last are looked into; where one
+    of them is of a set, all are.
     """
     paths = sorted(path for path in grouped.values() if _SET.search(path))
     alike: dict[str, list[str]] = {}
@@ -217,7 +219,7 @@ def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tu
     groups = [paths, *(group for group in alike.values() if len(group) > 1)] if paths else []
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for group in groups:
-        if group[0] in found or not files_of_set(group[0]):
+        if not any(path in found or files_of_set(path) for path in (group[0], group[-1])):
             continue
         for path in group:
             if path not in found and (names := files_of_set(path)):

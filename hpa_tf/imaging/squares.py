@@ -23,6 +23,7 @@ class Square(NamedTuple):
 
 _PARTS = 1024
 """Centres of cells count to so many parts of a px, so that places equally far stay so however a centre was computed."""
+_MOST_CELLS = 65_535
 Shrunk = tuple[np.ndarray, np.ndarray]
 """A field of view as a square: pixels [S, S, 4], and masks uint16 [S, S] in which the k-th cell is k, from 1."""
 
@@ -42,7 +43,13 @@ def to_square(
 
     Returns:
         pixels [S, S, 4] of the same type, uint16 mask [S, S], and the square's px a px of the field.
+
+    Raises:
+        InputError: More cells than a mask of 16 bits can number.
     """
+    if len(numbers) > _MOST_CELLS:
+        fix = "cut the image into parts, or use networks that see single cells"
+        raise InputError("field of view", f"{len(numbers)} cells", f"at most {_MOST_CELLS} as one whole", fix)
     height, width = pixels.shape[:2]
     scale = size / max(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -6,7 +6,7 @@ from hpa_tf import files, starter
 from hpa_tf.prediction import results
 from hpa_tf.prediction.adapting import RECORD, run_of
 from hpa_tf.prediction_folder import MANIFEST
-from hpa_tf.run_folder import RESULT, SAVED_MODEL, is_finished
+from hpa_tf.run_folder import RESULT, SAVED_MODEL, SYSTEM, fold_folder, is_finished
 
 FOLDER = "runs"
 
@@ -54,6 +54,17 @@ def _newest(folder: str, to_adapt: bool) -> tuple[str, str]:
         if is_finished(run) and os.path.exists(files.join(run, SAVED_MODEL, "saved_model.pb")):
             found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
     kind = "finished run that is not adapted" if to_adapt else "finished run"
+    several = _of_several(folder)
     if found:
-        return max(found)[1], f"the newest {kind} below {folder}/"
-    return starter.NAME, f"no {kind} below {folder}/, so the network that comes with hpa_tf"
+        return max(found)[1], f"the newest {kind} in {folder}/{several}"
+    return starter.NAME, f"no {kind} in {folder}/{several}, so the network that comes with hpa_tf"
+
+
+def _of_several(folder: str) -> str:
+    """Return in words which folders hold the runs of a system or of folds, which are named by other options."""
+    below = [files.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+    systems = [f"--system NAME --runs {one}" for one in below if os.path.exists(files.join(one, SYSTEM))]
+    first = [fold_folder(one, 0) for one in below]
+    folds = [f"--run {one}" for one in first if os.path.exists(files.join(one, RESULT))]
+    named = [*systems, *folds]
+    return f" (beside it: {', '.join(named[:4])}{', ...' if len(named) > 4 else ''})" if named else ""

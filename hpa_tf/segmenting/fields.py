@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.classes import CHANNELS
-from hpa_tf.errors import HpaWarning
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, channel_counts, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.components import equal_regions
@@ -144,8 +144,9 @@ class Finisher:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HpaWarning)
             masks = self.label(answers, field)
+            said_itself = bool(caught)  # the small segmenter has
             whole = None if masks.cell.any() and not self.overlays else self._whole(field)
-            if whole and not masks.cell.any() and not caught:  # the small segmenter has said it itself
+            if whole and not masks.cell.any() and not said_itself:
                 warn_of_no_cells(whole, *reduce(whole.pixels, whole.um_per_px), by_networks=True)
         said = tuple(str(warning.message) for warning in caught if issubclass(warning.category, HpaWarning))
         if whole and self.overlays:
@@ -157,9 +158,16 @@ class Finisher:
         """Read all channels that are known; what is unusual about them was said when they were read first."""
         counts = channel_counts(field.files, self.max_pixels)
         there = [channel for channel in CHANNELS if counts.get(channel) == 1]
+        how = (field.um_per_px, self.max_pixels, self.full_scale)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HpaWarning)
-            read = read_planes(field.files, there, field.um_per_px, self.max_pixels, self.full_scale).by_channel
+            try:
+                read, wrong = read_planes(field.files, there, *how).by_channel, None
+            except InputError as error:  # the protein, which the networks did not need
+                others = [channel for channel in there if channel != "green"]
+                read, wrong = read_planes(field.files, others, *how).by_channel, error
+        if wrong is not None:
+            warnings.warn(f"the protein is left out of the picture: {wrong}", HpaWarning, stacklevel=2)
         blank = np.zeros(field.shape, next(iter(read.values())).dtype)
         pixels = np.stack([read.get(channel, blank) for channel in CHANNELS], axis=-1)
         return FieldOfView(field.files.image_id, pixels, field.um_per_px)

@@ -8,7 +8,7 @@ import numpy as np
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.segmenting.fields import Labeller, Reader
 from hpa_tf.segmenting.networks import CELLS, HpaNetworks
-from hpa_tf.segmenting.options import Options, network_scale
+from hpa_tf.segmenting.options import Options
 
 
 class HpaMethod:
@@ -28,14 +28,12 @@ class HpaMethod:
         self.read = Reader(options.um_per_px, options.scale, yellow, options.max_pixels, options.full_scale)
         self.label = Labeller(options.scale, options.labels_at == "full")
         um_per_px = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `mask_folder.stamp_of`
-        for_all = options.um_per_px is None and options.scale == network_scale(um_per_px, None)  # whatever files say
         self.identity: dict[str, Any] = {
             "segmenter": "hpa",
             "weights": {name: one.sha256 for name, one in self._networks.converted.items()},
             "um_per_px": um_per_px,
             "full_scale": options.full_scale,
             "scale": options.network_scale(um_per_px),
-            **({"scale_of": "--scale"} if for_all else {}),
             **options.layout_identity,
             "labels_at": options.labels_at,
             "precision": self._networks.devices.policy,

@@ -50,9 +50,11 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool) -> None:
         files.write_json(path, identity)
         return
     if has_masks:
-        check_same(out, files.read_json(path), identity, "set of masks", "choose another --out")
-    else:  # nothing is lost by beginning anew
-        files.write_json(path, identity)
+        before = files.read_json(path)
+        if "weights" in identity:
+            before.setdefault("weights", identity["weights"])  # hpacellseg's were not written down at first
+        check_same(out, before, identity, "set of masks", "choose another --out")
+    files.write_json(path, identity)  # without masks nothing is lost by beginning anew
 
 
 def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_scale: bool = False) -> str:

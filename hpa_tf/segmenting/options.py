@@ -105,6 +105,14 @@ class Options:
         return os.path.expanduser(self.weights or DEFAULT_FOLDER)
 
     @property
+    def at_own_scale(self) -> bool:
+        """Whether an image is seen at the scale that its files say.
+
+        `--scale` is another setting of the folder (`claim`), unless its number is the default's.
+        """
+        return self.um_per_px is None and self.scale != network_scale(DEFAULT_UM_PER_PX, None)
+
+    @property
     def layout(self) -> Layout:
         """How the channels lie in files."""
         return parse_layout(self.pattern, self.channels, self.without, self.project)

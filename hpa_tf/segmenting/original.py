@@ -96,7 +96,7 @@ class OriginalPackage:
             "um_per_px": um_per_px,
             "full_scale": options.full_scale,
             "scale": scale,
-            **({"weights": _digests(folder)} if options.weights else {}),
+            "weights": _digests(folder),
             **options.layout_identity,
         }
 

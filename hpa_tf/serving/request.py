@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hpa_tf.serving.png import MAX_CROP_PIXELS
 
 MAX_INSTANCES = 256
@@ -26,7 +28,8 @@ SIGNATURES = {("crop",): "serving_default", ("crop", "region"): "crop_and_region
 """The signature that answers each set of inputs."""
 
 _ROWS, _COLUMNS, _SIGNATURE = "instances", "inputs", "signature_name"
-_MAX_MARKS = 16 * MAX_INSTANCES
+_MAX_MARKS = 8 * 1024
+"""Signs [ { , : of a request: 6 a cell with its region, and 1,024 cells at most (`whole_images.MAX_CELLS`)."""
 PNG_MAGIC, _SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)
 
 
@@ -71,6 +74,11 @@ def parse(payload: Any) -> Request:
     return Request(signature, pictures, by_columns)
 
 
+def json_rows(probabilities: np.ndarray) -> list[list[float | None]]:
+    """Return probabilities [N, 19] as JSON values: null for a class that the network does not answer (NaN)."""
+    return [[None if value != value else value for value in row] for row in probabilities.tolist()]
+
+
 def instances(payload: Any) -> list[dict[str, Any]]:
     """Return the instances of a request by rows, each with its inputs by name.
 
@@ -98,7 +106,7 @@ def _json(data: bytes) -> Any:
     A value takes 2 bytes of text and up to 100 of memory; in a request nearly all bytes are base64.
     """
     if sum(data.count(mark) for mark in b"[{,:") > _MAX_MARKS:
-        raise ValueError(f"more values than {MAX_INSTANCES} cells have")
+        raise ValueError("more values than a request may have")
     try:
         return json.loads(data)
     except RecursionError as error:

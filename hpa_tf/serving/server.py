@@ -19,7 +19,7 @@ from hpa_tf import serving
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.serving import whole_images
-from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, parse
+from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, json_rows, parse
 from hpa_tf.views import Crop
 from hpa_tf.worker_processes import num_cores
 
@@ -47,7 +47,7 @@ def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
         answer = served.signatures[request.signature](**tensors)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(_reason(error)) from error
-    rows = answer["probabilities"].numpy().tolist()
+    rows = json_rows(answer["probabilities"].numpy())
     columns = {"outputs": {"probabilities": rows}} if request.by_columns else {}
     return {"predictions": [{"probabilities": row} for row in rows], **columns}
 

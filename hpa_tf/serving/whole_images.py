@@ -19,7 +19,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, Box, check_region, find_boxes
 from hpa_tf.imaging.squares import Shrunk, squares_of
 from hpa_tf.serving.loading import Served
-from hpa_tf.serving.request import PNG_MAGIC, instances, picture
+from hpa_tf.serving.request import PNG_MAGIC, instances, json_rows, picture
 from hpa_tf.views.asking import records_of, rows_of_image, square_of
 
 MAX_CELLS = 1024
@@ -119,7 +119,7 @@ def _answer(served: Served, asked: _Asked) -> dict[str, Any]:
     """Return the probabilities of an image's cells, some examples at a time."""
     view = served.recipe.asked_view
     rows = rows_of_image(view, len(asked.numbers))
-    found = [[0.0]] * len(asked.numbers)
+    found: list[list[float | None]] = [[0.0]] * len(asked.numbers)
     size = max(1, _CELLS_A_BATCH // view.num_cells)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
@@ -127,7 +127,7 @@ def _answer(served: Served, asked: _Asked) -> dict[str, Any]:
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         answers = served.signatures["prepared"](**tensors)["probabilities"].numpy()
         for example, answer in zip(some, np.broadcast_to(answers, (*some.shape, answers.shape[-1])), strict=True):
-            for row, values in zip(example.tolist(), answer.tolist(), strict=True):
+            for row, values in zip(example.tolist(), json_rows(answer), strict=True):
                 if row >= 0:
                     found[row] = values
     return {"probabilities": found}

@@ -10,6 +10,7 @@ Source: METHODS 3 (fine-tuning); W 7.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 from hpa_tf import cell_table, files, label_rules
 from hpa_tf.classes import MITOTIC_SPINDLE
 from hpa_tf.data_folder import graded_data
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.label_rules import LabelTable
+from hpa_tf.pipeline.examples import clean_cells
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.milimed import fine_tuning
 from hpa_tf.recipes.runs import Run, read_run
@@ -64,12 +66,25 @@ def fine_tune_system(
         write_stage_labels(data, grades, recipes[0].validation_fold, table, site)
     wait_for_all(site.strategy)  # the first worker still exports the first stage, or writes the labels
     second = replace(data, labels=table, unknown_cells="drop", validation_labels=None)
+    if site.is_chief:
+        _warn_of_unclean_grades(second)
     for number, recipe in enumerate(recipes, start=1):
         announce(system, number, ", second stage", site)
         name = system.members[number - 1].recipe.name
         fine_tune(recipe, second, files.join(out, name), files.join(folder, name), site)
     if site.is_chief:
         write_system_card(system, folder)
+
+
+def _warn_of_unclean_grades(data: Data) -> None:
+    """Say how many of the cells that a person graded are left out as cut by the frame or as outliers."""
+    labels, cells = cell_table.read(data.labels), cell_table.read(files.join(data.data, CELL_TABLE_NAME))
+    if data.clean and "graded" in labels:
+        graded = labels.loc[labels["graded"].fillna(False).astype(bool), cell_table.KEYS]
+        unclean = cells.loc[~clean_cells(cells), cell_table.KEYS]
+        if count := len(graded.merge(unclean, on=cell_table.KEYS)):
+            text = f"{counted(count, 'graded cell')} cut by the frame or outliers are not trained on"
+            warnings.warn(f"{text}; --no-clean keeps them", HpaWarning, stacklevel=3)
 
 
 def write_stage_labels(data: Data, grades: str, validation_fold: int, path: str, site: Site) -> None:

@@ -7,6 +7,7 @@ stopped prediction goes on; each depends on the weights and the view, and is mad
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,11 +16,13 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, interrupts
+from hpa_tf.errors import HpaWarning
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
 from hpa_tf.postprocessing import mean_of_known, weighted_mean, with_negative
 from hpa_tf.recipes import Member, Recipe, System, to_json
 from hpa_tf.recipes.runs import Run, read_run
+from hpa_tf.records import read_manifest
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import chief_says, wait_for_all
 from hpa_tf.training.trainee import Trainee
@@ -50,6 +53,11 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
     said = [_of_member(number, member, examples, folder_of, site) for number, member in enumerate(system.members)]
     if not site.is_chief:
         return
+    all_folds = read_manifest(data.data).num_folds
+    if num_folds < all_folds:
+        missing = f"fold {num_folds}" if all_folds == num_folds + 1 else f"folds {num_folds} to {all_folds - 1}"
+        text = f"{path} has no prediction of the cells of {missing}; --folds {all_folds} predicts all"
+        warnings.warn(text, HpaWarning, stacklevel=2)
     shares, tables = [member.weight for member in system.members], []
     for fold, (own, *members) in enumerate(zip(examples, *said, strict=True)):
         values = mix(members, shares, system.postprocessing.negative)

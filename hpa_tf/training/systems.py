@@ -9,7 +9,7 @@ from hpa_tf import files
 from hpa_tf.identity import check_same
 from hpa_tf.recipes import ALL_FOLDS, Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.records import read_manifest
-from hpa_tf.run_folder import CHECKPOINTS, fold_folder, is_finished
+from hpa_tf.run_folder import CHECKPOINTS, SYSTEM, fold_folder, is_finished
 from hpa_tf.training import checkpoint
 from hpa_tf.training.folds import check_num_folds
 from hpa_tf.training.inputs import check_validation_labels
@@ -19,8 +19,6 @@ from hpa_tf.training.out_of_fold import out_of_fold_table
 from hpa_tf.training.run import check_first, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.start import check_starts
-
-SYSTEM = "system.json"
 
 
 def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, out: str, site: Site) -> None:
