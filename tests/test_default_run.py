@@ -87,7 +87,7 @@ def test_an_adapted_run_predicts_but_is_not_adapted_again(here, capsys):
     write_adapted(here / "runs/mine", 900, "starter")
     assert chosen() == ("runs/mine",)
     assert chosen(adapt="runs/others") == ("starter",)
-    assert "no finished run that is not adapted below runs/" in capsys.readouterr().out
+    assert "no finished run that is not adapted in runs/" in capsys.readouterr().out
     write_run(here / "runs/trained", 300)
     assert chosen(adapt="runs/others") == ("runs/trained",)
     assert "the newest finished run that is not adapted" in capsys.readouterr().out
