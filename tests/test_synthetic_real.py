@@ -11,7 +11,7 @@ from hpa_tf.classes import NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.synthetic import __main__ as command
 from hpa_tf.synthetic import bench, bodies, camera, dataset, weak_labels
-from hpa_tf.synthetic.config import PENETRANCE, SyntheticConfig
+from hpa_tf.synthetic.config import AS_DRAWN, PENETRANCE, SyntheticConfig
 from hpa_tf.synthetic.generator import make
 from hpa_tf.synthetic.patterns.brush import Brush
 from hpa_tf.synthetic.real import cells as real_cells
@@ -189,6 +189,17 @@ def test_a_class_that_is_more_visible_is_brighter(class_id):
     assert np.median(bright[cell][top] / drawn[cell][top]) == pytest.approx(2.0, abs=0.25)
 
 
+@pytest.mark.parametrize("class_id", [3, 5, 17])
+def test_dots_of_a_visible_class_fill_more_of_the_cell(class_id):
+    drawn, cell = _drawn(class_id, 1.0)
+    bright, _ = _drawn(class_id, 4.0)
+
+    def area(stain):
+        return (stain[cell] > 0.5 * stain[cell].max()).sum()
+
+    assert area(bright) > 2 * area(drawn)
+
+
 def test_dots_of_a_visible_class_are_larger():
     built = _scene([_body((80.0, 80.0))])
     one = (np.array([[200.0, 200.0]]), np.array([1.0]), np.array([1.0]))
@@ -201,7 +212,7 @@ def test_dots_of_a_visible_class_are_larger():
 
 def test_visibility_is_of_real_images_alone_and_as_drawn_by_default():
     every = (1.0,) * (NUM_CLASSES - 1)
-    for wrong in (every[1:], (0.0, *every[1:]), (-1.0, *every[1:]), (11.0, *every[1:]), (float("nan"), *every[1:])):
+    for wrong in (every[1:], (0.0, *every[1:]), (-1.0, *every[1:]), (5.5, *every[1:]), (float("nan"), *every[1:])):
         with pytest.raises(InputError, match="--visibility"):
             dataclasses.replace(REAL, visibility=wrong)
     with pytest.raises(InputError, match="--visibility"):
@@ -227,6 +238,7 @@ def test_the_bench_has_every_class_in_the_test_sets_order():
     assert spearmanr([-cells[c] for c in TEST_SET_ORDER], range(NUM_CLASSES))[0] > 0.95
     others = [c for c in TEST_SET_ORDER if c not in (11,)]
     assert spearmanr([-cells[c] for c in others], range(len(others)))[0] > 0.95
+    assert bench.TRAIN.visibility == bench.TEST.visibility == bench.VISIBILITY != AS_DRAWN
     assert bench.TRAIN.seed != bench.TEST.seed and bench.TEST.difficulty == bench.TRAIN.difficulty == "real"
 
 

@@ -3,7 +3,8 @@
     python -m hpa_tf.synthetic bench --out bench      # bench/train: 900 images, bench/test: 280 images
 
 In the training set classes are between equally frequent and as frequent as in the competition's train.csv; in the test
-set they are in the order of the competition's test set, each in 8 images or more. Nothing is tuned on the test set.
+set they are in the order of the competition's test set, each in 8 images or more. How well each class is seen was set
+by what one network, the reference, scores on the test set (docs/realism.md); no other network is chosen or tuned by it.
 """
 
 from hpa_tf import files

@@ -106,8 +106,9 @@ class SyntheticConfig:
     penetrance: tuple[float, ...] = PENETRANCE
     """Share of the cells of a labelled image that show the class, classes 0..17."""
     visibility: tuple[float, ...] = AS_DRAWN
-    """How well each class is seen, classes 0..17; needs `difficulty` real. Below 1: so much of the pattern is left, the
-    rest of its stain lies evenly over the whole cell. Above 1: so many times as bright, and its dots are larger."""
+    """How well each class is seen, classes 0..17; needs `difficulty` real. Below 1: so much of the pattern is left, and
+    an even stain of the whole cell in place of the rest. Above 1: so many times as bright, as far as the camera's range
+    goes, and dots larger by the square root."""
     penetrance_concentration: float = 6.0
     """How alike images are: the penetrance of an image is Beta distributed with this sum of parameters."""
     exclusion: float = 0.6
@@ -158,8 +159,8 @@ class SyntheticConfig:
                 "18 values from 0 to 1, one a class but Negative",
             ),
             "visibility": (
-                len(self.visibility) == 18 and all(0 < factor <= 10 for factor in self.visibility),
-                "18 values above 0, at most 10, one a class but Negative",
+                len(self.visibility) == 18 and all(0 < factor <= 5 for factor in self.visibility),
+                "18 values above 0, at most 5, one a class but Negative",
             ),
             "penetrance_concentration": (self.penetrance_concentration > 0, "more than 0"),
             "cells": (1 <= self.cells[0] <= self.cells[1] // 2, "at least 1, and twice as many at most as at least"),
