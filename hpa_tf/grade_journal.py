@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, get_args
@@ -21,7 +22,7 @@ import pandas as pd
 
 from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.file_names import check_image_id
 
 FORMAT, VERSION = "hpa_tf grades", 1
@@ -235,6 +236,9 @@ class Writer:
         except BlockingIOError as error:
             fix = "use the page that is open, or give --grader another name"
             raise InputError(self.path, f"{grader} is grading this class already", "one page each", fix) from error
+        except OSError as error:
+            text = f"{self.path}: this file system has no locks ({error.strerror}): open one page only"
+            warnings.warn(text, HpaWarning, stacklevel=4)
         content = files.read_bytes(self.path)
         if b"\n" not in content:
             os.ftruncate(self._descriptor, 0)

@@ -95,10 +95,15 @@ def sizes(asked: MakeStarter) -> dict[str, int]:
 
 
 def is_made(folder: Path, num_images: int) -> bool:
-    """Tell whether a generated set is whole; a set of another size is made anew, or refused, by `hpa-tf generate`."""
+    """Tell whether a generated set is whole; else `hpa-tf generate` makes more of it, or refuses it: one of an
+    earlier version, whose images are others.
+    """
     whole = (folder / dataset.TRUTH).exists() and (folder / dataset.TRAIN_CSV).exists()
     whole = whole and not (folder / dataset.UNFINISHED).exists()  # begun anew with more images, and stopped
-    return whole and files.read_json(folder / dataset.CONFIG)["num_images"] == num_images
+    if not whole:
+        return False
+    config = files.read_json(folder / dataset.CONFIG)
+    return (config.get("version"), config.get("num_images")) == (dataset.VERSION, num_images)
 
 
 def join_truth(out: str, sets: Iterable[str]) -> None:

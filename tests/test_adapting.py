@@ -1,6 +1,7 @@
 """Batch statistics re-estimated on the user's images: their numbers, and `predict.py --adapt` from end to end."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -22,8 +23,15 @@ from hpa_tf.models.vit import VisionTransformer
 from hpa_tf.prediction import adapting
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes.serialization import save
 from hpa_tf.views import Crop
+
+
+def killed_or_loaded(image_id: str) -> str:
+    if image_id == "bad":
+        os._exit(9)
+    return image_id
 
 
 def shifted(count: int = 40, seed: int = 0) -> np.ndarray:
@@ -280,6 +288,30 @@ def test_the_sample_is_the_same_in_any_order(monkeypatch):
     fields = [Field(f"image{i}", np.arange(1, 6) + 5 * i) for i in range(4)]
     one, other = (adapting.sample(iter(order), Served(), (1, 1, 4)) for order in (fields, fields[::-1]))
     assert np.array_equal(one, other) and len(np.unique(one)) == 7
+
+
+def test_networks_of_large_crops_have_cells_enough(monkeypatch):
+    """Memory for five cells: as many are taken as are needed at least."""
+    monkeypatch.setattr(adapting, "_MOST_BYTES", 5 * 4 * 4)
+    fields = [Field(f"image{i}", np.arange(1, 6) + 5 * i) for i in range(30)]
+    assert len(adapting.sample(iter(fields), Served(), (1, 1, 4))) == adapting.LEAST_CELLS == 100
+
+
+class Killing:
+    """A source one of whose images kills its worker."""
+
+    image_ids = ("bad", "good")
+    load = staticmethod(killed_or_loaded)
+
+    def task(self, index):
+        return self.image_ids[index]
+
+
+def test_an_image_that_kills_its_worker_is_named_or_skipped():
+    with Workers(1) as workers:
+        assert list(adapting._fields(Killing(), workers, skip=True)) == ["good"]
+        with pytest.raises(InputError, match="image bad"):
+            list(adapting._fields(Killing(), workers, skip=False))
 
 
 class Served:

@@ -304,6 +304,10 @@ def test_inputs_are_checked_before_masks_are_made(tmp_path, monkeypatch, capsys)
     ), (["--labels", str(inputs.labels), "--group-by", "plate"], "plate")):  # fmt: skip
         assert main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err
+    rows = pd.read_csv(inputs.labels).assign(antibody="one")
+    rows.to_csv(inputs.labels, index=False)
+    assert main([*words, "--labels", str(inputs.labels), "--group-by", "antibody", "--num-folds", "2"]) == 2
+    assert "--num-folds" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 
@@ -315,9 +319,17 @@ def test_pictures_that_cannot_be_written_are_known_before_the_work(tmp_path, cap
     assert main(["inspect", str(tmp_path / "data")]) == 2
     said = capsys.readouterr()
     assert "--sheet: found the folder" in said.err and not said.out
+    after = tmp_path / "after.parquet"
+    assert main(["label", "--rule", "soften", "--data", str(tmp_path / "data"), "--out", str(after)]) == 0
     (tmp_path / "after.parquet.changes.html").mkdir()
-    assert main(["diff", "before", str(tmp_path / "after.parquet"), "--data", str(tmp_path / "data")]) == 2
-    assert "--page: found the folder" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["diff", str(tmp_path / "data"), str(after), "--data", str(tmp_path / "data")]) == 2
+    said = capsys.readouterr()
+    assert "--page: found the folder" in said.err and not said.out
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+    data = str(tmp_path / "data")
+    assert main(["diff", data, str(tmp_path / "new/a.parquet"), "--data", data]) == 2
+    assert not (tmp_path / "nowhere").exists() and not (tmp_path / "new").exists()
 
 
 def test_the_summary_counts_the_images_that_were_built(tmp_path, capsys):

@@ -216,16 +216,15 @@ def test_a_large_16_bit_field(tmp_path):
     np.testing.assert_array_equal(field.pixels[..., 3], plane)
 
 
-def test_the_limit_of_pillow_is_named_where_max_pixels_is_larger(tmp_path):
-    """A header of 200 megapixels: with --max-pixels below it the option decides, above it Pillow's own limit."""
+def test_the_limit_of_pillow_is_named_whatever_max_pixels_is(tmp_path):
+    """A header of 200 megapixels."""
     head = b"\x89PNG\r\n\x1a\n"
     body = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
     path = tmp_path / "a_green.png"
     path.write_bytes(head + chunk + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND")))
-    with pytest.raises(InputError, match=r"expected at most 100000000 px.*raise --max-pixels"):
-        read_channel_file(str(path), "green", 10**8)
+    for max_pixels in (10**8, 3 * 10**8):
+        with pytest.raises(InputError, match=r"expected at most 178956970 px in a PNG.*uncompressed TIFF"):
+            read_channel_file(str(path), "green", max_pixels)
     with pytest.raises(InputError, match=r"expected at most 178956970 px in a PNG.*uncompressed TIFF"):
-        read_channel_file(str(path), "green", 3 * 10**8)
-    with pytest.raises(InputError, match="cannot be read"):
         check.expected_sizes(check.Check("s.csv", images=str(tmp_path)))

@@ -1,5 +1,7 @@
 """The journal of grades: nothing acknowledged is lost, nothing is erased, damage is named."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_journal import (
     Decision,
     GradedData,
@@ -128,6 +130,17 @@ def test_one_process_a_journal_and_one_data_folder(tmp_path):
     for name in ("", "a/b", "..", "a.b", "x" * 41):
         with pytest.raises(InputError, match="--grader"):
             Writer(tmp_path, 11, name, DATA)
+
+
+def test_a_file_system_without_locks_takes_grades_too(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.warns(HpaWarning, match="no locks .Operation not supported.: open one page only"):
+        writer = Writer(tmp_path, 11, "anna", DATA)
+    writer.append([grade(1)])
+    assert len(read(writer.path).decisions) == 1
 
 
 def test_every_acknowledged_line_survives_a_kill(tmp_path):

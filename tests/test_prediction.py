@@ -933,6 +933,21 @@ def test_prediction_in_memory_gives_the_same_table(world):
             assert row.heat_map.ndim == 2 and 0 <= row.heat_map.min() <= row.heat_map.max() <= 1
             stored = features.loc[(found.image_id, row.cell)].to_numpy(float)
             np.testing.assert_allclose(row.embedding, stored, rtol=1e-3, atol=1e-3)
+    columns = [np.asfortranarray(mask) for mask in (given.nucleus, given.cell)]  # as MATLAB and R store them
+    pd.testing.assert_frame_equal(predictor.predict(field, Masks(*columns)), predictor.predict(field, given))
+    ring = np.zeros((40, 40), np.uint8)
+    ring[5:35, 5:35], ring[8:32, 8:32], ring[0, :4] = 1, 0, 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part = [predictor.predict(field.pixels[:40, :40], how(ring)) for how in (np.array, np.asfortranarray)]
+    pd.testing.assert_frame_equal(*part)
+    with pytest.warns(HpaWarning, match="the yellow channel is blank; .*without='yellow'"):
+        predictor.predict(field.pixels * np.array([1, 1, 1, 0], field.pixels.dtype), given.cell)
+    for wrong in ({"tta": 8}, {"tta": "4"}):
+        with pytest.raises(InputError, match=r"--tta: found .* expected 'none', '2', '8' or '16'"):
+            hpa_tf.Predictor(root / "run", **wrong)
+    with pytest.raises(InputError, match="--project: found 'mean'; expected max"):
+        predictor.predict("z.ome.tif", project="mean")
     alone = predictor.predict(field.pixels, given.cell, um_per_px=field.um_per_px)
     assert alone["cell"].tolist() == table["cell"].tolist()
     others = np.random.default_rng(0).permutation(given.nucleus.max() + 1) + 1000  # nuclei with numbers of their own

@@ -59,3 +59,12 @@ def test_files_that_are_pointed_to_exist():
     assert linked and named
     for path in linked + named:
         assert (ROOT / path).exists(), path
+
+
+def test_an_image_of_docker_holds_the_package_alone():
+    """Everything is left out but what is named, and what is named is there."""
+    first, *rest = (ROOT / ".dockerignore").read_text().splitlines()
+    assert first == "*"
+    kept = [line.removeprefix("!") for line in rest if line.startswith("!")]
+    assert all((ROOT / name).exists() for name in kept)
+    assert {"hpa_tf", "tfrecords_builder", "train.py", "predict.py", "requirements.txt", "pyproject.toml"} <= {*kept}

@@ -242,6 +242,13 @@ def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
     wrong = Options("i", "o", segmenter="small", channels=("protein=GPF",))
     with pytest.raises(InputError, match="no channel 'GPF'"):  # a typing error for GFP
         small_method.SmallMethod(wrong).read(_of(tmp_path / "unknown", wrong), "")
+    for k, plane in ((1, planes[2]), (3, planes[0]), (4, planes[3])):  # files of three channels, four names
+        (tmp_path / "files").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "files" / f"a_w{k}.png"), plane)
+    names = ("nucleus=1", "protein=2", "microtubules=3", "er=4")
+    three = Options("i", "o", segmenter="small", pattern="{ID}_w{channel}.png", channels=names)
+    seen = small_method.SmallMethod(three).read(_of(tmp_path / "files", three), "").seen
+    assert not seen[..., 1].any() and seen[..., [0, 2, 3]].any((0, 1)).all()
     with pytest.raises(InputError, match="2 channels that may be protein"):
         read(_stack_of(tmp_path / "two", (*four, "protein 2"), planes), "")
     planes[1, 3, 4] = 5000
@@ -253,14 +260,10 @@ def test_a_scale_for_all_images_is_not_that_of_their_files(weights, tmp_path):
     """--scale 0.25 is the default's number, and another answer where a file says how large its pixels are."""
     tiff = FieldFiles("a", {}, ("a.ome.tif",))
     png = FieldFiles("b", {channel: f"b_{channel}.png" for channel in CHANNELS})
-    stamps = [
-        [
-            mask_folder.stamp_of(one, {}, Options("i", "o", scale=scale, um_per_px=um).at_own_scale)
-            for one in (tiff, png)
-        ]
-        for scale, um in ((None, None), (0.25, None), (None, 0.08), (0.25, 0.08), (0.5, None))
-    ]
-    assert stamps[0][0] != stamps[1][0] == stamps[2][0] == stamps[3][0]
+    asked = [(None, None), (0.25, None), (None, 0.08), (0.25, 0.08), (0.5, None)]
+    scales = [(um is None, Options("i", "o", scale=scale).is_default_scale_for_all) for scale, um in asked]
+    stamps = [[mask_folder.stamp_of(one, {}, *how) for one in (tiff, png)] for how in scales]
+    assert len({stamps[k][0] for k in range(3)}) == 3 and stamps[2][0] == stamps[3][0]
     assert stamps[4][0] == stamps[0][0]  # the folder's own record tells 0.5 from the default
     assert len({png for _, png in stamps}) == 1  # nothing is made anew whose scale no file says
 

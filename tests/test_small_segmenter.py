@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import pickle
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from hpa_tf import files, make_small_segmenter
+from hpa_tf import files, make_small_segmenter, make_starter
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
@@ -177,7 +178,7 @@ def test_the_loss_leaves_out_what_is_unknown():
 def write_made_set(folder, num_images: int) -> str:
     """Write what tells a generated set: its configuration and the names of its tables."""
     files.make_folder(folder)
-    files.write_json(folder / dataset.CONFIG, {"num_images": num_images})
+    files.write_json(folder / dataset.CONFIG, {"num_images": num_images, "version": dataset.VERSION})
     for name in (dataset.TRAIN_CSV, dataset.TRUTH):
         (folder / name).touch()
     return str(folder)
@@ -193,6 +194,16 @@ def test_sets_of_another_size_are_generated_again(tmp_path):
     assert asked.commands() == []
     (tmp_path / "easy" / dataset.UNFINISHED).mkdir()  # one of 10 images that was stopped on its way to 12
     assert asked.commands() == [command]
+
+
+def test_sets_of_an_earlier_drawing_are_not_taken_for_finished(tmp_path):
+    dataset.write(SyntheticConfig(seed=1), str(tmp_path / "set"), 2, 1)
+    assert make_starter.is_made(tmp_path / "set", 2)
+    config = json.loads((tmp_path / "set" / dataset.CONFIG).read_text())
+    (tmp_path / "set" / dataset.CONFIG).write_text(json.dumps(config | {"version": dataset.VERSION - 1}))
+    assert not make_starter.is_made(tmp_path / "set", 2)
+    with pytest.raises(InputError):  # what `generate` says then
+        dataset.write(SyntheticConfig(seed=1), str(tmp_path / "set"), 2, 1)
 
 
 def test_a_training_knows_how_many_fields_it_learned_from(examples, tmp_path, monkeypatch):

@@ -152,6 +152,9 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
 
     from tfrecords_builder.inspect import describe, write_contact_sheet
 
+    if command.sheet:
+        files.check_can_be_written("--sheet", command.sheet)
+    records.read_manifest(command.folder)  # before a picture's place is made in a folder that is not there
     sheet = command.sheet or files.join(command.folder, "contact_sheet.png")
     files.check_can_be_written("--sheet", sheet)
     print(describe(command.folder))
@@ -166,15 +169,18 @@ def _diff(command: Diff) -> int:
 
     if command.data is None and (command.sheet or command.page):
         raise InputError("--data", "none", "the data folder of the cells", "give it: the pictures are drawn from it")
-    sheet = command.sheet or f"{command.after}.changes.png"
-    page = command.page or f"{command.after}.changes.html"
-    for option, path in (("--sheet", sheet), ("--page", page)) if command.data is not None else ():
-        files.check_can_be_written(option, path)
+    for option, path in (("--sheet", command.sheet), ("--page", command.page)):
+        if path:
+            files.check_can_be_written(option, path)
     if command.count < 1:
         raise InputError("--count", str(command.count), "1 or more", "change it")
     is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
     before = label_start.from_data(command.before) if is_data else read_labels(command.before)
     after = read_labels(command.after)
+    sheet = command.sheet or f"{command.after}.changes.png"
+    page = command.page or f"{command.after}.changes.html"
+    for option, path in (("--sheet", sheet), ("--page", page)) if command.data is not None else ():
+        files.check_can_be_written(option, path)
     print(label_diff.describe(before, after))
     if command.data is not None:
         title = f"Labels: {os.path.basename(command.before.rstrip('/'))} to {os.path.basename(command.after)}"

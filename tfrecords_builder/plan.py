@@ -150,6 +150,13 @@ def check_inputs(options: BuildOptions) -> None:
     images, _ = _labelled_images(options)
     if options.folds_from is not None:
         _folds_of_table(images, options)
+    else:
+        _draw_folds(images, replace(options, num_folds=_most_folds(options, len(images))), None)
+
+
+def _most_folds(options: BuildOptions, num_images: int) -> int:
+    """Return the folds that are asked for, or as many as there are images."""
+    return min(options.num_folds or DEFAULT_NUM_FOLDS, num_images)
 
 
 def _labelled_images(options: BuildOptions) -> tuple[list[LabelledImage], list[Fault]]:
@@ -169,11 +176,10 @@ def _labelled_images(options: BuildOptions) -> tuple[list[LabelledImage], list[F
 def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:
     """Return the options with as many folds as there are images, where there are fewer than folds."""
     asked = options.num_folds or DEFAULT_NUM_FOLDS
-    if num_images >= asked:
-        return replace(options, num_folds=asked)
-    text = f"{asked} folds for {num_images} images: built with --num-folds {num_images}"
-    warnings.warn(text, HpaWarning, stacklevel=3)
-    return replace(options, num_folds=num_images)
+    if num_images < asked:
+        text = f"{asked} folds for {num_images} images: built with --num-folds {num_images}"
+        warnings.warn(text, HpaWarning, stacklevel=3)
+    return replace(options, num_folds=_most_folds(options, num_images))
 
 
 def _folds_of_table(images: list[LabelledImage], options: BuildOptions) -> tuple[BuildOptions, DrawnFolds]:

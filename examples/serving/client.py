@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 
 
-def predict(server: str, name: str, crops: list[bytes], timeout: float = 60) -> list[list[float]]:
-    """Return 19 probabilities for each PNG crop, in class order."""
+def predict(server: str, name: str, crops: list[bytes], timeout: float = 60) -> list[list[float | None]]:
+    """Return 19 probabilities for each PNG crop, in class order; None of a class that the network does not answer."""
     instances = [{"crop": {"b64": base64.b64encode(crop).decode()}} for crop in crops]
     request = urllib.request.Request(
         f"{server}/v1/models/{name}:predict",
@@ -28,4 +28,4 @@ def predict(server: str, name: str, crops: list[bytes], timeout: float = 60) -> 
 if __name__ == "__main__":
     server, name, *paths = sys.argv[1:]
     for path, row in zip(paths, predict(server, name, [Path(path).read_bytes() for path in paths]), strict=True):
-        print(path, *(f"{probability:.4f}" for probability in row))
+        print(path, *("-" if probability is None else f"{probability:.4f}" for probability in row))

@@ -17,6 +17,7 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.imaging import run_length
+from hpa_tf.imaging.channel_files import too_large_for_pillow
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldFiles, find_fields
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.imaging.stacks import open_stack
@@ -131,7 +132,9 @@ def _image_size(field: FieldFiles) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with _open_image(stream, path) as image:
                 return image.size
-    except (OSError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise too_large_for_pillow(path, error) from error
+    except OSError as error:
         raise InputError(path, f"a file that cannot be read ({error})", "an image", "copy it again") from error
 
 

@@ -104,13 +104,10 @@ def _too_large(path: str | os.PathLike, found: str, max_pixels: int) -> InputErr
     return InputError(path, found, f"at most {max_pixels} px", "cut the image into parts or raise --max-pixels")
 
 
-def _too_large_for_pillow(path: str | os.PathLike, error: Exception, max_pixels: int) -> InputError:
-    """Return the error for what Pillow does not open, whatever `max_pixels` is."""
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if max_pixels <= limit:
-        return _too_large(path, str(error), max_pixels)
-    expected, fix = f"at most {limit} px in a PNG, JPEG or compressed TIFF", "save it as uncompressed TIFF, or cut it"
-    return InputError(path, str(error), expected, fix)
+def too_large_for_pillow(path: str | os.PathLike, error: Exception) -> InputError:
+    """Return the error for a picture that Pillow does not open, whatever `max_pixels` is."""
+    expected = f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} px in a PNG, JPEG or compressed TIFF"
+    return InputError(path, str(error), expected, "save it as uncompressed TIFF, or cut the image into parts")
 
 
 def _gunzip(data: bytes, path: str, limit: int) -> bytes:
@@ -159,7 +156,7 @@ def _read_other(data: bytes, path: str, channel: str, max_pixels: int) -> np.nda
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=["PNG", "TIFF", "JPEG"])
     except Image.DecompressionBombError as error:
-        raise _too_large_for_pillow(path, error, max_pixels) from error
+        raise too_large_for_pillow(path, error) from error
     with image:
         check_size(path, image.size, max_pixels)
         return _decode(image, data, path, channel)

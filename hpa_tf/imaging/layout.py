@@ -75,6 +75,8 @@ def parse_layout(
     """
     from hpa_tf.imaging.naming import Naming
 
+    if project not in (None, "max"):
+        raise InputError("--project", repr(project), "max", "correct the option")
     layout = Layout(pattern, _parse_channels(channels), parse_without(without), project)
     twice = next((channel for channel in layout.given if channel in layout.without), None)
     if twice is not None:

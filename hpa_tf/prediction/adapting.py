@@ -19,7 +19,7 @@ from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
 from hpa_tf.prediction.sources import FieldCells, Source, digest
-from hpa_tf.prediction.stages import Failed, load
+from hpa_tf.prediction.stages import Failed, load, worker_died
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.progress import progress
 
@@ -118,7 +118,7 @@ def _fields(source: Source, workers: Workers, skip: bool) -> Iterator[FieldCells
     """Yield the cells of each image; `skip`: of those that can be used."""
     tasks = ((source.load, source.task(i), image_id) for i, image_id in enumerate(source.image_ids))
     with progress(desc="adapt", total=len(source.image_ids), unit="image") as bar:
-        for field in workers.map(load, tasks, workers.count + 2):
+        for field in workers.map(load, tasks, workers.count + 2, worker_died):
             bar.update()
             if not isinstance(field, Failed):
                 yield field
@@ -137,7 +137,7 @@ def sample(fields: Iterator[FieldCells], served: "Served", shape: tuple[int, int
     Returns:
         float32 [N, S, S, C], in the order of the hashes.
     """
-    most = min(MOST_CELLS, _MOST_BYTES // (4 * math.prod(shape)))
+    most = max(LEAST_CELLS, min(MOST_CELLS, _MOST_BYTES // (4 * math.prod(shape))))
     kept: list[tuple[int, np.ndarray]] = []  # a heap whose first entry has the largest hash
     for field in fields:
         names = (f"{field.image_id} {cell}".encode() for cell in field.table["cell"])

@@ -148,6 +148,8 @@ class Options:
         if self.um_per_px is not None and not 0.005 <= self.um_per_px <= 20:
             fix = "give micrometres (0.08 for 63 x), not nanometres"
             raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)
+        if self.tta not in (None, "none", "2", "8", "16"):  # Python, unlike the command line, takes anything
+            raise InputError("--tta", repr(self.tta), "'none', '2', '8' or '16'", "correct the option")
         if not 1 <= self.max_pixels <= submission.MOST_PIXELS:
             expected = f"1 to {submission.MOST_PIXELS}, what a submission can hold"
             raise InputError("--max-pixels", str(self.max_pixels), expected, "cut larger images into parts")

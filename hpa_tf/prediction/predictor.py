@@ -1,6 +1,7 @@
 """Predict in memory: an image in, a table of its cells out. The numbers are those of `predict.py`."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale
 from hpa_tf.imaging.image_cells import cells_of
@@ -165,6 +166,10 @@ def _field(
     check_um_per_px(field.um_per_px, "um_per_px")
     if full_scale is not None:
         pixels = to_full_scale(pixels, full_scale, "image")
+    for k, channel in enumerate(CHANNELS if field is not image else ()):  # what was read from files has been told
+        if channel not in layout.without and pixels[..., k].max() == pixels[..., k].min():
+            hint = f"; if there is none, say so: without={channel!r}" if channel in ("red", "yellow") else ""
+            warnings.warn(f"image: the {channel} channel is blank{hint}", HpaWarning, stacklevel=3)
     scale = field.um_per_px if um_per_px is None else um_per_px
     return _blackened(replace(field, pixels=np.ascontiguousarray(pixels), um_per_px=scale), layout)
 
@@ -219,4 +224,4 @@ def _label_image(mask: np.ndarray, size: tuple[int, int], what: str) -> np.ndarr
     if mask.max(initial=0) > np.iinfo(np.int32).max:
         fix = "number the cells anew: skimage.segmentation.relabel_sequential(mask)[0]"
         raise InputError(what, f"the number {mask.max()}", "numbers below 2^31", fix)
-    return mask.astype(np.int32)
+    return mask.astype(np.int32, order="C")

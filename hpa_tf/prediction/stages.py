@@ -152,7 +152,7 @@ class Stages:
         groups = collections.deque(groups_to_do(self._source.image_ids, self._done))
         indices = [i for group in groups for i in group]
         tasks = ((self._source.load, self._source.task(i), self._source.image_ids[i]) for i in indices)
-        loaded = self._workers.map(load, tasks, self._limit, _died)
+        loaded = self._workers.map(load, tasks, self._limit, worker_died)
         for i, field in zip(indices, loaded, strict=True):
             if isinstance(field, Failed):
                 self._fail(field)
@@ -240,7 +240,7 @@ def load(task: tuple) -> FieldCells | Failed:
         return Failed(image_id, InputError(f"image {image_id}", found, "an image that can be read", fix))
 
 
-def _died(task: tuple, error: InputError) -> Failed:
+def worker_died(task: tuple, error: InputError) -> Failed:
     """Return what comes of an image that killed its worker."""
     image_id = task[2]
     return Failed(image_id, InputError(f"image {image_id}", error.found, "an image that can be read", error.fix))

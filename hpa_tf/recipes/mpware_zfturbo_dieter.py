@@ -5,7 +5,7 @@ one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 
     tfrecords_builder label --rule soften --data DIR --out SOFT.parquet
     train.py --data DIR --system mpware_zfturbo_dieter --recipe.objective.0.loss CrossEntropy --labels SOFT.parquet
-        --folds 4 --out-of-fold ENSEMBLE.parquet --out runs/team_3_folds
+        --folds 5 --out-of-fold ENSEMBLE.parquet --out runs/team_3_folds
     tfrecords_builder label --rule out_of_fold --data DIR --predictions ENSEMBLE.parquet --out STUDENT.parquet
     train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT.parquet --out runs/team_3
 

@@ -57,16 +57,20 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool) -> None:
     files.write_json(path, identity)  # without masks nothing is lost by beginning anew
 
 
-def stamp_of(field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_scale: bool = False) -> str:
+def stamp_of(
+    field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_scale: bool = False, for_all: bool = False
+) -> str:
     """Return a digest of the names, sizes and times of a field's files.
 
     Args:
         field_files: The field.
         stamps: `files.list_stamps` of its folder.
         own_scale: Its scale is what its files say.
+        for_all: The networks see all images at the default's share of their size nevertheless (`--scale`).
     """
     state = [[name, *stamps.get(name, (0, ""))] for name in field_files.names]
-    state += [["the scale of its files"]] if own_scale and field_files.says_scale() else []
+    if own_scale and field_files.says_scale():
+        state += [["the scale of its files"], *([["shrunk as all"]] if for_all else [])]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
 

@@ -105,12 +105,9 @@ class Options:
         return os.path.expanduser(self.weights or DEFAULT_FOLDER)
 
     @property
-    def at_own_scale(self) -> bool:
-        """Whether an image is seen at the scale that its files say.
-
-        `--scale` is another setting of the folder (`claim`), unless its number is the default's.
-        """
-        return self.um_per_px is None and self.scale != network_scale(DEFAULT_UM_PER_PX, None)
+    def is_default_scale_for_all(self) -> bool:
+        """Whether `--scale` is the default's number, which the folder's record does not tell from no `--scale`."""
+        return self.scale == network_scale(DEFAULT_UM_PER_PX, None)
 
     @property
     def layout(self) -> Layout:

@@ -82,7 +82,8 @@ def segment(options: Options) -> Outcome:
         mask_folder.claim(options.out, method.identity, bool(done))
         keeps("finished masks are kept; the same command continues")
         listed = files.list_stamps(options.images)
-        stamps = {one.image_id: mask_folder.stamp_of(one, listed, options.at_own_scale) for one in fields}
+        scales = options.um_per_px is None, options.is_default_scale_for_all
+        stamps = {one.image_id: mask_folder.stamp_of(one, listed, *scales) for one in fields}
         outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
         if kept := corrected & stamps.keys():
             text = (

@@ -39,7 +39,7 @@ class _Reader:
         return Field(field_files, stamp, first.shape, read.um_per_px, pixels, texts)
 
     def _planes(self, field_files: FieldFiles) -> Planes:
-        asked = "green" in field_files.layout.given  # then it must be there
+        asked = field_files.stack and "green" in field_files.layout.given  # then it must be there
         seen = CHANNELS if asked or channel_counts(field_files, self.max_pixels).get("green") else _NEEDED
         return read_planes(field_files, seen, self.um_per_px, self.max_pixels, self.full_scale)
 

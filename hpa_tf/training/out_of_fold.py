@@ -53,17 +53,21 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
     said = [_of_member(number, member, examples, folder_of, site) for number, member in enumerate(system.members)]
     if not site.is_chief:
         return
-    all_folds = read_manifest(data.data).num_folds
-    if num_folds < all_folds:
-        missing = f"fold {num_folds}" if all_folds == num_folds + 1 else f"folds {num_folds} to {all_folds - 1}"
-        text = f"{path} has no prediction of the cells of {missing}; --folds {all_folds} predicts all"
-        warnings.warn(text, HpaWarning, stacklevel=2)
+    warn_of_missing_folds(path, num_folds, read_manifest(data.data).num_folds)
     shares, tables = [member.weight for member in system.members], []
     for fold, (own, *members) in enumerate(zip(examples, *said, strict=True)):
         values = mix(members, shares, system.postprocessing.negative)
         columns = {"fold": np.full(len(own), fold)}
         tables.append(cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns))
     cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")
+
+
+def warn_of_missing_folds(path: str, num_folds: int, all_folds: int) -> None:
+    """Warn where a table has predictions of some of the data's folds alone."""
+    if num_folds < all_folds:
+        missing = f"fold {num_folds}" if all_folds == num_folds + 1 else f"folds {num_folds} to {all_folds - 1}"
+        text = f"{path} has no prediction of the cells of {missing}; --folds {all_folds} predicts all"
+        warnings.warn(text, HpaWarning, stacklevel=3)
 
 
 def mix(members: Sequence[np.ndarray], shares: Sequence[float], negative: str) -> np.ndarray:

@@ -30,6 +30,7 @@ from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.logs import Logs
 from hpa_tf.training.loop import Loop
+from hpa_tf.training.out_of_fold import warn_of_missing_folds
 from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.run import check_first, records_of, what_validation_decides
 from hpa_tf.training.site import Data, Site
@@ -75,6 +76,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
         table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
         if site.is_chief:
             path = path or files.join(out, OUT_OF_FOLD)
+            warn_of_missing_folds(path, folds, manifest.num_folds)
             cell_table.write(table, path, "out_of_fold")
             print(f"{path}: {len(table)} cells", flush=True)
 
