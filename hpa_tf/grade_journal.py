@@ -200,7 +200,7 @@ def read_folder(folder: str | os.PathLike) -> list[Journal]:
     if not names:
         fix = "python -m hpa_tf.grading --data DIR --class ID --out FOLDER"
         raise InputError(folder, "no journal of grades (class-ID.GRADER.jsonl)", "at least one", fix)
-    found = [read(files.join(folder, name)) for name in names]
+    found = (read(files.join(folder, name)) for name in names)
     return sorted(found, key=lambda journal: (journal.class_id, journal.grader))
 
 
@@ -236,9 +236,8 @@ class Writer:
         except BlockingIOError as error:
             fix = "use the page that is open, or give --grader another name"
             raise InputError(self.path, f"{grader} is grading this class already", "one page each", fix) from error
-        except OSError as error:
-            text = f"{self.path}: this file system has no locks ({error.strerror}): open one page only"
-            warnings.warn(text, HpaWarning, stacklevel=4)
+        except OSError:
+            warnings.warn(f"{self.path}: no locks on this disk: open one page only", HpaWarning, stacklevel=4)
         content = files.read_bytes(self.path)
         if b"\n" not in content:
             os.ftruncate(self._descriptor, 0)
@@ -271,8 +270,7 @@ class Writer:
         size = os.fstat(self._descriptor).st_size
         data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
         try:
-            written = os.write(self._descriptor, data)
-            if written != len(data):
+            if os.write(self._descriptor, data) != len(data):
                 raise OSError(28, "only a part could be written")
             os.fsync(self._descriptor)
         except OSError as error:
@@ -283,9 +281,6 @@ class Writer:
     def close(self) -> None:
         """Close the file and give the lock back."""
         os.close(self._descriptor)
-
-
-# -- what the grades say -----------------------------------------------------------------------------------------------
 
 
 def grades_table(journals: Sequence[Journal]) -> pd.DataFrame:

@@ -285,6 +285,7 @@ def test_options_that_do_not_go_together(change):
 def test_the_sample_is_the_same_in_any_order(monkeypatch):
     """The cells with the smallest hashes, so neither the order of the images nor the number of workers matters."""
     monkeypatch.setattr(adapting, "MOST_CELLS", 7)
+    monkeypatch.setattr(adapting, "LEAST_CELLS", 5)
     fields = [Field(f"image{i}", np.arange(1, 6) + 5 * i) for i in range(4)]
     one, other = (adapting.sample(iter(order), Served(), (1, 1, 4)) for order in (fields, fields[::-1]))
     assert np.array_equal(one, other) and len(np.unique(one)) == 7

@@ -288,7 +288,7 @@ def test_a_folder_with_shards_of_another_program_is_not_touched(tmp_path, capsys
 def test_a_folder_of_another_build_on_an_object_store_is_not_touched(tmp_path, capsys):
     """It was copied there without its record of the build, which a shell's * leaves out."""
     inputs = write_inputs(tmp_path / "inputs", 5, size=16, grid=1)
-    out = f"memory://bucket/{tmp_path.name}"
+    out = f"memory://{tmp_path.name}/data"
     files.write_bytes(f"{out}/other.tfrecord-00000-of-00001", b"precious")
     assert main(inputs.arguments(out)) == 2
     assert "no record of a build" in capsys.readouterr().err
