@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from hpa_tf.classes import CHANNELS
@@ -145,6 +146,12 @@ def test_huge_png_is_refused_by_its_header(tmp_path):
                 read_channel_file(str(tmp_path / "x_red.png"), "red", 1 << 40)
             with pytest.raises(InputError, match=f"at most {most}"):
                 check.expected_sizes(check.Check("s.csv", images=str(tmp_path)))
+
+
+def test_the_size_of_a_large_tiff_is_known_without_reading_it(tmp_path):
+    """200 megapixels in a sparse file: Pillow does not open it, the channel's reader does."""
+    tifffile.memmap(tmp_path / "x_red.tif", shape=(10_000, 20_000), dtype=np.uint8, photometric="minisblack").flush()
+    assert check.expected_sizes(check.Check("s.csv", images=str(tmp_path))) == {"x": (20_000, 10_000)}
 
 
 def test_gzip_bomb_is_refused(tmp_path):

@@ -274,14 +274,15 @@ def test_weights_of_the_original_count_also_where_they_were_not_written_down(tmp
     mask_folder.claim(str(tmp_path), before, has_masks=False)
     for weights in (b"one", b"other"):
         (tmp_path / "nuclei_model.pth").write_bytes(weights)
-        now = {**before, "weights": original._digests(str(tmp_path))}
+        added = {"weights": original._digests(str(tmp_path))}
+        now = {**before, **added}
         assert set(now["weights"]) == {"nuclei_model.pth"}
         if weights == b"one":
-            mask_folder.claim(str(tmp_path), now, has_masks=True)
-            mask_folder.claim(str(tmp_path), now, has_masks=True)
+            mask_folder.claim(str(tmp_path), now, has_masks=True, added=added)
+            mask_folder.claim(str(tmp_path), now, has_masks=True, added=added)
         else:
             with pytest.raises(InputError, match=r"another set of masks .weights"):
-                mask_folder.claim(str(tmp_path), now, has_masks=True)
+                mask_folder.claim(str(tmp_path), now, has_masks=True, added=added)
 
 
 def test_a_damaged_protein_stops_no_field_that_was_segmented(tmp_path):

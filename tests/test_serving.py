@@ -27,7 +27,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.serving import server
 from hpa_tf.serving.operations import check_operations
-from hpa_tf.serving.request import instances
+from hpa_tf.serving.request import MAX_CELLS, instances
 from hpa_tf.views import Crop
 from hpa_tf.views.crop import prepare
 
@@ -132,9 +132,9 @@ def test_a_class_that_is_not_answered_is_null():
 
 def test_a_request_of_as_many_cells_as_a_bag_may_have():
     picture = {"b64": base64.b64encode(png(np.zeros((2, 2, 4), np.uint8))).decode()}
-    cells = {"crop": [picture] * 1024, "region": [picture] * 1024}
+    cells = {"crop": [picture] * MAX_CELLS, "region": [picture] * MAX_CELLS}
     (found,) = instances(json.dumps({"instances": [cells]}).encode())
-    assert len(found["crop"]) == len(found["region"]) == 1024
+    assert len(found["crop"]) == len(found["region"]) == MAX_CELLS
 
 
 def test_heat_map_is_the_class_activation_map():

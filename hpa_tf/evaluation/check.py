@@ -18,7 +18,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.channel_files import too_large_for_pillow
-from hpa_tf.imaging.fields import MAX_PIXELS, FieldFiles, find_fields
+from hpa_tf.imaging.fields import FieldFiles, find_fields
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.imaging.stacks import open_stack
 from hpa_tf.progress import progress
@@ -124,8 +124,7 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
 
 def _image_size(field: FieldFiles) -> tuple[int, int]:
     if field.stack:
-        with open_stack(field.stack[0], MAX_PIXELS) as stack:
-            return stack.shape[::-1]
+        return _size_of_tiff(field.stack[0])
     path = next(iter(field.paths.values()))
     try:
         with files.open_file(path) as stream, warnings.catch_warnings():
@@ -133,9 +132,16 @@ def _image_size(field: FieldFiles) -> tuple[int, int]:
             with _open_image(stream, path) as image:
                 return image.size
     except Image.DecompressionBombError as error:
+        if path.lower().endswith((".tif", ".tiff")):
+            return _size_of_tiff(path)
         raise too_large_for_pillow(path, error) from error
     except OSError as error:
         raise InputError(path, f"a file that cannot be read ({error})", "an image", "copy it again") from error
+
+
+def _size_of_tiff(path: str) -> tuple[int, int]:
+    with open_stack(path, submission.MOST_PIXELS) as stack:
+        return stack.shape[::-1]
 
 
 def _open_image(stream: IO[bytes], path: str) -> Image.Image:

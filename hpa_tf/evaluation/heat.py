@@ -14,7 +14,7 @@ import pandas as pd
 import tyro
 from skimage.filters import threshold_otsu
 
-from hpa_tf import cell_table, files, heat_map_files, reporting
+from hpa_tf import cell_table, files, heat_map_files, reporting, submission
 from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
@@ -140,7 +140,7 @@ def _cells(options: Heat) -> Iterator[Seen]:
     ]
     for field_files in progress(with_maps, desc="heat maps", unit="image"):
         maps = [heat_map_files.read(folder, field_files.image_id) for folder in options.predictions]
-        pixels = read_field(field_files).pixels.astype(np.float32)
+        pixels = read_field(field_files, max_pixels=submission.MOST_PIXELS).pixels.astype(np.float32)
         bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
         mask = masks.read(field_files.image_id, bright.shape)
         for folder, table in tables.items():

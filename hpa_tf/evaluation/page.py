@@ -13,7 +13,7 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from hpa_tf import cell_table, checksums, files, heat_map_files, reporting
+from hpa_tf import cell_table, checksums, files, heat_map_files, reporting, submission
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
@@ -187,7 +187,7 @@ def _read_fields(
         lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")
         raise InputError(options.images, lacks, "the images that were predicted", "give their folder")
     for image_id in sorted(image_ids):
-        field = read_field(found[image_id], options.um_per_px)
+        field = read_field(found[image_id], options.um_per_px, submission.MOST_PIXELS)
         mask = masks.read(image_id, field.pixels.shape[:2])
         rows = predicted[predicted["image_id"] == image_id]
         masks_of(mask, rows, options.predictions, masks.path(image_id))

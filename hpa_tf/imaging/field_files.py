@@ -214,7 +214,7 @@ def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tu
     """
     paths = sorted(path for path in grouped.values() if _SET.search(path))
     alike: dict[str, list[str]] = {}
-    for path in paths if not files.is_remote(folder) else ():  # sets on an object store are refused
+    for path in paths if not files.is_remote(folder) else ():  # there each look would be a download
         alike.setdefault(_LAST_WORD.sub("", _STEM.sub("", path)), []).append(path)
     groups = [paths, *(group for group in alike.values() if len(group) > 1)] if paths else []
     found: dict[str, tuple[str, tuple[str, ...]]] = {}

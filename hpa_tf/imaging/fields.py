@@ -162,7 +162,7 @@ def _read_stack(field_files: FieldFiles, channels: Sequence[str], max_pixels: in
 
 
 def channel_counts(field_files: FieldFiles, max_pixels: int = MAX_PIXELS) -> dict[str, int]:
-    """Return how many files, or planes of its file, may show each channel that is read; nothing is decoded.
+    """Return how many channels in an image's files may be each of ours: 0 = none is known, 2 = it is ambiguous.
 
     Args:
         field_files: Where the channels are.

@@ -166,7 +166,7 @@ def _field(
     check_um_per_px(field.um_per_px, "um_per_px")
     if full_scale is not None:
         pixels = to_full_scale(pixels, full_scale, "image")
-    for k, channel in enumerate(CHANNELS if field is not image else ()):  # what was read from files has been told
+    for k, channel in enumerate(CHANNELS if field is not image else ()):  # of a `FieldOfView` its reader has told
         if channel not in layout.without and pixels[..., k].max() == pixels[..., k].min():
             hint = f"; if there is none, say so: without={channel!r}" if channel in ("red", "yellow") else ""
             warnings.warn(f"image: the {channel} channel is blank{hint}", HpaWarning, stacklevel=3)

@@ -28,6 +28,7 @@ class HpaMethod:
         self.read = Reader(options.um_per_px, options.scale, yellow, options.max_pixels, options.full_scale)
         self.label = Labeller(options.scale, options.labels_at == "full")
         um_per_px = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `mask_folder.stamp_of`
+        self.added: dict[str, Any] = {}
         self.identity: dict[str, Any] = {
             "segmenter": "hpa",
             "weights": {name: one.sha256 for name, one in self._networks.converted.items()},

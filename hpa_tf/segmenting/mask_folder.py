@@ -8,6 +8,8 @@ corrected are never written over.
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -28,13 +30,14 @@ _MOST_CELLS = 65_535
 _OVERLAY_SIZE = 1536
 
 
-def claim(out: str, identity: dict[str, Any], has_masks: bool) -> None:
+def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write down what decides the masks; refuse a folder whose masks other settings decided.
 
     Args:
         out: Folder of masks.
         identity: What decides them, as JSON values.
         has_masks: Whether an image is done.
+        added: Of `identity`, what earlier versions did not write: folders that lack it are taken to have it.
 
     Raises:
         InputError: The folder has masks of other settings, or of an unknown origin.
@@ -49,12 +52,9 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool) -> None:
             )
         files.write_json(path, identity)
         return
-    if has_masks:
-        before = files.read_json(path)
-        if "weights" in identity:
-            before.setdefault("weights", identity["weights"])  # hpacellseg's were not written down at first
-        check_same(out, before, identity, "set of masks", "choose another --out")
-    files.write_json(path, identity)  # without masks nothing is lost by beginning anew
+    if has_masks:  # else nothing is lost by beginning anew
+        check_same(out, {**added, **files.read_json(path)}, identity, "set of masks", "choose another --out")
+    files.write_json(path, identity)
 
 
 def stamp_of(

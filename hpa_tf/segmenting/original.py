@@ -90,13 +90,14 @@ class OriginalPackage:
             ) from error
         self.batch_size = 1
         self.read, self.label = _Reader(options.um_per_px, options.max_pixels, options.full_scale), _as_masks
+        self.added: dict[str, Any] = {"weights": _digests(folder)}
         self.identity: dict[str, Any] = {
             "segmenter": PACKAGE,
             "version": getattr(importlib.import_module(PACKAGE), "__version__", "unknown"),
             "um_per_px": um_per_px,
             "full_scale": options.full_scale,
             "scale": scale,
-            "weights": _digests(folder),
+            **self.added,
             **options.layout_identity,
         }
 

@@ -36,12 +36,14 @@ class Method(Protocol):
 
     Attributes:
         identity: What of it decides the masks, as JSON values.
+        added: See `mask_folder.claim`.
         batch_size: Fields that `answer` takes at once.
         read: (files, stamp) -> field; runs in workers.
         label: (answer, field) -> masks; runs in workers.
     """
 
     identity: dict[str, Any]
+    added: dict[str, Any]
     batch_size: int
     read: Callable[[FieldFiles, str], Field]
     label: Callable[[Any, Field], Masks]
@@ -79,11 +81,11 @@ def segment(options: Options) -> Outcome:
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
         done, corrected = mask_folder.done_images(options.out)
-        mask_folder.claim(options.out, method.identity, bool(done))
+        mask_folder.claim(options.out, method.identity, bool(done), method.added)
         keeps("finished masks are kept; the same command continues")
         listed = files.list_stamps(options.images)
-        scales = options.um_per_px is None, options.is_default_scale_for_all
-        stamps = {one.image_id: mask_folder.stamp_of(one, listed, *scales) for one in fields}
+        scales = {"own_scale": options.um_per_px is None, "for_all": options.is_default_scale_for_all}
+        stamps = {one.image_id: mask_folder.stamp_of(one, listed, **scales) for one in fields}
         outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
         if kept := corrected & stamps.keys():
             text = (

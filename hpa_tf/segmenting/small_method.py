@@ -68,6 +68,7 @@ class SmallMethod:
         self.batch_size = 1
         self.read = _Reader(options.um_per_px, options.max_pixels, options.full_scale)
         self.label = _Labeller(segmenter)
+        self.added: dict[str, Any] = {}
         self.identity: dict[str, Any] = {
             "segmenter": segmenter.name,
             "um_per_px": DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px,

@@ -28,8 +28,10 @@ SIGNATURES = {("crop",): "serving_default", ("crop", "region"): "crop_and_region
 """The signature that answers each set of inputs."""
 
 _ROWS, _COLUMNS, _SIGNATURE = "instances", "inputs", "signature_name"
-_MAX_MARKS = 8 * 1024
-"""Signs [ { , : of a request: 6 a cell with its region, and 1,024 cells at most (`whole_images.MAX_CELLS`)."""
+MAX_CELLS = 1024
+"""Cells of bags and fields in a request."""
+_MAX_MARKS = 8 * MAX_CELLS
+"""Signs [ { , : of a request: 6 a cell with its region, and what stands around them."""
 PNG_MAGIC, _SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)
 
 
@@ -106,7 +108,7 @@ def _json(data: bytes) -> Any:
     A value takes 2 bytes of text and up to 100 of memory; in a request nearly all bytes are base64.
     """
     if sum(data.count(mark) for mark in b"[{,:") > _MAX_MARKS:
-        raise ValueError("more values than a request may have")
+        raise ValueError(f"more values than {MAX_CELLS} cells have; send fewer in a request")
     try:
         return json.loads(data)
     except RecursionError as error:

@@ -19,11 +19,9 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, Box, check_region, find_boxes
 from hpa_tf.imaging.squares import Shrunk, squares_of
 from hpa_tf.serving.loading import Served
-from hpa_tf.serving.request import PNG_MAGIC, instances, json_rows, picture
+from hpa_tf.serving.request import MAX_CELLS, PNG_MAGIC, instances, json_rows, picture
 from hpa_tf.views.asking import records_of, rows_of_image, square_of
 
-MAX_CELLS = 1024
-"""Most cells in one request."""
 _CELLS_A_BATCH = 16
 
 

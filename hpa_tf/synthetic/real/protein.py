@@ -39,7 +39,7 @@ def green(
         pattern = PATTERNS[class_id](Brush(scene, rng, numbers, microtubules, dot_scale=max(1.0, seen) ** 0.5))
         pattern = np.clip(pattern, 0, 2.5).astype(np.float32)
         if seen < 1:
-            pattern = seen * pattern + (1 - seen) * 0.6 * whole_cell(scene)
+            pattern = seen * pattern + (1 - seen) * REALITY.even_stain * whole_cell(scene)
         share = labels[:, class_id] * expression * rng.lognormal(0, REALITY.class_spread) * _faintness(rng, len(labels))
         total += pattern * scene.per_body(max(1.0, seen) * share)
     total += _haze(scene, rng)

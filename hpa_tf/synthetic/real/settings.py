@@ -59,6 +59,7 @@ class Reality:
         faint: Share of the cells of an image in which a pattern is faint (0 to twice it), and `faint_strength`.
         haze: Off-target stain of whole cells: median and log deviation, in units of a pattern.
         haze_nuclear: Share of the haze that the nucleus takes, relative to the cytoplasm.
+        even_stain: What takes the place of a pattern that is less visible, in the whole cell, in units of a pattern.
         clumps: How uneven antibodies bind: log deviation of the grain.
         clouds: How uneven the protein is over 1 to 5 um: from, to.
         speck: Mean number of stray antibody specks per 100 um2.
@@ -85,6 +86,7 @@ class Reality:
     faint_strength: Range = (0.08, 0.4)
     haze: tuple[float, float] = (0.035, 0.8)
     haze_nuclear: Range = (0.2, 1.0)
+    even_stain: float = 0.6
     clumps: Range = (0.08, 0.4)
     clouds: Range = (0.03, 0.2)
     speck: Range = (0.0, 1.5)
