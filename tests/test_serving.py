@@ -120,10 +120,14 @@ def test_network_in_memory_answers_like_its_savedmodel(served):
             np.testing.assert_allclose(first[key], second[key], atol=1e-6)
 
 
-def test_a_class_that_is_not_answered_is_null():
+def of_one_class() -> serving.Served:
     network = Classifier(SmallCnn((4,)), classes=(11,))
     recipe = replace(cases.recipe(), network=network)
-    wrapped = serving.from_network(network.build(recipe.view.specs()), recipe, cases.MANIFEST, "here")
+    return serving.from_network(network.build(recipe.view.specs()), recipe, cases.MANIFEST, "here")
+
+
+def test_a_class_that_is_not_answered_is_null():
+    wrapped = of_one_class()
     request = {"instances": [{"crop": {"b64": base64.b64encode(png(cell(0)[0])).decode()}}]}
     answer = json.loads(json.dumps(server.predict(wrapped, request), allow_nan=False))
     (row,) = (one["probabilities"] for one in answer["predictions"])
@@ -362,6 +366,15 @@ def test_a_mixed_precision_network_is_served(tmp_path):
 
 
 # -- other runtimes ---------------------------------------------------------------------------------------------------
+
+
+def test_onnx_leaves_out_the_same_classes():
+    pytest.importorskip("tf2onnx", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    from hpa_tf.serving import onnx
+
+    wrapped = of_one_class()
+    assert onnx.check(onnx.to_onnx(wrapped), wrapped, onnx._examples(wrapped)) < onnx.TOLERANCE
 
 
 def test_onnx_has_the_same_numbers(runs, served):
