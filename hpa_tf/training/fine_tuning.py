@@ -66,7 +66,7 @@ def fine_tune_system(
         write_stage_labels(data, grades, recipes[0].validation_fold, table, site)
     wait_for_all(site.strategy)  # the first worker still exports the first stage, or writes the labels
     second = replace(data, labels=table, unknown_cells="drop", validation_labels=None)
-    if site.is_chief:
+    if site.is_chief and second.clean:
         _warn_of_unclean_grades(second)
     for number, recipe in enumerate(recipes, start=1):
         announce(system, number, ", second stage", site)
@@ -78,13 +78,15 @@ def fine_tune_system(
 
 def _warn_of_unclean_grades(data: Data) -> None:
     """Say how many of the cells that a person graded are left out as cut by the frame or as outliers."""
-    labels, cells = cell_table.read(data.labels), cell_table.read(files.join(data.data, CELL_TABLE_NAME))
-    if data.clean and "graded" in labels:
-        graded = labels.loc[labels["graded"].fillna(False).astype(bool), cell_table.KEYS]
-        unclean = cells.loc[~clean_cells(cells), cell_table.KEYS]
-        if count := len(graded.merge(unclean, on=cell_table.KEYS)):
-            text = f"{counted(count, 'graded cell')} cut by the frame or outliers are not trained on"
-            warnings.warn(f"{text}; --no-clean keeps them", HpaWarning, stacklevel=3)
+    labels = cell_table.read(data.labels)
+    if "graded" not in labels:
+        return
+    cells = cell_table.read(files.join(data.data, CELL_TABLE_NAME))
+    graded = labels.loc[labels["graded"].fillna(False).astype(bool), cell_table.KEYS]
+    unclean = cells.loc[~clean_cells(cells), cell_table.KEYS]
+    if count := len(graded.merge(unclean, on=cell_table.KEYS)):
+        text = f"{counted(count, 'graded cell')} cut by the frame or outliers are not trained on"
+        warnings.warn(f"{text}; --no-clean keeps them", HpaWarning, stacklevel=3)
 
 
 def write_stage_labels(data: Data, grades: str, validation_fold: int, path: str, site: Site) -> None:
