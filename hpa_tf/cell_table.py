@@ -20,10 +20,15 @@ import pyarrow.parquet as pq
 from hpa_tf import files
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
+from hpa_tf.imaging.cells import BOX
 
 VERSION = 1
 KEYS = ["image_id", "cell"]
 VALUES = list(CLASSES)
+AREA = "cell_area"
+"""Column of a cell's area in its mask, px."""
+PLACES = (*BOX, AREA)
+"""Columns that tell which cells a table's numbers mean: every build and prediction writes them."""
 
 Kind = Literal["labels", "truth", "grades", "predictions", "out_of_fold"]
 _DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
@@ -90,6 +95,33 @@ def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
             "remove the repeated rows",
         )
     return table
+
+
+def check_same_cells(own: pd.DataFrame, other: pd.DataFrame, where: str | os.PathLike) -> None:
+    """Check that equal numbers are the same cells in two tables, by those of the columns `PLACES` that both have.
+
+    Args:
+        own: The cells that a data folder or a table of labels has.
+        other: What is joined with them by (image_id, cell); cells that one of the two lacks are not looked at.
+        where: The file of `other`, for the error.
+
+    Raises:
+        InputError: A cell has another box or area: the tables are of other masks.
+    """
+    shared = [name for name in PLACES if name in own and name in other]
+    if not shared:
+        return
+    rows = pd.MultiIndex.from_frame(other[KEYS]).get_indexer(pd.MultiIndex.from_frame(own[KEYS]))
+    both = own.loc[rows >= 0, [*KEYS, *shared]]
+    found, expected = (one[shared].to_numpy(np.float64) for one in (other.iloc[rows[rows >= 0]], both))
+    differs = (found != expected) & ~np.isnan(found) & ~np.isnan(expected)
+    if differs.any():
+        row, column = np.argwhere(differs)[0]
+        image_id, cell = both[KEYS].iloc[row]
+        what = f"image {image_id} cell {cell} with {shared[column]!r} {found[row, column]:.0f}"
+        what += f" ({int(differs.any(axis=1).sum())} of {len(both)} cells differ)"
+        fix = "a number is another cell in other masks: make both tables with the same masks"
+        raise InputError(where, what, f"{expected[row, column]:.0f}, as in what it is joined with", fix)
 
 
 def _first_outside(table: pd.DataFrame) -> tuple[int, str] | None:

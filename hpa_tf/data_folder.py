@@ -14,10 +14,9 @@ import pandas as pd
 from hpa_tf import cell_table, files, image_table
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import GradedData
-from hpa_tf.imaging.cells import BOX
 from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, Shard, read_manifest
 
-CELL_COLUMNS = (*cell_table.KEYS, *BOX, "cell_area")
+CELL_COLUMNS = (*cell_table.KEYS, *cell_table.PLACES)
 """Columns that say which cells a table numbers: every build writes them."""
 
 

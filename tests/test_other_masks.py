@@ -145,6 +145,17 @@ def test_predictions_of_other_cells_of_the_same_images_are_told(folders, numbers
     assert [text in one and "give --masks and --prediction-masks" in one for one in said] == [True] * told
 
 
+def test_predictions_of_other_cells_with_the_same_numbers_are_refused(folders, capsys):
+    """No number is missing, but the cells are larger there."""
+    cells = cell_table.read(folders / "data" / "cells.parquet")
+    for larger in (0, 5):
+        columns = {"cell_area": cells["cell_area"] + larger}
+        predicted = cell_table.from_values(cells["image_id"], cells["cell"], np.full((len(cells), 19), 0.5), columns)
+        cell_table.write(predicted, folders / "oof.parquet", "out_of_fold")
+        assert main(words(folders, "--share", "0.5")) == (2 if larger else 0)
+    assert f"({len(cells)} of {len(cells)} cells differ)" in capsys.readouterr().err
+
+
 def test_five_levels_names_no_option_that_it_has_not(folders):
     words = ["label", "--rule", "five_levels", "--data", str(folders / "data"), "--out", str(folders / "out.parquet")]
     ids = cell_table.read(folders / "data" / "cells.parquet")["image_id"].unique()

@@ -246,6 +246,23 @@ def test_cells_without_a_row_stop_unless_told(folder, tmp_path):
     assert kept.table["graded"].sum() == 5
 
 
+@pytest.mark.parametrize("unknown_cells", ["error", "keep", "drop"])
+def test_labels_of_other_masks_are_refused_however_many_cells_they_have(folder, tmp_path, unknown_cells):
+    """Numbers that fit by chance are other cells: their areas tell."""
+    path = overlay(tmp_path, slice(None))
+    table = cell_table.read(path)
+    area = cell_table.read(f"{folder}/{records.CELL_TABLE_NAME}").set_index(cell_table.KEYS)["cell_area"]
+    table["cell_area"] = area.reindex(pd.MultiIndex.from_frame(table[cell_table.KEYS])).to_numpy(float)
+    table.loc[3, "cell_area"] = NAN  # not known: no reason to doubt
+    cell_table.write(table, path, "labels")
+    assert len(read_examples(folder, labels=path, unknown_cells=unknown_cells, clean=False)) == 16
+    table.loc[5, "cell_area"] += 1
+    cell_table.write(table, path, "labels")
+    image_id, cell = table.loc[5, cell_table.KEYS]
+    with pytest.raises(InputError, match=rf"image {image_id} cell {cell} with 'cell_area' \d+ \(1 of 16 cells"):
+        read_examples(folder, labels=path, unknown_cells=unknown_cells, clean=False)
+
+
 def test_every_row_of_a_table_of_grades_is_graded(folder, tmp_path):
     path = overlay(tmp_path, slice(4, 9))
     cell_table.write(cell_table.read(path), path, "grades")

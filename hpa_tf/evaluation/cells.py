@@ -11,7 +11,6 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES
-from hpa_tf.data_folder import CELL_COLUMNS
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
 from hpa_tf.metrics import area_under_curve, calibration_error, mean_over_classes, soft_average_precision
@@ -81,17 +80,12 @@ def pair(labels: str, predictions: str) -> Pairs:
             box or area than in the other.
     """
     known, predicted = cell_table.read(labels), cell_table.read(predictions)
-    places = [name for name in CELL_COLUMNS[len(cell_table.KEYS) :] if name in known and name in predicted]
-    columns = [*cell_table.KEYS, *cell_table.VALUES, *places]
+    cell_table.check_same_cells(known, predicted, predictions)
+    columns = [*cell_table.KEYS, *cell_table.VALUES]
     both = known[columns].merge(predicted[columns], on=cell_table.KEYS, suffixes=("", " predicted"))
     if not len(both):
         found = f"no cell of {labels} (its first: {_first(known)}; here: {_first(predicted)})"
         raise InputError(predictions, found, "the same image ids and cell numbers", "give tables of the same masks")
-    for name in places:
-        own, other = both[name], both[f"{name} predicted"]
-        for _, row in both[(own != other) & own.notna() & other.notna()][:1].iterrows():
-            found = f"image {row['image_id']} cell {row['cell']} with {name!r} {row[f'{name} predicted']}"
-            raise InputError(predictions, found, f"{row[name]} as in {labels}", "give tables of the same masks")
     probabilities = both[[f"{name} predicted" for name in cell_table.VALUES]].to_numpy(float)
     if np.isnan(probabilities).any():
         row = both.iloc[np.argwhere(np.isnan(probabilities))[0, 0]]

@@ -24,7 +24,7 @@ GIVEN = "given"
 """Rule of values that came from a table without provenance."""
 GRADED = "graded"
 """Column that marks hand-graded cells; the sampling plan of the fine-tuning stage draws them more often."""
-_CARRIED = ("fold", GRADED, "mitotic_lookalike")
+_CARRIED = ("fold", cell_table.AREA, GRADED, "mitotic_lookalike")
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ class LabelTable:
         """Return the 19 values of another cell table for each cell, float32 [N, 19]; NaN where it has none.
 
         Raises:
-            InputError: It has none of the cells.
+            InputError: It has none of the cells, or its cells are of other masks.
         """
+        cell_table.check_same_cells(self.cells, other, where)
         rows = self.rows_of(other)
         if not (rows >= 0).any():
             raise InputError(where, "none of the table's cells", "a table of the same cells", "check the path")

@@ -31,8 +31,8 @@ ANTIBODY = "antibody"
 _NEEDED = ("fold", "shard", "offset", "cleaning_value")
 """Columns of a data folder's cell table that are read beside the keys and the labels: the others take three times the
 memory."""
-_FURTHER = (*MARKS, ANTIBODY, *BOX, "height", "width")
-"""Columns that are read if they are there: where a cell lies tells whether the frame cuts it."""
+_FURTHER = (*MARKS, ANTIBODY, *BOX, "height", "width", cell_table.AREA)
+"""Columns that are read if they are there: where a cell lies tells whether the frame cuts it, its area which it is."""
 Found = TypeVar("Found")
 
 FIELD_NUMBER = "field_number"
@@ -79,6 +79,11 @@ class Examples:
     def labels(self) -> np.ndarray:
         """float32 [N, 19] in 0..1; 0 where not known."""
         return self.values if self.known.all() else np.nan_to_num(self.values)
+
+    @property
+    def areas(self) -> dict[str, pd.Series]:
+        """The column that tells these cells from others with the same numbers: `cell_table.AREA`, if it is there."""
+        return {cell_table.AREA: self.table[cell_table.AREA]} if cell_table.AREA in self.table else {}
 
     @cached_property
     def antibodies(self) -> np.ndarray:
@@ -256,8 +261,10 @@ def overlay_labels(
         The table with the new labels, and bool [N]: cells that stay.
 
     Raises:
-        InputError: `unknown_cells` is "error" and one of the two tables has a cell that the other lacks.
+        InputError: `unknown_cells` is "error" and one of the two tables has a cell that the other lacks, or they are
+            of other masks.
     """
+    cell_table.check_same_cells(table, other, where)
     keys, other_keys = (pd.MultiIndex.from_frame(one[cell_table.KEYS]) for one in (table, other))
     rows = other_keys.get_indexer(keys)
     found = rows >= 0

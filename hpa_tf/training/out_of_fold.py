@@ -57,7 +57,7 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
     shares, tables = [member.weight for member in system.members], []
     for fold, (own, *members) in enumerate(zip(examples, *said, strict=True)):
         values = mix(members, shares, system.postprocessing.negative)
-        columns = {"fold": np.full(len(own), fold)}
+        columns = {"fold": np.full(len(own), fold), **own.areas}
         tables.append(cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns))
     cell_table.write(pd.concat(tables, ignore_index=True), path, "out_of_fold")
 

@@ -115,7 +115,7 @@ def _tables(
             found = _train_class(recipe, trainee, first, others, own, class_id, folder, site)
             if found is not None:
                 values[:, class_id] = found
-        columns = {"fold": np.full(len(own), fold, np.int32)}
+        columns = {"fold": np.full(len(own), fold, np.int32), **own.areas}
         yield cell_table.from_values(own.table["image_id"], own.table["cell"], values, columns)
 
 
