@@ -54,13 +54,13 @@ def read_ome(text: str, where: str) -> Ome:
         InputError: It is no XML, has entities, or says what cannot be.
     """
     root = _parse(text, where)
-    only = next((element for element in root if _tag(element) == "BinaryOnly"), None)
+    only = next((element for element in root if _is(element, "BinaryOnly")), None)
     if only is not None:
         found = f"metadata in another file ({only.get('MetadataFile', 'not named')[:200]!r})"
         fix = "bfconvert joins them: bfconvert NAME.companion.ome OUT.ome.tif; or name the files by --pattern"
         raise InputError(where, found, "OME-XML in the file itself", fix)
-    images = [element for element in root if _tag(element) == "Image"]
-    pixels = [[one for one in image if _tag(one) == "Pixels"] for image in images]
+    images = [element for element in root if _is(element, "Image")]
+    pixels = [[one for one in image if _is(one, "Pixels")] for image in images]
     if not images or not all(pixels):
         raise InputError(where, "OME-XML without an image and its pixels", "an image", _FIX)
     num_planes = [_check_sizes(one, where) for each in pixels for one in each]
@@ -85,8 +85,9 @@ def _parse(text: str, where: str) -> ElementTree.Element:
         raise InputError(where, f"OME-XML that cannot be read ({error})", "XML", _FIX) from error
 
 
-def _tag(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+def _is(element: ElementTree.Element, tag: str) -> bool:
+    """Tell whether tifffile takes an element for one of this tag: any that ends so, with a namespace or without."""
+    return element.tag.endswith(tag)
 
 
 def _check_sizes(pixels: ElementTree.Element, where: str) -> int:
@@ -95,7 +96,7 @@ def _check_sizes(pixels: ElementTree.Element, where: str) -> int:
     if math.prod(sizes[2:]) > _MOST_PLANES:
         found = f"SizeZ x SizeC x SizeT = {' x '.join(map(str, sizes[2:]))}"
         raise InputError(where, found, f"at most {_MOST_PLANES} planes", "cut the file into parts")
-    for data in (one for one in pixels if _tag(one) == "TiffData"):
+    for data in (one for one in pixels if _is(one, "TiffData")):
         for name in ("IFD", "PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT"):
             if data.get(name) is not None and _whole(data, name, where) > _MOST_PLANES:
                 raise InputError(where, f"{name} {data.get(name)}", f"at most {_MOST_PLANES}", _FIX)
@@ -111,7 +112,7 @@ def _whole(element: ElementTree.Element, name: str, where: str, least: int = 0) 
 
 def _names(pixels: ElementTree.Element, where: str) -> tuple[str, ...]:
     names: list[str] = []
-    for channel in (one for one in pixels if _tag(one) == "Channel"):
+    for channel in (one for one in pixels if _is(one, "Channel")):
         samples = _whole(channel, "SamplesPerPixel", where, 1) if channel.get("SamplesPerPixel") else 1
         if samples > _MOST_PLANES:
             raise InputError(where, f"SamplesPerPixel {samples}", "a few", _FIX)
@@ -151,5 +152,5 @@ def checked_scale(scale: tuple[float, float] | None, where: str) -> float | None
 
 def _files(element: ElementTree.Element, own: str | None) -> tuple[str, ...]:
     """Return the names of the other files that an element speaks of."""
-    uuids = [one for one in element.iter() if _tag(one) == "UUID" and (own is None or one.text != own)]
+    uuids = [one for one in element.iter() if _is(one, "UUID") and (own is None or one.text != own)]
     return tuple(dict.fromkeys(name for one in uuids if (name := one.get("FileName")) is not None))
