@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from hpa_tf import files
 from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.csv_tables import clean
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import BOX
 
@@ -217,7 +218,7 @@ def parts_writer(
 
 
 def read(path: str | os.PathLike, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Read and check a cell table.
+    """Read and check a cell table; its image ids get the form of `csv_tables.clean`.
 
     Args:
         path: Parquet file.
@@ -240,12 +241,20 @@ def read(path: str | os.PathLike, columns: Collection[str] | None = None) -> pd.
         found = f"cell table version {version.decode(errors='replace')}"
         raise InputError(path, found, f"version {VERSION}", "make the table again")
     try:
-        return check(arrow.to_pandas(), path)
+        return check(_with_clean_ids(arrow.to_pandas()), path)
     except InputError:
         raise
     except _DAMAGE as error:
         found = f"values of another kind ({error})"
         raise InputError(path, found, "numbers in the 19 classes and in cell", "make the table again") from error
+
+
+def _with_clean_ids(table: pd.DataFrame) -> pd.DataFrame:
+    ids = pd.unique(table["image_id"]) if "image_id" in table else ()
+    cleaned = {one: clean(one) for one in ids if isinstance(one, str)}
+    if all(one == its for one, its in cleaned.items()):
+        return table
+    return table.assign(image_id=[cleaned.get(one, one) for one in table["image_id"]])
 
 
 def _read_columns(file: pq.ParquetFile, columns: Collection[str] | None) -> pa.Table:

@@ -131,7 +131,7 @@ def find_separator(text: str, known: Collection[str]) -> str:
     line = next(filter(str.strip, io.StringIO(text)), "")
 
     def names(separator: str) -> int:
-        return len({_clean(cell).strip('"') for cell in line.split(separator)} & set(known))
+        return len({clean(cell).strip('"') for cell in line.split(separator)} & set(known))
 
     return max(_SEPARATORS, key=lambda separator: (names(separator), separator == ","))
 
@@ -161,13 +161,17 @@ def _rows(reader: Iterator[list[str]], skipped: int) -> Iterator[tuple[int, list
     """Yield (line, cells) of the rows that are not empty; `skipped` lines came before them."""
     line = 1 + skipped
     for cells in reader:
-        cleaned = [_clean(cell) for cell in cells]
+        cleaned = [clean(cell) for cell in cells]
         if any(cleaned):
             yield line, cleaned
         line = reader.line_num + 1 + skipped
 
 
-def _clean(cell: str) -> str:
+def clean(cell: str) -> str:
+    """Return a cell's text without spaces at its ends and in Unicode's composed form (NFC).
+
+    Ids from other sources than CSV tables take the same form, so that equal ids match wherever they were written.
+    """
     seen = unicodedata.normalize("NFC", cell).strip().strip(_UNSEEN).strip()
     return formula[1].strip() if (formula := _TEXT_FORMULA.fullmatch(seen)) else seen
 

@@ -153,8 +153,8 @@ def stamps_by_id(
         for start in starts:
             rest = normal.removeprefix(start) if normal.startswith(start) else ""
             for end, letter in enumerate(rest):
-                if letter in ends and rest[:end] in known:
-                    found.setdefault(known[rest[:end]], []).append((name, *stamp))
+                if letter in ends and rest[:end].strip() in known:
+                    found.setdefault(known[rest[:end].strip()], []).append((name, *stamp))
     return found
 
 

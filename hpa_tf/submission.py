@@ -25,7 +25,7 @@ import numpy as np
 
 from hpa_tf import files
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.csv_tables import describe_separator, find_separator
+from hpa_tf.csv_tables import clean, describe_separator, find_separator
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging import run_length
@@ -215,14 +215,14 @@ def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
 
 
 def parse_row(fields: Sequence[str], where: str) -> SubmissionRow:
-    """Parse the four fields of a row.
+    """Parse the four fields of a row; its id gets the form of `csv_tables.clean`.
 
     Raises:
         InputError: See `read`.
     """
     if len(fields) != len(HEADER):
         raise InputError(where, f"{len(fields)} fields", "ID,ImageWidth,ImageHeight,PredictionString", _WRONG_FILE)
-    image_id = check_image_id(fields[0], where)
+    image_id = check_image_id(clean(fields[0]), where)
     width, height = (_parse(text, int, where) for text in fields[1:3])
     if width < 1 or height < 1 or width * height > MOST_PIXELS:
         raise InputError(where, f"image size {width} x {height} px", f"1 to {MOST_PIXELS} px", _WRONG_FILE)

@@ -1,6 +1,7 @@
 """The evaluation's commands on small data of known answer: score, check, ablation; and their readers."""
 
 import json
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -190,6 +191,33 @@ def test_truth_as_csv_and_as_submission_give_the_same_score(world):
         found = score(world, truth=other, masks=masks)
         assert found["AP"] == expected["AP"]
         assert found["num_cells"] == expected["num_cells"]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "mask_of"),
+    [(unicodedata.normalize("NFD", "für1"), unicodedata.normalize("NFD", "für1")), ("image1 ", "image1"), (" i", " i")],
+    ids=["decomposed", "space at the end", "space at the start"],
+)
+def test_ids_that_are_written_alike_match(world, image_id, mask_of):
+    """Whatever their Unicode form and outer spaces, in the three kinds of truth, the masks and the submission."""
+    values = np.random.default_rng(3).random((len(true_labels(world)), NUM_CLASSES))
+    write_submission(world, values, world / "submission.csv")
+    write_submission(world, true_labels(world), world / "truth_submission.csv")
+    expected = score(world)["AP"]
+    truth = cell_table.read(world / "truth.parquet")
+    truth["image_id"] = truth["image_id"].replace("image1", image_id)
+    cell_table.write(truth, world / "truth.parquet", "truth")
+    labels = [";".join(map(str, np.flatnonzero(row))) for row in cell_table.values(truth)]
+    rows = pd.DataFrame({"ID": truth["image_id"], "Cell_index": truth["cell"], "Cell_Label": labels})
+    rows.to_csv(world / "truth.csv", index=False)
+    (world / "masks/image1_cellmask.png").rename(world / f"masks/{mask_of}_cellmask.png")
+    for name in ("submission.csv", "truth_submission.csv"):
+        text = (world / name).read_text()
+        (world / name).write_text(text.replace("\nimage1,", f"\n{image_id},"))
+    for name, masks in (("truth.parquet", None), ("truth.csv", None), ("truth_submission.csv", [])):
+        scores = score(world, truth=name, masks=masks)
+        assert scores["AP"] == expected and not scores["images_without_truth"], name
+    assert unicodedata.normalize("NFC", image_id).strip() in set(pd.read_csv(world / "out/true_cells.csv")["image_id"])
 
 
 def test_equal_inputs_give_equal_files(world):
@@ -464,6 +492,7 @@ EMPTY_A = f"a,40,40,{submission.empty_prediction(40, 40)}\n"
         (EMPTY_A + EMPTY_B + EMPTY_B, "a second row"),
         (EMPTY_A + EMPTY_B + "c,40,40,0 1 x\n", "not one of the images"),
         (EMPTY_A + EMPTY_B.replace("30,30", "40,30"), "size 40 x 30 px, the image has 30 x 30 px"),
+        (EMPTY_A + EMPTY_B.replace("b,", "b ,"), "the ID is written 'b '"),
         (EMPTY_A + "b,30,30,\n", "no prediction"),
         (EMPTY_A + "b,30,30,0 nan m\n", "confidence nan"),
         (EMPTY_A + "b,30,30,19 0.5 m\n", "class 19"),

@@ -161,6 +161,8 @@ def test_the_files_of_an_id_are_those_that_begin_with_it_or_have_it_in_a_pattern
     of = {image_id: [name for name, *_ in stamps] for image_id, stamps in found.items()}
     assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy"]
     assert of["i10"] == ["i10_cellmask.png", "mask-i10.npy"]
+    (tmp_path / "i2 _mask.png").write_bytes(b"x")  # ids have no spaces at their ends
+    assert [name for name, *_ in files.stamps_by_id(tmp_path, ["i2"])["i2"]] == ["i2 _mask.png"]
     assert of["caf\u00e9"] == ["cafe\u0301_mask.png"] and "i2" not in of
 
 

@@ -306,6 +306,12 @@ def test_ids_are_composed_unicode_whatever_the_file_system_made_of_them(tmp_path
     assert field.image_id == composed and all(os.path.exists(path) for path in field.paths.values())
 
 
+def test_ids_have_no_spaces_at_their_ends(tmp_path):
+    touch(tmp_path, *channels_of("cell 1 "))
+    (field,) = find_fields(tmp_path)
+    assert field.image_id == "cell 1" and all(os.path.exists(path) for path in field.paths.values())
+
+
 def test_names_that_are_no_utf8_are_the_fault_of_their_image_alone(tmp_path):
     touch(tmp_path, *channels_of("good"), *channels_of("bad..id"), "good2_red.png", "good2_red.tif")
     for name in channels_of("gr"):

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.csv_tables import clean
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.imaging import run_length
@@ -87,7 +88,7 @@ def check(options: Check) -> Iterator[Finding]:
     confidences: list[np.ndarray] = []
     total = len(expected) if expected else None
     for where, fields in progress(submission.read_fields(options.submission), total=total, unit="image", desc="check"):
-        image_id = fields[0] if fields else ""
+        image_id = clean(fields[0]) if fields else ""
         try:
             row = submission.parse_row(fields, where)
         except InputError as error:
@@ -97,6 +98,9 @@ def check(options: Check) -> Iterator[Finding]:
         if image_id in seen:
             yield Finding(ERROR, image_id, "a second row of this image")
         seen.add(image_id)
+        if fields[0] != image_id:
+            text = f"the ID is written {fields[0]!a}: a scorer that compares letter by letter takes it for another"
+            yield Finding(ERROR, image_id, text)
         if expected is not None:
             yield from _check_image(row, expected)
         yield from _check_cells(row, options)

@@ -1,7 +1,6 @@
 """A folder of label images, one an image, found by the same names as `imaging.segmentation.masks_on_disk`."""
 
 import os
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import pandas as pd
 
 from hpa_tf import submission
 from hpa_tf.classes import CHANNELS
+from hpa_tf.csv_tables import clean
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.run_length import Rle, masks_of
 from hpa_tf.imaging.segmentation.label_images import check_cells
@@ -42,14 +42,14 @@ class MaskFolder:
             raise InputError(self.folder, f"{error.strerror}", "a folder of label images", "check the path") from error
         ranked: dict[str, tuple[int, str]] = {}
         for name in names:
-            stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
+            stem, extension = os.path.splitext(clean(name))
             if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS) or name.startswith("."):
                 continue
             stem = stem[:-4] if stem.lower().endswith(".ome") else stem
             fitting = [(len(end), rank) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end)]
             rank = max(fitting)[1]  # the longest: _red_cp_masks is no _cp_masks of an image that ends in _red
             end = _CELL_ENDS[rank]
-            image_id = stem.removesuffix(end)
+            image_id = clean(stem.removesuffix(end))
             other_rank, other = ranked.get(image_id, (rank + 1, ""))
             if other_rank == rank:
                 raise InputError(os.path.join(self.folder, name), f"a second mask beside {other}", "one", "remove one")

@@ -11,6 +11,7 @@ from itertools import takewhile
 
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
+from hpa_tf.csv_tables import clean
 from hpa_tf.errors import HpaWarning, InputError, counted, printable
 from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.layout import MEANINGS, Layout
@@ -82,7 +83,7 @@ def find_fields(
 
     Hidden files (such as macOS's `._` files), ImageXpress' small copies (`_thumb`), and pictures of several channels
     beside the channels themselves (such as `{ID}_blue_red_green.jpg`) are left alone. Ids are in Unicode's composed
-    form (NFC), whatever the file system made of them.
+    form (NFC), whatever the file system made of them, without spaces at their ends.
 
     Args:
         folder: Local or remote.
@@ -126,7 +127,7 @@ def _group(
         match = naming.match(name)
         if match is None:
             continue
-        image_id, channel, path = unicodedata.normalize("NFC", match[0]), match[1] or "", files.join(folder, name)
+        image_id, channel, path = clean(match[0]), match[1] or "", files.join(folder, name)
         try:
             check_image_id(image_id, path)
         except InputError as error:
