@@ -20,6 +20,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.imaging.cells import border_ratios
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
+from hpa_tf.imaging.layout import Layout
 from hpa_tf.imaging.segmentation.mask_files import read_mask
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
@@ -338,6 +339,41 @@ def test_nuclei_come_from_blue_where_there_is_no_nucleus_mask(tmp_path):
     for number in (3, 300):
         one, other = masks.nucleus == number, truth == number
         assert (one & other).sum() / (one | other).sum() > 0.85
+
+
+def test_nuclei_of_one_pixel_are_no_picture(tmp_path):
+    nuclei = np.where(np.indices(CELLS.shape).sum(axis=0) % 3, 0, CELLS)
+    save(tmp_path / "a_1_cellmask.png", CELLS.astype(np.uint8))
+    save(tmp_path / "a_1_nuclei.png", nuclei.astype(np.uint8))
+    np.testing.assert_array_equal(MasksOnDisk(str(tmp_path))(field_like(CELLS)).nucleus, nuclei)
+
+
+def test_a_channel_beside_the_masks_is_none_of_them(tmp_path, monkeypatch):
+    """Channels called nuclei and cells: the same cells and nuclei as with masks in a folder of their own."""
+    rng, cell = np.random.default_rng(0), np.zeros((120, 120), np.int32)
+    cell[10:60, 10:110], cell[64:110, 10:110] = 4, 9
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "a_mask.png", cell.astype(np.uint8))
+    for name in ("tubulin", "cells", "er"):
+        save(tmp_path / "images" / f"a_{name}.tif", rng.integers(0, 99, cell.shape, np.uint8))
+    blue = cv2.circle(rng.integers(0, 9, cell.shape, np.uint8), (50, 35), 15, 150, -1)
+    save(tmp_path / "images" / "a_nuclei.tif", blue)
+    layout = Layout("{ID}_{channel}.tif", (("green", "cells"),))
+    field = read_field(find_fields(tmp_path / "images", layout=layout)[0], 0.32)
+    monkeypatch.chdir(tmp_path)
+    found, expected = MasksOnDisk("images/")(field), MasksOnDisk("masks")(field)
+    np.testing.assert_array_equal(found.cell, cell)
+    np.testing.assert_array_equal(found.nucleus, expected.nucleus)
+    assert set(np.unique(expected.nucleus)) == {0, 4}
+    with pytest.raises(InputError, match="a channel of image a; expected its nucleus mask"):
+        MasksOnDisk("images", nucleus_pattern="{ID}_nuclei")(field)
+    (tmp_path / "images" / "a_nuclei.tif").rename(tmp_path / "masks" / "a_nuclei.tif")
+    with pytest.raises(InputError, match="numbers that change from pixel to pixel, as in a picture"):
+        MasksOnDisk("masks")(field)
+    (tmp_path / "images" / "a_mask.png").unlink()
+    with pytest.raises(InputError, match="no cell mask of image a;"):
+        MasksOnDisk("images")(field)
 
 
 def test_blank_blue_gives_cells_without_nuclei():

@@ -49,12 +49,14 @@ class FieldOfView:
         pixels: uint8 or uint16 [H, W, 4], counts, channels R, G, B, Y.
         um_per_px: Micrometres per pixel.
         without: Channels that are black because they were left out.
+        paths: The files that it was read from; none of them is a mask of it.
     """
 
     image_id: str
     pixels: np.ndarray
     um_per_px: float = DEFAULT_UM_PER_PX
     without: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -84,7 +86,8 @@ def read_field(
     """Read the four channels of one field of view; arguments and errors as of `read_planes`."""
     planes = read_planes(field_files, CHANNELS, um_per_px, max_pixels, full_scale)
     pixels = cv2.merge([planes.by_channel[channel] for channel in CHANNELS])
-    return FieldOfView(field_files.image_id, pixels, planes.um_per_px, field_files.layout.without)
+    paths = (*field_files.paths.values(), *field_files.stack)
+    return FieldOfView(field_files.image_id, pixels, planes.um_per_px, field_files.layout.without, paths)
 
 
 def read_planes(

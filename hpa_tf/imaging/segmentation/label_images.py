@@ -137,7 +137,7 @@ def _holes(mask: np.ndarray) -> int:
 
 
 def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLike) -> None:
-    """Refuse a nucleus mask whose numbers stand for the nuclei of several cells each; warn where it looks swapped.
+    """Refuse a picture, or a mask whose numbers stand for the nuclei of several cells each; warn if it looks swapped.
 
     A cell may have several nuclei.
 
@@ -147,9 +147,14 @@ def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLi
         where: File of the nucleus mask.
 
     Raises:
-        InputError: It has at most half as many numbers as there are cells with a nucleus, one of them in several
-            large pieces.
+        InputError: Most neighbouring pixels differ, or it has at most half as many numbers as there are cells with a
+            nucleus, one of them in several large pieces.
     """
+    left, right = mask[:, :-1], mask[:, 1:]
+    both = (left > 0) & (right > 0)
+    if 2 * np.count_nonzero(both & (left == right)) < np.count_nonzero(both):
+        found, expected = "numbers that change from pixel to pixel, as in a picture", "a label image of nuclei"
+        raise InputError(where, found, expected, "put the masks into a folder of their own, or give --nucleus-pattern")
     inside = (mask > 0) & (cell_mask > 0)
     if 2 * inside.sum() < (mask > 0).sum():
         text = f"{where}: most of the nuclei lie outside the cells; are the masks of nuclei and cells swapped?"

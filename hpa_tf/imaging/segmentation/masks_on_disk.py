@@ -38,7 +38,7 @@ _CHANNEL = re.compile(rf"_(?:{'|'.join(CHANNELS)})\.\w+$", re.I)
 
 @dataclass(frozen=True)
 class MasksOnDisk:
-    """Read the masks of each field of view from a folder.
+    """Read the masks of each field of view from a folder, which may be that of the images: a channel is no mask.
 
     Cell numbers are kept, gaps too. Nuclei get the number of the cell that holds them and end at its outline. Where
     a field has no nucleus mask, its nuclei are found in the blue channel within the given cells.
@@ -87,10 +87,11 @@ class MasksOnDisk:
         # imports scikit-image, 0.4 s that who only names this segmenter need not wait for
         from hpa_tf.imaging.segmentation.nuclei_of_cells import match_to_cells, nuclei_from_blue
 
-        cell_path = self._find(field.image_id, self.cell_pattern, CELL_PATTERNS, "cell")
+        channels = self._channels(field)
+        cell_path = self._find(field.image_id, self.cell_pattern, CELL_PATTERNS, "cell", channels)
         cell = self._read(cell_path, field)
         check_cells(cell, cell_path)
-        nucleus_path = self._find(field.image_id, self.nucleus_pattern, NUCLEUS_PATTERNS, "nucleus")
+        nucleus_path = self._find(field.image_id, self.nucleus_pattern, NUCLEUS_PATTERNS, "nucleus", channels)
         if nucleus_path is None:
             return Masks(nucleus=nuclei_from_blue(field, cell), cell=cell)
         nucleus = self._read(nucleus_path, field)
@@ -108,12 +109,29 @@ class MasksOnDisk:
         check_cells(mask, path)
         return mask
 
-    def _find(self, image_id: str, pattern: str | None, defaults: tuple[str, ...], kind: str) -> str | None:
+    def _channels(self, field: FieldOfView) -> frozenset[str]:
+        """Return the names of the field's own files in this folder."""
+        folder = os.path.realpath(self.folder)  # of a remote folder: no real one, but the same for both
+        here = (path for path in field.paths if os.path.realpath(os.path.dirname(path)) == folder)
+        return frozenset(map(os.path.basename, here))
+
+    def _find(
+        self,
+        image_id: str,
+        pattern: str | None,
+        defaults: tuple[str, ...],
+        kind: str,
+        channels: frozenset[str] = frozenset(),
+    ) -> str | None:
         """Return the path of a mask; None where a nucleus mask is neither asked for nor there."""
         tried = (pattern,) if pattern else defaults
         there = _names(self.folder)
         for candidate in tried:
-            found = list(dict.fromkeys(there[name] for name in _candidates(candidate, image_id) if name in there))
+            named = dict.fromkeys(there[name] for name in _candidates(candidate, image_id) if name in there)
+            found = [name for name in named if name not in channels]
+            if pattern and len(found) < len(named):
+                fix = f"correct --{kind}-pattern, or give the masks a folder of their own"
+                raise InputError(repr(pattern), f"a channel of image {image_id}", f"its {kind} mask", fix)
             if len(found) > 1:
                 path = files.join(self.folder, found[1])
                 raise InputError(path, f"a second {kind} mask beside {found[0]}", "one", "remove one, or name one")
@@ -121,7 +139,8 @@ class MasksOnDisk:
                 return files.join(self.folder, found[0])
         if kind == "nucleus" and pattern is None:
             return None
-        raise self._no_mask(image_id, kind, tried, there)
+        others = {key: name for key, name in there.items() if name not in channels}
+        raise self._no_mask(image_id, kind, tried, others)
 
     def _no_mask(self, image_id: str, kind: str, tried: tuple[str, ...], there: Mapping[str, str]) -> InputError:
         start = _normal(image_id)
