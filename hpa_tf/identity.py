@@ -31,6 +31,11 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
 
 
+def same_place(place: str) -> str:
+    """Return how a local file or folder is spelled in comparisons: `./images/` is `images`; addresses stay."""
+    return place if files.is_remote(place) else os.path.realpath(place)
+
+
 def check_kind(out: str, marker: str, option: str = "--out") -> None:
     """Refuse a folder with results of another kind, which files of the same names would replace.
 

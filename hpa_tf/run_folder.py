@@ -2,7 +2,7 @@
 
 recipe.json          how it was trained
 dataset.json         manifest of the data it was trained on
-inputs.json          what else decided the result: labels table, precision
+inputs.json          what else decided the result: labels table, first weights, precision
 checkpoints/         everything needed to resume, last k and best (`training.checkpoint`)
 weights/             best.weights.h5, and epoch-0003.weights.h5 of the epochs that the recipe's ensemble averages
 history.csv          one row an epoch: loss, learning rate, validation

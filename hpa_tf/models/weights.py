@@ -34,6 +34,17 @@ def backbone_of(source: str) -> str | None:
     return source.removeprefix(_BACKBONE_OF) if source.startswith(_BACKBONE_OF) else None
 
 
+def file_of(source: str) -> str | None:
+    """Return the file, which need not be there, that a source of weights reads: a run's best weights, or itself.
+
+    None = it has no file of its own: "none", "imagenet" and "starter".
+    """
+    source = backbone_of(source) or source
+    if source in (NONE, IMAGENET) or is_starter(source):
+        return None
+    return source if source.endswith(IMAGENET_SUFFIXES) else files.join(source, BEST_WEIGHTS)
+
+
 def initialize(network: keras.Model, spec: Network, source: str, channels: Sequence[str] = CHANNELS) -> None:
     """Set the weights of a freshly built network.
 
@@ -58,10 +69,9 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
         raise InputError("--weights", f"{source!r}, which does not exist", expected, "check the path")
     if source != IMAGENET:
         check_weights_file(source)
-    if source != IMAGENET and not source.endswith(IMAGENET_SUFFIXES):
-        load(network, files.join(source, BEST_WEIGHTS))
-    elif source.endswith(OWN_SUFFIX):
-        load(network, source)
+    path = file_of(source)
+    if path and path.endswith(OWN_SUFFIX):
+        load(network, path)
     else:
         _transplant(network, spec.backbone, channels, source)
 

@@ -22,7 +22,7 @@ from hpa_tf import checksums, files, folder_lock, heat_map_files, interrupts, su
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_network_name
-from hpa_tf.identity import check_kind, check_same
+from hpa_tf.identity import check_kind, check_same, same_place
 from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS, SUBMISSION
 
 VERSION = 1
@@ -262,7 +262,7 @@ def comparable(request: Mapping[str, Any]) -> dict[str, Any]:
 def _spelled(place: Any) -> Any:
     if isinstance(place, list):
         return [_spelled(one) for one in place]
-    return os.path.realpath(place) if isinstance(place, str) and not files.is_remote(place) else place
+    return same_place(place) if isinstance(place, str) else place
 
 
 def end(out: str, summary: dict[str, Any]) -> None:

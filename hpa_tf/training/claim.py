@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hpa_tf import checksums, files, folder_lock, image_table
 from hpa_tf.errors import InputError
-from hpa_tf.identity import check_kind, check_same
+from hpa_tf.identity import check_kind, check_same, same_place
+from hpa_tf.models.weights import backbone_of, file_of
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
 from hpa_tf.records import Manifest, manifest_json
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
@@ -17,6 +19,8 @@ from hpa_tf.training.strategy import gathered, leave_together, worker
 
 SEEN_WITHIN = 40.0
 """Seconds until a network disk shows to other machines what was written: clients keep what they saw for 30 s."""
+_WEIGHTS_SUM = "weights_sha256"
+"""Of the file that the first weights were read from; None = there is none, or it is not known."""
 
 
 @contextlib.contextmanager
@@ -40,7 +44,7 @@ def claimed(
         InputError: It holds another run (names the fields that differ), another training writes to it, or a worker
             does not see it.
     """
-    identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(data, site)}
+    identity = {RECIPE: recipe_to_json(recipe), DATASET: manifest_json(manifest), INPUTS: _inputs(recipe, data, site)}
     of_cells = all(view.reads == "cells" for view in (recipe.view, recipe.asked_view))
     if not site.is_chief:
         check_shared(site, out, 0)
@@ -51,6 +55,7 @@ def claimed(
     is_new = not any(map(_has_weights, (out, *parts)))  # or was killed before its first checkpoint
     if not is_new:
         check_same_run(out, identity, of_cells)
+        identity[INPUTS][_WEIGHTS_SUM] = (_written(out, INPUTS) or {}).get(_WEIGHTS_SUM)  # those that it began with
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
@@ -70,6 +75,9 @@ def claimed(
 def check_same_run(out: str, identity: dict[str, dict], of_cells: bool = False) -> None:
     """Check that a folder holds no run, or the same.
 
+    First weights are the same where their files have the same content, however they are spelled. Where that is not
+    known (the file is gone, or an earlier version began the run), their places are compared.
+
     Args:
         out: Run folder.
         identity: JSON values by the name of their file.
@@ -78,15 +86,35 @@ def check_same_run(out: str, identity: dict[str, dict], of_cells: bool = False) 
     Raises:
         InputError: It holds another one.
     """
-    for name, expected in identity.items():
-        path = files.join(out, name)
-        if not files.exists(path):
-            continue
-        before = recipe_to_json(load(path)) if name == RECIPE else checksums.read_json(path, MEND)
-        expected = {key: value for key, value in expected.items() if key != checksums.KEY}
+    written = {name: found for name in identity if (found := _written(out, name)) is not None}
+    sums = [values.get(INPUTS, {}).get(_WEIGHTS_SUM) for values in (written, identity)]
+    for name, before in written.items():
+        now = {key: value for key, value in identity[name].items() if key != checksums.KEY}
+        if name == RECIPE and _same_weights(before["weights"], now["weights"], sums):
+            before = {**before, "weights": now["weights"]}
+        if name == INPUTS and None in sums:
+            before, now = ({**one, _WEIGHTS_SUM: None} for one in (before, now))
         if name == DATASET and of_cells:
-            before, expected = _without_fields(before), _without_fields(expected)
-        check_same(path, before, expected, "run", "choose another --out")
+            before, now = _without_fields(before), _without_fields(now)
+        check_same(files.join(out, name), before, now, "run", "choose another --out")
+
+
+def _written(out: str, name: str) -> dict[str, Any] | None:
+    """Return the JSON values of a file of a run folder, without their checksum; None where it is not there."""
+    path = files.join(out, name)
+    if not files.exists(path):
+        return None
+    return recipe_to_json(load(path)) if name == RECIPE else checksums.read_json(path, MEND)
+
+
+def _same_weights(before: str, now: str, sums: Sequence[str | None]) -> bool:
+    """Tell whether two recipes name the same first weights, whose files have these checksums."""
+    backbones = [backbone_of(source) for source in (before, now)]
+    if backbones.count(None) == 1:
+        return False
+    if None not in sums:
+        return sums[0] == sums[1]
+    return same_place(backbones[0] or before) == same_place(backbones[1] or now)
 
 
 def _without_fields(dataset: dict) -> dict:
@@ -137,13 +165,15 @@ def _has_weights(folder: str) -> bool:
     return bool(_newest(folder)) or files.exists(files.join(folder, BEST_WEIGHTS))
 
 
-def _inputs(data: Data, site: Site) -> dict:
+def _inputs(recipe: Recipe, data: Data, site: Site) -> dict:
     tables = {"labels_sha256": data.labels}
     if data.validation_labels:
         tables["validation_labels_sha256"] = data.validation_labels
     sums = {name: path and hashlib.sha256(files.read_bytes(path)).hexdigest() for name, path in tables.items()}
+    first = file_of(recipe.weights)
     return {
         **sums,
+        _WEIGHTS_SUM: files.sha256(first) if first and files.exists(first) else None,
         "unknown_cells": data.unknown_cells if data.labels else None,
         "clean": data.clean,
         "precision": site.policy,
