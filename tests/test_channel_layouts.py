@@ -248,6 +248,23 @@ def test_scales_of_plain_files_of_a_channel(tmp_path, pixels):
     assert read_one(tmp_path, um_per_px=0.3).um_per_px == 0.3
 
 
+@pytest.mark.parametrize(
+    ("unit", "um"),
+    [
+        *[("micron", 1), ("um", 1), ("\\u00B5m", 1), ("micrometer", 1), ("Micrometres", 1)],
+        *[("nm", 1e-3), ("nanometers", 1e-3), ("mm", 1e3), ("cm", 1e4), ("centimetre", 1e4), ("m", 1e6)],
+    ],
+)
+def test_units_as_imagej_files_have_them(tmp_path, unit, um):
+    pixels = np.ones((4, 8, 8), np.uint8)
+    metadata = {"axes": "CYX", "unit": unit, "Labels": list(NAMES)}
+    per_unit = 2 * [(round(um * 8000), 1000)]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=per_unit, metadata=metadata)
+    with pytest.warns(HpaWarning, match="blank"):
+        (field,) = find_fields(tmp_path)
+        assert read_field(field).um_per_px == pytest.approx(0.125)
+
+
 @pytest.mark.parametrize("kind", ["ome", "files", "stack of four"])
 @pytest.mark.parametrize("without", ["yellow", "red", "red,yellow"])
 def test_missing_channels_are_black_whether_there_is_a_file_or_not(tmp_path, pixels, without, kind):

@@ -13,8 +13,13 @@ from hpa_tf.file_names import check_name
 
 _MOST_LETTERS = 64_000_000
 _MOST_PLANES = 100_000
-_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "å": 1e-4, "cm": 1e4, "m": 1e6}
-"""Micrometres a unit; others (pixel, reference frame) say nothing."""
+_PREFIXES = {"nano": 1e-3, "micro": 1.0, "milli": 1e3, "centi": 1e4, "": 1e6}
+UM = {
+    **dict.fromkeys(("µm", "μm", "um", "\\u00b5m", "micron", "microns"), 1.0),
+    **{f"{prefix}{end}": um for prefix, um in _PREFIXES.items() for end in ("meter", "meters", "metre", "metres")},
+    **{"å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6},
+}
+"""Micrometres a unit of OME and ImageJ, in lower case; others (pixel, reference frame) say nothing."""
 _SQUARE = 0.01
 _FIX = "save it again, with Fiji or bfconvert of Bio-Formats"
 
@@ -123,7 +128,7 @@ def _names(pixels: ElementTree.Element, where: str) -> tuple[str, ...]:
 def _scale(pixels: ElementTree.Element, where: str) -> tuple[float, float] | None:
     found = []
     for axis in "XY":
-        unit = _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+        unit = UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
         text = pixels.get(f"PhysicalSize{axis}")
         if text is None or unit is None:
             return None

@@ -32,8 +32,6 @@ DAMAGE = (
 
 _PHOTOMETRIC, _ORIENTATION = 262, 274
 _X_RESOLUTION, _Y_RESOLUTION = 282, 283
-_UM = {"micron": 1, "microns": 1, "um": 1, "µm": 1, "μm": 1, "\\u00b5m": 1, "nm": 1e-3, "mm": 1e3}
-"""Micrometres a unit, as ImageJ writes it."""
 _MIN_IS_WHITE, _MIN_IS_BLACK, _TOP_LEFT = 0, 1, 1
 _FORMATS = {3: "H", 4: "I"}
 """Formats of a tag's value by its type: SHORT and LONG."""
@@ -147,7 +145,7 @@ def imagej_scale(opened: tifffile.TiffFile) -> tuple[float, float] | None:
     """Return the micrometres across and down a pixel that an ImageJ file says; None where it says nothing."""
     if not opened.is_imagej:
         return None  # dots per inch of other programs are those of a screen
-    unit = _UM.get(str((opened.imagej_metadata or {}).get("unit", "")).strip().lower())
+    unit = ome.UM.get(str((opened.imagej_metadata or {}).get("unit", "")).strip().lower())
     tags = [opened.pages[0].tags.get(code) for code in (_X_RESOLUTION, _Y_RESOLUTION)]
     if unit is None or None in tags:
         return None
