@@ -1,5 +1,6 @@
 """What a build of 100,000 images meets: kills, full disks, vanishing and poisoned images, damaged shards."""
 
+import errno
 import os
 import random
 import resource
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 from builder_inputs import Inputs, content, write_inputs
 
-from hpa_tf import framing, records
+from hpa_tf import cell_table, framing, label_rules, records
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
@@ -126,6 +127,22 @@ def test_a_full_disk_is_said_and_the_build_goes_on_once_there_is_room(inputs, re
         assert content(disk / "data") == content(reference)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_when_a_table_is_written_is_said(inputs, reference, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cell_table, "write_parts", full)
+    monkeypatch.setattr(label_rules, "write_labels", full)
+    out = tmp_path / "data"
+    shutil.copytree(reference, out)
+    (out / records.MANIFEST_NAME).unlink()
+    label = ["label", "--rule", "soften", "--data", str(reference), "--out", str(tmp_path / "labels.parquet")]
+    for arguments in ([*inputs.arguments(out), "--fields", "32"], label):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "No space left on device" in error and "run the same command" in error
 
 
 def test_a_file_size_limit_is_said_and_leaves_no_half_file(inputs, reference, tmp_path):

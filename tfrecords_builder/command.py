@@ -105,13 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 1 where images were left out or faults found, or 2 for bad input."""
     arguments = files.expand_home(arguments)
     try:
-        if arguments[:1] == ["label"]:  # its options depend on the rule
-            from tfrecords_builder import label
+        with files.full_disk_explained("--out"):
+            if arguments[:1] == ["label"]:  # its options depend on the rule
+                from tfrecords_builder import label
 
-            label.run(arguments[1:])
-            return 0
-        command = tyro.cli(Command, args=arguments, prog="python -m tfrecords_builder", description=__doc__)
-        return _run(command)
+                label.run(arguments[1:])
+                return 0
+            command = tyro.cli(Command, args=arguments, prog="python -m tfrecords_builder", description=__doc__)
+            return _run(command)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
