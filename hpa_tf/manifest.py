@@ -90,6 +90,11 @@ class Manifest:
         wanted = None if folds is None else set(folds)
         return tuple(s for s in self.shards if s.kind == kind and (wanted is None or s.fold in wanted))
 
+    @property
+    def folds_with_cells(self) -> tuple[int, ...]:
+        """Return the folds that hold a cell, rising: few images may leave one with images alone that show none."""
+        return tuple(sorted({shard.fold for shard in self.shards_of("cells") if shard.num_records}))
+
 
 _SINCE = {"brightness": 2, "checksums": 2, "manifest_version": 2, "without": 3}
 """Version of the manifest that each field is in since, where not since the first."""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from shards import one_hot, write_dataset
 from training_process import TINY, start, words, workers_config, write_tiny_dataset
 
 from hpa_tf import cell_table, files, folder_lock
@@ -26,6 +27,7 @@ from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest, write_manifest
 from hpa_tf.training import claim, command, run
 from hpa_tf.training.cluster import read_cluster
+from hpa_tf.training.site import Data
 
 OPTIONS = TINY + words("--recipe.sampling.num-cells 32 --recipe.optimization.epochs 1 --deterministic off")
 SHARD = "cells-fold1.tfrecord-00001-of-00003"
@@ -144,6 +146,38 @@ def test_a_cell_table_that_was_changed_is_refused(data, refused):
 def test_unreadable_files_of_the_data_are_named(data, refused, name, harm):
     harm(data / name)
     assert name in refused(data)
+
+
+@pytest.fixture(scope="module")
+def empty_fold(tmp_path_factory):
+    """Return data of 4 images in 5 folds: the last fold had an image without cells alone."""
+    folder = tmp_path_factory.mktemp("empty_fold") / "data"
+    write_dataset(folder, np.stack([one_hot(3)] * 4), num_folds=5, num_shards=1, cells_per_image=1)
+    assert read_manifest(folder).folds_with_cells == (0, 1, 2, 3)
+    return folder
+
+
+def test_a_training_fold_without_cells_is_no_fault(empty_fold):
+    recipe = replace(recipe_named("cpu_small"), validation_fold=1)
+    training, validation = run.split(recipe, Data(str(empty_fold)), read_manifest(empty_fold))
+    assert set(training.table["fold"]) == {0, 2, 3} and set(validation.table["fold"]) == {1}
+    with pytest.raises(InputError, match=r"no cell of fold \[4\].*folds among \[0, 1, 2, 3\]"):
+        read_examples(empty_fold, folds={4})
+
+
+@pytest.mark.parametrize(
+    "options, words_of_message",
+    [
+        ("--recipe.validation-fold 4", ("fold 4 of 5", "choose fold 0 or 1 or 2 or 3", "--recipe.validation-fold -1")),
+        ("--folds 5", ("--folds: found 5, of which fold 4 has no cell", "--folds 4, or build the data with fewer")),
+        ("--recipe relabel_small", ("--folds: found 5, of which fold 4 has no cell", "--folds 4, or build")),
+        ("--recipe relabel_small --folds 5", ("--folds: found 5, of which fold 4 has no cell",)),
+    ],
+)
+def test_a_fold_without_cells_is_not_measured_or_predicted(empty_fold, tmp_path, refused, options, words_of_message):
+    message = refused(empty_fold, *words(options))
+    assert all(word in message for word in words_of_message), message
+    assert not (tmp_path / "out").exists()
 
 
 # -- --labels ---------------------------------------------------------------------------------------------------------

@@ -206,7 +206,8 @@ def read_examples(
     Raises:
         InputError: The folder is no dataset, a fold does not exist, nothing is left, or `labels` does not fit.
     """
-    table = read_cells(folder, columns=(*_NEEDED, *_FURTHER))  # refuses an unfinished or damaged folder
+    manifest = records.read_manifest(folder)  # refuses an unfinished or damaged folder
+    table = read_cells(folder, manifest, columns=(*_NEEDED, *_FURTHER))
     where = files.join(folder, records.CELL_TABLE_NAME)
     missing = sorted(set(_NEEDED) - set(table.columns))
     if missing:
@@ -215,7 +216,7 @@ def read_examples(
     if clean:
         keep &= clean_cells(table)
     if folds is not None:
-        _check_folds(where, table, folds)
+        _check_folds(where, manifest, folds)
         keep &= table["fold"].isin(list(folds)).to_numpy()
     images, table = _images_of(folder, table)
     if labels is not None:
@@ -296,8 +297,10 @@ def _is_marked(column: pd.Series, where: str | os.PathLike) -> pd.Series:
     return column.isin([True])
 
 
-def _check_folds(where: str, table: pd.DataFrame, folds: Collection[int]) -> None:
-    there = sorted(table["fold"].unique().tolist())
-    missing = sorted(set(folds) - set(there))
+def _check_folds(where: str, manifest: records.Manifest, folds: Collection[int]) -> None:
+    """Refuse folds that the data have not, and folds none of which has a cell; one among others may be empty."""
+    asked, there = set(folds), manifest.folds_with_cells
+    missing = asked - set(range(manifest.num_folds)) if asked & set(there) else asked
     if missing:
-        raise InputError(where, f"no cell of fold {missing}", f"folds among {there}", "choose other folds")
+        found, expected = f"no cell of fold {sorted(missing)}", f"folds among {list(there)}"
+        raise InputError(where, found, expected, "choose other folds")

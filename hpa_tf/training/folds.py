@@ -7,11 +7,11 @@ import keras
 from hpa_tf.errors import InputError
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.recipes import Member, Recipe, System
-from hpa_tf.records import read_manifest
+from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import fold_folder
 from hpa_tf.training import out_of_fold
 from hpa_tf.training.leaks import check_unseen
-from hpa_tf.training.run import train
+from hpa_tf.training.run import FEWER_FOLDS, train
 from hpa_tf.training.site import Data, Site
 
 
@@ -30,14 +30,30 @@ def train_folds(recipe: Recipe, num_folds: int, data: Data, out: str, site: Site
 
 
 def check_num_folds(num_folds: int, data: Data) -> None:
-    """Check that the data has as many folds.
+    """Check that the data has as many folds, and cells of each.
 
     Raises:
         InputError: It has not.
     """
-    available = read_manifest(data.data).num_folds
+    manifest = read_manifest(data.data)
+    available = manifest.num_folds
     if not 0 < num_folds <= available:
         raise InputError("--folds", str(num_folds), f"1 to {available}, the folds of the data", "choose fewer folds")
+    check_cells(num_folds, manifest)
+
+
+def check_cells(num_folds: int, manifest: Manifest) -> None:
+    """Check that each of the first folds, which networks that have not seen them predict, has a cell.
+
+    Raises:
+        InputError: One has none.
+    """
+    there = manifest.folds_with_cells
+    empty = [fold for fold in range(num_folds) if fold not in there]
+    if empty:
+        found = f"{num_folds}, of which fold {', '.join(map(str, empty))} has no cell"
+        fix = f"--folds {empty[0]}, or {FEWER_FOLDS}" if empty[0] else FEWER_FOLDS
+        raise InputError("--folds", found, "folds with cells to predict", fix)
 
 
 def out_of_fold_table(recipe: Recipe, num_folds: int, data: Data, out: str, path: str, site: Site) -> None:

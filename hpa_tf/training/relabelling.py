@@ -26,6 +26,7 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import CHECKPOINTS, WEIGHTS, fold_folder
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
+from hpa_tf.training.folds import check_cells
 from hpa_tf.training.inputs import check_batch_size
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.logs import Logs
@@ -64,6 +65,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
     if not 1 <= folds <= manifest.num_folds or manifest.num_folds < 2:
         found = f"{folds} of data with {manifest.num_folds}"
         raise InputError("--folds", found, "some of two folds or more", "build the data with more folds")
+    check_cells(folds, manifest)
     if data.validation_labels is not None:
         fix = "leave it out; give grades of the training cells as --labels"
         raise InputError("--validation-labels", "a relabelling recipe, which does not validate", "no such table", fix)

@@ -27,6 +27,8 @@ from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
 
+FEWER_FOLDS = "build the data with fewer folds (--num-folds)"
+
 
 def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     """Train one network into the run folder `out`; goes on where a stopped run left, does nothing if it is finished.
@@ -135,16 +137,22 @@ def check_first(recipe: Recipe, manifest: Manifest) -> None:
 
 
 def check_fold(recipe: Recipe, manifest: Manifest) -> None:
-    """Check that the data have the fold that is kept out of training, if one is, and another one.
+    """Check that the data have cells of the fold that is kept out of training, if one is, and of another one.
 
     Raises:
         InputError: They have not.
     """
-    folds = range(manifest.num_folds)
-    if recipe.validation_fold != ALL_FOLDS and (recipe.validation_fold not in folds or len(folds) < 2):
-        found = f"fold {recipe.validation_fold} of {manifest.num_folds}"
-        fix = "--recipe.validation-fold -1 trains without validation"
-        raise InputError("recipe.validation_fold", found, "one of two folds or more", fix)
+    fold, folds = recipe.validation_fold, manifest.folds_with_cells
+    if fold == ALL_FOLDS or (fold in folds and len(folds) > 1):
+        return
+    found, expected = f"fold {fold} of {manifest.num_folds}", "one of two folds or more"
+    fix = "--recipe.validation-fold -1 trains without validation"
+    if fold in range(manifest.num_folds) and manifest.num_folds > 1:
+        found = f"{found}, and cells of fold {', '.join(map(str, folds))} alone"
+        expected, fix = "a fold with cells, beside another one", f"{FEWER_FOLDS}; {fix}"
+        if len(folds) > 1:
+            fix = f"choose fold {' or '.join(map(str, folds))}; {fix}"
+    raise InputError("recipe.validation_fold", found, expected, fix)
 
 
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
