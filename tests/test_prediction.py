@@ -229,11 +229,47 @@ def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(world, pool, t
             assert found == expected, name
 
 
+@pytest.mark.parametrize("change", ["network", "none"])
+def test_results_whose_request_was_removed_are_predicted_again(small, pool, tmp_path, change):
+    """Nothing says which network and options they are of."""
+    options = replace(small[1], out=str(tmp_path / "out"))
+    predict(options, pool)
+    (tmp_path / "out/predictions.json").unlink()
+    if change == "network":
+        options = replace(options, run=(str(cases.write_run(tmp_path / "other", seed=1)),))
+    assert predict(options, pool).num_predicted == 3
+    assert predict(options, pool).num_predicted == 0
+    fresh = replace(options, out=str(tmp_path / "fresh"))
+    predict(fresh, pool)
+    name = f"raw/{Path(*options.run).name}.parquet"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_an_object_store_holds_what_a_local_folder_does(world, pool, tmp_path, monkeypatch):
+    """Files behind a URL, whose folders are there once they hold a file."""
+    root, _, options = world
+    monkeypatch.setenv("FSSPEC_FILE", '{"auto_mkdir": true}')
+    store = f"file://{tmp_path}/store/out"
+    command = [
+        *(sys.executable, str(ROOT / "predict.py"), "--run", str(root / "run"), "--images", str(root / "images")),
+        *("--masks", str(root / "images"), "--out", store, "--workers", "1", "--report-images", "3", "--embeddings"),
+    ]
+    subprocess.run(command, check=True)
+    assert predict(replace(options, out=store), pool).num_predicted == 0
+    found, expected = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "store/out", root / "out")
+    )
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
 def test_parts_merge_to_the_whole(world, pool, tmp_path):
     root, _, options = world
     folders = [str(tmp_path / f"part{i}") for i in range(3)]
     for i, folder in enumerate(folders):
         predict(replace(options, out=folder, shard=f"{i}/3"), pool)
+    folders[1] = f"file://{folders[1]}"
     merging.merge(merging.MergeOptions(tuple(folders), str(tmp_path / "whole")))
     first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "whole"))
     pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)  # not the same bytes: the batches differ
@@ -242,6 +278,21 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
     assert (tmp_path / "whole/report.html").exists()
     with pytest.raises(InputError, match=r"predict also with --shard 1/\d+"):
         merging.merge(merging.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
+
+
+def test_merging_lists_the_images_that_parts_skipped(small, pool, tmp_path, capsys):
+    shutil.copytree(small[0] / "images", tmp_path / "images")
+    red = tmp_path / "images/a1_red.png"
+    red.write_bytes(red.read_bytes()[:50])
+    options = replace(small[1], images=str(tmp_path / "images"), on_error="skip")
+    folders = [str(tmp_path / f"part{i}") for i in range(2)]
+    for i, folder in enumerate(folders):
+        predict(replace(options, out=folder, shard=f"{i}/2"), pool)
+    assert merging.main([*folders, "--out", str(tmp_path / "whole")]) == 1
+    assert f"1 image skipped: {tmp_path}/whole/failures.csv" in capsys.readouterr().out
+    failures = pd.read_csv(tmp_path / "whole/failures.csv")
+    assert failures["image_id"].tolist() == ["a1"] and "a1_red.png" in failures["error"][0]
+    assert [row.image_id for row in submission.read(tmp_path / "whole/submission.csv")] == ["a", "b.2"]
 
 
 def test_merging_leaves_out_images_that_were_taken_away(small, pool, tmp_path):
@@ -565,7 +616,7 @@ def test_a_damaged_manifest_of_a_prediction_is_named(small, pool, tmp_path, dama
     shutil.copytree(small[0], tmp_path / "small")
     (tmp_path / "small/out/parts").mkdir(parents=True)
     (tmp_path / "small/out/predictions.json").write_text(damage)
-    with pytest.raises(InputError, match=r"predictions\.json.*same prediction again"):
+    with pytest.raises(InputError, match=r"predictions\.json.*predicts all images anew"):
         predict(replace(small[1], out=str(tmp_path / "small/out")), pool)
     with pytest.raises(InputError, match=r"predictions\.json"):
         merging.merge(merging.MergeOptions((str(tmp_path / "small/out"),), str(tmp_path / "whole")))

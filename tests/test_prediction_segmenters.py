@@ -1,11 +1,13 @@
 """Prediction and what finds the cells: a default that is said is no other request; cells of another segmenter warn."""
 
+import importlib.util
 import json
 import re
 import shutil
 import sys
 import warnings
 from dataclasses import replace
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -94,6 +96,37 @@ def test_masks_that_a_network_wrote_are_named_by_what_decides_them(world, pool, 
     weights["cells"] = "bb"
     with pytest.raises(InputError, match=r"another prediction \(segmenter.weights.cells: 'aa' -> 'bb'\)"):
         predict(parts[0], pool)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run": ("nothing",)}, "nothing: found no such folder"),
+        ({"out": "before"}, r"another prediction \(segmenter: 'small-3.*' -> 'hpa'\)"),
+        ({"out": "by hpa", "batch_size": 8}, r"another prediction \(options.batch_size: 16 -> 8\)"),
+        ({"out": "a run"}, "recipe.json"),
+        ({"anndata": True}, "anndata is not installed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:cells are found by")
+def test_what_would_be_refused_after_hours_of_segmenting_is_refused_before(
+    world, pool, tmp_path, monkeypatch, change, said
+):
+    out = tmp_path / change.get("out", "new")
+    if out.name in ("before", "by hpa"):
+        predict(replace(world[1], out=str(out)), pool)
+    if out.name == "by hpa":
+        manifest = json.loads((out / "predictions.json").read_text())
+        manifest["request"]["segmenter"] = {"segmenter": "hpa", "weights": {}}
+        (out / "predictions.json").write_text(json.dumps(manifest))
+    if out.name == "a run":
+        cases.write_run(out)
+        (out / "recipe.json").write_text("{}")
+    if "anndata" in change:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["hpa_tf.prediction.predict"], "write_masks", mock.Mock(side_effect=AssertionError))
+    with pytest.raises(InputError, match=said):
+        predict(replace(world[1], **{**change, "out": str(out)}, segmenter="hpa"), pool)
 
 
 def test_cells_of_another_segmenter_are_one_warning(world, pool, tmp_path):

@@ -166,6 +166,10 @@ def test_a_system_reads_its_members_with_their_weights(world, pool, tmp_path, mo
     options = Options(str(tmp_path / "out"), system="pair", runs=str(tmp_path / "runs"), data=str(world / "data"))
     with pytest.raises(InputError, match=r"no finished run of y \(1 of 2 members\)"):
         predict(options, pool)
+    shutil.copytree(tmp_path / "runs/x", tmp_path / "runs/pair/x")
+    (tmp_path / "runs/pair/system.json").write_text("{}")  # where train.py --system writes by default
+    with pytest.raises(InputError, match=rf"Fix: --runs {tmp_path}/runs/pair, or python train.py"):
+        predict(options, pool)
     write_trained_run(tmp_path / "runs/y", "y", world / "data", {"weights/best.weights.h5": 1.0}, seed=5)
     predict(replace(options, report_images=0), pool)
     raw = [cell_table.values(cell_table.read(tmp_path / f"out/raw/{name}.parquet"))[:, :18] for name in ("x", "y")]
@@ -192,6 +196,18 @@ def test_anndata_is_what_scanpy_loads(world, pool, tmp_path):
     x, y = data.obsm["spatial"].T
     np.testing.assert_array_equal(2 * x, table["left"] + table["right"])
     np.testing.assert_array_equal(2 * y, table["top"] + table["bottom"])
+
+
+def test_anndata_of_images_without_cells_is_a_warning(pool, tmp_path):
+    pytest.importorskip("anndata", reason="needs the extra [anndata]")
+    cases.write_field(tmp_path / "images", "a", 0, 1)
+    run, images = cases.write_run(tmp_path / "run"), str(tmp_path / "images")
+    options = Options(str(tmp_path / "out"), run=(str(run),), images=images, masks=images, anndata=True)
+    with pytest.warns(HpaWarning, match=r"no cell has an embedding: no \S+cells\.h5ad"):
+        predict(options, pool)
+    assert (tmp_path / "out/submission.csv").exists() and not (tmp_path / "out/cells.h5ad").exists()
+    with pytest.raises(InputError, match=r"--anndata: found --out s3://b/p; expected a folder on this machine"):
+        predict(replace(options, out="s3://b/p"), pool)
 
 
 def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from hpa_tf import cell_table, serving
-from hpa_tf.classes import CLASSES
+from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import find_fields, read_field
@@ -132,6 +132,25 @@ def test_a_class_that_is_not_answered_is_null():
     answer = json.loads(json.dumps(server.predict(wrapped, request), allow_nan=False))
     (row,) = (one["probabilities"] for one in answer["predictions"])
     assert [value is None for value in row] == [k != 11 for k in range(19)] and 0 < row[11] < 1
+
+
+@pytest.mark.parametrize(
+    "view", [Crop(16, surroundings="nucleus"), Crop(16, channels=(*CHANNELS, "cell", "nucleus"))], ids=["nucleus", "6"]
+)
+def test_a_crop_without_its_region_is_refused_where_the_network_sees_masks(view):
+    """It would be black, or a cell without nucleus, and have the same answer as any other."""
+    recipe = replace(cases.recipe(), view=view)
+    served = serving.from_network(recipe.network.build(view.specs()), recipe, cases.MANIFEST, "here")
+    crop, region = cell(1)
+    alone = {"crop": {"b64": base64.b64encode(png(crop)).decode()}}
+    with pytest.raises(ValueError, match='send a "region" with each crop'):
+        server.predict(served, {"instances": [alone]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a crop without region"):
+        served.signatures["serving_default"](crop=tf.constant([png(crop)]))
+    both = {**alone, "region": {"b64": base64.b64encode(png(region)).decode()}}
+    (found,) = server.predict(served, {"instances": [both]})["predictions"]
+    expected = served.signatures["pixels_uint8"](crop=tf.constant(crop[None]), region=tf.constant(region[None]))
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"].numpy()[0], atol=1e-6)
 
 
 def test_a_request_of_as_many_cells_as_a_bag_may_have():

@@ -12,6 +12,7 @@ import pytest
 import toy_networks
 
 from hpa_tf import serving
+from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import encode_picture
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.image_cells import Reading
@@ -21,7 +22,7 @@ from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.runtimes import Device, tensorflow_run
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.serving import server
-from hpa_tf.views import CellInField
+from hpa_tf.views import Bag, CellInField, Crop
 
 TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
 TOYS["cell alone"] = replace(TOYS["toy_fcan"], name="cell_alone", asked=CellInField(32, surroundings="none"))
@@ -95,6 +96,25 @@ def test_what_cannot_be_used_is_refused(name, kind):
         payload = {"instances": [{"crop": [b64(COLOUR)], "region": [b64(GREY[:4])]}]}
     with pytest.raises(ValueError, match=r"expected|found|differ|PNG"):
         server.predict(served, payload)
+
+
+def test_a_mask_that_is_no_label_image_is_refused():
+    """One number for three far cells would be one cell with the whole field as its box."""
+    served = serving.Served("toy", {}, TOYS["toy_fcan"], vars(cases.MANIFEST), 32, None)
+    masks = np.zeros((200, 200), np.uint8)
+    for top, left in ((5, 5), (5, 150), (150, 80)):
+        masks[top : top + 40, left : left + 40] = 255
+    payload = {"instances": [{"image": b64(np.ones((200, 200, 4), np.uint8)), "masks": b64(masks)}]}
+    with pytest.raises(ValueError, match=r"instance 0, masks.*label image"):
+        server.predict(served, payload)
+
+
+def test_a_bag_that_needs_regions_is_refused_without():
+    view = Bag(cell=Crop(16, channels=(*CHANNELS, "cell")))
+    recipe = replace(TOYS["toy_duo"], view=view, asked=None)
+    served = serving.Served("toy", {}, recipe, vars(cases.MANIFEST), 32, None)
+    with pytest.raises(ValueError, match=r'instance 0: crops without regions; .*send a "region"'):
+        server.predict(served, {"instances": [{"crop": [b64(COLOUR)]}]})
 
 
 def test_more_cells_than_a_request_may_have_are_refused():

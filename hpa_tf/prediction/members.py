@@ -138,6 +138,8 @@ def _check_finished(system: System, folder: str, place: str, num_folds: int) -> 
         found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(names)} members)"
         folds = f" --folds {num_folds}" if num_folds else ""
         fix = f"python train.py --strategy mirrored --data DIR --system {system.name}{folds} --out {folder}"
+        if files.exists(files.join(own := files.join(folder, system.name), run_folder.SYSTEM)):
+            fix = f"--runs {own}, or {fix}"
         raise InputError(place, found, f"one run folder a member of {system.name}", fix)
 
 

@@ -6,18 +6,19 @@ Each part was made by `predict.py --shard i/n` with otherwise equal options; all
 import dataclasses
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import tyro
 
-from hpa_tf import files, heat_map_files, interrupts
-from hpa_tf.errors import InputError
+from hpa_tf import files, heat_map_files, interrupts, reporting
+from hpa_tf.errors import InputError, counted
 from hpa_tf.identity import differences
 from hpa_tf.parts import parse_part
 from hpa_tf.prediction import results
-from hpa_tf.prediction.command import fail
-from hpa_tf.prediction.outputs import write_final
+from hpa_tf.prediction.command import EXIT_FAILURES, fail
+from hpa_tf.prediction.outputs import check_anndata, write_final
+from hpa_tf.prediction.stages import FAILURES
 from hpa_tf.prediction_folder import OVERLAYS, PARTS
 
 
@@ -39,6 +40,8 @@ def merge(options: MergeOptions) -> int:
     """
     requests = [_finished_request(folder) for folder in options.parts]
     whole = _common_request(options.parts, requests)
+    if whole["options"]["anndata"]:
+        check_anndata(options.out)
     results.start(options.out, whole)
     interrupts.keeps(f"{options.out} is not whole; the same command makes it so, the parts are untouched")
     origin: dict[str, str] = {}
@@ -52,10 +55,18 @@ def merge(options: MergeOptions) -> int:
     results.reopen(options.out)
     for image_id, folder in sorted(origin.items()):
         _copy(folder, options.out, image_id)
-    num_failures = sum(results.summary_of(folder)["num_failures"] for folder in options.parts)
-    write_final(options.out, sorted(origin), num_failures)
+    write_final(options.out, sorted(origin), _join_failures(options))
     interrupts.keeps(f"everything is written to {options.out}")
     return len(origin)
+
+
+def _join_failures(options: MergeOptions) -> int:
+    """Write the images that the parts have skipped into one table; return how many there are."""
+    with_failures = [folder for folder in options.parts if results.summary_of(folder)["num_failures"]]
+    tables = [pd.read_csv(files.join(folder, FAILURES), dtype=str, keep_default_na=False) for folder in with_failures]
+    if tables:
+        reporting.write_csv(pd.concat(tables, ignore_index=True), files.join(options.out, FAILURES))
+    return sum(map(len, tables))
 
 
 def _finished_request(folder: str) -> dict[str, Any]:
@@ -90,10 +101,10 @@ def _copy(source: str, target: str, image_id: str) -> None:
         (heat_map_files.FOLDER, f"{image_id}.npz"),
         (PARTS, f"{image_id}.parquet"),
     ):
-        path = Path(source, folder, name)
-        if path.exists():
-            files.make_folder(Path(target, folder))
-            with open(path, "rb") as reading, files.atomic_writer(Path(target, folder, name)) as writing:
+        path = files.join(source, folder, name)
+        if files.exists(path):
+            files.make_folder(files.join(target, folder))
+            with files.open_file(path) as reading, files.atomic_writer(files.join(target, folder, name)) as writing:
                 shutil.copyfileobj(reading, writing)
 
 
@@ -105,4 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{merge(options)} images in {options.out}")
     except InputError as error:
         return fail("merge", error)
+    if count := results.summary_of(options.out)["num_failures"]:
+        print(f"{counted(count, 'image')} skipped: {files.join(options.out, FAILURES)}")
+        return EXIT_FAILURES
     return 0

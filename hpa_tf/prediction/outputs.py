@@ -1,7 +1,9 @@
 """The final files, made from the images' result files, some at a time."""
 
 import contextlib
+import importlib.util
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.prediction import heterogeneity, report, results
 from hpa_tf.prediction.results import Part
@@ -120,22 +122,33 @@ def _write_embeddings(path: str, parts: Iterable[Part]) -> None:
             writer.write_table(table)
 
 
+def check_anndata(out: str) -> None:
+    """Check, before anything is predicted, that cells.h5ad can be written.
+
+    Raises:
+        InputError: anndata is not installed, or `out` is remote.
+    """
+    if importlib.util.find_spec("anndata") is None:
+        raise InputError("--anndata", "anndata is not installed", "anndata", "pip install 'hpa_tf[anndata]'")
+    if files.is_remote(out):
+        fix = "write to a local folder and copy it, or take --embeddings instead"
+        raise InputError("--anndata", f"--out {out}", "a folder on this machine", fix)
+
+
 def _write_anndata(path: str, parts: Iterable[Part]) -> None:
     """Write what single-cell tools load: X = embeddings, obsm = scores, probabilities, and the
     middle of each cell's box (`spatial`: x, y in px), obs = measurements.
 
     The whole table is in memory: a million cells of 1280 features take 5 GB.
 
-    Raises:
-        InputError: anndata is not installed, or there is no embedding.
+    Without a cell that has an embedding there is no file, and a warning.
     """
-    try:
-        import anndata
-    except ImportError as error:
-        raise InputError("--anndata", "anndata is not installed", "anndata", "pip install 'hpa_tf[anndata]'") from error
+    import anndata
+
     found = [part for part in parts if part.embedding is not None]
     if not found:
-        raise InputError("--anndata", "no cell with an embedding", "a network with features, and cells", "leave it out")
+        warnings.warn(f"no cell has an embedding: no {path}", HpaWarning, stacklevel=2)
+        return
     table = pd.concat([part.table for part in found], ignore_index=True)
     obs = table.drop(columns=[name for name in table if name in cell_table.VALUES or name.startswith("raw: ")])
     obs.index = obs["image_id"].astype(str) + ":" + obs["cell"].astype(str)

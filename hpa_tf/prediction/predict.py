@@ -21,8 +21,8 @@ from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.heat import heat_writer
 from hpa_tf.prediction.inputs import Images, Shards
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.outputs import write_final
-from hpa_tf.prediction.requests import make_request, reading_of
+from hpa_tf.prediction.outputs import check_anndata, write_final
+from hpa_tf.prediction.requests import check_goes_on, make_request, reading_of
 from hpa_tf.prediction.results import begun, tidied
 from hpa_tf.prediction.stages import FAILURES, How, Outcome, Stages, report
 from hpa_tf.prediction.trained_on import LightCheck
@@ -50,6 +50,8 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     options.check()
     if options.image_labels is not None:
         read_image_labels(options.image_labels)  # what is wrong with it is said before hours of work
+    if options.anndata:
+        check_anndata(options.out)
     options = _with_masks(options)
     keep_freed_memory()
     local = options.runner == LOCAL
@@ -184,11 +186,18 @@ def _inputs(options: Options) -> Images | Shards:
 def _with_masks(options: Options) -> Options:
     """Return options that read masks, after a network wrote them where one is asked for.
 
+    That may take hours: what can be said against the prediction that follows is said before.
+
     Raises:
-        InputError: It could not.
+        InputError: It could not, a run cannot be used, or the folder of the results holds another prediction.
     """
     if options.segmenter not in BY_NETWORK:
         return options
+    options = _with_run(options)
+    adapted = options.run if options.adapt is None else (options.adapt,)
+    check_goes_on(dataclasses.replace(options, run=adapted))
+    import_tensorflow()
+    _networks_asked(options).open()
     out, how = files.join(options.out, FOLDER), (options.max_pixels, options.workers, options.on_error)
     weights, more = options.segmenter_weights, {"shard": options.shard, "layout": options.layout}
     request = MaskRequest(

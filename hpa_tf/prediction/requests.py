@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from hpa_tf import files
 from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.identity import check_kind, check_same
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
 from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.options import Options
+from hpa_tf.prediction.results import comparable, request_of
 from hpa_tf.prediction.sources import ImageReader, Source
+from hpa_tf.prediction_folder import MANIFEST
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
@@ -45,12 +48,8 @@ def make_request(
         source: The images.
         postprocessing: Steps from probabilities to scores.
     """
-    asked = _asked(options, _IDENTITY)
-    asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
-    if options.segmenter in BY_NETWORK:
-        asked["masks"] = None  # they lie in the folder of the results; see `_segmenter`
     return {
-        "options": asked,
+        "options": _options(options),
         "device": device,
         "segmenter": _segmenter(options, source),
         "postprocessing": dataclasses.asdict(postprocessing),
@@ -61,6 +60,32 @@ def make_request(
             for network in networks
         ],
     }
+
+
+def _options(options: Options) -> dict[str, object]:
+    """Return the options that decide the results."""
+    asked = _asked(options, _IDENTITY)
+    asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
+    if options.segmenter in BY_NETWORK:
+        asked["masks"] = None  # they lie in the folder of the results; see `_segmenter`
+    return asked
+
+
+def check_goes_on(options: Options) -> None:
+    """Check that the folder of the results holds no prediction under other options, as far as options say it.
+
+    Raises:
+        InputError: It does; names each difference.
+    """
+    check_kind(options.out, MANIFEST)
+    path = files.join(options.out, MANIFEST)
+    if not files.exists(path):
+        return
+    before = request_of(options.out)
+    now = {**before, "options": _options(options)}
+    if not isinstance(before["segmenter"], dict):  # no masks of a network
+        now["segmenter"] = options.segmenter
+    check_same(path, comparable(before), comparable(now), "prediction", "give the same options, or another --out")
 
 
 def reading_of(options: Options, source: Source) -> dict[str, object]:

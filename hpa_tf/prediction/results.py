@@ -124,7 +124,8 @@ def done_images(out: str) -> set[str]:
     """Return the images that have a result file."""
     folder = files.join(out, PARTS)
     ending = ".parquet"
-    return {name.removesuffix(ending) for name in files.list_names(folder) if name.endswith(ending)}
+    names = files.list_names(folder) if files.exists(folder) else ()  # an object store has no empty folders
+    return {name.removesuffix(ending) for name in names if name.endswith(ending)}
 
 
 def listed_images(out: str) -> list[str]:
@@ -242,6 +243,7 @@ def start(out: str, request: dict[str, Any]) -> None:
     request = json.loads(json.dumps({"version": VERSION, **request}))
     path = files.join(out, MANIFEST)
     if not files.exists(path):
+        files.remove(files.join(out, STAMPS))  # what results without a request are of is not known: see `drop_changed`
         files.write_json(path, {"request": request, "state": "running"})
         return
     before = comparable(_manifest(out)["request"])
@@ -322,5 +324,5 @@ def _manifest(out: str | os.PathLike) -> dict[str, Any]:
             options.pop(name, None)
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fix = "remove it and run the same prediction again: images that have a result are not predicted again"
+        fix = "remove it and run the prediction again: it predicts all images anew"
         raise InputError(path, f"a damaged file ({error})", "what the prediction was asked", fix) from error

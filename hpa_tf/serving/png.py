@@ -8,6 +8,8 @@ from hpa_tf.views.crop import prepare
 
 MAX_CROP_PIXELS = 4096 * 4096
 """Largest height x width of a crop that the SavedModel decodes, px."""
+NEEDS_REGION = 'this network sees the masks of cell and nucleus: send a "region" with each crop'
+"""Why crops alone are refused by some networks: see `Crop.needs_region`."""
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_BYTES = 33
@@ -15,10 +17,15 @@ _GREY, _RGBA = 0, 6  # colour types of PNG
 
 
 def prepare_png(crop: tf.Tensor, region: tf.Tensor | None, view: Crop) -> tf.Tensor:
-    """Decode one crop, and its region map if there is one, and prepare it: float32 [S, S, 4]."""
+    """Decode one crop, and its region map if there is one, and prepare it: float32 [S, S, 4].
+
+    A view that needs the region refuses a crop without one.
+    """
     crop, depth, size = _checked_png(crop, "crop", _RGBA, (8, 16), "a PNG of 4 channels (R, G, B, Y as R, G, B, A)")
     if region is None:
-        areas = tf.fill(size, tf.constant(THIS_CELL, tf.uint8))
+        check = tf.debugging.Assert((not view.needs_region) & (depth > 0), ["a crop without region", NEEDS_REGION])
+        with tf.control_dependencies([check]):
+            areas = tf.fill(size, tf.constant(THIS_CELL, tf.uint8))
     else:
         region, _, region_size = _checked_png(region, "region", _GREY, (8,), "a grey PNG of 8 bit")
         same = tf.reduce_all(size == region_size)

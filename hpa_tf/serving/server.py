@@ -19,6 +19,7 @@ from hpa_tf import serving
 from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.serving import whole_images
+from hpa_tf.serving.png import NEEDS_REGION
 from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, json_rows, parse
 from hpa_tf.views import Crop
 from hpa_tf.worker_processes import num_cores
@@ -42,6 +43,8 @@ def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
     if not isinstance(served.recipe.asked_view, Crop):
         return whole_images.predict(served, payload)
     request = parse(payload)
+    if served.recipe.asked_view.needs_region and "region" not in request.pictures:
+        raise ValueError(f"crops without regions; {NEEDS_REGION}")
     tensors = {name: tf.constant(data) for name, data in request.pictures.items()}
     try:
         answer = served.signatures[request.signature](**tensors)

@@ -17,8 +17,10 @@ import tensorflow as tf
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import THIS_CELL, Box, check_region, find_boxes
+from hpa_tf.imaging.segmentation.label_images import check_cells
 from hpa_tf.imaging.squares import Shrunk, squares_of
 from hpa_tf.serving.loading import Served
+from hpa_tf.serving.png import NEEDS_REGION
 from hpa_tf.serving.request import MAX_CELLS, PNG_MAGIC, instances, json_rows, picture
 from hpa_tf.views.asking import records_of, rows_of_image, square_of
 
@@ -69,6 +71,10 @@ def _read_field(served: Served, instance: Mapping[str, Any], where: str) -> _Ask
     image, masks = (_decoded(instance[name], f"{where}, {name}", name == "image") for name in ("image", "masks"))
     if image.shape[:2] != masks.shape:
         raise ValueError(f"{where}: an image of {image.shape[:2]} px and masks of {masks.shape} px; expected one size")
+    try:
+        check_cells(masks, f"{where}, masks")
+    except InputError as error:
+        raise ValueError(str(error)) from error
     found: list[tuple[int, Box]] = [
         (number, (rows.start, columns.start, rows.stop, columns.stop)) for number, (rows, columns) in find_boxes(masks)
     ]
@@ -88,6 +94,8 @@ def _read_bag(served: Served, instance: Mapping[str, Any], where: str) -> _Asked
         raise ValueError(f"{where}: expected as many regions as crops")
     crops = [_decoded(one, f"{where}, crop {i}", True) for i, one in enumerate(lists["crop"])]
     regions = [_decoded(one, f"{where}, region {i}", False) for i, one in enumerate(lists.get("region", ()))]
+    if crops and not regions and served.recipe.asked_view.cell.needs_region:
+        raise ValueError(f"{where}: crops without regions; {NEEDS_REGION}")
     regions = regions or [np.full(crop.shape[:2], THIS_CELL, np.uint8) for crop in crops]
     try:
         regions = [check_region(region, f"{where}, region {i}").astype(np.uint8) for i, region in enumerate(regions)]

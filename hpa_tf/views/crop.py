@@ -53,6 +53,11 @@ class Crop:
         check_channels(self.channels, CHANNELS + MASK_CHANNELS)
 
     @property
+    def needs_region(self) -> bool:
+        """Whether a crop says nothing without its region map: the network sees the masks, or the nucleus alone."""
+        return self.surroundings == "nucleus" or bool(set(self.channels) & set(MASK_CHANNELS))
+
+    @property
     def reads(self) -> Kind:
         """It is made from the record of its cell."""
         return "cells"
