@@ -258,6 +258,16 @@ def test_hostile_files_are_refused_by_name(tmp_path, name):
     assert name in caught.value.where and caught.value.fix
 
 
+def test_the_limit_of_pillow_is_not_that_of_masks(tmp_path, monkeypatch):
+    """Masks that the program itself writes are read back, whatever their size."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    mask = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    save(tmp_path / "a.png", mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
+    with pytest.raises(InputError, match="64 x 64 px; expected at most 4000 px"):
+        read_mask(tmp_path / "a.png", max_pixels=4000)
+
+
 def test_missing_file_and_every_truncation_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_mask(tmp_path / "absent.png")
