@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+NO_CLASS = {"name": "no class", "color": [255, 255, 255]}
+
 
 def read_outlines(path: str) -> list[tuple[np.ndarray, dict]]:
     """Return each outer ring as rows and columns [corners, 2], and the properties of its cell."""
@@ -24,8 +26,9 @@ def read_outlines(path: str) -> list[tuple[np.ndarray, dict]]:
 def main(path: str, image: str = "--print") -> None:
     """Print the outlines, or open napari with them over an image."""
     outlines = read_outlines(path)
-    names = [properties["classification"]["name"] for _, properties in outlines]
-    colours = [np.array([*properties["classification"]["color"], 255]) / 255 for _, properties in outlines]
+    classes = [properties.get("classification", NO_CLASS) for _, properties in outlines]
+    names = [named["name"] for named in classes]
+    colours = [np.array([*named["color"], 255]) / 255 for named in classes]
     if image == "--print":
         for (corners, properties), name in zip(outlines, names, strict=True):
             print(f"{properties['name']}: {name}, {len(corners)} corners")

@@ -61,6 +61,16 @@ def values(table: pd.DataFrame, dtype: type = np.float64) -> np.ndarray:
     return table[VALUES].to_numpy(dtype)
 
 
+def first_classes(scores: np.ndarray) -> np.ndarray:
+    """Return the class that each cell scores highest, int [N]; -1 for a cell without a score: all are 0 or not known.
+
+    Args:
+        scores: [N, C]; NaN = not known, 0 for cells that a rule removes.
+    """
+    scored = np.nan_to_num(scores).any(axis=1)
+    return np.where(scored, np.nan_to_num(scores, nan=-np.inf).argmax(axis=1), -1)
+
+
 def check(table: pd.DataFrame, where: str | os.PathLike) -> pd.DataFrame:
     """Return `table` if it is a cell table.
 

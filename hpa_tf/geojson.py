@@ -2,7 +2,7 @@
 
 Coordinates are pixels of the image, x to the right and y down, the upper left corner of the first pixel at (0, 0). Each
 cell is a Feature with its number and the properties that QuPath knows: a name, the most probable class with its colour,
-and every score as a measurement.
+and every score as a measurement. A cell whose scores are all 0 has no class.
 """
 
 import json
@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
+from hpa_tf.cell_table import first_classes
 from hpa_tf.classes import CLASSES
 from hpa_tf.imaging.cells import find_boxes
 
@@ -30,7 +31,7 @@ def features(
 
     Args:
         cells: Label image, integers [H, W]; 0 is the background.
-        scores: Cell number -> 19 scores, 0..1; cells without scores have an outline only.
+        scores: Cell number -> 19 scores, NaN where not known; cells without scores have an outline only.
         colours: Class -> (red, green, blue), 0..255.
         kind: The property that holds the number: "mask" where it is no cell number but counts the masks.
     """
@@ -87,7 +88,8 @@ def _feature(
 ) -> dict[str, Any]:
     properties: dict[str, Any] = {"objectType": "detection", "name": f"{kind} {number}", kind: number}
     if scores is not None:
-        first = int(np.argmax(scores))
-        properties["classification"] = {"name": CLASSES[first], "color": list(colours.get(first, (128, 128, 128)))}
-        properties["measurements"] = {name: round(float(score), 6) for name, score in zip(CLASSES, scores, strict=True)}
+        first = int(first_classes(scores[None])[0])
+        if first >= 0:
+            properties["classification"] = {"name": CLASSES[first], "color": list(colours.get(first, (128, 128, 128)))}
+        properties["measurements"] = {CLASSES[c]: round(float(scores[c]), 6) for c in np.flatnonzero(~np.isnan(scores))}
     return {"type": "Feature", "id": str(number), "geometry": geometry, "properties": properties}

@@ -49,6 +49,15 @@ def test_confusion_by_hand():
     assert matrix[2, 2] == 1  # the matrix itself is left alone
 
 
+@pytest.mark.parametrize("score", [0.0, np.nan])
+def test_no_class_is_named_that_has_no_score(score):
+    labels, scores = np.zeros((2, NUM_CLASSES), bool), np.full((2, NUM_CLASSES), score)
+    labels[0, 3], labels[1, [4, 5]], scores[1, 4] = True, True, 0.5
+    matrix = diagnostics.confusion(labels, scores)
+    assert not matrix[3].any() and matrix[5, 4] == 0 and not matrix[5].any()
+    assert matrix[4, 4] == 1 and matrix[4].sum() == 1
+
+
 def test_ranked_average_precision_is_above_the_uninterpolated_one_and_equal_for_a_perfect_ranking():
     rng = np.random.default_rng(1)
     for _ in range(20):

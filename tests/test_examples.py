@@ -1,5 +1,6 @@
 """The scripts in examples/ run as they stand, as programs of this process, on small real files."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -61,9 +62,14 @@ def test_read_tables(world, run):
     assert "9 cells of 2 images" in text and any(name in text for name in CLASSES) and "share_differing" in text
 
 
-def test_outlines(world, run):
+def test_outlines(world, run, tmp_path):
     text = run("outlines_in_napari.py", world / "outlines/a1.geojson", "--print")
-    assert text.count("corners") == 5 and "mask 1: " in text
+    assert text.count("corners") == 5 and "mask 1: " in text and "no class" not in text
+    collection = json.loads((world / "outlines/a1.geojson").read_text())
+    del collection["features"][0]["properties"]["classification"]
+    (tmp_path / "one_without.geojson").write_text(json.dumps(collection))
+    text = run("outlines_in_napari.py", tmp_path / "one_without.geojson", "--print")
+    assert text.count("corners") == 5 and "mask 1: no class" in text
 
 
 def test_every_example_is_run_here():

@@ -1,6 +1,7 @@
 """Outlines cover the masks that they were made of, holes and pieces included."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -69,6 +70,34 @@ def test_scores_are_measurements_and_the_first_class_is_named(cells):
     by_cell = {feature["properties"]["cell"]: feature["properties"] for feature in collection["features"]}
     assert by_cell[3]["classification"] == {"name": "Negative", "color": [1, 2, 3]}
     assert set(by_cell[3]["measurements"]) == set(CLASSES) and "measurements" not in by_cell[8]
+
+
+def test_the_first_class_is_the_highest_that_is_known():
+    scores = np.array([[0, 0, 0], [np.nan] * 3, [0, 0.1, np.nan], [np.nan, -2, -1], [0.3, 0.3, 0]])
+    assert cell_table.first_classes(scores).tolist() == [-1, -1, 1, 2, 0]
+    assert cell_table.first_classes(np.zeros((0, 19))).shape == (0,)
+
+
+def test_a_cell_without_a_score_has_no_class_and_unknown_scores_are_no_measurements(cells):
+    scores = {3: np.zeros(19), 8: np.full(19, np.nan), 9: np.array([-2.0, np.nan, -0.5, *[np.nan] * 16])}
+    collection = json.loads(geojson.dumps(geojson.features(cells, scores)))
+    by_cell = {feature["properties"]["cell"]: feature["properties"] for feature in collection["features"]}
+    assert "classification" not in by_cell[3] and set(by_cell[3]["measurements"].values()) == {0}
+    assert "classification" not in by_cell[8] and by_cell[8]["measurements"] == {}
+    assert by_cell[9]["classification"]["name"] == CLASSES[2]
+    assert by_cell[9]["measurements"] == {CLASSES[0]: -2, CLASSES[2]: -0.5}
+
+
+def test_classes_that_a_submission_does_not_claim_are_not_measured(cells, tmp_path):
+    """Of logits: a class that is not claimed is not 0, above those that are."""
+    row = make_row("img", cells, [3], np.full((1, 19), -4.0))
+    claimed = replace(row, mask_index=row.mask_index[:2], class_ids=np.array([5, 7]), confidences=np.array([-3.0, -1]))
+    with submission.SubmissionWriter(tmp_path / "submission.csv") as writer:
+        writer.write(claimed)
+    assert main(["outlines", str(tmp_path / "submission.csv"), "--out", str(tmp_path / "out")]) == 0
+    ((feature),) = json.loads((tmp_path / "out" / "img.geojson").read_text())["features"]
+    assert feature["properties"]["classification"]["name"] == CLASSES[7]
+    assert feature["properties"]["measurements"] == {CLASSES[5]: -3, CLASSES[7]: -1}
 
 
 def test_an_image_without_cells_has_no_features():

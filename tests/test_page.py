@@ -16,6 +16,7 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.command import main
 from hpa_tf.heat_map_files import HeatMaps
+from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.recipes import recipe_named, save
 
@@ -51,6 +52,18 @@ def test_a_score_that_is_not_known_is_no_place():
     predicted = table({"a": [1, 2], "b": [1, 5], "c": [6, 7]})
     predicted[CLASSES[0]] = np.nan
     assert opening.choose(predicted, truth) == "b", "right in half of its cells, as all of them are"
+
+
+def test_cells_without_a_score_have_no_place():
+    truth = table({"a": [0, 0], "b": [0, 0], "c": [0, 0]})
+    predicted = table({"a": [0, 5], "b": [0, 0], "c": [0, 0]})
+    predicted.loc[predicted["image_id"] == "b", list(CLASSES)] = 0.0
+    assert opening.choose(predicted, truth) == "a", "b: none is right"
+    pixels, mask = np.full((40, 40, 4), 200, np.uint8), np.zeros((40, 40), np.int32)
+    mask[4:20, 4:36], mask[24:36, 4:36] = 1, 2
+    known = {"white": predicted[predicted["image_id"] == "b"], "coloured": truth[truth["image_id"] == "b"]}
+    pictures = {name: opening.draw(FieldOfView("b", pixels), mask, own, truth) for name, own in known.items()}
+    assert not np.array_equal(pictures["white"], pictures["coloured"])
 
 
 @pytest.fixture

@@ -9,11 +9,14 @@ import time
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import prediction_cases as cases
 import pytest
 
 from hpa_tf import cell_table
-from hpa_tf.prediction import report
+from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.imaging.pictures import CLASS_COLOURS, WHITE
+from hpa_tf.prediction import finishing, report, results
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 
@@ -153,6 +156,32 @@ def test_report_shows_every_picture_and_runs_no_foreign_script(out, browser):
     assert sum(width == 5 * height for width, height in sizes) == 7, "four channels and a heat map a cell"
     assert browser.run("return document.title") == "Predictions of run"
     assert browser.errors() == []
+
+
+def test_cells_without_a_score_are_of_no_class(out, tmp_path):
+    """Such as those that red.ai's rule removes: they were counted, drawn and named as Nucleoplasm."""
+    shutil.copytree(out, tmp_path / "out")
+    part = results.read_part(str(out), "a")
+    part.table[cell_table.VALUES] = 0.0
+    part.table.loc[0, CLASSES[5]] = 0.25
+    results.write_part(str(tmp_path / "out"), part)
+    report.write_report(str(tmp_path / "out"), ["a"], 30, "run", [])
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert f"</i>{CLASSES[0]} 0</span>" in page and f"</i>{CLASSES[5]} 1</span>" in page
+    assert page.count("No class: all scores are 0.") == 3 == page.count('data-first=""')
+
+
+def test_the_overlay_names_no_class_of_cells_without_a_score():
+    mask = np.zeros((120, 240), np.int32)
+    mask[10:110, 10:110], mask[10:110, 130:230] = 1, 2
+    scores = np.zeros((2, NUM_CLASSES))
+    scores[1, 0] = 0.5
+    drawn = finishing.overlay(
+        np.zeros((120, 240, 3), np.uint8), mask, cell_table.from_values(["a"] * 2, [1, 2], scores), top_k=1
+    )
+    assert (drawn[10, 60] == WHITE).all() and (drawn[10, 180] == CLASS_COLOURS[0]).all()
+    written = (drawn[20:100, 20:100].any(axis=-1).sum(), drawn[20:100, 140:220].any(axis=-1).sum())
+    assert 0 < written[0] < written[1] / 3, "the number alone, and number, name and score"
 
 
 def test_images_whose_cells_differ_are_listed_and_lead_to_their_page(out, browser):

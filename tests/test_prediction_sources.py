@@ -193,6 +193,8 @@ def test_anndata_is_what_scanpy_loads(world, pool, tmp_path):
     assert data.X.shape == (len(table), 12) and data.obs_names.is_unique
     np.testing.assert_allclose(data.obsm["scores"], cell_table.values(table), atol=1e-6)
     assert (data.obs["cell"].to_numpy() == table["cell"].to_numpy()).all()
+    first = cell_table.first_classes(cell_table.values(table))
+    assert data.obs["first_class"].tolist() == [CLASSES[c] if c >= 0 else np.nan for c in first]
     x, y = data.obsm["spatial"].T
     np.testing.assert_array_equal(2 * x, table["left"] + table["right"])
     np.testing.assert_array_equal(2 * y, table["top"] + table["bottom"])

@@ -111,16 +111,16 @@ def calibration_table(labels: np.ndarray, stages: dict[str, np.ndarray]) -> pd.D
 def confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return which classes are named for the cells of each class, float64 [19 true, 19 named].
 
-    For a cell with n true classes the n classes with the highest scores are named. Row c: of the cells that have
-    class c, the share for which class c is named (the diagonal), and the share for which another class is named that
-    the cell does not have. NaN for a class without cells.
+    For a cell with n true classes the n classes with the highest scores are named, but none whose score is 0. Row c:
+    of the cells that have class c, the share for which class c is named (the diagonal), and the share for which another
+    class is named that the cell does not have. NaN for a class without cells.
 
     Args:
         labels: bool [N, 19].
-        scores: [N, 19]; NaN counts as lowest.
+        scores: [N, 19]; NaN where a class was not claimed.
     """
     rank = np.argsort(np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable"), axis=1)
-    named = rank < labels.sum(axis=1, keepdims=True)
+    named = (rank < labels.sum(axis=1, keepdims=True)) & (np.nan_to_num(scores) != 0)
     count = labels.sum(axis=0)[:, None]
     together = labels.astype(float).T @ (named & ~labels)
     np.fill_diagonal(together, (labels & named).sum(axis=0))

@@ -44,16 +44,18 @@ def choose(predicted: pd.DataFrame, truth: pd.DataFrame) -> str:
         raise InputError("--truth-labels", "no location of any predicted cell", "cells with a location", fix)
     first = pd.Series(_first(predicted), index=pd.MultiIndex.from_frame(predicted[cell_table.KEYS]))
     places = first[pd.MultiIndex.from_frame(both[cell_table.KEYS])].to_numpy()
-    right = cell_table.values(located)[both["row"], places] > 0
-    images = pd.DataFrame({"image_id": both["image_id"], "right": right, "place": places}).groupby("image_id")
+    right = (cell_table.values(located)[both["row"], places] > 0) & (places >= 0)
+    images = pd.DataFrame(
+        {"image_id": both["image_id"], "right": right, "place": np.where(places < 0, np.nan, places)}
+    ).groupby("image_id")
     share = images["right"].mean()
     nearest = (share - right.mean()).abs().sort_values(kind="stable").index[: -(-len(share) // 4)]
     return str(images["place"].nunique()[nearest].idxmax())
 
 
 def _first(table: pd.DataFrame) -> np.ndarray:
-    """Return each cell's location with the highest score, int [N]; Negative, the rest, is left out."""
-    return np.nan_to_num(cell_table.values(table)[:, :NEGATIVE]).argmax(axis=1)
+    """Return each cell's location with the highest score, int [N]; Negative, the rest, is left out; -1 = none."""
+    return cell_table.first_classes(cell_table.values(table)[:, :NEGATIVE])
 
 
 def draw(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
@@ -80,10 +82,10 @@ def draw(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFrame, truth: p
 
 
 def _coloured(grey: np.ndarray, mask: np.ndarray, first: dict[int, int]) -> np.ndarray:
-    """Tint each cell with the colour of its first location, the protein's brightness kept."""
+    """Tint each cell with the colour of its first location, white for none, the protein's brightness kept."""
     tint = np.zeros((*mask.shape, 3), np.float32)
     for number, class_id in first.items():
-        tint[mask == number] = CLASS_COLOURS[class_id]
+        tint[mask == number] = CLASS_COLOURS[class_id] if class_id >= 0 else WHITE
     inside = (mask > 0)[..., None]
     light = 0.4 + 0.6 * grey.astype(np.float32) / 255
     painted = np.where(inside, tint * light, grey * 0.5).astype(np.uint8)
@@ -96,8 +98,8 @@ def _foot(first: dict[int, int], labels: dict[int, np.ndarray]) -> tuple[str, st
     union = np.logical_or.reduce(list(labels.values())) if labels else np.zeros(len(CLASSES), bool)
     label = ", ".join(CLASSES[c].split(" and ")[0] for c in np.flatnonzero(union))
     located = {number for number in first.keys() & labels.keys() if labels[number][:NEGATIVE].any()}
-    right = sum(bool(labels[number][first[number]]) for number in located)
-    counts = pd.Series(list(first.values())).value_counts()
+    right = sum(bool(first[number] >= 0 and labels[number][first[number]]) for number in located)
+    counts = pd.Series([class_id for class_id in first.values() if class_id >= 0]).value_counts()
     places = [(int(c), f"{CLASSES[c].split(' and ')[0]} {count}") for c, count in counts.items()]
     cells = f"{len(first)} cells. The first location is a true one in {right} of the {len(located)} that have one."
     return f"Label: {label}", cells, places

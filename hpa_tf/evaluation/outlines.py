@@ -54,7 +54,7 @@ def collection(image: ImageDetections) -> dict:
 
     Numbered as `cell` where they have numbers, else as `mask` from 1 in the order of the submission.
     """
-    scores = np.zeros((len(image.masks), NUM_CLASSES))
+    scores = np.full((len(image.masks), NUM_CLASSES), np.nan)
     scores[image.mask_index, image.class_ids] = image.confidences
     numbers = np.arange(1, len(image.masks) + 1) if image.cells is None else image.cells
     cells = np.zeros(image.masks[0]["size"] if image.masks else (1, 1), np.int32)

@@ -204,12 +204,8 @@ def _field_pictures(field: FieldOfView, mask: np.ndarray, predicted: pd.DataFram
     # a weak network's 1 - max makes every cell Negative first of all, which shows nothing
     for name, table, num_classes in (("predicted", predicted, NEGATIVE), ("true", truth, NUM_CLASSES)):
         rows = table[table["image_id"] == field.image_id]
-        values = np.nan_to_num(cell_table.values(rows)[:, :num_classes])
-        colours = {
-            int(cell): CLASS_COLOURS[of_cell.argmax()]
-            for cell, of_cell in zip(rows["cell"], values, strict=True)
-            if of_cell.any()
-        }
+        first = cell_table.first_classes(cell_table.values(rows)[:, :num_classes])
+        colours = {int(cell): CLASS_COLOURS[c] for cell, c in zip(rows["cell"], first, strict=True) if c >= 0}
         pictures[name] = reporting.png_uri(draw_outlines(rgb, small, colours, thickness=2))
     return {"image_id": field.image_id, **pictures}
 

@@ -128,6 +128,7 @@ def rules_fired(
 def overlay(picture: np.ndarray, mask: np.ndarray, table: pd.DataFrame, top_k: int) -> np.ndarray:
     """Draw the cells' outlines in the colour of their first class, and name their first classes.
 
+    Cells without a score have a white outline, and no class is named.
     A name that does not fit into its cell is left out, then the second class; the cell's number, by which the report
     and the table list it, goes last.
 
@@ -138,11 +139,12 @@ def overlay(picture: np.ndarray, mask: np.ndarray, table: pd.DataFrame, top_k: i
         top_k: Classes named in each.
     """
     scores = cell_table.values(table)
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order, first = np.argsort(-scores, axis=1, kind="stable"), cell_table.first_classes(scores)
     colours, captions = {}, {}
-    for number, own, best in zip(table["cell"], scores, order, strict=True):
-        colours[int(number)] = pictures.CLASS_COLOURS[best[0]]
-        lines = [f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in best[:top_k]]
+    for number, own, best, first_class in zip(table["cell"], scores, order, first, strict=True):
+        colours[int(number)] = pictures.CLASS_COLOURS[first_class] if first_class >= 0 else pictures.WHITE
+        named = best[:top_k] if first_class >= 0 else ()
+        lines = [f"{CLASSES[c].split(' and ')[0]} {own[c]:.2f}" for c in named]
         captions[int(number)] = ["\n".join([str(number), *lines[:count]]) for count in range(len(lines), -1, -1)]
     drawn = pictures.draw_outlines(picture, mask, colours)
     return pictures.write_captions(drawn, mask, captions)

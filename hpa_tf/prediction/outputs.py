@@ -152,7 +152,7 @@ def _write_anndata(path: str, parts: Iterable[Part]) -> None:
     table = pd.concat([part.table for part in found], ignore_index=True)
     obs = table.drop(columns=[name for name in table if name in cell_table.VALUES or name.startswith("raw: ")])
     obs.index = obs["image_id"].astype(str) + ":" + obs["cell"].astype(str)
-    obs["first_class"] = pd.Categorical.from_codes(cell_table.values(table).argmax(axis=1), list(CLASSES))
+    obs["first_class"] = pd.Categorical.from_codes(cell_table.first_classes(cell_table.values(table)), list(CLASSES))
     obs["image_id"], obs["rule"] = obs["image_id"].astype("category"), obs["rule"].astype("category")
     data = anndata.AnnData(np.concatenate([part.embedding for part in found]), obs)
     data.obsm["scores"] = cell_table.values(table, np.float32)

@@ -4,6 +4,7 @@ One file with everything inside; every text is escaped, and the script builds no
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,7 +12,7 @@ from importlib import resources
 import numpy as np
 
 from hpa_tf import cell_table, files, reporting
-from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.classes import CLASSES
 from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.prediction import heterogeneity, results
 from hpa_tf.prediction.cards import TILE_SIZE, cards_path, read_cards
@@ -30,7 +31,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Card:
-    """One cell of the report: what the template prints."""
+    """One cell of the report: what the template prints; a cell without a score has none of them."""
 
     cell: int
     strip: str
@@ -68,9 +69,9 @@ def write_report(out: str, image_ids: Sequence[str], most: int, title: str, diff
     """
     with_cards = (image_id for image_id in image_ids if files.exists(cards_path(out, image_id)))
     shown = [_page(out, image_id) for image_id in itertools.islice(with_cards, most)]
-    counts = np.bincount([CLASSES.index(card.scores[0][0]) for page in shown for card in page.cards], minlength=19)
+    counts = Counter(card.scores[0][0] for page in shown for card in page.cards if card.scores)
     fired = {name for page in shown for card in page.cards if card.rule for name in card.rule.split(" + ")}
-    legend = [(CLASSES[c], _css(c), int(counts[c])) for c in range(NUM_CLASSES)]
+    legend = [(name, _css(c), counts[name]) for c, name in enumerate(CLASSES)]
     differing = heterogeneity.ranked(differences, _MOST_DIFFERING)
     template = resources.files("hpa_tf.prediction").joinpath("report.html").read_text(encoding="utf-8")
     page = reporting.render_page(
@@ -96,7 +97,7 @@ def _css(class_id: int) -> str:
 def _page(out: str, image_id: str) -> Page:
     part, pictures = results.read_part(out, image_id), read_cards(out, image_id)
     scores = cell_table.values(part.table)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]
+    order, first = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP], cell_table.first_classes(scores)
     facts = zip(part.table["cell"], pictures.strips, part.table["rule"], part.table["value"], strict=True)
     cards = [
         Card(
@@ -105,7 +106,7 @@ def _page(out: str, image_id: str) -> Page:
             rule,
             float(value),
             CLASSES[pictures.heat_class[i]] if pictures.heat_class[i] >= 0 else "",
-            [(CLASSES[c], float(scores[i, c]), _css(c)) for c in order[i]],
+            [(CLASSES[c], float(scores[i, c]), _css(c)) for c in order[i]] if first[i] >= 0 else [],
             float(scores[i, order[i, 0]]),
         )
         for i, (number, strip, rule, value) in enumerate(facts)
