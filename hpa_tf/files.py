@@ -145,7 +145,7 @@ def stamps_by_id(
         InputError: There is no such folder.
     """
     known = {unicodedata.normalize("NFC", name): name for name in ids}
-    parts = [pattern.partition("{ID}") for pattern in ("{ID}", *filter(None, patterns))]
+    parts = [unicodedata.normalize("NFC", one).partition("{ID}") for one in ("{ID}", *filter(None, patterns))]
     starts, ends = {start for start, _, _ in parts}, {"_", "."} | {end[:1] for _, _, end in parts}
     found: dict[str, list[tuple[str, int, str]]] = {}
     for name, stamp in sorted(list_stamps(folder).items()):

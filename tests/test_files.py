@@ -157,9 +157,11 @@ def test_the_files_of_an_id_are_those_that_begin_with_it_or_have_it_in_a_pattern
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "cafe\u0301_mask.png").write_bytes(b"yy")  # decomposed, as macOS writes it
-    found = files.stamps_by_id(tmp_path, ["i1", "i10", "caf\u00e9", "i2"], ["mask-{ID}.npy", None])
+    (tmp_path / "me\u0301-i1.npy").write_bytes(b"x")
+    patterns = ["mask-{ID}.npy", None, "me\u0301-{ID}.npy"]
+    found = files.stamps_by_id(tmp_path, ["i1", "i10", "caf\u00e9", "i2"], patterns)
     of = {image_id: [name for name, *_ in stamps] for image_id, stamps in found.items()}
-    assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy"]
+    assert of["i1"] == ["i1.tif", "i1_cellmask.png", "mask-i1.npy", "me\u0301-i1.npy"]
     assert of["i10"] == ["i10_cellmask.png", "mask-i10.npy"]
     (tmp_path / "i2 _mask.png").write_bytes(b"x")  # ids have no spaces at their ends
     assert [name for name, *_ in files.stamps_by_id(tmp_path, ["i2"])["i2"]] == ["i2 _mask.png"]

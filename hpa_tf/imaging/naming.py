@@ -1,7 +1,11 @@
-"""File names: which image, and which of its channels, a name speaks of."""
+"""File names: which image, and which of its channels, a name speaks of.
+
+Patterns, names of channels and file names are compared in Unicode's composed form (NFC): file systems differ in theirs.
+"""
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -31,7 +35,7 @@ class Naming:
 
     def __init__(self, layout: Layout):
         self._layout = layout
-        self.pattern = layout.pattern if layout.pattern is not None else "{ID}_{channel}"
+        self.pattern = _composed(layout.pattern) if layout.pattern is not None else "{ID}_{channel}"
         parts = [part for part in _PART.split(self.pattern) if part]
         if layout.pattern is not None:
             _check(layout.pattern, parts)
@@ -72,7 +76,7 @@ class Naming:
 
         Where {ID} stands several times, the parts are joined by `_`.
         """
-        found = self._regex.fullmatch(name)
+        found = self._regex.fullmatch(_composed(name))
         if found is None:
             return None
         groups = found.groupdict()
@@ -86,13 +90,13 @@ class Naming:
         """Return what stands in the place of {channel} in names, sorted: for errors where none is known."""
         is_cut_short = _CHANNEL + _ANY in self.pattern
         anything = self._compile(r"\d+|[^\W\d_]+\d*|.+?" if is_cut_short else ".+")
-        found = (anything.fullmatch(name) for name in names)
+        found = (anything.fullmatch(_composed(name)) for name in names)
         return sorted({match["channel"] for match in found if match}) if self.one_file_a_channel else []
 
     def uses_given(self, name: str) -> bool:
         """Tell whether a matching name has one of the channel names that were given."""
         given = {_folded(name) for _, name in self._layout.channels}
-        found = self._regex.fullmatch(name)
+        found = self._regex.fullmatch(_composed(name))
         return found is not None and _folded(found["channel"]) in given
 
 
@@ -111,8 +115,13 @@ def _check(pattern: str, parts: list[str]) -> None:
         raise InputError("--pattern", f"{meeting} in {pattern!r}", "text between two places that vary", fix)
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name.casefold()) if re.search(r"\w", name) else name.casefold()
+    folded = _composed(name.casefold())
+    return re.sub(r"[\W_]+", " ", folded) if re.search(r"\w", name) else folded
 
 
 def _spelled(name: str) -> str:
