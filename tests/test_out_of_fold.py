@@ -1,5 +1,6 @@
 """Out-of-fold tables of a system: the right networks, mixed as stated, resumable; and what a network has seen."""
 
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -224,6 +225,51 @@ def test_weights_that_have_seen_a_fold_are_refused(data, tmp_path):
             continue
         with pytest.raises(InputError, match=rf"--weights .*saw the images of fold {seen}"):
             leaks.check_unseen(asked_recipes, folds, str(data))
+
+
+def seen_by(source: str, data) -> list[str]:
+    """Return what is said where fold 0 is predicted, and measured, by a network that starts from `source`."""
+    recipe, manifest = replace(SMALL, weights=source, validation_fold=0), records.read_manifest(data)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        leaks.check_unseen([recipe], range(1), str(data))
+        leaks.warn_of_seen_fold(recipe, manifest)
+    return [str(one.message) for one in found if one.category is HpaWarning]
+
+
+def test_a_source_that_is_gone_may_have_seen_everything(data, tmp_path):
+    """Of the nearest one nothing is said: it is missed when it is read, and a training that goes on was warned."""
+    everything = write_run(tmp_path / "everything", data, -1)
+    zero = write_run(tmp_path / "zero", data, 0, f"{everything}/weights/best.weights.h5")
+    shutil.rmtree(everything)
+    for source in (zero, f"backbone:{zero}"):
+        unseen, measured = seen_by(source, data)
+        assert f"--weights {everything}/weights/best.weights.h5: is gone" in unseen and "fold 0, which" in measured
+    assert seen_by(everything, data) == []
+    assert leaks.who_may_have_seen(replace(SMALL, weights=everything), records.read_manifest(data)) == everything
+    imagenet = write_run(tmp_path / "imagenet", data, 0, "nowhere/imagenet.pth")
+    assert seen_by(imagenet, data) == []
+
+
+def test_a_run_that_says_it_may_have_seen_its_fold_is_believed(data, tmp_path):
+    """Its first weights were another run's, which was made anew in the same place and has seen less."""
+    again = write_run(tmp_path / "again", data, 0)
+    zero = write_run(tmp_path / "zero", data, 0, again)
+    assert seen_by(zero, data) == []
+    write_result(tmp_path / "zero", {"weights/best.weights.h5": 1.0}, {"may_have_seen_fold": True})
+    unseen, measured = seen_by(zero, data)
+    assert f"--weights {zero}: may have seen the fold that it left out" in unseen and "fold 0, which" in measured
+
+
+def test_a_training_ends_well_from_weights_that_do_not_say_what_they_saw(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "write_card", lambda out: None)
+    bare = write_run(tmp_path / "bare", data, -1)
+    (tmp_path / "bare" / records.MANIFEST_NAME).unlink()
+    unseen, measured = seen_by(bare, data)
+    assert "does not say what it was trained on" in unseen and "fold 0, which" in measured
+    recipe, manifest = replace(SMALL, weights=bare), records.read_manifest(data)
+    run.finish(recipe, manifest, str(tmp_path), Progress(rows=[{"epoch": 1, "mAP": 0.5}]))
+    assert files.read_json(tmp_path / "result.json")["may_have_seen_fold"]
 
 
 @pytest.mark.parametrize("name", ["--system tiny", "--recipe cpu_small", "--recipe relabel_small"])
