@@ -155,7 +155,7 @@ def read(path: str | os.PathLike) -> Journal:
     """Read a journal; a torn last line, which never counted, is passed over.
 
     Raises:
-        InputError: The file is missing or damaged; names the line.
+        InputError: The file is missing, damaged (names the line), or named as the journal of another class or grader.
     """
     try:
         data = files.read_bytes(path)
@@ -177,6 +177,7 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
         journal = Journal(int(header["class"]), str(header["grader"]), str(header["data"]))
     except (IndexError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version {VERSION}", fix) from error
+    _check_name(journal, path)
     names = {one.name for one in fields(Decision)}
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -190,11 +191,24 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
     return journal
 
 
+def _check_name(journal: Journal, path: str | os.PathLike) -> None:
+    """Refuse a copy under another name, whose grades would count again as another journal's.
+
+    Raises:
+        InputError: The journal's class or grader is not that of the file's name.
+    """
+    name = f"class-{journal.class_id}.{journal.grader}.jsonl"
+    if os.path.basename(path) != name:
+        found = f"the journal of class {journal.class_id} by {journal.grader}"
+        fix = "move copies out of the folder; a journal that was renamed gets its name back"
+        raise InputError(path, found, f"the name {name}", fix)
+
+
 def read_folder(folder: str | os.PathLike) -> list[Journal]:
     """Read every journal of a folder, by class and grader.
 
     Raises:
-        InputError: There is none, or one is damaged.
+        InputError: There is none, or one is damaged or a copy under another name.
     """
     names = [name for name in files.list_names(folder) if _NAME.fullmatch(name)]
     if not names:
@@ -215,7 +229,8 @@ class Writer:
         """Open or create a journal.
 
         Raises:
-            InputError: Another process holds it, it is of other data, or the folder cannot be written.
+            InputError: Another process holds it, it is of other data or a copy of another journal, or the folder
+                cannot be written.
         """
         files.make_folder(folder)
         self.path = os.path.join(folder, file_name(class_id, grader))
@@ -295,35 +310,3 @@ def grades_table(journals: Sequence[Journal]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     types = {"class": np.int32, "cell": np.int32, "grade": np.int32, "repeat": bool, "seconds": float}
     return table.astype(types | dict.fromkeys(("grader", "image_id", "time"), "str"))
-
-
-def self_agreement(journal: Journal) -> tuple[float, int]:
-    """Return (weighted kappa, number of pairs) between first and repeated grades; NaN without a pair."""
-    first, again = {}, {}
-    for decision in journal.standing.values():
-        if decision.action == "grade":
-            (again if decision.repeat else first)[decision.image_id, decision.cell] = decision.grade
-    cells = [cell for cell in again if cell in first]
-    return weighted_kappa([first[cell] for cell in cells], [again[cell] for cell in cells]), len(cells)
-
-
-def agreement_between(one: Journal, other: Journal) -> tuple[float, int]:
-    """Return (weighted kappa, number of cells) between two graders' first grades of the same cells."""
-    grades = [
-        {(d.image_id, d.cell): d.grade for d in j.standing.values() if d.action == "grade" and not d.repeat}
-        for j in (one, other)
-    ]
-    cells = [cell for cell in grades[0] if cell in grades[1]]
-    return weighted_kappa([grades[0][cell] for cell in cells], [grades[1][cell] for cell in cells]), len(cells)
-
-
-def weighted_kappa(one: Sequence[int], other: Sequence[int]) -> float:
-    """Return Cohen's kappa with quadratic weights of two lists of grades: 1 = agree, 0 = as by chance.
-
-    NaN where it is not defined: no pair, or both lists hold one and the same grade only.
-    """
-    first, second = np.asarray(one, float), np.asarray(other, float)
-    if not first.size:
-        return float("nan")
-    by_chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2  # of all pairs of a grade from each
-    return float(1 - np.mean((first - second) ** 2) / by_chance) if by_chance > 0 else float("nan")

@@ -16,18 +16,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.grade_journal import (
-    Decision,
-    GradedData,
-    Journal,
-    Writer,
-    agreement_between,
-    grades_table,
-    read,
-    read_folder,
-    self_agreement,
-    weighted_kappa,
-)
+from hpa_tf.grade_agreement import agreement_between, self_agreement, weighted_kappa
+from hpa_tf.grade_journal import Decision, GradedData, Journal, Writer, grades_table, read, read_folder
 
 DATA = GradedData("data", "of a build")
 
@@ -130,6 +120,19 @@ def test_one_process_a_journal_and_one_data_folder(tmp_path):
     for name in ("", "a/b", "..", "a.b", "x" * 41):
         with pytest.raises(InputError, match="--grader"):
             Writer(tmp_path, 11, name, DATA)
+
+
+@pytest.mark.parametrize(("class_id", "grader"), [(11, "anna-old"), (12, "anna")])
+def test_a_copy_of_a_journal_is_not_another_journal(tmp_path, class_id, grader):
+    writer = Writer(tmp_path, 11, "anna", DATA)
+    writer.append([grade(1)])
+    writer.close()
+    name = f"class-{class_id}.{grader}.jsonl"
+    (tmp_path / name).write_bytes(Path(writer.path).read_bytes())
+    with pytest.raises(InputError, match=f"{name}: found the journal of class 11 by anna"):
+        Writer(tmp_path, class_id, grader, DATA)
+    with pytest.raises(InputError, match=f"{name}.*class-11.anna.jsonl.*move copies out of the folder"):
+        read_folder(tmp_path)
 
 
 def test_a_file_system_without_locks_takes_grades_too(tmp_path, monkeypatch):

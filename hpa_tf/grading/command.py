@@ -14,7 +14,8 @@ import tyro
 from hpa_tf import files, interrupts
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import Writer, self_agreement
+from hpa_tf.grade_agreement import self_agreement
+from hpa_tf.grade_journal import Writer
 from hpa_tf.grading.cells import in_folds, read_cells
 from hpa_tf.grading.order import Order, Which, queue
 from hpa_tf.grading.server import HOST, GradingApp, make_server

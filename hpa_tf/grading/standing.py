@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-from hpa_tf.grade_journal import Decision, Journal, weighted_kappa
+from hpa_tf.grade_agreement import weighted_kappa
+from hpa_tf.grade_journal import Decision, Journal
 
 
 class Standing:

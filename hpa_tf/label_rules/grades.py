@@ -11,15 +11,8 @@ import pandas as pd
 from hpa_tf import files
 from hpa_tf.classes import MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import (
-    GRADES,
-    GradedData,
-    Journal,
-    agreement_between,
-    grades_table,
-    read_folder,
-    self_agreement,
-)
+from hpa_tf.grade_agreement import agreement_between, self_agreement
+from hpa_tf.grade_journal import GRADES, GradedData, Journal, grades_table, read_folder
 from hpa_tf.label_rules.label_table import GRADED, LabelTable
 
 GradeMap = Mapping[int, float]
