@@ -85,7 +85,9 @@ def locked(folder: str | os.PathLike) -> Iterator[Owner]:
         with _beating(lambda now: _overwrite(descriptor, now), owner):
             yield owner
     finally:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+            if _is_open_at(descriptor, path):  # or it is the next owner's
+                os.unlink(path)
         os.close(descriptor)
 
 
@@ -113,7 +115,7 @@ def _take(folder: str | os.PathLike, path: str) -> int:
                 raise _busy(folder, read(folder)) from error
             held = False  # a file system without locks
         with contextlib.suppress(FileNotFoundError):  # its last owner removed it between our open and our lock
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if _is_open_at(descriptor, path):
                 try:
                     _wait_for_death(folder, path, system_lock=held)
                 except BaseException:
@@ -121,6 +123,11 @@ def _take(folder: str | os.PathLike, path: str) -> int:
                     raise
                 return descriptor
         os.close(descriptor)
+
+
+def _is_open_at(descriptor: int, path: str) -> bool:
+    """Tell whether an open file is the one that is at a path now."""
+    return os.path.samestat(os.fstat(descriptor), os.stat(path))
 
 
 def _wait_for_death(folder: str | os.PathLike, path: str, system_lock: bool) -> None:

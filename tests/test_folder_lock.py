@@ -175,6 +175,19 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
         pass
 
 
+def test_a_lock_that_was_removed_meanwhile_costs_nothing(tmp_path):
+    with locked(tmp_path):
+        os.unlink(tmp_path / folder_lock.NAME)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_lock_of_the_next_owner_stays(tmp_path):
+    with locked(tmp_path):
+        os.rename(tmp_path / folder_lock.NAME, tmp_path / "moved away")
+        other = leave_lock(tmp_path, pid=1)
+    assert folder_lock.read(tmp_path) == other
+
+
 def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
