@@ -181,27 +181,27 @@ def make_folder(path: str | os.PathLike, option: str = "--out") -> None:
     """
     if is_remote(path):
         return
+    fix = f"choose another {option}"
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            path, f"{error.strerror}", "a folder that can be created", f"choose another {option}"
-        ) from error
+        raise InputError(path, f"{error.strerror}", "a folder that can be created", fix) from error
     if not os.access(path, os.W_OK):
-        raise InputError(path, "a folder without write permission", "a writable folder", f"choose another {option}")
+        raise InputError(path, "a folder without write permission", "a writable folder", fix)
 
 
 def check_can_be_written(option: str, path: str | os.PathLike) -> None:
     """Check, before the work, that the file which `option` names can be written at its end; its folder is made.
 
     Raises:
-        InputError: It is a folder, or its folder cannot be created or written to.
+        InputError: It is a folder, a device or a pipe, or its folder cannot be created or written to.
     """
     if is_remote(path):
         return
     whole = os.path.abspath(path)
-    if os.path.isdir(whole):
-        raise InputError(option, f"the folder {whole}", "the name of a file", "add a file name to it")
+    if os.path.exists(whole) and not os.path.isfile(whole):  # a file would take its place
+        kind = "folder" if os.path.isdir(whole) else "device or pipe"
+        raise InputError(option, f"the {kind} {whole}", "the name of a file", "give the name of a file in a folder")
     make_folder(os.path.dirname(whole), option)
 
 

@@ -175,7 +175,10 @@ def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path, monkey
         files.write_bytes(path, b"x")
         files.check_can_be_written("--sheet", path)
         assert files.read_bytes(path) == b"x"
-    for path, found in ((tmp_path, f"the folder {tmp_path}"), ("", "the folder"), ("a.png/b.png", "File exists")):
+    os.mkfifo("pipe")
+    refusals = {tmp_path: f"the folder {tmp_path}", "": "the folder", "a.png/b.png": "File exists"}
+    refusals |= {"pipe": f"the device or pipe {tmp_path}/pipe", os.devnull: f"the device or pipe {os.devnull}"}
+    for path, found in refusals.items():
         with pytest.raises(InputError, match=f"{found}.*expected") as refused:
             files.check_can_be_written("--sheet", path)
         assert "--sheet" in str(refused.value)
