@@ -195,7 +195,7 @@ def test_onnx_writes_to_the_file_that_is_named(here, monkeypatch, capsys):
     assert "below/network.onnx" in capsys.readouterr().out
     assert files.read_bytes("below/network.onnx") == b"tiny" and os.listdir(here) == ["below"]
     assert command.main(["onnx", "--run", "starter", "--out", "below"]) == 2
-    assert "the folder" in (said := capsys.readouterr().err) and "add a file name to it" in said
+    assert "the folder" in (said := capsys.readouterr().err) and "give the name of a file in a folder" in said
     cases.write_run(here / "mine")
     assert command.main(["onnx", "--run", "mine"]) == 0
     assert files.read_bytes("mine/onnx/network.onnx") == b"tiny"
