@@ -1,5 +1,6 @@
 """The grading page in a real headless Chromium, with real key presses, on a real server that is really killed."""
 
+import shutil
 import time
 
 import cv2
@@ -10,6 +11,7 @@ from shards import one_hot, write_dataset
 
 from hpa_tf import cell_table
 from hpa_tf.grade_journal import read
+from hpa_tf.grading.command import Options, make_session
 
 if not CHROMIUM:
     pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
@@ -155,7 +157,7 @@ def test_reload_and_a_killed_server_lose_nothing(browser, data, tmp_path):
         old = browser.new_page()  # the address of the killed program opens nothing
         old.goto(again.split("#")[0] + "#" + address.split("#")[1])
         old.wait_for_selector("#status.bad")
-        assert "token" in old.inner_text("#status")
+        assert "token" in (said := old.inner_text("#status")) and "Not saved" not in said
         old.close()
     assert [d.grade for d in journal_of(tmp_path).standing.values()] == [5, 4, 3]
 
@@ -174,6 +176,51 @@ def test_grid_grades_in_any_order_and_the_rest_at_once(page, tmp_path):
     graded = {d.cell + 4 * int(d.image_id[-5:]) - 1: d.grade for d in journal_of(tmp_path).standing.values()}
     assert [graded[row] for row in rows] == [1] * 5 + [5, 1, 4] + [1] * 4
     assert page.tab.inner_text("#progress-text") == "12 of 60"
+
+
+def damage_cell(folder, place, out):
+    """Flip a byte in the record of the cell that is at a place of the queue; return its row."""
+    session = make_session(Options(data=str(folder), class_=str(CLASS), out=str(out), grader="anna"))
+    session.writer.close()
+    row = session.state()["upcoming"][place]
+    cells = session.cells
+    with open(folder / cells.shards[cells.shard[row]], "r+b") as stream:
+        stream.seek(int(cells.offset[row]) + 40)
+        byte = stream.read(1)
+        stream.seek(-1, 1)
+        stream.write(bytes([byte[0] ^ 255]))
+    return row
+
+
+@pytest.mark.parametrize("view", ["one", "grid"])
+def test_a_cell_that_cannot_be_shown_is_skipped_and_stops_nothing(browser, data, tmp_path, view):
+    shutil.copytree(data, tmp_path / "data")
+    bad = damage_cell(tmp_path / "data", 1, tmp_path / "before")
+    with served_page(tmp_path / "data", tmp_path / "grades") as address:
+        page = Page(browser, address)
+        first = page.row()
+        if view == "grid":
+            page.tab.keyboard.press("d")
+            page.tab.wait_for_selector("#stage.grid")
+        page.press("5")
+        assert page.tab.inner_text("#progress-text") == "1 of 60" and page.tab.inner_text("#status") == ""
+        broken = page.tab.locator("#stage .broken")
+        assert broken.get_attribute("data-row") == str(bad) and "no intact record" in broken.inner_text()
+        page.press("4")
+        assert "skip it with s" in page.tab.inner_text("#status") and len(journal_of(tmp_path).decisions) == 1
+        if view == "grid":
+            page.press("Shift+Digit1")
+            assert page.tab.inner_text("#progress-text") == "11 of 60", "all that can be seen"
+            page.tab.locator("#stage .tile").nth(1).click()
+        page.press("s")
+        page.wait("document.querySelectorAll('#stage .broken').length == 0")
+        assert page.row() not in (first, bad) and page.tab.inner_text("#status") == ""
+        page.tab.keyboard.press("v")
+        page.wait("document.querySelectorAll('#graded .broken').length == 1")
+        assert page.errors == []
+        page.tab.close()
+    decided = [(d.action, d.grade) for d in journal_of(tmp_path).decisions]
+    assert decided[0] == ("grade", 5) and decided[-1] == ("skip", None) and len(decided) == (2 if view == "one" else 12)
 
 
 def test_review_filters_and_corrects(page, tmp_path):

@@ -7,6 +7,7 @@ const AHEAD = 8; // cells kept ready
 const GRID_SIZE = 12;
 const CONTEXT_DELAY = 120; // ms on a cell before its image is asked for: a fast grader does not wait for any
 const GRADES = { 1: "surely not", 2: "probably not", 3: "unsure", 4: "probably", 5: "surely" };
+const NOT_SEEN = "This cell cannot be shown, so it cannot be graded: skip it with s.";
 const KEYS = [
   ["1 - 5", "grade the cell; the next one follows"],
   ["Shift + 1 - 5", "in the grid: grade every cell that is left"],
@@ -37,7 +38,7 @@ let state = null; // the server's last word
 let look = { ...PLAIN, ...JSON.parse(localStorage.getItem("grading-look") || "{}") };
 let before = null; // channels before "green alone"
 let view = "one"; // one, grid or review
-let shown = []; // {row, cell, canvas, tile, mark, item}: what is on the stage
+let shown = []; // {row, cell, picture, tile, mark, item, decided, broken}: what is on the stage
 let chosen = 0; // index in shown
 let back = 0; // decisions back from the newest; 0 = the queue
 let busy = false;
@@ -72,15 +73,22 @@ function painted() {
 }
 
 function tileOf(row, item) {
-  const canvas = make("canvas", { data: { row } });
+  const picture = make("canvas", { data: { row } });
   const mark = make("span", { className: "mark" });
-  const tile = make("figure", { className: "tile" }, canvas, mark);
-  return { row, item, canvas, tile, mark, cell: null, decided: false };
+  const tile = make("figure", { className: "tile" }, picture, mark);
+  return { row, item, picture, tile, mark, cell: null, decided: false, broken: false };
 }
 
+// Draw a cell; what is wrong with one that cannot be shown stands in its place.
 async function fill(entry) {
-  entry.cell = await cells.load(entry.row);
-  draw(entry.canvas, entry.cell, look);
+  try {
+    entry.cell = await cells.load(entry.row);
+    draw(entry.picture, entry.cell, look);
+  } catch (error) {
+    const text = make("p", { className: "broken", textContent: error.message, data: { row: entry.row } });
+    entry.picture.replaceWith(text);
+    Object.assign(entry, { picture: text, broken: true });
+  }
 }
 
 async function show(rows, item = null) {
@@ -91,10 +99,11 @@ async function show(rows, item = null) {
     $("stage").replaceChildren(...entries.map((entry) => entry.tile));
     entries.forEach((entry, index) => (entry.tile.onclick = () => choose(index)));
   } else {
-    const notes = entries.map(({ cell }) => [cell.label, cell.score])[0];
+    const [{ cell, picture }] = entries;
+    const notes = [cell?.label, cell?.score];
     const text = notes.some((note) => note !== undefined) ? `label ${notes[0] ?? "unknown"}, score ${notes[1] ?? "unknown"}` : "";
     const was = item ? make("span", { className: "was", textContent: `was: ${item.grade ?? "skipped"}` }) : "";
-    $("stage").replaceChildren(make("figure", {}, entries[0].canvas, make("figcaption", { textContent: text })), was);
+    $("stage").replaceChildren(make("figure", {}, picture, make("figcaption", { textContent: text })), was);
   }
   shown = entries;
   choose(0);
@@ -115,7 +124,7 @@ async function showContext(entry) {
     URL.revokeObjectURL($("context").src);
     $("context").src = URL.createObjectURL(picture);
     $("context").dataset.row = entry.row;
-    $("context-text").textContent = `${entry.cell.image_id}, cell ${entry.cell.cell}`;
+    $("context-text").textContent = entry.cell ? `${entry.cell.image_id}, cell ${entry.cell.cell}` : "";
   } catch (error) {
     $("context-text").textContent = error.message;
   }
@@ -155,7 +164,7 @@ async function showExamples() {
   const { source, rows } = await client.get("api/examples");
   $("examples-source").textContent = rows.length ? source : "none yet: cells that you grade 5 will be here";
   const entries = rows.map((row) => tileOf(row, null));
-  $("examples").replaceChildren(...entries.map((entry) => entry.canvas));
+  $("examples").replaceChildren(...entries.map((entry) => entry.picture));
   examples = entries;
   for (const entry of entries) await fill(entry);
 }
@@ -175,7 +184,7 @@ async function alone(action, event) {
     since = now;
     if (event) performance.measure("key to paint", { start: event.timeStamp, end: now });
   } catch (error) {
-    say(`Not saved: ${error.message}`, true);
+    say(error.message, true);
   } finally {
     busy = false;
     if (filtersChanged) showFiltered(); // changed while the action ran
@@ -188,6 +197,14 @@ function showFiltered() {
   return alone(showReview);
 }
 
+async function save(path, value) {
+  try {
+    return await client.post(path, value);
+  } catch (error) {
+    throw new Error(`Not saved: ${error.message}`);
+  }
+}
+
 function seconds() {
   return since ? (performance.now() - since) / 1000 : null;
 }
@@ -196,9 +213,10 @@ const decide = (grade, event, all = false) =>
   alone(async () => {
     if (view === "review" || back) return correct(grade);
     const open = shown.filter((entry) => !entry.decided);
-    const entries = all ? open : [shown[chosen]].filter((entry) => entry && !entry.decided);
-    if (!entries.length) return;
-    state = await client.post("api/grade", { rows: entries.map((entry) => entry.row), grade, seconds: seconds() });
+    const wanted = all ? open : [shown[chosen]].filter((entry) => entry && !entry.decided);
+    const entries = wanted.filter((entry) => grade === null || !entry.broken);
+    if (!entries.length) return wanted.length && say(NOT_SEEN, true);
+    state = await save("api/grade", { rows: entries.map((entry) => entry.row), grade, seconds: seconds() });
     if (view === "one" || entries.length === open.length) return advance();
     showState();
     entries.forEach((entry) => mark(entry, grade));
@@ -215,7 +233,8 @@ function mark(entry, grade) {
 async function correct(grade) {
   const entry = shown[chosen];
   if (!entry) return;
-  state = await client.post("api/correct", { number: entry.item.number, grade });
+  if (entry.broken && grade !== null) return say(NOT_SEEN, true);
+  state = await save("api/correct", { number: entry.item.number, grade });
   showState();
   if (view === "review") {
     const kept = chosen;
@@ -226,7 +245,7 @@ async function correct(grade) {
 
 const undo = (event) =>
   alone(async () => {
-    state = await client.post("api/undo", {});
+    state = await save("api/undo", {});
     if (view === "review") return showReview();
     await advance();
     say(state.undone === null ? "Nothing to undo." : "Undone.");
@@ -262,7 +281,7 @@ async function showReview() {
   });
   $("graded").replaceChildren(...shown.map((entry) => entry.tile));
   choose(0);
-  shown.forEach((entry) => fill(entry).catch((error) => say(error.message, true)));
+  shown.forEach(fill);
 }
 
 function setView(wanted) {
@@ -280,7 +299,7 @@ function setView(wanted) {
 function setLook(change) {
   look = { ...look, ...change };
   localStorage.setItem("grading-look", JSON.stringify(look));
-  for (const entry of [...shown, ...examples]) if (entry.cell) draw(entry.canvas, entry.cell, look);
+  for (const entry of [...shown, ...examples]) if (entry.cell) draw(entry.picture, entry.cell, look);
   showLook();
 }
 
