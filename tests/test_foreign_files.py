@@ -152,12 +152,17 @@ def test_several_pictures_in_one_page_are_several_pages(tmp_path, plane):
     np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
 
 
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_smaller_copies_behind_a_page_are_left_alone(tmp_path, plane, compression):
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits", "zstd"])
+def test_smaller_copies_behind_or_before_a_page_are_left_alone(tmp_path, plane, compression):
     path = tmp_path / "x_red.tif"
     with tifffile.TiffWriter(path) as writer:
         writer.write(plane, compression=compression)
         writer.write(plane[::2, ::2], subfiletype=1, compression=compression)
+    np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
+    np.testing.assert_array_equal(read_mask(path), plane)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(plane[::2, ::2], subfiletype=1, compression=compression)
+        writer.write(plane, compression=compression)
     np.testing.assert_array_equal(read_channel(str(path), "red"), plane)
     np.testing.assert_array_equal(read_mask(path), plane)
 

@@ -42,7 +42,8 @@ class Tiff:
     """One page, not yet decoded.
 
     Attributes:
-        data: The file with its page marked as min-is-black and top-left: every decoder gives the stored numbers.
+        data: The file with its page alone, without smaller copies, marked as min-is-black and top-left: every decoder
+            gives the stored numbers.
         page: What tifffile says of it.
         is_min_white: The stored numbers of an image are to be inverted (those of a mask are not).
         num_pages: Pages of the file.
@@ -105,10 +106,12 @@ def open_tiff(data: bytes, path: str, several: bool = False) -> Tiff:
         if num_pages != 1 and not several:
             found = f"{num_pages} pages"
             raise InputError(path, found, "one grey page a file", "save each channel or mask as its own file")
-        page, order = pages[0], tiff.byteorder
+        page, order, kind, next_at = pages[0], tiff.byteorder, tiff.tiff, _place_of_next(tiff, pages[0])
     tag = page.tags.get(_PHOTOMETRIC)
     is_min_white = tag is not None and tag.value == _MIN_IS_WHITE
     changed = bytearray(data)
+    struct.pack_into(kind.offsetformat, changed, kind.offsetsize, page.offset)  # the header names the first page
+    struct.pack_into(kind.offsetformat, changed, next_at, 0)
     for code, value in ((_PHOTOMETRIC, _MIN_IS_BLACK), (_ORIENTATION, _TOP_LEFT)):
         tag = page.tags.get(code)
         if tag is not None and tag.dtype in _FORMATS and (code == _ORIENTATION or is_min_white):
@@ -133,12 +136,17 @@ def check_chain(opened: tifffile.TiffFile) -> None:
     Raises:
         ValueError: It has.
     """
-    stream, kind, last = opened.filehandle, opened.tiff, opened.pages[-1]
-    stream.seek(last.offset)
-    (num_tags,) = struct.unpack(kind.tagnoformat, stream.read(kind.tagnosize))
-    stream.seek(last.offset + kind.tagnosize + num_tags * kind.tagsize)
-    if struct.unpack(kind.offsetformat, stream.read(kind.offsetsize))[0]:
+    opened.filehandle.seek(_place_of_next(opened, opened.pages[-1]))
+    if struct.unpack(opened.tiff.offsetformat, opened.filehandle.read(opened.tiff.offsetsize))[0]:
         raise ValueError("the file ends before its pages do")
+
+
+def _place_of_next(opened: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """Return the place in a file where a page says where the next one is: behind its tags."""
+    stream, kind = opened.filehandle, opened.tiff
+    stream.seek(page.offset)
+    (num_tags,) = struct.unpack(kind.tagnoformat, stream.read(kind.tagnosize))
+    return page.offset + kind.tagnosize + num_tags * kind.tagsize
 
 
 def imagej_scale(opened: tifffile.TiffFile) -> tuple[float, float] | None:
