@@ -536,6 +536,36 @@ def test_a_sample_beside_the_images_is_refused(world, images, capsys):
     assert "error: --sample: found --images beside it" in capsys.readouterr().err
 
 
+def test_images_named_otherwise_are_checked(world, images):
+    for path in (world / "images").iterdir():
+        path.rename(path.with_name(path.name.replace("_green", "-gfp").replace("_", "-")))
+    named = ["--pattern", "{ID}-{channel}.png", "--channels", "protein=gfp"]
+    code, findings = check(world, EMPTY_A + EMPTY_B.replace("30,30", "40,30"), *images, *named)
+    assert code == 1 and findings["text"].tolist() == ["size 40 x 30 px, the image has 30 x 30 px"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--pattern {ID}.tif", "--channels protein=gfp", "--without yellow", "--project max"]
+)
+@pytest.mark.parametrize("sample", [True, False])
+def test_options_of_images_are_refused_without_images(world, option, sample, capsys):
+    (world / "s.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\n" + EMPTY_A)
+    more = ["--sample", str(world / "s.csv")] if sample else []
+    assert main(["check", str(world / "s.csv"), *more, *option.split()]) == 2
+    assert f"error: {option.split()[0]}: found no --images beside it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["5", "nan", "-0.1"])
+def test_shares_outside_0_to_1_are_refused(world, share, capsys):
+    (world / "s.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\n" + EMPTY_A)
+    assert main(["check", str(world / "s.csv"), "--min-overlap", share]) == 2
+    assert f"error: --min-overlap: found {share}; expected a share" in capsys.readouterr().err
+    paths = ["--truth-labels", "t", "--prediction", "p", "--out", str(world / "out")]
+    assert main(["ablation", *paths, "--own-shares", "0.5", share]) == 2
+    assert f"error: --own-shares: found {share}; expected shares" in capsys.readouterr().err
+    assert not (world / "out").exists()
+
+
 # -- ablation -----------------------------------------------------------------------------------------------------
 
 

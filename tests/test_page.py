@@ -153,6 +153,21 @@ def test_images_named_otherwise_are_shown(world, refused):
     assert "report" not in page(world, "--pattern", "{ID}_{channel}.png", "--channels", "protein=gfp")
 
 
+def test_heat_maps_of_images_named_otherwise_are_measured(world):
+    def measured(*more: str) -> pd.DataFrame:
+        folders = {"--predictions": "predictions", "--images": "images", "--masks": "images", "--out": "measured"}
+        paths = [word for option, name in folders.items() for word in (option, str(world / name))]
+        assert main(["heat", *paths, "--bootstrap", "0", *more]) == 0
+        return pd.read_csv(world / "measured/heat_cells.csv")
+
+    usual = measured()
+    for path in (world / "images").glob("*_green.png"):
+        path.rename(path.with_name(path.name.replace("_green", "_gfp")))
+    named = measured("--pattern", "{ID}_{channel}.png", "--channels", "protein=gfp")
+    assert len(usual) == 4
+    pd.testing.assert_frame_equal(named, usual)
+
+
 def test_without_heat_maps_the_page_has_none(world):
     (world / "predictions/heat_maps/a.npz").unlink()
     text = page(world)

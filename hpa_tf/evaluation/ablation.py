@@ -94,6 +94,9 @@ def run(options: Ablation) -> None:
         InputError: An input is missing or wrong.
     """
     check_draws(options.bootstrap, options.seed, least=1)
+    for share in options.own_shares:
+        if not 0 <= share <= 1:
+            raise InputError("--own-shares", f"{share:g}", "shares of the cell's own score, 0..1", "give 0.5 for half")
     files.make_folder(options.out)
     truth = read_truth(options.truth_labels, MaskFolder(options.truth_masks) if options.truth_masks else None)
     predictions = read_raw_predictions(options.prediction)

@@ -64,8 +64,9 @@ def run(options: Check) -> int:
     """Check, print, write the findings; return 1 if there are errors.
 
     Raises:
-        InputError: The file is no submission at all, or the images cannot be listed.
+        InputError: The file is no submission at all, the images cannot be listed, or an option cannot be meant.
     """
+    _check_options(options)
     if options.out:
         files.check_can_be_written("--out", options.out)
     findings = list(check(options))
@@ -79,6 +80,18 @@ def run(options: Check) -> int:
         print(f"... and {len(findings) - _MAX_SHOWN} more" + ("" if options.out else "; --out FILE.csv holds them all"))
     print(f"{num_errors} errors, {len(findings) - num_errors} warnings")
     return 1 if num_errors else 0
+
+
+def _check_options(options: Check) -> None:
+    if not 0 <= options.min_overlap <= 1:
+        found, expected = f"{options.min_overlap:g}", "a share of the smaller cell, 0..1"
+        raise InputError("--min-overlap", found, expected, "give 0.05 for 5 %")
+    if options.images and options.sample:
+        raise InputError("--sample", "--images beside it", "one of them", "drop one of the two")
+    given = [name for name, value in vars(options.reading).items() if value != vars(USUAL)[name]]
+    if given and not options.images:
+        expected = "the folder whose files it describes"
+        raise InputError(f"--{given[0]}", "no --images beside it", expected, "give --images, or leave it out")
 
 
 def check(options: Check) -> Iterator[Finding]:
@@ -117,8 +130,6 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
     Raises:
         InputError: The folder or the sample cannot be read.
     """
-    if options.images and options.sample:
-        raise InputError("--sample", "--images beside it", "one of them", "drop one of the two")
     if options.images:
         return {one.image_id: _image_size(one) for one in find_fields(options.images, layout=options.reading.layout)}
     if options.sample:
