@@ -178,6 +178,25 @@ def test_grid_grades_in_any_order_and_the_rest_at_once(page, tmp_path):
     assert page.tab.inner_text("#progress-text") == "12 of 60"
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "shift", "grades"),
+    [
+        ("&", "Digit1", False, [1]),  # AZERTY types its digits with Shift
+        ("1", "Digit1", True, [1] * 12),
+        ("4", "Numpad4", False, [4]),
+        ("ArrowLeft", "Numpad4", True, [4] * 12),
+        ("2", "", False, [2]),  # a keyboard on the screen
+    ],
+)
+def test_the_row_of_digits_counts_by_its_places(page, tmp_path, key, code, shift, grades):
+    page.tab.keyboard.press("d")
+    page.tab.wait_for_selector("#stage.grid")
+    pressed = f"{{key: '{key}', code: '{code}', shiftKey: {str(shift).lower()}, bubbles: true}}"
+    page.tab.evaluate(f"document.body.dispatchEvent(new KeyboardEvent('keydown', {pressed}))")
+    page.wait(f"document.querySelector('#progress-text').textContent === '{len(grades)} of 60'")
+    assert [d.grade for d in journal_of(tmp_path).decisions] == grades
+
+
 def damage_cell(folder, place, out):
     """Flip a byte in the record of the cell that is at a place of the queue; return its row."""
     session = make_session(Options(data=str(folder), class_=str(CLASS), out=str(out), grader="anna"))

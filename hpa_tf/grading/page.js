@@ -10,7 +10,7 @@ const GRADES = { 1: "surely not", 2: "probably not", 3: "unsure", 4: "probably",
 const NOT_SEEN = "This cell cannot be shown, so it cannot be graded: skip it with s.";
 const KEYS = [
   ["1 - 5", "grade the cell; the next one follows"],
-  ["Shift + 1 - 5", "in the grid: grade every cell that is left"],
+  ["Shift + 1 - 5", "in the grid: grade every cell that is left; in the row above the letters also where digits are typed with Shift"],
   ["s, Space", "skip"],
   ["u, Backspace, Ctrl + z", "undo the last decision"],
   ["←, →", "back to decided cells, and forward; a grade there corrects. In the grid: choose a cell"],
@@ -400,8 +400,9 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  const digit = /^(?:Digit|Numpad)([1-5])$/.exec(event.code);
-  const grade = /^[1-5]$/.test(event.key) ? Number(event.key) : event.shiftKey && digit ? Number(digit[1]) : 0;
+  // The row of digits counts by its places: where Shift types the digits (AZERTY), it still tells one cell from all.
+  const [, block, digit] = /^(Digit|Numpad)([1-5])$/.exec(event.code) || [];
+  const grade = block === "Digit" || (block && event.shiftKey) ? Number(digit) : /^[1-5]$/.test(event.key) ? Number(event.key) : 0;
   if (grade) decide(grade, event, event.shiftKey && view === "grid");
   else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key](event);
   else return;
