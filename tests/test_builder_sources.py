@@ -273,6 +273,7 @@ def test_which_cells_data_have_is_what_the_masks_say(tmp_path):
         ({"workers": 0}, "--workers"),
         ({"um_per_px": (0.0,)}, "--um-per-px"),
         ({"um_per_px": (float("nan"),)}, "--um-per-px"),
+        ({"um_per_px": (80.0,)}, "--um-per-px.*not nanometres"),
     ],
 )
 def test_options_that_cannot_be_are_named(tmp_path, change, named):

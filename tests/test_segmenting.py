@@ -377,6 +377,7 @@ def test_a_field_of_more_cells_than_the_original_can_number_is_named(num_cells):
         ({"batch_size": -1}, "--batch-size"),
         ({"um_per_px": 0.0}, "--um-per-px"),
         ({"um_per_px": 320.0}, "--um-per-px"),
+        ({"um_per_px": 80.0}, "--um-per-px.*not nanometres"),
         ({"scale": -0.25}, "--scale"),
         ({"segmenter": "hpacellseg", "precision": "float32"}, "--precision"),
         ({"segmenter": "hpacellseg"}, "--segmenter hpacellseg: found no package that runs .ModuleNotFoundError"),

@@ -18,7 +18,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.channel_files import MAX_PIXELS, read_channel_file
 from hpa_tf.imaging.field_files import Fault, FieldFiles, expected_names, find_fields
 from hpa_tf.imaging.layout import choose_channels, count_channels
-from hpa_tf.imaging.ome import checked_scale
+from hpa_tf.imaging.ome import UM_PER_PX, checked_scale
 from hpa_tf.imaging.stacks import open_stack
 
 __all__ = [
@@ -235,7 +235,9 @@ def check_um_per_px(um_per_px: float, where: str = "--um-per-px") -> None:
         where: Option or argument that is named in the error.
 
     Raises:
-        InputError: It is no number between 0 and 100.
+        InputError: It is no number from 0.005 to 20.
     """
-    if not isinstance(um_per_px, Real) or not 0 < um_per_px < 100:
-        raise InputError(where, str(um_per_px), "micrometres between 0 and 100", "say what the images have")
+    least, most = UM_PER_PX
+    if not isinstance(um_per_px, Real) or not least <= um_per_px <= most:
+        fix = "give micrometres (0.08 for 63 x), not nanometres"
+        raise InputError(where, str(um_per_px), f"micrometres per pixel, {least} to {most}", fix)

@@ -20,6 +20,8 @@ UM = {
     **{"å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6},
 }
 """Micrometres a unit of OME and ImageJ, in lower case; others (pixel, reference frame) say nothing."""
+UM_PER_PX = (0.005, 20)
+"""Smallest and largest micrometres per pixel that a microscope has."""
 _SQUARE = 0.01
 _FIX = "save it again, with Fiji or bfconvert of Bio-Formats"
 
@@ -148,8 +150,9 @@ def checked_scale(scale: tuple[float, float] | None, where: str) -> float | None
     if scale is None:
         return None
     (across, down), fix = scale, "say it yourself: --um-per-px (0.08 for 63 x)"
-    if not 0.005 <= across <= 20:
-        raise InputError(where, f"{across:g} micrometres per pixel in its metadata", "0.005 to 20", fix)
+    least, most = UM_PER_PX
+    if not least <= across <= most:
+        raise InputError(where, f"{across:g} micrometres per pixel in its metadata", f"{least} to {most}", fix)
     if not abs(across / down - 1 if down else 1) <= _SQUARE:
         raise InputError(where, f"pixels of {across:g} x {down:g} micrometres", "square pixels", fix)
     return across

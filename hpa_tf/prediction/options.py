@@ -8,7 +8,7 @@ import tyro
 from hpa_tf import files, submission
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import InputError
-from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale
+from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
 from hpa_tf.imaging.layout import Layout, Project, parse_layout
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.parts import parse_part
@@ -145,9 +145,8 @@ class Options:
             raise InputError("--images", "neither --images nor --data", "a folder of images or of shards", fix)
         if self.images is not None and self.data is not None:
             raise InputError("--images", f"--data {self.data} beside it", "one of them", "drop one of the two")
-        if self.um_per_px is not None and not 0.005 <= self.um_per_px <= 20:
-            fix = "give micrometres (0.08 for 63 x), not nanometres"
-            raise InputError("--um-per-px", f"{self.um_per_px:g}", "micrometres per pixel, 0.005 to 20", fix)
+        if self.um_per_px is not None:
+            check_um_per_px(self.um_per_px)
         if self.tta not in (None, "none", "2", "8", "16"):  # Python, unlike the command line, takes anything
             raise InputError("--tta", repr(self.tta), "'none', '2', '8' or '16'", "correct the option")
         if not 1 <= self.max_pixels <= submission.MOST_PIXELS:
