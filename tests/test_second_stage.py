@@ -3,6 +3,8 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -18,18 +20,19 @@ from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.pipeline.sampling import draw_epoch
 from hpa_tf.recipes import Member, System, recipe_named
 from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
-from hpa_tf.recipes.optimization import Constant
+from hpa_tf.recipes.optimization import Constant, Optimization
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import CELL_TABLE_NAME, read_manifest
 from hpa_tf.training import command, relabelling
 from hpa_tf.training import fine_tuning as fine_tuning_stage
-from hpa_tf.training.fine_tuning import stage_labels
+from hpa_tf.training.fine_tuning import check_second_stage, stage_labels
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.relabelling import of_one_class
 from hpa_tf.training.run import split
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import make_strategy
+from hpa_tf.training.systems import train_system
 from tfrecords_builder.__main__ import main as builder
 
 TINY = ["--recipe.view.size", "16", "--recipe.network.backbone.widths", "4", "6"]
@@ -99,8 +102,6 @@ def test_validation_by_grades_alone(data, graded, tmp_path):
     assert len(validation) == len(own) and validation.known.sum() == len(own) and validation.known[:, 3].all()
     np.testing.assert_allclose(validation.labels[:, 3], [1.0 if row % 2 else 0.5 for row in own])
     assert len(training) == int((table["fold"] != 0).sum()) and set(np.unique(training.labels[:, 3])) == {0, 1}
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="--validation-labels"):
         split(replace(recipe, validation_fold=-1), Data(str(folder), validation_labels=path), read_manifest(folder))
     unknown = rules.read_labels(path)
@@ -246,6 +247,73 @@ def test_another_worker_waits_for_the_labels_of_the_second_stage(data, graded, t
     assert seen == [True]
 
 
+SYSTEM = System("tiny", (Member(recipe_named("cpu_small"), 0.5), Member(recipe_named("cpu_lite0"), 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("options", "replicas", "said"),
+    [
+        ("--recipe.optimization.batch-size 24", 8, "12 of cpu_small for 8 replicas in the second stage"),
+        ("--recipe.optimization.batch-size 40", 8, "--recipe.optimization.batch-size 32"),
+        ("", 3, "16 of cpu_small for 3 replicas in the second stage"),
+    ],
+)
+def test_batches_of_the_second_stage_are_looked_at_first(
+    data, graded, tmp_path, monkeypatch, capsys, options, replicas, said
+):
+    site = Site(SimpleNamespace(num_replicas_in_sync=replicas), "float32")
+    monkeypatch.setattr(command, "start", lambda options: site)
+    monkeypatch.setattr(command, "system_named", lambda name: SYSTEM)
+    monkeypatch.setattr(command, "train_system", lambda *arguments: pytest.fail("the first stage has begun"))
+    given = ["--system", "tiny", "--data", str(data[0]), "--out", str(tmp_path / "out"), "--weights", "none"]
+    assert command.main([*given, "--fine-tune", str(graded[0]), *options.split()]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_later_members_batches_are_looked_at_first(data, tmp_path):
+    later = replace(recipe_named("cpu_lite0"), optimization=Optimization(batch_size=20))
+    system = System("tiny", (Member(recipe_named("cpu_small"), 0.5), Member(later, 0.5)))
+    site = Site(SimpleNamespace(num_replicas_in_sync=8), "float32")
+    with pytest.raises(InputError, match="20 of cpu_lite0 for 8 replicas"):
+        train_system(system, lambda recipe: recipe, Data(str(data[0])), str(tmp_path / "out"), site)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, "nowhere"),
+        (lambda table: table, "no cell to train on that is marked as graded"),
+        (lambda table: table.assign(graded=False), "no cell to train on that is marked as graded"),
+        (lambda table: table.assign(graded=True, image_id="x" + table["image_id"]), "0 of 48 cells left"),
+    ],
+)
+def test_grades_that_cannot_be_used_are_refused_before_the_first_stage(
+    data, tmp_path, monkeypatch, capsys, change, said
+):
+    folder, table = data
+    grades = str(tmp_path / "nowhere")
+    if change:
+        labels = cell_table.from_values(table["image_id"], table["cell"], cell_table.values(table))
+        grades = str(tmp_path / "graded.parquet")
+        cell_table.write(change(labels), grades, "labels")
+    monkeypatch.setattr(command, "system_named", lambda name: SYSTEM)
+    monkeypatch.setattr(command, "train_system", lambda *arguments: pytest.fail("the first stage has begun"))
+    given = ["--system", "tiny", "--data", str(folder), "--out", str(tmp_path / "out"), "--weights", "none"]
+    assert command.main([*given, "--fine-tune", grades]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind, columns", [("labels", {"graded": [True] + [False] * 47}), ("grades", {})])
+def test_tables_of_graded_cells_are_taken(data, tmp_path, kind, columns):
+    folder, table = data
+    path = str(tmp_path / "graded.parquet")
+    values = cell_table.values(table)
+    cell_table.write(cell_table.from_values(table["image_id"], table["cell"], values, columns), path, kind)
+    site = Site(make_strategy("one"), "float32")
+    check_second_stage(SYSTEM, lambda recipe: recipe, Data(str(folder)), path, site)
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_graded_cells_that_cleaning_leaves_out_are_counted(tmp_path, monkeypatch, clean):
     table = write_dataset(tmp_path / "data", np.stack([one_hot(5) for _ in range(16)]))
@@ -269,8 +337,6 @@ def test_graded_cells_that_cleaning_leaves_out_are_counted(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_both_stages_of_a_system(data, graded, tmp_path, monkeypatch, capsys):
     """A member with one set of weights, and one with a mean over two checkpoints, which the second stage keeps."""
-    from dataclasses import replace
-
     small = recipe_named("cpu_small")
     small = replace(small, sampling=replace(small.sampling, num_cells=64),
                     optimization=replace(small.optimization, epochs=2, batch_size=16))  # fmt: skip

@@ -27,7 +27,7 @@ from hpa_tf.recipes import (
 )
 from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
-from hpa_tf.training.fine_tuning import FINE_TUNED, fine_tune_system
+from hpa_tf.training.fine_tuning import FINE_TUNED, check_second_stage, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
 from hpa_tf.training.inputs import learns_from_cells, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
@@ -284,6 +284,8 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             system_out_of_fold_table(*asked, options.out_of_fold, site)
         _say_next(system.name, options.out, site)
         return
+    if options.fine_tune:
+        check_second_stage(system, of_member, options.data, options.fine_tune, site)
     train_system(system, of_member, options.data, options.out, site)
     finished = options.out
     if options.fine_tune:

@@ -37,8 +37,34 @@ from hpa_tf.training.strategy import wait_for_all
 from hpa_tf.training.systems import announce, claim_system
 
 FINE_TUNED, LABELS, STAGES = "fine_tuned", "labels.parquet", "stages"
+_TABLE = ".parquet"
+"""What `--fine-tune` ends with where it is a table of labels, not a folder of grades."""
 _SURE = {MITOTIC_SPINDLE: 0.9, 15: 0.9}
 """Least label with which an ungraded training cell of a class is trained on too. Source: METHODS 3 (fine-tuning)."""
+
+
+def check_second_stage(system: System, adapt: Callable[[Recipe], Recipe], data: Data, grades: str, site: Site) -> None:
+    """Check what the second stage needs before the first, days earlier; arguments as of `fine_tune_system`.
+
+    Raises:
+        InputError: The grades cannot be used, mark no cell that is trained on as graded, or the replicas do not divide
+            the second stage's batches.
+    """
+    recipes, replicas = [adapt(member.recipe) for member in system.members], site.strategy.num_replicas_in_sync
+    for recipe in recipes:
+        size, second = recipe.optimization.batch_size, fine_tuning(recipe).optimization.batch_size
+        if second % replicas:
+            found = f"{second} of {recipe.name} for {replicas} replicas in the second stage, whose batches are halved"
+            fix = f"--recipe.optimization.batch-size {max(1, size // (2 * replicas)) * 2 * replicas}"
+            raise InputError("batch_size", found, "a multiple", fix)
+    if not grades.endswith(_TABLE):
+        stage_labels(data, grades, recipes[0].validation_fold)
+        return
+    table = _second(data, grades).examples(None).table
+    if "graded" not in table or not table["graded"].any():
+        expected = "a column 'graded' that is true for cells that a person graded"
+        fix = "add it, or give --fine-tune the folder of the grading page"
+        raise InputError(grades, "no cell to train on that is marked as graded", expected, fix)
 
 
 def fine_tune_system(
@@ -61,11 +87,11 @@ def fine_tune_system(
     claim_system(system, folder, site)
     recipes = [adapt(member.recipe) for member in system.members]
     table = grades
-    if not grades.endswith(".parquet"):
+    if not grades.endswith(_TABLE):
         table = files.join(folder, LABELS)
         write_stage_labels(data, grades, recipes[0].validation_fold, table, site)
     wait_for_all(site.strategy)  # the first worker still exports the first stage, or writes the labels
-    second = replace(data, labels=table, unknown_cells="drop", validation_labels=None)
+    second = _second(data, table)
     if site.is_chief and second.clean:
         _warn_of_unclean_grades(second)
     for number, recipe in enumerate(recipes, start=1):
@@ -74,6 +100,11 @@ def fine_tune_system(
         fine_tune(recipe, second, files.join(out, name), files.join(folder, name), site)
     if site.is_chief:
         write_system_card(system, folder)
+
+
+def _second(data: Data, table: str) -> Data:
+    """Return what the second stage is trained on: the cells of a table of labels."""
+    return replace(data, labels=table, unknown_cells="drop", validation_labels=None)
 
 
 def _warn_of_unclean_grades(data: Data) -> None:

@@ -23,7 +23,7 @@ def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     size, replicas = recipe.optimization.batch_size, strategy.num_replicas_in_sync
     if size % replicas:
         fix = f"--recipe.optimization.batch-size {max(1, size // replicas) * replicas}"
-        raise InputError("batch_size", f"{size} for {replicas} replicas", "a multiple", fix)
+        raise InputError("batch_size", f"{size} of {recipe.name} for {replicas} replicas", "a multiple", fix)
 
 
 def check_antibodies(recipe: Recipe, examples: Examples) -> None:

@@ -12,7 +12,7 @@ from hpa_tf.records import read_manifest
 from hpa_tf.run_folder import CHECKPOINTS, SYSTEM, fold_folder, is_finished
 from hpa_tf.training import checkpoint
 from hpa_tf.training.folds import check_num_folds
-from hpa_tf.training.inputs import check_validation_labels
+from hpa_tf.training.inputs import check_batch_size, check_validation_labels
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
@@ -38,7 +38,7 @@ def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, 
     specialists = [replace(one, recipe=adapt(one.recipe)) for one in system.specialists]
     runs = {member.recipe.name: recipe for member, recipe in zip(system.members, recipes, strict=True)}
     runs |= {one.recipe.name: one.recipe for one in specialists if not one.own_labels}
-    _check_all(list(runs.values()), data)
+    _check_all(list(runs.values()), data, site)
     check_starts([recipe for name, recipe in runs.items() if not _has_begun(files.join(out, name))])
     claim_system(system, out, site)
     if site.is_chief and data.validation_labels:
@@ -58,11 +58,12 @@ def _has_begun(folder: str) -> bool:
     return is_finished(folder) or bool(checkpoint.steps_in(files.join(folder, CHECKPOINTS)))
 
 
-def _check_all(recipes: list[Recipe], data: Data) -> None:
-    """Check all trainings before the first: their fields, and that validation labels can measure each."""
+def _check_all(recipes: list[Recipe], data: Data, site: Site) -> None:
+    """Check all trainings before the first: fields, batches, and that validation labels can measure each."""
     manifest = read_manifest(data.data)
     for recipe in recipes:
         check_first(recipe, manifest)
+        check_batch_size(recipe, site.strategy)
         check_validation_labels(recipe, data.keeping_out(recipe.validation_fold).validation_labels)
     data.check_validation(recipe.validation_fold for recipe in recipes)
 
@@ -105,7 +106,7 @@ def train_system_folds(
     """
     check_num_folds(num_folds, data)
     check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
-    _check_all([_without(fold, adapt)(one.recipe) for fold in range(num_folds) for one in system.members], data)
+    _check_all([_without(fold, adapt)(one.recipe) for fold in range(num_folds) for one in system.members], data, site)
     claim_system(system, out, site)
     members = replace(system, specialists=())  # they say nothing of the classes that are written out of fold
     for fold in range(num_folds):
