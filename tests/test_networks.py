@@ -426,10 +426,26 @@ def test_duo_branch_takes_the_product_of_cell_and_strongest_of_the_bag(built):
     spec, model, inputs = NETWORKS["duo_branch"][0], built["duo_branch"], bag_inputs()
     outputs = model(inputs)
     features = outputs["embedding"].numpy()
-    image = model.get_layer("head_image")(features.max(axis=1)).numpy()
+    strongest = np.stack([features[0].max(axis=0), features[1, :2].max(axis=0)])
+    image = model.get_layer("head_image")(strongest).numpy()
     cell = model.get_layer("head_cell")(features).numpy()
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     np.testing.assert_allclose(spec.probabilities(outputs, inputs), sigmoid(cell) * sigmoid(image)[:, None], atol=1e-5)
+
+
+def test_missing_crops_are_in_the_maximum_while_training_alone():
+    """Asked, all N cells of the image are there alone, however many a view fills up. Source: SYSTEMS 2a, g."""
+    spec, inputs = DuoBranch(BODY, dropout=0), bag_inputs()
+    model, two = spec.build(BAG), spec.build({"image": Spec((2, SIZE, SIZE, 4)), "present": Spec((2,))})
+    trained = [model(inputs, training=True) for _ in range(20)][-1]  # moves batch norm: a grey crop is no zero any more
+    strongest = trained["embedding"].numpy().max(axis=1)
+    np.testing.assert_allclose(trained["image_logits"], model.get_layer("head_image")(strongest), atol=1e-5)
+    two.set_weights(model.get_weights())
+    asked = model(inputs, training=False)
+    cells, missing = np.split(asked["embedding"][1].numpy(), 2)
+    assert (missing > cells.max(axis=0)).any()
+    small = two({name: values[1:, :2] for name, values in inputs.items()}, training=False)
+    np.testing.assert_allclose(asked["image_logits"][1:], small["image_logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])

@@ -1,7 +1,8 @@
 """Networks that see several crops of one image: team 2's duo-branch network and team 3's attention over a bag.
 
 Missing crops of an image with fewer cells are grey or black, not masked, as the teams had it: they move batch norm and
-take part in the maximum and in the attention. `mask_missing` leaves them out of both.
+take part in the maximum and in the attention. `mask_missing` leaves them out of both. The maximum has none of them when
+the network is asked, whatever it was trained with: how a view pads an image's cells has no part in the answer.
 """
 
 from dataclasses import dataclass, field
@@ -37,15 +38,14 @@ class DuoBranch:
     dropout: float = 0.5
     """Share that is dropped before each head, 0..1: of each crop's features, and of their maximum."""
     mask_missing: bool = False
-    """Leave missing crops out of the maximum."""
+    """Leave missing crops out of the maximum while training, too."""
     classes: tuple[int, ...] = ALL_CLASSES
     """The classes it answers."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image, present -> cell_logits, image_logits, embedding; see `network.Network`."""
         inputs, features = _crop_features(self.backbone, specs, self.pooling, policy)
-        present = inputs["present"][..., None]
-        strongest = ops.max(features if not self.mask_missing else _only(features, present), axis=1)
+        strongest = Strongest(self.mask_missing, dtype="float32", name=f"{HEAD}strongest")(features, inputs["present"])
         cells = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}dropout")(features)
         image = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}image_dropout")(strongest)
         outputs = {
@@ -142,3 +142,25 @@ class FoldCrops(keras.layers.Layer):
     def get_config(self) -> dict:
         """Return what `from_config` needs."""
         return {**super().get_config(), "missing": self.missing}
+
+
+@REGISTERED
+class Strongest(keras.layers.Layer):
+    """Features of crops [B, K, D] -> their largest values in the bag [B, D].
+
+    Args:
+        mask_missing: Leave missing crops out while training, too; they are never in the answer. Source: SYSTEMS 2g.
+    """
+
+    def __init__(self, mask_missing: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.mask_missing = mask_missing
+
+    def call(self, features, present, training: bool = False):
+        """Return the maximum; `present` is float32 [B, K]: 1 a crop, 0 none."""
+        everything = training and not self.mask_missing
+        return ops.max(features if everything else _only(features, present[..., None]), axis=1)
+
+    def get_config(self) -> dict:
+        """Return what `from_config` needs."""
+        return {**super().get_config(), "mask_missing": self.mask_missing}
