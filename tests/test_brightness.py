@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import brightness, brightness_range, dark_images, unlike
 from hpa_tf.imaging.fields import find_fields, read_field, to_full_scale
+from hpa_tf.prediction.trained_on import LightCheck
 from tfrecords_builder.__main__ import main
 
 
@@ -63,7 +65,26 @@ def test_12_bits_are_told_although_the_training_data_had_a_black_image():
     assert "no channel above 0.062 of full scale" in unlike(twelve, trained)
     assert unlike({**twelve, "green": (0.0, 0.05, 0.3)}, trained) is None, "one image with more light is enough"
     assert unlike(dict.fromkeys(CHANNELS), trained) is None, "blank images are said elsewhere"
-    assert unlike(twelve, dict.fromkeys(CHANNELS, (0.0, 0.05, 0.06))) is None, "trained on 12 bits"
+    assert unlike(twelve, dict.fromkeys(CHANNELS, (0.0, 0.05, 0.06)), 32) is None, "trained on 12 bits"
+
+
+def test_14_bits_are_told_by_the_median_of_several_images():
+    trained = json.loads((Path(starter.__file__).parent / "dataset.json").read_text())["brightness"]
+    fourteen = dict.fromkeys(CHANNELS, (0.02, 0.12, 0.25))
+    assert "no channel's median above 0.120 of full scale, training data 0.973" in unlike(fourteen, trained, 32)
+    assert unlike(fourteen, trained, 1) is None, "a single field may be dark"
+    assert unlike({**fourteen, "blue": (0.1, 0.6, 1)}, trained, 32) is None, "one channel with usual light is enough"
+
+
+def test_the_check_of_a_prediction_counts_its_images():
+    trained = json.loads((Path(starter.__file__).parent / "dataset.json").read_text())
+    light = LightCheck([SimpleNamespace(name="starter", served=SimpleNamespace(dataset=trained))])
+    for _ in range(7):
+        light.add((0.12, 0.1, 0.2, 0.12))
+    light.check()
+    light.add((0.12, 0.1, 0.2, 0.12))
+    with pytest.warns(HpaWarning, match=r"8 images: another .* than starter was trained on: darker.*14 bits: 16383"):
+        light.check()
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(12, 16), (10, 16), (8, 16), (8, 12)])

@@ -19,6 +19,8 @@ _DARK = 4095 / 65535
 """Brightest channel of an image of 12 bits in 16-bit files. The darkest of 76 real fields of view has .16."""
 _DARKER = 1 / 12
 """The same against the brightest image of its folder: for 8 bits in 16-bit files beside 12 bits, and the like."""
+_ENOUGH_IMAGES = 8
+"""From how many images on the usual one counts: a single field may be dark."""
 _DIGITS = 6
 
 
@@ -53,16 +55,17 @@ def brightness_range(shares: np.ndarray) -> Range:
     return found
 
 
-def unlike(found: Range, trained: Range) -> str | None:
+def unlike(found: Range, trained: Range, num_images: int = 1) -> str | None:
     """Say in which channels images are far darker or brighter than those that a network was trained on.
 
     Far: the median is below half of the smallest, or above twice the largest. Training data may hold an image that is
-    nearly black, below which nothing is; so also where no image has more light than 12 bits can say in 16-bit files,
-    but those of the training data usually have.
+    nearly black, below which nothing is, and one that is full: so also where no image has more light than 12 bits can
+    say in 16-bit files, or several images usually have less than a quarter (14 bits) of what the training data has.
 
     Args:
         found: Range of the images.
         trained: Range of the training data, from its manifest.
+        num_images: How many images `found` is of.
 
     Returns:
         The end of a sentence that begins with what the images are, or None where they are alike.
@@ -78,7 +81,7 @@ def unlike(found: Range, trained: Range) -> str | None:
                 f"{channel} {word}: median {median:.3f} of full scale, training data {smallest:.3f} to {largest:.3f} "
                 f"(median {usual:.3f})"
             )
-    return "; ".join(parts) or _fewer_bits(found, trained)
+    return "; ".join(parts) or _fewer_bits(found, trained, num_images)
 
 
 def at_most_12_bits(found: Range) -> bool:
@@ -86,12 +89,13 @@ def at_most_12_bits(found: Range) -> bool:
     return 0 < _largest(found, 2) <= _DARK
 
 
-def _fewer_bits(found: Range, trained: Range) -> str | None:
-    usual = _largest(trained, 1)
-    if not at_most_12_bits(found) or usual < 4 * _DARK:
-        return None
-    most = _largest(found, 2)
-    return f"all darker: no channel above {most:.3f} of full scale, training data usually up to {usual:.3f}"
+def _fewer_bits(found: Range, trained: Range, num_images: int) -> str | None:
+    usual, median, most = _largest(trained, 1), _largest(found, 1), _largest(found, 2)
+    if at_most_12_bits(found) and usual >= 4 * _DARK:
+        return f"all darker: no channel above {most:.3f} of full scale, training data usually up to {usual:.3f}"
+    if num_images >= _ENOUGH_IMAGES and 0 < 4 * median < usual:
+        return f"darker: no channel's median above {median:.3f} of full scale, training data {usual:.3f}"
+    return None
 
 
 def _largest(found: Range, place: int) -> float:

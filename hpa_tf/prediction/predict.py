@@ -102,7 +102,7 @@ def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple
         _tell_of_other_images(options.image_labels, source.image_ids)
     light = LightCheck(networks)
     if source.manifest is not None:
-        light.check_range(source.manifest.brightness, options.data)
+        light.check_range(source.manifest.brightness, options.data, source.manifest.num_images)
     shares = tuple(network.weight for network in networks if network.column is None)
     stored_margin = None if source.manifest is None else source.manifest.margin
     heat = heat_writer(options.out, networks, stored_margin) if options.heat_maps else None

@@ -152,17 +152,19 @@ class LightCheck:
     def check(self) -> None:
         """Warn, once, where the images seen so far are unlike the training data."""
         if self._shares:
-            self.check_range(brightness_range(np.array(self._shares)), counted(len(self._shares), "image"))
+            count = len(self._shares)
+            self.check_range(brightness_range(np.array(self._shares)), counted(count, "image"), count)
 
-    def check_range(self, found: Range | None, what: str) -> None:
+    def check_range(self, found: Range | None, what: str, num_images: int) -> None:
         """Warn, once, where a range of brightness is unlike that of the training data.
 
         Args:
             found: Of the images; None = not known.
             what: Whose it is.
+            num_images: How many images it is of.
         """
         for name, trained in self._trained.items():
-            if found and (text := unlike(found, trained)):
+            if found and (text := unlike(found, trained, num_images)):
                 warnings.warn(
                     f"{what}: another brightness range than {name} was trained on: {text}; {_DARK_FIX}", HpaWarning, 2
                 )
