@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from hpa_tf import remote_files
 from hpa_tf.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -38,21 +39,10 @@ def join(folder: str | os.PathLike, *names: str) -> str:
     return "/".join([str(folder).rstrip("/"), *names]) if is_remote(folder) else os.path.join(folder, *names)
 
 
-def _filesystem(path: str | os.PathLike):
-    import fsspec  # 0.1 s: only where a remote path is used
-
-    try:
-        return fsspec.core.url_to_fs(str(path))
-    except (ImportError, ValueError) as error:  # the store's library is not installed, or there is no such store
-        expected, fix = "s3://, gs:// or a local path", "pip install 'hpa_tf[remote]', or correct the address"
-        raise InputError(path, f"an address that cannot be opened ({error})", expected, fix) from error
-
-
 def exists(path: str | os.PathLike) -> bool:
     """Tell whether a file or folder exists at `path`, local or remote."""
     if is_remote(path):
-        filesystem, name = _filesystem(path)
-        return filesystem.exists(name)
+        return remote_files.exists(path)
     return os.path.exists(path)
 
 
@@ -77,9 +67,7 @@ def list_folders(folder: str | os.PathLike) -> list[str]:
 def _listed(folder: str | os.PathLike, kind: str, is_kind: Callable[[os.DirEntry], bool]) -> list[str]:
     try:
         if is_remote(folder):
-            filesystem, root = _filesystem(folder)
-            found = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == kind]
-            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+            return sorted(name for name, entry in remote_files.entries(folder).items() if entry["type"] == kind)
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if is_kind(entry))
     except OSError as error:
@@ -103,9 +91,8 @@ def list_stamps(folder: str | os.PathLike) -> dict[str, tuple[int, str]]:
     """
     try:
         if is_remote(folder):
-            filesystem, root = _filesystem(folder)
-            entries = [entry for entry in filesystem.ls(root, detail=True) if entry["type"] == "file"]
-            return {entry["name"].rsplit("/", 1)[-1]: (entry["size"], _tag(entry)) for entry in entries}
+            found = remote_files.entries(folder).items()
+            return {name: remote_files.stamp(entry) for name, entry in found if entry["type"] == "file"}
         with os.scandir(folder) as entries:
             stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
             return {name: (stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats}
@@ -120,12 +107,9 @@ def list_below(folder: str) -> dict[str, tuple[int, str]]:
         InputError: The folder cannot be read.
     """
     try:
-        filesystem, root = _filesystem(folder)
-        found = filesystem.find(root, detail=True)
+        return {name: remote_files.stamp(entry) for name, entry in sorted(remote_files.entries_below(folder).items())}
     except OSError as error:
         raise _no_folder(folder, error) from error
-    start = len(root.rstrip("/")) + 1
-    return {name[start:]: (int(entry["size"]), _tag(entry)) for name, entry in sorted(found.items())}
 
 
 def stamps_by_id(
@@ -158,17 +142,10 @@ def stamps_by_id(
     return found
 
 
-def _tag(entry: dict) -> str:
-    """Return whatever an object store says that changes with an object's content."""
-    return str(next((entry[key] for key in ("md5Hash", "ETag", "etag", "mtime", "created") if key in entry), ""))
-
-
 def remove(path: str | os.PathLike) -> None:
     """Remove a file, local or remote, if it is there."""
     if is_remote(path):
-        filesystem, name = _filesystem(path)
-        if filesystem.exists(name):
-            filesystem.rm_file(name)
+        remote_files.remove(path)
         return
     Path(path).unlink(missing_ok=True)
 
@@ -210,11 +187,10 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open `path` for writing bytes; it appears, whole, only when the block ends without an error."""
     if is_remote(path):
         # fsspec's transactions cannot be nested, and two shards are written side by side: a local file, then one upload
-        filesystem, name = _filesystem(path)
         with tempfile.NamedTemporaryFile() as stream:
             yield stream
             stream.flush()
-            filesystem.put_file(stream.name, name)
+            remote_files.upload(stream.name, path)
         return
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -289,8 +265,7 @@ def sha256(path: str | os.PathLike) -> str:
 def open_file(path: str | os.PathLike) -> IO[bytes]:
     """Open a file for reading bytes, local or remote."""
     if is_remote(path):
-        filesystem, name = _filesystem(path)
-        return filesystem.open(name, "rb")
+        return remote_files.open_file(path)
     return open(path, "rb")
 
 
