@@ -214,6 +214,12 @@ def test_cosine():
     assert (np.diff(rates) <= 0).all()
 
 
+def test_no_schedule_raises_a_low_rate():
+    for schedule in (Cosine(15), Plateau(patience=0), Constant()):
+        optimization = Optimization(learning_rate=1e-6, schedule=schedule)
+        assert {optimization.rate(step, 10, [0.0] * (step // 10)) for step in range(160)} == {1e-6}
+
+
 def test_warmup_rises_to_the_schedule():
     optimization = Optimization(schedule=Constant(), warmup_steps=4, learning_rate=1.0)
     np.testing.assert_allclose([optimization.rate(step, 10) for step in range(6)], [0.2, 0.4, 0.6, 0.8, 1, 1])

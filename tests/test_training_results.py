@@ -21,10 +21,11 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.metrics import soft_average_precision
 from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import RECIPES, recipe_named
+from hpa_tf.recipes.optimization import Constant, Cosine
 from hpa_tf.recipes.recipe import AnyNetwork
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
-from hpa_tf.training.inputs import learns_from_cells, warn_of_donors, warn_of_unused_labels
+from hpa_tf.training.inputs import learns_from_cells, warn_of_donors, warn_of_schedules, warn_of_unused_labels
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -248,6 +249,24 @@ def test_labels_of_cells_that_nobody_learns_from_are_told(names, told):
         warn_of_unused_labels(recipes, "student.parquet")
     text = f"--labels student.parquet: {', '.join(names)} learn from labels of images alone"
     assert [text in str(one.message) for one in found] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 30}, "cpu_lite0: the learning rate falls over 6 epochs of 30, and then stays at its lowest"),
+        ({"epochs": 2}, "cpu_lite0: the learning rate falls over 6 epochs of 2, and does not come to its end"),
+        ({"epochs": 30, "schedule": Cosine(30)}, None),
+        ({"epochs": 30, "schedule": Constant()}, None),
+    ],
+)
+def test_epochs_over_which_the_rate_does_not_fall_are_told(changes, told):
+    recipe = recipe_named("cpu_lite0")
+    changed = replace(recipe, optimization=replace(recipe.optimization, **changes))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_schedules([*RECIPES, changed])
+    assert [str(one.message).split(";")[0] for one in found] == ([told] if told else [])
 
 
 def test_a_network_that_pastes_no_cell_learns_from_no_label_of_a_cell():

@@ -16,7 +16,7 @@ class Cosine:
     epochs: float = 15
     """Epochs over which it falls."""
     final: float = 1e-5
-    """Where it ends, a learning rate."""
+    """Where it ends, a learning rate; one that begins lower stays where it is."""
 
     def __post_init__(self):
         if not self.epochs > 0:
@@ -25,7 +25,8 @@ class Cosine:
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; arguments as of `Optimization.rate`, with the highest rate first."""
         done = min(1.0, step / (steps_per_epoch * self.epochs))
-        return self.final + (highest - self.final) * (1 + math.cos(math.pi * done)) / 2
+        final = min(highest, self.final)
+        return final + (highest - final) * (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass(frozen=True)

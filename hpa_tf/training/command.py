@@ -29,7 +29,7 @@ from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import FINE_TUNED, check_second_stage, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
-from hpa_tf.training.inputs import learns_from_cells, warn_of_unused_labels
+from hpa_tf.training.inputs import learns_from_cells, warn_of_schedules, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
@@ -221,6 +221,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     site = start(options)
     if site.is_chief:
         warn_of_unused_labels([options.recipe], options.data.labels)
+        warn_of_schedules([options.recipe])
     if is_relabelling(options.recipe):
         train_relabelling(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     elif options.folds:
@@ -276,6 +277,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     site = start(options)
     if site.is_chief:
         warn_of_unused_labels(recipes, options.data.labels)
+        warn_of_schedules(recipes)
         warn_of_random_starts([of_member(one) for one in trained if one.name not in own and options.weights is None])
     if options.folds:
         asked = (system, of_member, options.folds, options.data, options.out)

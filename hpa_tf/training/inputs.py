@@ -12,6 +12,7 @@ from hpa_tf.objectives import Antibodies, Labels
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.optimization import Cosine
 
 
 def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
@@ -77,6 +78,18 @@ def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None
     found = f"--labels {labels}: {', '.join(recipe.name for recipe in recipes)} learn from labels of images alone"
     fix = "the table only says which cells there are, how they are drawn, and what validation compares with"
     warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def warn_of_schedules(recipes: Sequence[Recipe]) -> None:
+    """Warn where the epochs of a training are not those over which its learning rate falls, by more than one."""
+    for recipe in recipes:
+        schedule, epochs = recipe.optimization.schedule, recipe.optimization.epochs
+        if not isinstance(schedule, Cosine) or abs(schedule.epochs - epochs) <= 1:
+            continue
+        end = "does not come to its end" if schedule.epochs > epochs else "then stays at its lowest"
+        found = f"{recipe.name}: the learning rate falls over {schedule.epochs:g} epochs of {epochs}, and {end}"
+        fix = f"--recipe.optimization.schedule.epochs {epochs} lets it fall over all"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
 def learns_from_cells(recipe: Recipe) -> bool:
