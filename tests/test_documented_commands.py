@@ -113,7 +113,14 @@ def test_the_commands_at_the_head_of_a_teams_recipes_are_understood(module):
         if "soft.parquet" in line.lower():  # SYSTEMS 3 Z: plain networks by cross-entropy, students by squares
             losses = {term.loss for one in parsed for term in one.recipe.objective if isinstance(term, Labels)}
             assert losses == {CrossEntropy()}
+        assert {one.data.clean for one in parsed} == {module is milimed}  # METHODS 3: cleaning is team 4's alone
         parse_member_weights(parsed[0].member_weights, [recipe.name for recipe in chosen])
+
+
+def test_the_other_teams_commands_of_the_page_leave_no_cells_out():
+    """Cleaning, which is on by default, is team 4's alone."""
+    found = re.findall(r"^ *(?:python )?train\.py (.*)$", (ROOT / "docs/teams.md").read_text(), re.MULTILINE)
+    assert len(found) == 3 and all("--no-clean" in line for line in found)
 
 
 def test_every_rule_of_labels_has_its_row():

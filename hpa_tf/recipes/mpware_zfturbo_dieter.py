@@ -4,10 +4,13 @@ Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 3. Reported (p
 one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 
     tfrecords_builder label --rule soften --data DIR --out SOFT.parquet
-    train.py --data DIR --system mpware_zfturbo_dieter --recipe.objective.0.loss CrossEntropy --labels SOFT.parquet
-        --folds 5 --out-of-fold ENSEMBLE.parquet --out runs/team_3_folds
+    train.py --data DIR --no-clean --system mpware_zfturbo_dieter --recipe.objective.0.loss CrossEntropy
+        --labels SOFT.parquet --folds 5 --out-of-fold ENSEMBLE.parquet --out runs/team_3_folds
     tfrecords_builder label --rule out_of_fold --data DIR --predictions ENSEMBLE.parquet --out STUDENT.parquet
-    train.py --data DIR --system mpware_zfturbo_dieter --labels STUDENT.parquet --out runs/team_3
+    train.py --data DIR --no-clean --system mpware_zfturbo_dieter --labels STUDENT.parquet --out runs/team_3
+
+`--no-clean`: cells cut by the frame and outliers, which `train.py` leaves out unless told otherwise, are left out by
+team 4 alone.
 
 The students' targets are what the ensemble says out of fold, mixed as for a submission. In that first round ZFTurbo's
 two networks, which are students in the second and learn by the square of the error, are plain ones: they learn the
@@ -15,16 +18,16 @@ softened labels of the image by cross-entropy (later theirs learned by focal los
 image as they are, by cross-entropy, in both rounds. The answer of the spindle network replaces class 11; it is trained
 on hand labels of cells of positive images:
 
-    train.py --data DIR --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
+    train.py --data DIR --no-clean --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
 
 The system trains stage 1 of Puzzle-CAM. MPWARE's stages 2 and 3 go on from it on more images (`build --images A B`),
 stage 2 with half the weight of the distance between the maps; as a member of the system stage 3 is
 `--member-weights mpware_puzzle_cam=runs/stage_1`:
 
-    train.py --data DIR --recipe mpware_puzzle_cam --out runs/stage_1
-    train.py --data MORE --recipe mpware_puzzle_cam --weights runs/stage_1 --recipe.objective.2.weight .25
+    train.py --data DIR --no-clean --recipe mpware_puzzle_cam --out runs/stage_1
+    train.py --data MORE --no-clean --recipe mpware_puzzle_cam --weights runs/stage_1 --recipe.objective.2.weight .25
         --out runs/stage_2
-    train.py --data MORE_AND_2018 --recipe mpware_puzzle_cam --weights runs/stage_1 --out runs/stage_3
+    train.py --data MORE_AND_2018 --no-clean --recipe mpware_puzzle_cam --weights runs/stage_1 --out runs/stage_3
 
 Theirs started from ImageNet weights. Those of the ResNets are files of timm, one a member, without which they start
 from random weights: `--member-weights mpware_puzzle_cam=seresnext50_32x4d.pth ...` in each command of the system

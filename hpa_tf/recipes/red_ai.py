@@ -4,7 +4,10 @@ Paper: Le et al. 2022, Nature Methods 19:1221, Supplementary Note 2. Reported pr
 view .50871, cells .470 to .487 for one network and .50533 for ten, all .55328 (public .58213); the hardware is not
 known here.
 
-    train.py --data DIR --system red_ai --out runs/red_ai
+    train.py --data DIR --no-clean --system red_ai --out runs/red_ai
+
+`--no-clean`: cells cut by the frame and outliers, which `train.py` leaves out unless told otherwise, are left out by
+team 4 alone.
 
 Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`, for all members alike; `predict.py --runs
 runs/red_ai` then mixes all of them. Not known and chosen here: how the external images enter, and where the class
@@ -19,7 +22,7 @@ centre (their library rounds its shift of .05 px to 0).
 The EfficientNets start from Keras' ImageNet weights. Noisy student's, and those of all other networks, are files of
 timm, one a member; without them the others start from random weights (docs/teams.md lists them):
 
-    train.py --data DIR --system red_ai --out runs/red_ai
+    train.py --data DIR --no-clean --system red_ai --out runs/red_ai
         --member-weights red_ai_duo_b5=tf_efficientnet_b5_ns.pth red_ai_duo_resnet200d=resnet200d.pth
 
 At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 2.
