@@ -363,6 +363,10 @@ def test_image_labels_of_train_csv(world):
     (world / "labels.csv").write_text("ID,Label\na,13\nb,0\na,14\n")
     with pytest.raises(InputError, match="ID a more than once"):
         read_image_labels(world / "labels.csv")
+    (world / "labels.csv").write_text("ID,Label\n12.0,3\nb.png,4\n")
+    with pytest.warns(HpaWarning, match="2 ids are read"):
+        assert list(read_image_labels(world / "labels.csv", ("12", "b"))) == ["12", "b"]
+    assert list(read_image_labels(world / "labels.csv")) == ["12.0", "b.png"]
 
 
 @pytest.mark.parametrize(("kept", "missing"), [(range(1, 7), "image0 (and 0 more)"), ((), "image0 (and 6 more)")])

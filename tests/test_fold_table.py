@@ -34,6 +34,21 @@ def test_tables_of_ids_and_of_groups(tmp_path, text, group_by, expected):
     assert read_folds(table(tmp_path / "folds.csv", text), IMAGES, group_by) == expected
 
 
+def test_ids_of_files_and_of_spreadsheets_mean_their_images(tmp_path):
+    images = [LabelledImage(name, 0, None, (0,), {"line": f"{name}.0"}) for name in ("7", "12", "a")]
+    with pytest.warns(HpaWarning, match="3 ids are read as those of the images they mean, first '7.0' as '7'"):
+        assert read_folds(table(tmp_path / "a.csv", "ID,fold\n7.0,1\n12.0,0\na_green.png,1\n"), images, None) == [
+            1,
+            0,
+            1,
+        ]
+    by_line = table(tmp_path / "b.csv", "line,fold\n7.0,1\n12.0,0\na.0,1\n")
+    assert read_folds(by_line, images, "line") == [1, 0, 1]
+    twice = table(tmp_path / "c.csv", "ID,fold\n7,1\n12,0\n7.0,1\na,1\n")
+    with pytest.warns(HpaWarning), pytest.raises(InputError, match="line 4: '7' a second time, first in line 2"):
+        read_folds(twice, images, None)
+
+
 def test_rows_of_other_images_are_counted(tmp_path):
     text = "ID,fold\n" + "".join(f"i{k},{k % 2}\n" for k in range(9))
     with pytest.warns(HpaWarning, match="3 of 9 rows"):

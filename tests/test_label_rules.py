@@ -15,7 +15,7 @@ from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.data_folder import graded_data
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_journal import Decision, Writer
 from hpa_tf.label_rules.label_table import SET_BY, given
 from hpa_tf.pipeline.examples import read_examples
@@ -468,8 +468,16 @@ def test_image_labels_may_be_corrected(data, tmp_path, capsys):
     assert main(base) == 0
     of_cell = table["image_id"].map({name: i % 2 for i, name in enumerate(images)}).to_numpy()
     np.testing.assert_array_equal(rules.read_labels(out).values[:, 1], of_cell)
+    csv.write_text("ID,Label\n" + "".join(f"{name}_green.png,{1 - i % 2}\n" for i, name in enumerate(images)))
+    with pytest.warns(HpaWarning, match=f"{len(images)} ids are read as those of the images they mean"):
+        assert main(base) == 0
+    np.testing.assert_array_equal(rules.read_labels(out).values[:, 1], 1 - of_cell)
     csv.write_text(f"ID,Label\n{images[0]},1\n")
     assert main(base) == 2 and images[1] in capsys.readouterr().err
+    csv.write_text(f"ID,Label\n{images[0]},1\n{images[0]}.png,2\n")
+    with pytest.warns(HpaWarning, match="1 ids are read"):
+        assert main(base) == 2
+    assert f"ID {images[0]} more than once (last as '{images[0]}.png')" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -214,13 +214,16 @@ def test_anndata_of_images_without_cells_is_a_warning(pool, tmp_path):
 
 def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_path):
     run, out = cases.write_run(tmp_path / "run"), tmp_path / "out"
-    (tmp_path / "labels.csv").write_text("ID,Label\na1,0|16\nnot_here,3\n")
+    (tmp_path / "labels.csv").write_text("ID,Label\na1_green.png,0|16\nnot_here,3\n")
     asked = Options(str(out), run=(str(run),), images=str(world / "images"), masks=str(world / "images"))
     asked = replace(asked, csv=True, image_labels=str(tmp_path / "labels.csv"), overlays=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HpaWarning)
         predict(asked, pool)
-    assert not any("labels.csv" in str(one.message) for one in caught)
+    said = {str(one.message) for one in caught if "labels.csv" in str(one.message)}
+    assert said == {
+        f"{asked.image_labels}: 1 ids are read as those of the images they mean, first 'a1_green.png' as 'a1'"
+    }
     table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv")
     assert list(text.columns) == list(table.columns) and len(text) == len(table)
     np.testing.assert_array_equal(cell_table.values(text), cell_table.values(table))

@@ -2,10 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hpa_tf.csv_tables import CsvRow, CsvTable, read_csv
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.image_labels import meant_ids
 from tfrecords_builder.sources import LabelledImage
 
 _FOLD = "fold"
@@ -19,7 +20,8 @@ def read_folds(path: str | os.PathLike, images: Sequence[LabelledImage], group_b
 
     Args:
         path: CSV file with a column `fold`, whole numbers from 0, and a column of image ids (ID) or, with `group_by`,
-            of groups. Rows of images that are not there are passed over.
+            of groups. An id may be written as in label tables, see `image_labels.meant_id`. Rows of images that are not
+            there are passed over.
         images: The images.
         group_by: Column of the label tables whose values name the groups; a group must not be in two folds.
 
@@ -29,8 +31,9 @@ def read_folds(path: str | os.PathLike, images: Sequence[LabelledImage], group_b
     table = read_csv(path, ("ID", _FOLD, *filter(None, [group_by])), "a table of folds (CSV)")
     key, fold = _columns(table, group_by)
     by_group = key == group_by
-    folds, faults = _read_rows(table, key, fold)
     wanted = [image.columns[group_by] if by_group and group_by else image.image_id for image in images]
+    meant = {} if by_group else meant_ids((row.cells[key] for row in table.rows), set(wanted), path)
+    folds, faults = _read_rows(table, key, fold, meant)
     faults += _missing(wanted, folds, key)
     found = [folds.get(name, (0, 0))[0] for name in wanted]
     if not faults:
@@ -59,12 +62,14 @@ def _columns(table: CsvTable, group_by: str | None) -> tuple[str, str]:
     return names[0], by_name[_FOLD]
 
 
-def _read_rows(table: CsvTable, key: str, fold: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return (fold, line) by id or group, and the faults."""
+def _read_rows(
+    table: CsvTable, key: str, fold: str, meant: Mapping[str, str]
+) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Return (fold, line) by id or group, and the faults; `meant` are the images that ids mean."""
     found: dict[str, tuple[int, int]] = {}
     faults = []
     for row in table.rows:
-        name, number = row.cells[key], _number(row, fold)
+        name, number = meant.get(row.cells[key], row.cells[key]), _number(row, fold)
         if row.error is not None:
             faults.append(f"line {row.line}: {row.error.found}")
         elif not name:

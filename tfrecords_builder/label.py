@@ -16,6 +16,7 @@ from hpa_tf import files, label_rules, records
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import CELL_COLUMNS, graded_data, read_cells
 from hpa_tf.errors import InputError
+from hpa_tf.image_labels import rows_of_images
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_predictions import AddLikely, DropUnlikely, FiveLevels, OutOfFold
 from tfrecords_builder.label_start import Rule, Setter
@@ -44,8 +45,9 @@ class FromImage(Rule):
             if faults:
                 raise faults[0][1]
             inputs[os.path.basename(self.image_labels)] = label_rules.digest(self.image_labels)
-            of_image = {image_id: class_ids for image_id, (class_ids, _) in rows.items()}
-            if missing := sorted(set(table["image_id"]) - set(of_image)):
+            images, given = set(table["image_id"]), {name: class_ids for name, (class_ids, _) in rows.items()}
+            of_image = rows_of_images(given, images, self.image_labels)
+            if missing := sorted(images - set(of_image)):
                 found = f"no row for image {missing[0]} (and {len(missing) - 1} more)"
                 raise InputError(self.image_labels, found, "a row for every image of the data", "add the rows")
         return label_rules.from_image(table, inputs, of_image)

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from hpa_tf.errors import HpaWarning, InputError, counted
+from hpa_tf.image_labels import meant_id, meant_ids, two_rows
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.layout import Layout
 from tfrecords_builder.label_table import Row, read_label_table
-
-_ENDING = re.compile(r"\.(?:png|(?:ome\.)?tiff?(?:\.gz)?|jpe?g)$", re.I)
-_CHANNEL = re.compile(r"_(?:red|green|blue|yellow)$", re.I)
-_FLOAT = re.compile(r"(\d+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -113,20 +110,11 @@ def _match(table: str, sources: list[Source]) -> tuple[dict[str, Row], list[dict
 
 def _mend_ids(rows: dict[str, Row], fields: Set[str], table: str, faults: list[Fault]) -> dict[str, Row]:
     """Return the rows by image id, where the table's ids are file names or floating point numbers."""
-    mended, renamed = {}, []
-    for name, row in rows.items():
-        image_id = name if name in fields else _meant(name)
-        if image_id not in fields:
-            image_id = name
-        if image_id != name:
-            renamed.append(f"{name!r} as {image_id!r}")
+    mended = {}
+    for name, image_id in meant_ids(rows, fields, table).items():
         if image_id in mended:
-            found = f"ID {image_id} more than once (last as {name!r})"
-            faults.append((image_id, InputError(table, found, "one row an image", "merge the rows")))
-        mended[image_id] = row
-    if renamed:
-        text = f"{table}: {len(renamed)} ids are read as those of the images they mean, first {renamed[0]}"
-        warnings.warn(text, HpaWarning, stacklevel=2)
+            faults.append((image_id, two_rows(image_id, name, table)))
+        mended[image_id] = rows[name]
     repeated = {image_id for image_id, _ in faults}
     return {image_id: row for image_id, row in mended.items() if image_id not in repeated}
 
@@ -135,8 +123,8 @@ def _leave_out(
     in_trainset: set[str], rows: dict[str, Row], fields: dict[str, FieldFiles], source: Source, faults: list[Fault]
 ) -> list[Fault]:
     """Take the competition's training images away from `fields`; return the faults of the other images."""
-    meant = {name if name in fields else _meant(name) for name in in_trainset} - rows.keys()
-    left_out = sorted(meant & {*fields, *(image_id for image_id, _ in faults)})
+    images = {*fields, *(image_id for image_id, _ in faults)}
+    left_out = sorted(({meant_id(name, images) for name in in_trainset} - rows.keys()) & images)
     if left_out:
         text = f"{source.labels}: {counted(len(left_out), 'image')} of {source.images} left out, first {left_out[0]}"
         why = "in_trainset says that the competition's train.csv has them"
@@ -144,12 +132,6 @@ def _leave_out(
     for image_id in left_out:
         fields.pop(image_id, None)
     return [fault for fault in faults if fault[0] not in left_out]
-
-
-def _meant(name: str) -> str:
-    """Return the image id that a file name, or a number that became floating point, stands for."""
-    number = _FLOAT.fullmatch(name)
-    return number[1] if number else _CHANNEL.sub("", _ENDING.sub("", name))
 
 
 def _no_row(image_id: str, nearest: str, source: Source) -> InputError:

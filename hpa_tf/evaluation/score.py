@@ -119,7 +119,7 @@ def _labels_to_copy(truth: Truth, options: Score) -> Mapping[str, np.ndarray]:
     """Return the weak labels of the images, bool [19] each."""
     if not options.image_labels:
         return truth.image_labels or truth.labels_of_cells()
-    labels = read_image_labels(options.image_labels)
+    labels = read_image_labels(options.image_labels, truth.image_ids)
     if missing := [image_id for image_id in truth.image_ids if image_id not in labels]:
         found = f"no row for image {missing[0]} (and {len(missing) - 1} more)"
         expected = f"a row for every image of {options.truth_labels}"

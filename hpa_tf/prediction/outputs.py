@@ -53,7 +53,7 @@ def write_final(out: str, image_ids: Sequence[str], num_failures: int) -> None:
     request = results.request_of(out)
     asked = request["options"]
     names = [network["name"] for network in request["networks"] if "column" not in network]
-    labels = read_image_labels(asked["image_labels"]) if asked.get("image_labels") else {}
+    labels = read_image_labels(asked["image_labels"], image_ids) if asked.get("image_labels") else {}
     asked_for = Asked(asked["embeddings"], asked["anndata"], asked.get("csv", False), labels)
     rows = write_outputs(out, image_ids, names, asked_for)
     if asked["report_images"]:

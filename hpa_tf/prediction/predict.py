@@ -79,7 +79,7 @@ def _tell_of_8_bits(out: str) -> None:
 
 def _tell_of_other_images(image_labels: str, image_ids: Sequence[str]) -> None:
     """Warn where a table of labels knows none of the images."""
-    if image_ids and not read_image_labels(image_labels).keys() & set(image_ids):
+    if image_ids and not read_image_labels(image_labels, image_ids).keys() & set(image_ids):
         text = f"{image_labels} names none of the {counted(len(image_ids), 'image')} (the first is {image_ids[0]})"
         warnings.warn(f"{text}: no cell is compared with its image's label", HpaWarning, stacklevel=2)
 
