@@ -20,6 +20,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.losses import CrossEntropy
 from hpa_tf.objectives import Labels
 from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, red_ai
+from hpa_tf.recipes.optimization import Constant
 from hpa_tf.training import command as train
 from hpa_tf.training.start import parse_member_weights
 from tfrecords_builder.label import RULES
@@ -100,7 +101,7 @@ def test_the_commands_at_the_head_of_a_teams_recipes_are_understood(module):
     """Indented lines; what a command's further lines are indented deeper belongs to it."""
     text = re.sub(r"\n {8,}", " ", module.__doc__)
     found = re.findall(r"^    (?:python )?(train\.py|tfrecords_builder) (.*)$", text, re.MULTILINE)
-    assert found
+    assert found and (module is bestfitting) == any("inception_fine_tuned" in line for _, line in found)
     for program, line in found:
         words = shlex.split(line)
         if program == "tfrecords_builder":
@@ -113,6 +114,10 @@ def test_the_commands_at_the_head_of_a_teams_recipes_are_understood(module):
         if "soft.parquet" in line.lower():  # SYSTEMS 3 Z: plain networks by cross-entropy, students by squares
             losses = {term.loss for one in parsed for term in one.recipe.objective if isinstance(term, Labels)}
             assert losses == {CrossEntropy()}
+        if "inception_fine_tuned" in line:  # SYSTEMS 1e
+            (one,) = parsed
+            assert (one.recipe.optimization.schedule, one.recipe.optimization.learning_rate) == (Constant(), 1e-5)
+            assert one.recipe.weights == "runs/bestfitting/bestfitting_inception"
         assert {one.data.clean for one in parsed} == {module is milimed}  # METHODS 3: cleaning is team 4's alone
         parse_member_weights(parsed[0].member_weights, [recipe.name for recipe in chosen])
 

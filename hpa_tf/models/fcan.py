@@ -74,7 +74,8 @@ class Fcan(CbamClassifier):
     """Team 1's FCAN: the map of a field and the merged maps of its pieces shall agree, and both give the labels.
 
     The pieces are the example's K cells, each alone at its place, and all the rest; where an example has fewer cells,
-    the missing pieces are black and weigh nothing. Asked for cells, it looks at the same pieces: a cell's probability
+    the missing pieces are black and weigh nothing, but are in the statistics of batch norm while training, where team 1
+    had fewer pieces. Asked for cells, it looks at the same pieces: a cell's probability
     is that of the cell alone times that of the whole field. Source: SYSTEMS 1b, c, g.
     """
 

@@ -25,10 +25,22 @@ every cell of an image would be one.
 
 The cell networks see 80 px of the image around a cell: build the data with `--margin 80`.
 
-Not known and chosen here: how pieces are merged (by their shares), FCAN's batch and epochs and that its best epoch
-predicts (InceptionV3's is the last; so is that of the other cell networks here), which four cell networks
-were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`). Other than
-theirs: crops keep their aspect. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 1.
+Theirs were then fine-tuned at a constant rate, for how many epochs is not known. The system has no such stage; a
+command of its own gives it to one network:
+
+    train.py --data DIR --no-clean --recipe bestfitting_inception --labels LEVELS.parquet
+        --weights runs/bestfitting/bestfitting_inception --recipe.optimization.schedule Constant
+        --recipe.optimization.learning-rate 1e-5 --out runs/inception_fine_tuned
+
+Not known and chosen here: how pieces are merged (by their shares); of FCAN the batch, the epochs, the readout (cell
+times field) and that its best epoch predicts (InceptionV3's is the last; so is that of the other cell networks here);
+the loss of the cell networks (FCAN's, of one branch), their batch, 32, and the epochs of all but InceptionV3; DeiT's
+stochastic depth, .1; the decay of the averaged weights, .999, and FCAN's longest gradient, 1; which four cell networks
+were in the system, the weights of the members, how often a mitotic cell is pasted (`SPINDLE_PASTING`); the threshold of
+completeness, .2, and the epochs, rate and batch of its network.
+
+Other than theirs: crops keep their aspect; where a cell's mask has several pieces, its box holds all of them, theirs
+the largest. At full size one step of each network was run (docs/teams.md). Source: SYSTEMS 1.
 """
 
 from dataclasses import replace

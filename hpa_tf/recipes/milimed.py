@@ -8,7 +8,9 @@ With hand grades (a folder of `python -m hpa_tf.grading`), both stages of every 
 One network on its own: `--recipe milimed_b0_flips --out runs/b0_flips`; its fine-tuning stage, on a table of graded
 cells: `--recipe milimed_b0_flips_fine_tune --weights runs/b0_flips --labels GRADES --out runs/b0_flips_fine_tune`.
 `milimed_b0_square` cuts training cells as the public code does: the data needs a large `--margin` for it.
-Not run here at full size. Source: METHODS 3.
+
+Other than theirs: the stem is not new: red, green and blue keep ImageNet's filters, and yellow starts from their mean
+(`--recipe.network.backbone.stem new` is theirs). Not run here at full size. Source: METHODS 3.
 """
 
 from dataclasses import replace

@@ -12,11 +12,11 @@ one student .528 / .528, all .59768 / .54995; the hardware is not known here.
 `--no-clean`: cells cut by the frame and outliers, which `train.py` leaves out unless told otherwise, are left out by
 team 4 alone.
 
-The students' targets are what the ensemble says out of fold, mixed as for a submission. In that first round ZFTurbo's
-two networks, which are students in the second and learn by the square of the error, are plain ones: they learn the
-softened labels of the image by cross-entropy (later theirs learned by focal loss). The others learn the labels of the
-image as they are, by cross-entropy, in both rounds. The answer of the spindle network replaces class 11; it is trained
-on hand labels of cells of positive images:
+The students' targets are what the members say out of fold, mixed as for a submission; that of class 11 is their mean,
+too, without the spindle network. In that first round ZFTurbo's two networks, which are students in the second and learn
+by the square of the error, are plain ones: they learn the softened labels of the image by cross-entropy (later theirs
+learned by focal loss). The others learn the labels of the image as they are, by cross-entropy, in both rounds. The
+answer of the spindle network replaces class 11; it is trained on hand labels of cells of positive images:
 
     train.py --data DIR --no-clean --recipe zfturbo_spindle --labels GRADES --out runs/team_3/zfturbo_spindle
 
@@ -34,11 +34,18 @@ from random weights: `--member-weights mpware_puzzle_cam=seresnext50_32x4d.pth .
 (docs/teams.md).
 
 Not known and chosen here: the weights of the groups, the answers of field and crop of Puzzle-CAM half and half, the
-spindle network's part. Other than theirs: the crops of Puzzle-CAM are cut from the image as it is, not from the field
-of 512 px; the deviation of noise is uniform where theirs was the variance; Dieter's fields are asked whole at the scale
-they are trained at, not their centre; ZFTurbo's augmentation, which is not known, is flips, turns and rotation; cells
-are asked 64 of a field at a time, and where a field has more, "no cell has a class" is said of each part by itself. At
-full size one step of each network was run (docs/teams.md). Source: SYSTEMS 3.
+spindle network's part; the smallest hole, 8 px; how Dieter's bags and mask pooling answer for a cell (the dense layer
+on its own features), the dropout of his network of fields, .5; ZFTurbo's augmentation (flips, turns and rotation),
+rate, batch and epochs.
+
+Other than theirs: the crops of Puzzle-CAM are cut from the image as it is, not from the field of 512 px; the deviation
+of noise is uniform where theirs was the variance; Dieter's flips and turns show each of the 8 views equally often,
+theirs came with p .5 each; the 16 cells of mask pooling are drawn from the field before its square is cut, so that some
+of them may lie outside of it and are missing, where theirs were drawn from those that the square's map shows; Dieter's
+fields are asked whole at the scale they are trained at, not their centre; ZFTurbo's networks are all B5 (the spindle
+network: B0), where theirs were B0, B3 and B5; cells are asked 64 of a field at a time, and where a field has more, "no
+cell has a class" is said of each part by itself. At full size one step of each network was run (docs/teams.md). Source:
+SYSTEMS 3.
 """
 
 from dataclasses import replace

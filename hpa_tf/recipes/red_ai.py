@@ -10,14 +10,19 @@ known here.
 team 4 alone.
 
 Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`, for all members alike; `predict.py --runs
-runs/red_ai` then mixes all of them. Not known and chosen here: how the external images enter, and where the class
-weights apply (to both terms). Other than theirs: cells that are removed at the end stay in the fields; cells are asked
-in bags of 64 (an image with more is asked in parts, each with its own strongest cell); the body of the cell networks is
-not frozen at first, and all their layers learn at one rate, 1e-3 along a cosine (a range finder chose theirs, which are
-not public; our guess: 2e-3 with the body frozen, then 1e-3, down to 1e-5 in the body's first layers); missing cells of
-a bag enter batch norm and the maximum while training, as theirs did (asked, there are none), but add nothing to the
-loss of cells; brightness and contrast are added and multiplied, not moved in logits; the lens does not move off the
-centre (their library rounds its shift of .05 px to 0).
+runs/red_ai` then mixes all of them.
+
+Not known and chosen here: how the external images enter, and where the class weights apply (to both terms); of the
+fields the rate, 1e-3 along a cosine, and the batch, 16; of the cells the batch, 64, and their augmentation, that of the
+fields; the dropout of both, .5.
+
+Other than theirs: cells that are removed at the end stay in the fields; cells are asked in bags of 64 (an image with
+more is asked in parts, each with its own strongest cell); the body of the cell networks is not frozen at first, and all
+their layers learn at one rate, 1e-3 along a cosine (a range finder chose theirs, which are not public; our guess: 2e-3
+with the body frozen, then 1e-3, down to 1e-5 in the body's first layers); missing cells of a bag enter batch norm and
+the maximum while training, as theirs did (asked, there are none), but add nothing to the loss of cells; fields are
+always shown in one of the 8 flips and turns, theirs half of the time; brightness and contrast are added and multiplied,
+not moved in logits; the lens does not move off the centre (their library rounds its shift of .05 px to 0).
 
 The EfficientNets start from Keras' ImageNet weights. Noisy student's, and those of all other networks, are files of
 timm, one a member; without them the others start from random weights (docs/teams.md lists them):

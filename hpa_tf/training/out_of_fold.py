@@ -37,7 +37,8 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
 
     The values are the members' probabilities mixed as for a submission: the mean by the members' weights, with
     Negative as the system takes it. Rules that lower the scores of cut or dark cells are left out: they say nothing
-    of where a protein is.
+    of where a protein is. So are specialists: where one answers for a class in the members' place, as team 3's does for
+    mitotic spindle, the table has the members' mean.
 
     Args:
         system: Members as they were trained; one that is asked through another view says so.

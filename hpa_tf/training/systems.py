@@ -108,7 +108,7 @@ def train_system_folds(
     check_unseen([adapt(member.recipe) for member in system.members], range(num_folds), data.data)
     _check_all([_without(fold, adapt)(one.recipe) for fold in range(num_folds) for one in system.members], data, site)
     claim_system(system, out, site)
-    members = replace(system, specialists=())  # they say nothing of the classes that are written out of fold
+    members = replace(system, specialists=())  # what is written out of fold is the members' mean
     for fold in range(num_folds):
         if site.is_chief:
             print(f"fold {fold}, networks {fold + 1} of {num_folds}", flush=True)
