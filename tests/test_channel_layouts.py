@@ -201,6 +201,35 @@ def test_masks_beside_stacks_are_no_images(tmp_path, pixels):
     assert [field.image_id for field in find_fields(tmp_path)] == ["a"]
 
 
+def test_images_of_a_file_each_beside_one_of_four_files_are_told(tmp_path, pixels):
+    for channel, plane in zip(CHANNELS, pixels, strict=True):
+        cv2.imwrite(str(tmp_path / f"a_1_{channel}.tif"), plane)
+    names_only(tmp_path, "a_1_cell_mask.tif", "a_1.tif", "a_1_overview.ome.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [field.image_id for field in find_fields(tmp_path)] == ["a_1"]
+    for name in ("b_1.ome.tif", "b_2.ome.tif"):
+        write_ome(tmp_path, pixels, NAMES, name)
+    with pytest.warns(HpaWarning, match=r"2 TIFF files left alone \(first b_1.ome.tif\).*--pattern '\{ID\}.ome.tif'"):
+        assert [field.image_id for field in find_fields(tmp_path)] == ["a_1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fields = find_fields(tmp_path, layout=parse_layout("{ID}.ome.tif", (), None))
+    assert [field.image_id for field in fields][-2:] == ["b_1", "b_2"]
+
+
+@pytest.mark.parametrize("odd", ["Background.tif", "image_1b.tif", "overview.tif"])
+def test_a_picture_of_one_channel_among_stacks_does_not_hide_them(tmp_path, pixels, odd):
+    for number in (1, 2):
+        write_ome(tmp_path, pixels, NAMES, f"image_{number}.ome.tif")
+    tifffile.imwrite(tmp_path / odd, pixels[0])
+    found = find_fields(tmp_path)
+    assert [field.image_id for field in found] == sorted(["image_1", "image_2", odd.removesuffix(".tif")])
+    (one,) = (field for field in found if field.image_id == odd.removesuffix(".tif"))
+    with pytest.raises(InputError, match=odd):
+        read_field(one)
+
+
 @pytest.mark.parametrize("name", ["a.czi", "a.nd2", "a.lif", "a.zarr"])
 def test_other_formats_are_named_with_the_way_to_convert_them(tmp_path, pixels, name):
     (tmp_path / name).mkdir() if name.endswith("zarr") else (tmp_path / name).write_bytes(b"")

@@ -102,7 +102,9 @@ def find_fields(
     problems: list[Fault] = []
     if naming.one_file_a_channel:
         found = _by_channel(folder, names, naming, layout, problems)
-        if not found and not problems and layout.pattern is None:
+        if found and layout.pattern is None:
+            _tell_of_other_images(folder, names, naming, found)
+        elif not problems and layout.pattern is None:
             naming = Naming(Layout("{ID}"))
             found = _stacks(folder, names, naming, layout, problems, check=True)
     else:
@@ -181,13 +183,14 @@ def _stacks(
         naming: Which of them are images.
         layout: How to read them.
         problems: Where images that cannot be used are added.
-        check: Look into the first file whether it may be an image of several channels.
+        check: Look into the first, the middle and the last file whether one may be an image of several channels.
     """
     grouped = {image_id: paths[""] for image_id, paths in _group(folder, names, naming, problems).items()}
     stems = set(grouped)
     grouped = {image_id: path for image_id, path in grouped.items() if not _is_mask(image_id, stems)}
     sets = _sets(folder, grouped)
-    if check and grouped and not sets and has_one_plane(min(grouped.values())):
+    paths = sorted(grouped.values())
+    if check and paths and not sets and all(map(has_one_plane, (paths[0], paths[len(paths) // 2], paths[-1]))):
         return {}
     found: dict[str, FieldFiles] = {}
     told: set[tuple[str, ...]] = set()
@@ -290,6 +293,24 @@ def _folders(folder: str | os.PathLike) -> list[str]:
     own = [".zarr"] if any(os.path.exists(os.path.join(folder, name)) for name in (".zgroup", "zarr.json")) else []
     with os.scandir(folder) as entries:
         return own + [entry.name for entry in entries if entry.is_dir()]
+
+
+def _tell_of_other_images(
+    folder: str | os.PathLike, names: Sequence[str], naming: Naming, found: Mapping[str, FieldFiles]
+) -> None:
+    """Warn of TIFF files that may be images by themselves: whose names neither say a channel nor begin with an id."""
+    others = [name for name in names if _STEM.search(name) and not naming.match(name)]
+    others = [name for name in others if not _begins_with_id(clean(_STEM.sub("", name)), found)]
+    if others:
+        text = f"{folder}: {counted(len(others), 'TIFF file')} left alone (first {others[0]}), beside images of a file "
+        text += "a channel; if they are images, give them a folder of their own, or --pattern '{ID}.ome.tif'"
+        warnings.warn(text, HpaWarning, stacklevel=3)
+
+
+def _begins_with_id(stem: str, found: Mapping[str, FieldFiles]) -> bool:
+    while stem not in found and _LAST_WORD.search(stem):
+        stem = _LAST_WORD.sub("", stem)
+    return stem in found
 
 
 def _tell_of_other_formats(folder: str | os.PathLike, names: Sequence[str]) -> None:
