@@ -73,6 +73,17 @@ def test_cells_without_a_score_come_last(data, tmp_path):
         cells.with_scores(tmp_path / "other.parquet", CLASS)
 
 
+def test_tables_of_other_masks_are_refused(data, tmp_path):
+    """Equal numbers are other cells there: they would be graded by another cell's score or label."""
+    folder, table, _ = data
+    for column in ("cell_area", "left"):
+        other = table.assign(**{column: table[column] + (np.arange(90) > 70)})
+        cell_table.write(other, tmp_path / "other.parquet", "predictions")
+        for join in (read_cells(folder, CLASS).with_scores, read_cells(folder, CLASS).with_labels):
+            with pytest.raises(InputError, match=rf"other\.parquet.*{column}.*19 of 90 cells differ.*other masks"):
+                join(tmp_path / "other.parquet", CLASS)
+
+
 def test_unclean_cells_and_folds_stay_out(tmp_path):
     labels = np.stack([one_hot(3)] * 12)
     cleaning = {"cleaning_value": np.array([1.0, 0.001] * 6)}

@@ -113,7 +113,7 @@ class Cells:
         """Return the cells with the current labels of another cell table; cells that it lacks are not known.
 
         Raises:
-            InputError: It is no cell table, or has none of the cells.
+            InputError: It is no cell table, has none of the cells, or is of other masks.
         """
         labels = self._joined(path, cell_table.VALUES)
         return replace(self, label=labels[:, class_id].copy(), alone=_alone(labels, class_id))
@@ -122,28 +122,22 @@ class Cells:
         """Return the cells with the probabilities of a table of predictions.
 
         Raises:
-            InputError: It is no cell table, or has none of the cells.
+            InputError: It is no cell table, has none of the cells, or is of other masks.
         """
         return replace(self, score=self._joined(path, [CLASSES[class_id]])[:, 0])
 
     def _joined(self, path: str | os.PathLike, names: list[str]) -> np.ndarray:
         """Return some classes' values in another table, float32 [N, names]; NaN for cells that it lacks."""
-        parts = list(cell_table.read_parts(path, [*cell_table.KEYS, *names]))
-        if not parts:
-            raise InputError(path, "no row", "a cell table of these cells", "check the path")
-        other = pd.concat(parts, ignore_index=True)
+        other = cell_table.read(path, cell_table.PLACES)
         images = pd.Index(self.image_ids).get_indexer(other["image_id"])
         other, images = other[images >= 0], images[images >= 0]
         index = pd.Index((images.astype(np.int64) << 32) + other["cell"].to_numpy(np.int64))
-        if index.has_duplicates:
-            raise InputError(path, "a cell more than once", "one row a cell", "remove the repeated rows")
         rows = index.get_indexer((self.image.astype(np.int64) << 32) + self.cell)
         if not (rows >= 0).any():
             raise InputError(path, f"none of the {len(self)} cells of {self.folder}", "a table of these cells", "check")
+        own = cell_table.read_parts(files.join(self.folder, records.CELL_TABLE_NAME), CELL_COLUMNS)
+        cell_table.check_same_cells(pd.concat(own, ignore_index=True), other, path)
         values = other[names].to_numpy(np.float32)
-        if (outside := ((values < 0) | (values > 1)).any(axis=0)).any():
-            name = names[int(np.argmax(outside))]
-            raise InputError(path, f"values outside 0..1 for {name!r}", "values in 0..1", "mend the table")
         return np.where(rows[:, None] >= 0, values[rows], np.float32(np.nan))
 
 
