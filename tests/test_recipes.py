@@ -458,3 +458,17 @@ def test_options_of_earlier_versions_are_taken_with_a_word(old, now):
     arguments = ["--data", "d", "--out", "o", *f"--recipe.{old}".split()]
     with pytest.warns(HpaWarning, match="is called --recipe"):
         assert now(parse(arguments, recipes.recipe_named("cpu_small")).recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        *(({"dropout": share}, f"recipe.network.dropout: found {share}; ") for share in (1, 50, -0.1, math.nan)),
+        ({"classes": (19,)}, r"recipe.network.classes: found \(19,\); expected classes of 0 to 18"),
+        *(({"classes": classes}, "rising, each once") for classes in ((3, 3), (3, 1), (-1,), ())),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(changes, said):
+    recipe = recipes.recipe_named("cpu_small")
+    with pytest.raises(InputError, match=said):
+        replace(recipe, network=replace(recipe.network, **changes))

@@ -10,7 +10,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.network import HEAD
 from hpa_tf.models.packed import layers_with_weights
 from hpa_tf.models.small_cnn import SmallCnn
-from hpa_tf.recipes import Recipe, serialization
+from hpa_tf.recipes import Recipe, recipe_named, serialization
 from hpa_tf.run_folder import BEST_WEIGHTS, RECIPE
 from hpa_tf.training import start
 from hpa_tf.views import Bag, Crop
@@ -73,6 +73,13 @@ def test_another_backbone_is_refused_by_name(run, changes):
     with pytest.raises(InputError, match="another backbone than duo_branch's") as error:
         started(recipe)
     assert str(run[0]) in str(error.value)
+
+
+def test_a_keras_file_is_a_file_under_both_its_suffixes(tmp_path):
+    (tmp_path / "x.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    network = recipe_named("cpu_small").network
+    with pytest.raises(InputError, match=r"x\.hdf5' for SmallCnn"):
+        weights.initialize(None, network, str(tmp_path / "x.hdf5"))
 
 
 def test_what_is_no_run_is_refused(tmp_path):

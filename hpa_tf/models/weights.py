@@ -18,13 +18,12 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
-from hpa_tf.models.tensor_file import SUFFIXES
-from hpa_tf.models.weights_file import check_weights_file
+from hpa_tf.models.weights_file import HDF5, TENSORS, check_weights_file
 from hpa_tf.run_folder import BEST_WEIGHTS, is_starter
 
 NONE, IMAGENET = "none", "imagenet"
 OWN_SUFFIX = ".weights.h5"
-IMAGENET_SUFFIXES = (".h5", *SUFFIXES)
+IMAGENET_SUFFIXES = HDF5 + TENSORS
 _RGB = CHANNELS[:3]
 _BACKBONE_OF = "backbone:"
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.models.bags import AttentionBag, DuoBranch
 from hpa_tf.models.classifier import Classifier
@@ -77,6 +78,7 @@ class Recipe:
             raise InputError("recipe.augmentation.paste", found, "Field with num_cells of 2 or more", fix)
         if self.augmentation.cut:
             self._check_cut()
+        self._check_network()
         self._check_antibodies()
         if getattr(self.asked_view, "whole", 0):
             found = "random squares, for training only"
@@ -86,6 +88,14 @@ class Recipe:
             raise InputError("recipe.validation_fold", str(self.validation_fold), "a fold >= 0, or -1 for none", fix)
         if not 0 <= self.seed < 1 << 32:
             raise InputError("recipe.seed", str(self.seed), "a number from 0 to 2^32 - 1", "change it")
+
+    def _check_network(self) -> None:
+        dropout, classes = getattr(self.network, "dropout", 0.0), tuple(self.network.classes)
+        if not 0 <= dropout < 1:
+            raise InputError("recipe.network.dropout", str(dropout), "a share of 0 or more, below 1", "change it")
+        if not classes or classes != tuple(sorted(set(classes))) or not set(classes) <= set(range(NUM_CLASSES)):
+            found, expected = str(classes), f"classes of 0 to {NUM_CLASSES - 1}, rising, each once"
+            raise InputError("recipe.network.classes", found, expected, "change them")
 
     def _check_antibodies(self) -> None:
         head, term = getattr(self.network, "antibodies", 0), any(isinstance(t, Antibodies) for t in self.objective)
