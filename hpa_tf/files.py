@@ -251,6 +251,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return stream.read()
 
 
+def read_range(path: str | os.PathLike, start: int, end: int) -> bytes:
+    """Read the bytes `start` to `end` of a file, local or remote, and no others; fewer where the file ends before."""
+    if is_remote(path):
+        return remote_files.read_range(path, start, end)
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        return stream.read(end - start)
+
+
 def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's content, local or remote, read in pieces."""
     with open_file(path) as stream:

@@ -1,5 +1,6 @@
 """TFRecord framing without TensorFlow: length, CRC32C of the length, data, CRC32C of the data."""
 
+import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from typing import IO
 
 import google_crc32c
 
+from hpa_tf import files
 from hpa_tf.errors import InputError
 
 _HEADER = struct.Struct("<QI")
@@ -15,6 +17,8 @@ _PIECE = 1 << 24
 _LONGEST = (1 << 31) - 1  # bytes: protobuf reads no longer message
 OVERHEAD = _HEADER.size + _FOOTER.size
 """Bytes of framing around the data of a record."""
+REMOTE_BUFFER = 1 << 20
+"""Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
 
 def _masked_crc(data: bytes) -> int:
@@ -38,11 +42,7 @@ def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
     while header := stream.read(_HEADER.size):
         if len(header) < _HEADER.size:
             raise _bad_record(path, record, "a header cut short")
-        length, length_crc = _HEADER.unpack(header)
-        if _masked_crc(header[:8]) != length_crc:
-            raise _bad_record(path, record, "a wrong checksum of its length")
-        if length > _LONGEST:
-            raise _bad_record(path, record, f"a length of {length} bytes")
+        length = _length(header, path, record)
         body = _read(stream, length + _FOOTER.size)
         if len(body) < length + _FOOTER.size:
             raise _bad_record(path, record, f"{len(body)} of {length + _FOOTER.size} bytes")
@@ -51,6 +51,36 @@ def read_frames(stream: IO[bytes], path: str) -> Iterator[bytes]:
             raise _bad_record(path, record, "a wrong checksum of its data")
         yield data
         record += 1
+
+
+def _length(header: bytes, path: str, record: int) -> int:
+    """Return the bytes of data that a header announces, its checksum verified."""
+    length, length_crc = _HEADER.unpack(header)
+    if _masked_crc(header[:8]) != length_crc:
+        raise _bad_record(path, record, "a wrong checksum of its length")
+    if length > _LONGEST:
+        raise _bad_record(path, record, f"a length of {length} bytes")
+    return length
+
+
+def read_frame_at(path: str, offset: int) -> bytes | None:
+    """Return the data of the record that begins at byte `offset`, checksums verified; None where the file ends there.
+
+    An object store is asked for it once, or twice where it is longer than `REMOTE_BUFFER`.
+
+    Raises:
+        InputError: See `read_frames`.
+    """
+    if not files.is_remote(path):
+        with files.open_file(path) as stream:
+            stream.seek(offset)
+            return next(read_frames(stream, path), None)
+    data = files.read_range(path, offset, offset + REMOTE_BUFFER)
+    if len(data) == REMOTE_BUFFER:
+        size = _length(data[: _HEADER.size], path, 0) + OVERHEAD
+        if size > REMOTE_BUFFER:
+            data += files.read_range(path, offset + REMOTE_BUFFER, offset + size)
+    return next(read_frames(io.BytesIO(data), path), None)
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:

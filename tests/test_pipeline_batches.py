@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from shards import one_hot, write_dataset
 
-from hpa_tf import cell_table, framing, records
+from hpa_tf import cell_table, framing, records, remote_files
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline import (
     Augmentation,
@@ -176,10 +176,11 @@ def test_selected_examples_read_their_own_records(examples):
     np.testing.assert_array_equal(batch.inputs["image"][0], prepared)
 
 
-def test_a_folder_that_tensorflow_cannot_read_itself(examples):
+def test_a_folder_that_tensorflow_cannot_read_itself(examples, monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.put(examples.folder, "/bucket/data", recursive=True)
     remote = read_examples("memory://bucket/data")
+    monkeypatch.setattr(remote_files, "open_file", None)  # records are fetched by their bytes
     for one, other in zip(batches(remote), batches(examples), strict=True):
         assert_same(one, other)
 

@@ -1,4 +1,4 @@
-"""Object stores: what other processes write to them is seen."""
+"""Object stores: what other processes write to them is seen, and no more is fetched than is needed."""
 
 import io
 import uuid
@@ -6,7 +6,9 @@ import uuid
 import fsspec
 import pytest
 
-from hpa_tf import files
+from hpa_tf import files, framing, records
+from hpa_tf.errors import InputError
+from hpa_tf.prediction.shards import _read_record
 
 
 class Store(fsspec.AbstractFileSystem):
@@ -14,6 +16,7 @@ class Store(fsspec.AbstractFileSystem):
 
     protocol, root_marker = "store", ""
     content: dict[str, bytes] = {}  # noqa: RUF012
+    asked: list[tuple[int, int]] = []  # noqa: RUF012
 
     def ls(self, path, detail=True, **more):
         start = self._strip_protocol(path) + "/"
@@ -37,6 +40,10 @@ class Store(fsspec.AbstractFileSystem):
     def _open(self, path, mode="rb", **more):
         self.info(path)
         return io.BytesIO(self.content[path])
+
+    def cat_file(self, path, start=None, end=None, **more):
+        self.asked.append((start, end))
+        return self.content[path][start:end]
 
     def invalidate_cache(self, path=None):
         self.dircache.clear()
@@ -71,3 +78,45 @@ def test_what_others_write_after_a_listing_is_there(folder):
     assert list(files.list_below(folder)) == ["a", "b", "below/d", "c"]
     files.remove(path)
     assert files.list_names(folder) == ["a", "c"] and files.list_folders(folder) == ["below"]
+
+
+def test_a_record_is_one_request_and_a_long_one_two(folder, monkeypatch):
+    monkeypatch.setattr(framing, "REMOTE_BUFFER", 100)
+    path, short, long = files.join(folder, "shard"), b"short", bytes(range(256))
+    frames = framing.frame(short) + framing.frame(long)
+    write_elsewhere(path, frames)
+    second = len(framing.frame(short))
+    for offset, data, asked in (
+        (0, short, [(0, 100)]),
+        (second, long, [(second, second + 100), (second + 100, len(frames))]),
+        (len(frames), None, [(len(frames), len(frames) + 100)]),
+    ):
+        Store.asked.clear()
+        assert framing.read_frame_at(path, offset) == data
+        assert Store.asked == asked
+    write_elsewhere(path, frames[: second + 7] + b"!" + frames[second + 8 :])
+    Store.asked.clear()
+    with pytest.raises(InputError, match="checksum of its length"):
+        framing.read_frame_at(path, second)
+    assert len(Store.asked) == 1  # a length that is not true is not asked for
+
+
+@pytest.mark.parametrize("length", [100, 101, 300])
+def test_a_record_of_any_length_is_that_of_a_local_file(folder, tmp_path, monkeypatch, length):
+    monkeypatch.setattr(framing, "REMOTE_BUFFER", 100)
+    data = framing.frame(bytes(length - framing.OVERHEAD)) + framing.frame(b"next")
+    write_elsewhere(files.join(folder, "shard"), data)
+    files.write_bytes(tmp_path / "shard", data)
+    for offset in (0, length):
+        found = framing.read_frame_at(files.join(folder, "shard"), offset)
+        assert found == framing.read_frame_at(str(tmp_path / "shard"), offset)
+
+
+def test_a_prediction_fetches_its_records_alone(folder):
+    values = {field.name: [1] * field.size for field in records.CELL_FIELDS if field.type != "bytes"}
+    del values["schema_version"]
+    path, record = files.join(folder, "shard"), {**values, "image_id": b"a", "crop": b"", "region": b""}
+    write_elsewhere(path, framing.frame(records.encode(record)) + bytes(1 << 22))
+    Store.asked.clear()
+    assert _read_record(path, 0)["image_id"] == b"a"
+    assert Store.asked == [(0, framing.REMOTE_BUFFER)]

@@ -94,10 +94,7 @@ class Cells:
         shard, offset = self.shards[self.shard[row]], int(self.offset[row])
         where = f"{shard}, byte {offset}"
         try:
-            with files.open_file(files.join(self.folder, shard)) as stream:
-                stream.seek(offset)
-                data = next(framing.read_frames(stream, shard), b"")
-            record = records.decode(data)
+            record = records.decode(framing.read_frame_at(files.join(self.folder, shard), offset) or b"")
             for name, channels in (("crop", 4), ("region", 1)):
                 height, width, _, found = picture_shape(record[name])
                 if found != channels or height * width > MAX_PIXELS:

@@ -81,9 +81,8 @@ class ContextPictures:
         offset = self._offsets[shard].get(cells.image_ids[image])
         if offset is None:
             return None
-        with files.open_file(files.join(cells.folder, shard)) as stream:
-            stream.seek(offset)
-            record = records.decode(next(framing.read_frames(stream, shard), b""), records.IMAGE_FIELDS)
+        data = framing.read_frame_at(files.join(cells.folder, shard), offset) or b""
+        record = records.decode(data, records.IMAGE_FIELDS)
         height, width, _, channels = picture_shape(record["image"])
         if height * width > MAX_PIXELS or channels != 4:
             raise InputError(shard, f"a field of {height} x {width} px", f"at most {MAX_PIXELS} px", "build again")

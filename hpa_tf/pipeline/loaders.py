@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from hpa_tf import files, framing
 from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import InputError
 from hpa_tf.models.network import Spec
 from hpa_tf.pipeline.augmentation import Augmentation, augment_record, random_square
 from hpa_tf.pipeline.cutting import CutCells, cut_region, draw_line
@@ -25,9 +26,6 @@ from hpa_tf.pipeline.vanished import check_room, keep_every_cell
 from hpa_tf.records import IMAGE_FIELDS
 from hpa_tf.views import View
 from hpa_tf.views.asking import masks_side
-
-_REMOTE_BUFFER = 1 << 20
-"""Bytes asked of an object store at once: a record in one request. Local files are read to the byte."""
 
 Element = dict[str, tf.Tensor]
 """What names a record, and what of it is wanted: shard (-1 = padding) and offset, seed [2], for a field numbers [K]."""
@@ -177,7 +175,7 @@ def _read_local(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _read_remote(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    return _read_with_tensorflow(path, offset, _REMOTE_BUFFER)
+    return _read_with_tensorflow(path, offset, framing.REMOTE_BUFFER)
 
 
 def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, buffer_size: int) -> tf.Tensor:
@@ -194,8 +192,11 @@ def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """Read where TensorFlow itself cannot (s3://, memory://, ...)."""
 
     def read(path: bytes, offset: int) -> bytes:
-        with files.open_file(path.decode()) as stream:
-            stream.seek(offset)
-            return next(framing.read_frames(stream, path.decode()))
+        data = framing.read_frame_at(path.decode(), int(offset))
+        if data is None:
+            raise InputError(
+                path.decode(), f"its end at byte {offset}", "a record", "python -m tfrecords_builder repair"
+            )
+        return data
 
     return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())

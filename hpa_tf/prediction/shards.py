@@ -203,13 +203,14 @@ class ShardReader:
 def _read_record(path: str, offset: int, fields: tuple[records.RecordField, ...] = records.CELL_FIELDS) -> dict:
     """Read the record of these fields that begins at byte `offset`, its checksums verified."""
     try:
-        with files.open_file(path) as stream:
-            stream.seek(offset)
-            return records.decode(next(framing.read_frames(stream, path)), fields)
-    except (FileNotFoundError, StopIteration, ValueError) as error:
+        data = framing.read_frame_at(path, offset)
+        if data is None:
+            raise ValueError("end of file")
+        return records.decode(data, fields)
+    except (FileNotFoundError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        found = f"no record at byte {offset} ({error or 'end of file'})"
+        found = f"no record at byte {offset} ({error})"
         raise InputError(path, found, "the record that the folder's table names", "build the data again") from error
 
 
