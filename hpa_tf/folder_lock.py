@@ -28,6 +28,8 @@ from hpa_tf.errors import HpaWarning, InputError
 NAME = "lock.json"
 BEAT = 10.0
 DEAD_AFTER = 35.0
+_TRIES = 5
+"""How often a lock that is there is read before it counts as one that cannot be."""
 _TEMPORARY = re.compile(rf"\..+\.(\d{{1,9}}){re.escape(files.TEMPORARY_SUFFIX)}")
 """What `files.atomic_writer` writes before it is whole: the name, the process."""
 
@@ -78,7 +80,9 @@ def locked(folder: str | os.PathLike) -> Iterator[Owner]:
             with _beating(lambda now: files.write_json(path, asdict(now)), owner):
                 yield owner
         finally:
-            files.remove(path)
+            now = read(folder)
+            if now is not None and now.token == owner.token:  # or it is the next owner's
+                files.remove(path)
         return
     descriptor = _take(folder, path)
     try:
@@ -92,10 +96,26 @@ def locked(folder: str | os.PathLike) -> Iterator[Owner]:
 
 
 def read(folder: str | os.PathLike) -> Owner | None:
-    """Return who says that it owns a folder; None where nobody does, or what it says cannot be read."""
+    """Return who says that it owns a folder; None where nobody does, or the file says nothing.
+
+    Raises:
+        InputError: The file is there and cannot be read, even after a while.
+    """
+    path = files.join(folder, NAME)
+    for left in reversed(range(_TRIES)):
+        try:
+            data = files.read_bytes(path)
+            break
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # an object store's, while the owner writes it again or the store is busy
+            if not left:
+                fix = "run the same command again in a while"
+                raise InputError(path, f"a lock that cannot be read ({error})", "one that can be", fix) from error
+            time.sleep(BEAT / 10)
     try:
-        return Owner(**json.loads(files.read_bytes(files.join(folder, NAME))))
-    except (OSError, ValueError, TypeError):
+        return Owner(**json.loads(data))
+    except (ValueError, TypeError):
         return None
 
 

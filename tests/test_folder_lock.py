@@ -181,6 +181,32 @@ def test_a_lock_that_was_removed_meanwhile_costs_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("times", [2, 1000])
+def test_a_lock_that_cannot_be_read_is_no_free_folder(folder, monkeypatch, times):
+    """An object store says so while the owner writes its file again, or when it has too much to do."""
+    read_bytes, refusals = files.read_bytes, iter(range(times))
+
+    def refuse(path):
+        if str(path).endswith(folder_lock.NAME) and next(refusals, None) is not None:
+            raise OSError(errno.EIO, "Slow down")
+        return read_bytes(path)
+
+    message = "one command at a time" if times == 2 else "Slow down|writing to it"
+    with locked(folder), monkeypatch.context() as patch:
+        patch.setattr(files, "read_bytes", refuse)
+        with pytest.raises(InputError, match=message), locked(folder):
+            pass
+    assert folder_lock.read(folder) is None
+
+
+def test_the_lock_of_the_next_owner_stays_in_an_object_store(monkeypatch):
+    monkeypatch.setattr(folder_lock, "BEAT", 60.0)
+    folder = f"memory://lock/{uuid.uuid4().hex}"
+    with locked(folder):
+        other = leave_lock(folder, pid=1)
+    assert folder_lock.read(folder) == other
+
+
 def test_the_lock_of_the_next_owner_stays(tmp_path):
     with locked(tmp_path):
         os.rename(tmp_path / folder_lock.NAME, tmp_path / "moved away")
