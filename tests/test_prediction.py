@@ -293,6 +293,19 @@ def test_merging_lists_the_images_that_parts_skipped(small, pool, tmp_path, caps
     failures = pd.read_csv(tmp_path / "whole/failures.csv")
     assert failures["image_id"].tolist() == ["a1"] and "a1_red.png" in failures["error"][0]
     assert [row.image_id for row in submission.read(tmp_path / "whole/submission.csv")] == ["a", "b.2"]
+    shutil.copy(small[0] / "images/a1_red.png", red)  # mended: neither the parts nor the whole name it any more
+    for i, folder in enumerate(folders):
+        predict(replace(options, out=folder, shard=f"{i}/2"), pool)
+    assert merging.main([*folders, "--out", str(tmp_path / "whole")]) == 0
+    assert not list(tmp_path.glob("*/failures.csv"))
+
+
+def test_the_failures_of_an_earlier_run_are_not_kept(tmp_path):
+    path = tmp_path / "failures.csv"
+    stages.report(stages.Outcome(failures=[("a", "damaged")]), str(path))
+    assert pd.read_csv(path)["image_id"].tolist() == ["a"]
+    stages.report(stages.Outcome(), str(path))
+    assert not path.exists()
 
 
 def test_merging_leaves_out_images_that_were_taken_away(small, pool, tmp_path):

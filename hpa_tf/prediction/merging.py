@@ -61,11 +61,14 @@ def merge(options: MergeOptions) -> int:
 
 
 def _join_failures(options: MergeOptions) -> int:
-    """Write the images that the parts have skipped into one table; return how many there are."""
+    """Write the images that the parts have skipped into one table, if any; return how many there are."""
+    path = files.join(options.out, FAILURES)
     with_failures = [folder for folder in options.parts if results.summary_of(folder)["num_failures"]]
     tables = [pd.read_csv(files.join(folder, FAILURES), dtype=str, keep_default_na=False) for folder in with_failures]
     if tables:
-        reporting.write_csv(pd.concat(tables, ignore_index=True), files.join(options.out, FAILURES))
+        reporting.write_csv(pd.concat(tables, ignore_index=True), path)
+    else:
+        files.remove(path)
     return sum(map(len, tables))
 
 

@@ -126,7 +126,7 @@ def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple
             runner = Runner(options.runner, options.beam_options, options.workers)
             outcome = run_on_beam(work, source, at.done, light, runner)
     outcome.failures += [(image_id, str(error)) for image_id, error in source.faults]
-    report(outcome, files.join(options.out, FAILURES) if how.skip else None)
+    report(outcome, files.join(options.out, FAILURES))
     failed = {image_id for image_id, _ in outcome.failures}
     image_ids = [image_id for image_id in source.image_ids if image_id not in failed]
     outcome.num_images, outcome.num_changed = len(image_ids), at.num_changed

@@ -205,16 +205,18 @@ def groups_to_do(image_ids: Sequence[str], done: Set[str]) -> Iterator[range]:
             yield group
 
 
-def report(outcome: Outcome, failures: str | None) -> None:
-    """Write the table of failures, and say what is unusual.
+def report(outcome: Outcome, failures: str) -> None:
+    """Write the table of failures, or remove that of an earlier run where nothing failed, and say what is unusual.
 
     Args:
         outcome: What came of the prediction.
-        failures: The table, where images may be left out.
+        failures: The table.
     """
-    if failures is not None:
+    if outcome.failures:
         table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
         reporting.write_csv(table, failures)
+    else:
+        files.remove(failures)
     if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:
         share = f"{outcome.num_lowered / outcome.num_cells:.0%}"
         text = f"{share} of the cells have a value below 1 (column rule of {CELLS} says why): check masks and channels"
