@@ -117,8 +117,27 @@ def test_a_relabelling_epoch_is_half_positive(data):
         examples = of_one_class(Data(str(folder)).examples(None), class_id)
         np.testing.assert_array_equal(examples.labels[:, ASKED], table[CLASSES[class_id]])
         assert examples.labels[:, 1:].sum() == 0
+        fields = examples.images  # what views of whole fields are drawn from
+        of_images = table.groupby("image_id", sort=False)[CLASSES[class_id]].max()
+        np.testing.assert_array_equal(fields.labels[:, ASKED], of_images[fields.table["image_id"]])
+        assert examples.image_table is not None and fields.labels[:, 1:].sum() == 0
         drawn = draw_epoch(examples, RELABEL_SMALL.sampling, 0, 0)
         assert len(drawn) == 2048 and abs(examples.labels[drawn, ASKED].mean() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained_by"),
+    [
+        ("relabel_small --recipe.name mine", "train_relabelling"),
+        ("cpu_small --recipe.name relabel_small", "train"),
+    ],
+)
+def test_a_name_of_ones_own_does_not_make_a_recipe_another(data, tmp_path, monkeypatch, chosen, trained_by):
+    called = []
+    for name in ("train", "train_relabelling"):
+        monkeypatch.setattr(command, name, lambda *arguments, name=name: called.append(name))
+    given = ["--data", str(data[0]), "--out", str(tmp_path / "out"), "--recipe", *chosen.split()]
+    assert command.main(given) == 0 and called == [trained_by]
 
 
 @pytest.mark.parametrize(

@@ -56,5 +56,5 @@ RECIPES = (RELABEL_SMALL, RELABEL_RESNET18)
 
 
 def is_relabelling(recipe: Recipe) -> bool:
-    """Tell whether a recipe is one of these: one network for each class."""
+    """Tell whether a recipe, as --recipe names it, is one of these: one network for each class."""
     return recipe.name in {one.name for one in RECIPES}

@@ -125,7 +125,7 @@ def check_together(options: Options, recipe: Recipe) -> None:
     excluded = (
         (
             "--out-of-fold",
-            options.out_of_fold and not several and not is_relabelling(own),
+            options.out_of_fold and not several and not is_relabelling(recipe),
             "no --folds",
             "say with --folds K how many to train",
         ),
@@ -207,7 +207,8 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if names.system:
         _run_system(names, rest)
         return
-    options = parse(rest, recipe_named(names.recipe or DEFAULT_RECIPE))
+    named = recipe_named(names.recipe or DEFAULT_RECIPE)
+    options = parse(rest, named)
     if options.fine_tune:
         fix = "one recipe: --recipe NAME_fine_tune --weights RUN"
         raise InputError("--fine-tune", "no --system", "--system NAME", fix)
@@ -222,7 +223,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if site.is_chief:
         warn_of_unused_labels([options.recipe], options.data.labels)
         warn_of_schedules([options.recipe])
-    if is_relabelling(options.recipe):
+    if is_relabelling(named):
         train_relabelling(options.recipe, options.folds, options.data, options.out, options.out_of_fold, site)
     elif options.folds:
         train_folds(options.recipe, options.folds, options.data, options.out, site)

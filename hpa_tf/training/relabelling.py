@@ -127,10 +127,16 @@ def _class_folder(out: str, fold: int, class_id: int) -> str:
 
 def of_one_class(examples: Examples, class_id: int) -> Examples:
     """Return examples whose only class is `class_id`, in the place of class 0; cells where it is not known leave."""
-    labels = np.zeros((len(examples), len(CLASSES)), np.float32)
-    labels[:, ASKED] = examples.labels[:, class_id]
-    table = examples.table.assign(**dict(zip(cell_table.VALUES, labels.T, strict=True)))
-    return Examples(examples.folder, table).select(examples.known[:, class_id])
+    images = None if examples.image_table is None else _with_one_class(examples.image_table, class_id)
+    moved = Examples(examples.folder, _with_one_class(examples.table, class_id), images)
+    return moved.select(examples.known[:, class_id])
+
+
+def _with_one_class(table: pd.DataFrame, class_id: int) -> pd.DataFrame:
+    """Return a table of labels with those of one class in the place of class 0; all others, and unknown ones, are 0."""
+    labels = np.zeros((len(table), len(CLASSES)), np.float32)
+    labels[:, ASKED] = np.nan_to_num(cell_table.values(table, np.float32)[:, class_id])
+    return table.assign(**dict(zip(cell_table.VALUES, labels.T, strict=True)))
 
 
 def _train_class(
