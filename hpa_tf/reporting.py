@@ -1,7 +1,7 @@
 """HTML pages and CSV tables for people: text from outside is always escaped.
 
 Pages are self-contained (pictures inside as data URIs). CSV cells that a spreadsheet would run as a formula get a
-leading apostrophe.
+leading apostrophe; tables that are meant for Excel begin with a byte order mark, without which it reads no UTF-8.
 """
 
 import base64
@@ -34,19 +34,26 @@ def spreadsheet_safe(text: str) -> str:
     return "'" + text if text.startswith(_FORMULA_STARTS) else text
 
 
-def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write a table as CSV, atomically; text cells never become spreadsheet formulas."""
-    files.write_bytes(path, csv_bytes(table))
+def write_csv(table: pd.DataFrame, path: str | os.PathLike, marked: bool = False) -> None:
+    """Write a table as CSV, atomically; arguments as of `csv_bytes`."""
+    files.write_bytes(path, csv_bytes(table, marked=marked))
 
 
-def csv_bytes(table: pd.DataFrame, header: bool = True) -> bytes:
-    """Return a table as CSV, with or without its header; text cells never become spreadsheet formulas."""
+def csv_bytes(table: pd.DataFrame, header: bool = True, marked: bool = False) -> bytes:
+    """Return a table as CSV in UTF-8; text cells never become spreadsheet formulas.
+
+    Args:
+        table: The table.
+        header: Whether it begins with the names of the columns.
+        marked: Whether it begins with a byte order mark.
+    """
     safe = table.copy()
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
             safe[name] = safe[name].map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell)
     safe.columns = [spreadsheet_safe(str(name)) for name in safe.columns]
-    return safe.to_csv(index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
+    encoding = "utf-8-sig" if marked else "utf-8"
+    return safe.to_csv(index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode(encoding)
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

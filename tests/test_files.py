@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa_tf import cell_table, files, reporting
+from hpa_tf import cell_table, csv_tables, files, reporting
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
@@ -92,6 +92,19 @@ def test_csv_cells_never_become_formulas(tmp_path, text):
     assert again.columns[0] == "'" + text
     assert again.iloc[0, 0] == "'" + text
     assert again["n"].tolist() == [-1.5, 2]
+
+
+@pytest.mark.parametrize("name", ["image_id", "Größe"])
+def test_tables_for_spreadsheets_begin_with_one_byte_order_mark(tmp_path, name):
+    """Excel takes them for UTF-8 then, and readers see nothing of it."""
+    table = pd.DataFrame({name: ["Müller_1", "plain"], "n": [1, 2]})
+    reporting.write_csv(table, tmp_path / "marked.csv", marked=True)
+    data = (tmp_path / "marked.csv").read_bytes()
+    assert data.startswith(b"\xef\xbb\xbf") and data.count(b"\xef\xbb\xbf") == 1
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "marked.csv"), table, check_dtype=False)
+    found = csv_tables.read_csv(tmp_path / "marked.csv", (name,))
+    assert found.columns == (name, "n") and found.rows[0].cells[name] == "Müller_1"
+    assert reporting.csv_bytes(table) == data[3:]
 
 
 def test_html_is_escaped():

@@ -227,6 +227,8 @@ def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_pat
     table, text = cell_table.read(out / "cells.parquet"), pd.read_csv(out / "cells.csv")
     assert list(text.columns) == list(table.columns) and len(text) == len(table)
     np.testing.assert_array_equal(cell_table.values(text), cell_table.values(table))
+    marked = {path.name for path in out.glob("*.csv") if path.read_bytes().count(b"\xef\xbb\xbf") == 1}
+    assert marked == {"cells.csv", "heterogeneity.csv"}, "submission.csv is for programs"
     images = pd.read_csv(out / "heterogeneity.csv", keep_default_na=False).set_index("image_id")
     assert set(table["image_id"]) <= set(images.index)
     assert images.loc["a1", "image_label"] == "Nucleoplasm, Cytosol" and (images["image_label"] != "").sum() == 1

@@ -341,7 +341,9 @@ def test_parts_of_a_folder_share_the_list_of_what_was_left_out(weights, tmp_path
     for image_id in ids:
         cases.write_field(own, image_id, (), (20, 200))
     held, write_csv = [], program.write_csv
-    monkeypatch.setattr(program, "write_csv", lambda *what: held.append(folder_lock.read(out)) or write_csv(*what))
+    monkeypatch.setattr(
+        program, "write_csv", lambda *what, **how: held.append(folder_lock.read(out)) or write_csv(*what, **how)
+    )
     for part in ("0/2", "1/2", "0/2"):
         found = segment(options(own, weights, out, on_error="skip", shard=part)).failures
         assert 0 < len(found) < len(ids)

@@ -66,7 +66,7 @@ def _join_failures(options: MergeOptions) -> int:
     with_failures = [folder for folder in options.parts if results.summary_of(folder)["num_failures"]]
     tables = [pd.read_csv(files.join(folder, FAILURES), dtype=str, keep_default_na=False) for folder in with_failures]
     if tables:
-        reporting.write_csv(pd.concat(tables, ignore_index=True), path)
+        reporting.write_csv(pd.concat(tables, ignore_index=True), path, marked=True)
     else:
         files.remove(path)
     return sum(map(len, tables))

@@ -90,10 +90,11 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
             table = pd.concat([part.table for part in some], ignore_index=True)
             writers[0](table)
             if stream is not None:
-                stream.write(reporting.csv_bytes(table, header=start == 0))
+                stream.write(reporting.csv_bytes(table, header=start == 0, marked=start == 0))
             for number, write_raw in enumerate(writers[1:]):
                 write_raw(pd.concat([raw_table(part, number) for part in some], ignore_index=True))
-    reporting.write_csv(pd.DataFrame(rows, columns=heterogeneity.COLUMNS), files.join(out, heterogeneity.FILE))
+    differing = pd.DataFrame(rows, columns=heterogeneity.COLUMNS)
+    reporting.write_csv(differing, files.join(out, heterogeneity.FILE), marked=True)
     if asked.embeddings and image_ids:
         _write_embeddings(files.join(out, EMBEDDINGS), _parts(out, image_ids))
     if asked.anndata and image_ids:

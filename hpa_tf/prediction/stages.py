@@ -214,7 +214,7 @@ def report(outcome: Outcome, failures: str) -> None:
     """
     if outcome.failures:
         table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
-        reporting.write_csv(table, failures)
+        reporting.write_csv(table, failures, marked=True)
     else:
         files.remove(failures)
     if outcome.num_cells and outcome.num_lowered / outcome.num_cells > _MANY_LOWERED:

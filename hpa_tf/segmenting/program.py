@@ -215,7 +215,7 @@ def _write_failures(out: str, failures: list[Fault], others: Collection[str]) ->
         as_listed = set(map(spreadsheet_safe, others))
         rows += [row for row in _listed_failures(path) if row[0] in as_listed]
     if rows:
-        write_csv(pd.DataFrame(sorted(rows), columns=_COLUMNS), path)
+        write_csv(pd.DataFrame(sorted(rows), columns=_COLUMNS), path, marked=True)
     else:
         files.remove(path)
 
