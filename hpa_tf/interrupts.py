@@ -76,10 +76,15 @@ def starting_workers() -> Iterator[None]:
 def run(program: str, command: Callable[[], int]) -> int:
     """Run a command; return its exit code. Does not return when a signal stopped it: the process ends.
 
+    On Windows the command is not even imported: what it locks and how it starts workers is of Linux and macOS.
+
     Args:
         program: How the command is called, for the line.
         command: Returns an exit code; imports what is slow to import itself.
     """
+    if sys.platform == "win32":
+        print(f"{program}: hpa_tf runs on Linux and macOS; on Windows inside WSL 2", file=sys.stderr)
+        return 2
     guard = _Guard(program)
     show_warnings_plainly()
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a damaged file is an error of ours, with its name

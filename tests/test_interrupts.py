@@ -17,7 +17,7 @@ import pytest
 from builder_inputs import write_inputs
 from training_process import TINY, write_tiny_dataset
 
-from hpa_tf import submission
+from hpa_tf import interrupts, submission
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.segmentation.mask_files import read_mask
 
@@ -46,6 +46,13 @@ def test_a_reader_that_leaves_is_no_error(count):
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(30) in (0, 128 + signal.SIGPIPE)
+
+
+def test_windows_is_told_before_anything_is_imported(monkeypatch, capsys):
+    """What a command imports there ends in `No module named fcntl`."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert interrupts.run("predict.py", lambda: pytest.fail("imported")) == 2
+    assert capsys.readouterr().err == "predict.py: hpa_tf runs on Linux and macOS; on Windows inside WSL 2\n"
 
 
 def test_a_command_says_our_warnings_as_one_line_and_others_with_their_place():
