@@ -18,6 +18,7 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Labels
 from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, Sampling, SemiBalanced
+from hpa_tf.pipeline.photometry import Noise
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
 from hpa_tf.views import Bag, CellInField, Crop, Field
@@ -472,3 +473,34 @@ def test_a_network_that_cannot_be_built_is_refused(changes, said):
     recipe = recipes.recipe_named("cpu_small")
     with pytest.raises(InputError, match=said):
         replace(recipe, network=replace(recipe.network, **changes))
+
+
+@pytest.mark.parametrize("option", ["objective.0 Alike", "augmentation.steps.0 OneOf"])
+def test_a_class_that_needs_fields_is_not_chosen_by_its_name(option):
+    from hpa_tf.training.command import parse
+
+    recipe = recipes.recipe_named("cpu_small")
+    steps = (Noise(),)
+    recipe = replace(recipe, augmentation=replace(recipe.augmentation, steps=steps))
+    with pytest.raises(InputError, match=f"{option.split()[1]}, which needs "):
+        parse(f"--recipe.{option}".split(), recipe)
+    path = "--recipe." + option.split()[0]
+    line = next(line for line in recipes.describe_choices(recipe).splitlines() if line.strip().startswith(path + " "))
+    assert option.split()[1] not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cpu_red_ai_field", "asked CellInField --recipe.asked.channels red green blue"),
+        ("cpu_small", "augmentation.cut CutCells --recipe.validation-fold -1"),
+        ("bestfitting_fcan_antibodies", "network CbamClassifier --recipe.network.antibodies 100"),
+    ],
+)
+def test_a_class_and_the_fields_that_go_with_it_are_checked_together(name, options, capsys):
+    from hpa_tf.training.command import parse
+
+    chosen, *rest = f"--recipe.{options}".split(" --")
+    assert parse([*chosen.split(), *f"--{rest[0]}".split()], recipes.recipe_named(name))
+    with pytest.raises(SystemExit):
+        parse(chosen.split(), recipes.recipe_named(name))

@@ -1,5 +1,6 @@
 """Fields of a recipe that may be of several classes, on the command line: `--recipe.optimization.schedule Plateau`."""
 
+import copy
 import dataclasses
 import types
 import typing
@@ -23,7 +24,9 @@ def choose_classes(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, li
         The recipe, and the arguments that are left.
 
     Raises:
-        InputError: A field may not be of that class.
+        InputError: A field may not be of that class, or the class has fields without a default.
+
+    The recipe is not checked: other arguments may change what does not go with the new class yet.
     """
     chosen, rest = [], []
     waiting = list(arguments)
@@ -56,7 +59,7 @@ def _looks_like_class(value: str) -> bool:
 def _choices(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, list[str]]]:
     kinds = _classes(annotation)
     if len(kinds) > 1:
-        yield path, sorted(kinds)
+        yield path, sorted(name for name, kind in kinds.items() if not _without_default(kind))
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             yield from _choices(item, _item_of(annotation), f"{path}.{i}")
@@ -85,6 +88,9 @@ def _replaced(value: Any, annotation: Any, parts: Sequence[str], name: str, wher
         kinds = _classes(annotation)
         if name not in kinds:
             raise InputError(where, name, f"one of {', '.join(sorted(kinds))}", "choose one of them")
+        if lacking := _without_default(kinds[name]):
+            fix = "choose another class, or a recipe that has it there"
+            raise InputError(where, f"{name}, which needs {', '.join(lacking)}", "a class with defaults", fix)
         return kinds[name]()
     first, *others = parts
     if isinstance(value, tuple):
@@ -92,7 +98,15 @@ def _replaced(value: Any, annotation: Any, parts: Sequence[str], name: str, wher
         items[int(first)] = _replaced(items[int(first)], _item_of(annotation), others, name, where)
         return tuple(items)
     hint = typing.get_type_hints(type(value))[first]
-    return dataclasses.replace(value, **{first: _replaced(getattr(value, first), hint, others, name, where)})
+    changed = copy.copy(value)
+    object.__setattr__(changed, first, _replaced(getattr(value, first), hint, others, name, where))
+    return changed
+
+
+def _without_default(kind: type) -> list[str]:
+    """Return the fields of a dataclass that it cannot be made without."""
+    missing = dataclasses.MISSING
+    return [one.name for one in dataclasses.fields(kind) if one.default is missing and one.default_factory is missing]
 
 
 def _classes(annotation: Any) -> dict[str, type]:
