@@ -436,6 +436,27 @@ def test_two_images_of_one_name_are_both_named(tmp_path, pixels):
     assert [image_id for image_id, _ in faults] == ["a"]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_images_of_one_acquisition_say_how_to_write_them_apart(tmp_path, pixels, together):
+    """bfconvert IN OUT_s%s.ome.tif: an image a file, each with the metadata of all."""
+    names = [f"a_s{number}.ome.tif" for number in range(3)]
+    places = [
+        f'<TiffData PlaneCount="4"><UUID FileName="{name}">urn:uuid:{number}</UUID></TiffData>'
+        for number, name in enumerate(names)
+    ]
+    first, *more = (xml(pixels, place) for place in places)
+    text = first.replace("</OME>", "".join(one[one.index("<Image ") : one.index("</OME>")] for one in more) + "</OME>")
+    for number, name in enumerate(names):
+        folder = tmp_path if together else tmp_path / str(number)
+        folder.mkdir(exist_ok=True)
+        hostile(folder, pixels, text.replace('UUID="urn:uuid:1"', f'UUID="urn:uuid:{number}"'))
+        (folder / "a.ome.tif").rename(folder / name)
+        found = find_fields(folder)
+        assert [field.image_id for field in found] == [f"a_s{k}" for k in (range(number + 1) if together else [number])]
+        with pytest.raises(InputError, match=r"one image of an acquisition of 3, .*bfconvert -series K"):
+            read_field(found[-1])
+
+
 def test_a_set_that_lacks_a_file(tmp_path, pixels):
     write_set(tmp_path, "a", pixels)
     (tmp_path / "a_C2.ome.tif").unlink()

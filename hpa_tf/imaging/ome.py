@@ -36,6 +36,7 @@ class Ome:
         names: Channel names of the first, one a channel; "" = none.
         scale: Micrometres across and down a pixel of the first; None = not known.
         files: Names of the other files that hold its planes; they lie in the same folder.
+        one_image_a_file: Whether there are several images, each in a file of its own.
     """
 
     num_images: int
@@ -43,6 +44,7 @@ class Ome:
     names: tuple[str, ...]
     scale: tuple[float, float] | None
     files: tuple[str, ...]
+    one_image_a_file: bool
 
 
 def is_ome(text: str) -> bool:
@@ -75,7 +77,9 @@ def read_ome(text: str, where: str) -> Ome:
     for name in _files(root, own):  # tifffile opens those of the other images, too
         check_name(name, where)
     first = pixels[0][0]
-    return Ome(len(images), num_planes[0], _names(first, where), _scale(first, where), _files(first, own))
+    places = [_files(image, None) for image in images]
+    alone = len(images) > 1 and all(len(one) == 1 for one in places) and len(set(places)) == len(images)
+    return Ome(len(images), num_planes[0], _names(first, where), _scale(first, where), _files(first, own), alone)
 
 
 def _parse(text: str, where: str) -> ElementTree.Element:
@@ -159,6 +163,6 @@ def checked_scale(scale: tuple[float, float] | None, where: str) -> float | None
 
 
 def _files(element: ElementTree.Element, own: str | None) -> tuple[str, ...]:
-    """Return the names of the other files that an element speaks of."""
+    """Return the names of the files that an element speaks of, without that of the UUID `own`."""
     uuids = [one for one in element.iter() if _is(one, "UUID") and (own is None or one.text != own)]
     return tuple(dict.fromkeys(name for one in uuids if (name := one.get("FileName")) is not None))

@@ -157,7 +157,8 @@ def files_of_set(path: str) -> tuple[str, ...]:
     try:
         with files.open_file(path) as stream, tifffile.TiffFile(stream) as opened:
             text = opened.pages[0].description
-            found = ome.read_ome(text, path).files if ome.is_ome(text) else ()
+            said = ome.read_ome(text, path) if ome.is_ome(text) else None
+            found = said.files if said is not None and not said.one_image_a_file else ()
     except (InputError, MemoryError, *tiff.DAMAGE):
         return ()
     own = _base(path)
@@ -211,6 +212,10 @@ def _stack(opened: tifffile.TiffFile, path: str, max_pixels: int, alone: bool) -
 
 def _check_set(metadata: ome.Ome, path: str) -> None:
     """Refuse a set of files of which one is missing: tifffile would give zeros."""
+    if metadata.one_image_a_file:
+        found = f"one image of an acquisition of {metadata.num_images}, whose files refer to each other"
+        fix = "write each again, K = 0, 1, ...: bfconvert -series K IN OUT.ome.tif, with a name of its own"
+        raise InputError(path, found, "a file that speaks of its own image alone", fix)
     others = [name for name in metadata.files if name != _base(path)]
     if others and files.is_remote(path):
         found = f"an OME-TIFF set of {len(others) + 1} files on an object store"
