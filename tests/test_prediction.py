@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from hpa_tf import cell_table, serving, submission
+from hpa_tf import cell_table, folder_lock, serving, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
@@ -55,6 +55,33 @@ def world(tmp_path_factory, pool):
     )  # fmt: skip
     predict(options, pool)
     return root, masks, options
+
+
+def test_one_command_at_a_time_writes_to_a_folder(world, pool, tmp_path, monkeypatch):
+    """Also while the final files are written; one that is refused leaves the other's open files alone."""
+    out, held = str(tmp_path / "out"), []
+    shutil.copytree(world[2].out, out)
+    asked = replace(world[2], out=out)
+    merge = merging.MergeOptions((world[2].out,), str(tmp_path / "whole"))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    open_file = tmp_path / f"out/parts/.z.parquet.{dead.pid}.tmp"
+    open_file.write_bytes(b"half")
+    monkeypatch.setattr(merging, "_common_request", lambda folders, requests: requests[0])
+    (tmp_path / "whole").mkdir()
+    with folder_lock.locked(out), folder_lock.locked(merge.out):
+        for command in (lambda: predict(asked, pool), lambda: merging.merge(merge)):
+            with pytest.raises(InputError, match=f"process {os.getpid()} on .*one command at a time"):
+                command()
+    assert open_file.exists() and not list(Path(merge.out).glob("*.json"))
+    for module in (sys.modules["hpa_tf.prediction.predict"], merging):
+        write_final = module.write_final
+        seen = lambda *what, end=write_final: held.append(folder_lock.read(what[0])) or end(*what)  # noqa: E731
+        monkeypatch.setattr(module, "write_final", seen)
+    predict(asked, pool)
+    merging.merge(merge)
+    assert [owner.pid for owner in held] == [os.getpid()] * 2
+    assert not open_file.exists() and folder_lock.read(out) is folder_lock.read(merge.out) is None
 
 
 def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, pool):

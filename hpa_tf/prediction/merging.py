@@ -42,6 +42,14 @@ def merge(options: MergeOptions) -> int:
     whole = _common_request(options.parts, requests)
     if whole["options"]["anndata"]:
         check_anndata(options.out)
+    with results.owned(options.out, whole):
+        num_images = _join(options, whole)
+    interrupts.keeps(f"everything is written to {options.out}")
+    return num_images
+
+
+def _join(options: MergeOptions, whole: dict[str, Any]) -> int:
+    """Write the whole, whose request is given; return the number of images."""
     results.start(options.out, whole)
     interrupts.keeps(f"{options.out} is not whole; the same command makes it so, the parts are untouched")
     origin: dict[str, str] = {}
@@ -56,7 +64,6 @@ def merge(options: MergeOptions) -> int:
     for image_id, folder in sorted(origin.items()):
         _copy(folder, options.out, image_id)
     write_final(options.out, sorted(origin), _join_failures(options))
-    interrupts.keeps(f"everything is written to {options.out}")
     return len(origin)
 
 

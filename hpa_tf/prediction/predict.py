@@ -23,7 +23,7 @@ from hpa_tf.prediction.inputs import Images, Shards
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.outputs import check_anndata, write_final
 from hpa_tf.prediction.requests import check_goes_on, make_request, reading_of
-from hpa_tf.prediction.results import begun, tidied
+from hpa_tf.prediction.results import begun, owned
 from hpa_tf.prediction.stages import FAILURES, How, Outcome, Stages, report
 from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Workers
@@ -55,15 +55,14 @@ def predict(options: Options, pool: Workers | None = None) -> Outcome:
     options = _with_masks(options)
     keep_freed_memory()
     local = options.runner == LOCAL
-    with contextlib.ExitStack() as stack:
-        if local:
-            stack.enter_context(tidied(options.out))
-        pictures = Pictures(_PICTURE_SIZE if options.overlays or options.report_images else 0)
-        if local:  # Beam's workers, elsewhere, leave pictures in their own folder of temporary files
-            pictures = stack.enter_context(pictures.waiting())
-            pool = pool or stack.enter_context(Workers(options.workers))
-        outcome, image_ids = _run(options, pictures, pool if local else None)
-    write_final(options.out, image_ids, len(outcome.failures))
+    with contextlib.ExitStack() as owning:  # of the folder of the results, from its first file to its last
+        with contextlib.ExitStack() as stack:
+            pictures = Pictures(_PICTURE_SIZE if options.overlays or options.report_images else 0)
+            if local:  # Beam's workers, elsewhere, leave pictures in their own folder of temporary files
+                pictures = stack.enter_context(pictures.waiting())
+                pool = pool or stack.enter_context(Workers(options.workers))
+            outcome, image_ids = _run(options, pictures, pool if local else None, owning)
+        write_final(options.out, image_ids, len(outcome.failures))
     if options.full_scale is not None and image_ids:
         _tell_of_8_bits(options.out)
     interrupts.keeps(f"everything is written to {options.out}")
@@ -84,8 +83,13 @@ def _tell_of_other_images(image_labels: str, image_ids: Sequence[str]) -> None:
         warnings.warn(f"{text}: no cell is compared with its image's label", HpaWarning, stacklevel=2)
 
 
-def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple[Outcome, list[str]]:
-    """Predict each image into its result file; return what was done, and the images that have one."""
+def _run(
+    options: Options, pictures: Pictures, workers: Workers | None, owning: contextlib.ExitStack
+) -> tuple[Outcome, list[str]]:
+    """Predict each image into its result file; return what was done, and the images that have one.
+
+    The folder of the results is made and owned, until `owning` ends, once nothing speaks against the options.
+    """
     import_tensorflow()  # not in the workers, and while they start
     from hpa_tf.devices import memory_explained
     from hpa_tf.prediction.members import needs_of, usual_postprocessing
@@ -116,6 +120,7 @@ def _run(options: Options, pictures: Pictures, workers: Workers | None) -> tuple
         skip=options.on_error == "skip",
     )
     request = make_request(options, device.facts, networks, source, postprocessing)
+    owning.enter_context(owned(options.out, request, tidy=workers is not None))
     with begun(options.out, request, source.stamps) as at, memory_explained(_SMALLER):
         if workers is not None:
             outcome = Stages(how, source, at.done, workers, finisher, light).run(networks, device)

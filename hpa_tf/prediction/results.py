@@ -217,13 +217,31 @@ def begun(out: str, request: dict[str, Any], stamps: Mapping[str, str]) -> Itera
 
 
 @contextlib.contextmanager
-def tidied(out: str) -> Iterator[None]:
-    """Remove at the end of the block what one that was stopped in the middle of writing left behind."""
-    try:
-        yield
-    finally:
-        for folder in (PARTS, RAW, OVERLAYS):
-            folder_lock.remove_unfinished(files.join(out, folder))
+def owned(out: str, request: dict[str, Any], tidy: bool = True) -> Iterator[None]:
+    """Own the folder of a prediction inside the block; it is made if it is not there.
+
+    Args:
+        out: Folder of the results.
+        request: Everything that decides the results.
+        tidy: Remove at the end what processes of this machine that are gone left half written.
+
+    Raises:
+        InputError: Another command writes to it, it holds something else, or it cannot be written.
+    """
+    _make_folders(out, request)
+    with folder_lock.locked(out):
+        try:
+            yield
+        finally:
+            for folder in (PARTS, RAW, OVERLAYS) if tidy else ():
+                folder_lock.remove_unfinished(files.join(out, folder))
+
+
+def _make_folders(out: str, request: dict[str, Any]) -> None:
+    check_kind(out, MANIFEST)
+    _check_names(request, out)
+    for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
+        files.make_folder(folder)
 
 
 def start(out: str, request: dict[str, Any]) -> None:
@@ -236,10 +254,7 @@ def start(out: str, request: dict[str, Any]) -> None:
     Raises:
         InputError: `out` holds a prediction under other options: names each difference; or it cannot be written.
     """
-    check_kind(out, MANIFEST)
-    _check_names(request, out)
-    for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
-        files.make_folder(folder)
+    _make_folders(out, request)
     request = json.loads(json.dumps({"version": VERSION, **request}))
     path = files.join(out, MANIFEST)
     if not files.exists(path):
