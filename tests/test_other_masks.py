@@ -1,6 +1,7 @@
 """Predictions of cells of other masks, matched to one's own; softened labels."""
 
 import re
+import time
 import warnings
 from itertools import product
 
@@ -31,6 +32,21 @@ def test_partners_are_those_of_a_slow_loop_and_no_cell_has_two(seed, least):
             expected[i] = j
     found = rules.match_cells(own, other, least)
     assert found == expected and len(set(found.values())) == len(found)
+
+
+def test_numbers_of_32_bits_are_told_apart():
+    own = np.array([[0, 1, 1, 2, 2, 2**31 - 1]], np.int32)
+    other = np.array([[7, 2**31 - 1, 2**31 - 1, 2**31 - 2, 2**31 - 2, 1]], np.int32)
+    assert rules.match_cells(own, other) == {1: 2**31 - 1, 2: 2**31 - 2, 2**31 - 1: 1}
+    assert rules.match_cells(np.zeros((2, 2), np.uint16), np.ones((2, 2), np.uint16)) == {}
+
+
+def test_a_large_image_is_matched_at_once():
+    """4 megapixels: pairs of pixels compared as pairs took seconds."""
+    own = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((100, 100), int)).astype(np.int32)
+    start = time.process_time()
+    assert rules.match_cells(own, 1000 - own) == {n: 1000 - n for n in range(1, 401)}
+    assert time.process_time() - start < 1.5
 
 
 def test_refuses_masks_of_two_sizes_and_thresholds_with_two_partners():

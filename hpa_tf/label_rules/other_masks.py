@@ -12,6 +12,7 @@ import pandas as pd
 
 from hpa_tf import cell_table
 from hpa_tf.errors import InputError
+from hpa_tf.progress import progress
 
 LEAST = 0.5
 """Intersection over union above which two cells are the same."""
@@ -21,8 +22,8 @@ def match_cells(own: np.ndarray, other: np.ndarray, least: float = LEAST) -> dic
     """Return the number in `other` of each cell of `own` that has a partner.
 
     Args:
-        own: int [H, W], 0 = background.
-        other: int [H, W].
+        own: int [H, W], 0 = background, below 2^31.
+        other: int [H, W], the same.
         least: Their IoU is larger than this, .5 to 1.
 
     Raises:
@@ -32,10 +33,10 @@ def match_cells(own: np.ndarray, other: np.ndarray, least: float = LEAST) -> dic
         raise ValueError(f"found masks of {own.shape} and {other.shape}, IoU {least}; expected one size and .5 to 1")
     areas, other_areas = (dict(zip(*np.unique(one, return_counts=True), strict=True)) for one in (own, other))
     both = (own > 0) & (other > 0)
-    pairs, shared = np.unique(np.stack([own[both], other[both]]), axis=1, return_counts=True)
-    union = np.array([areas[i] + other_areas[j] for i, j in pairs.T], np.int64) - shared
-    same = shared > least * union
-    return {int(i): int(j) for i, j in pairs.T[same]}
+    codes, shared = np.unique(own[both].astype(np.int64) << 32 | other[both], return_counts=True)
+    pairs = list(zip((codes >> 32).tolist(), (codes & 0xFFFFFFFF).tolist(), strict=True))
+    union = np.array([areas[i] + other_areas[j] for i, j in pairs], np.int64) - shared
+    return {i: j for (i, j), is_same in zip(pairs, shared > least * union, strict=True) if is_same}
 
 
 def on_own_cells(
@@ -70,7 +71,7 @@ def on_own_cells(
         raise InputError(where, "no image of the data folder", "the same images", fix)
     kept: list[tuple[str, int, int]] = []
     numbers_of = cells.groupby("image_id")["cell"]
-    for image_id in images:
+    for image_id in progress(images, desc="match masks", unit="image"):
         own, other = own_mask(image_id), other_mask(image_id)
         if own.shape != other.shape:
             found = f"masks of {_size(own)} and {_size(other)} of image {image_id}"
