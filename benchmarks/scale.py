@@ -192,6 +192,7 @@ def measure_predict(folder: Path) -> list[Row]:
     from hpa_tf.imaging.image_cells import Reading
     from hpa_tf.imaging.segmentation.classical import ClassicalSegmenter
     from hpa_tf.prediction import results
+    from hpa_tf.prediction.result_files import done_images
     from hpa_tf.prediction.shards import shard_source
     from hpa_tf.prediction.sources import ImageReader, image_source
     from hpa_tf.prediction.stages import groups_to_do
@@ -213,7 +214,7 @@ def measure_predict(folder: Path) -> list[Row]:
 
     def go_on() -> None:
         results.drop_changed(str(out), source.stamps)
-        list(groups_to_do(source.image_ids, results.done_images(str(out))))
+        list(groups_to_do(source.image_ids, done_images(str(out))))
 
     measured("go on with it, all done", go_on)
     return measured.rows

@@ -32,7 +32,7 @@ from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.parts import is_in_part
 from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import cards, inference, members, merging, results, stages
+from hpa_tf.prediction import cards, inference, members, merging, result_files, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
@@ -689,19 +689,19 @@ def test_damaged_results_are_named(world, tmp_path):
     path = tmp_path / "parts/c3.parquet"
     data = (root / "out/parts/c3.parquet").read_bytes()
     path.write_bytes(data)
-    intact = results.read_part(str(tmp_path), "c3")
+    intact = result_files.read_part(str(tmp_path), "c3")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     for content in [b"", data[:-9], data[: len(data) // 2], (tmp_path / "other.parquet").read_bytes()]:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"c3\.parquet.*remove it"):
-            results.read_part(str(tmp_path), "c3")
+            result_files.read_part(str(tmp_path), "c3")
     silent = 0
     for position in [*range(0, len(data), 37), *range(len(data) - 200, len(data))]:
         flipped = bytearray(data)
         flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
         try:
-            found = results.read_part(str(tmp_path), "c3")
+            found = result_files.read_part(str(tmp_path), "c3")
         except InputError as error:
             assert "c3.parquet" in str(error) and "remove it" in error.fix
             continue
@@ -713,7 +713,7 @@ def test_damaged_results_are_named(world, tmp_path):
     table = pq.read_table(io.BytesIO(data))  # a file of an earlier version has no checksum
     kept = {key: value for key, value in table.schema.metadata.items() if key != b"hpa_tf.checksum"}
     pq.write_table(table.replace_schema_metadata(kept), path)
-    pd.testing.assert_frame_equal(results.read_part(str(tmp_path), "c3").table, intact.table)
+    pd.testing.assert_frame_equal(result_files.read_part(str(tmp_path), "c3").table, intact.table)
 
 
 def test_damaged_pictures_of_the_report_are_named(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.imaging.pictures import CLASS_COLOURS, WHITE
-from hpa_tf.prediction import finishing, report, results
+from hpa_tf.prediction import finishing, report, result_files
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 
@@ -161,10 +161,10 @@ def test_report_shows_every_picture_and_runs_no_foreign_script(out, browser):
 def test_cells_without_a_score_are_of_no_class(out, tmp_path):
     """Such as those that red.ai's rule removes: they were counted, drawn and named as Nucleoplasm."""
     shutil.copytree(out, tmp_path / "out")
-    part = results.read_part(str(out), "a")
+    part = result_files.read_part(str(out), "a")
     part.table[cell_table.VALUES] = 0.0
     part.table.loc[0, CLASSES[5]] = 0.25
-    results.write_part(str(tmp_path / "out"), part)
+    result_files.write_part(str(tmp_path / "out"), part)
     report.write_report(str(tmp_path / "out"), ["a"], 30, "run", [])
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert f"</i>{CLASSES[0]} 0</span>" in page and f"</i>{CLASSES[5]} 1</span>" in page

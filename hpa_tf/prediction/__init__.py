@@ -29,7 +29,8 @@ beam_runner.py  the same stages on Apache Beam's workers
 
   what is written
 requests.py   what decides the results: a continued run must be asked for the same
-results.py    the folder: that request, and one result file an image
+results.py    the folder: that request, and which images are done
+result_files.py  everything about one image, in a file of its own
 outputs.py    submission.csv, cells.parquet, raw tables, report from the result files
 heterogeneity.py, report.py    two of them
 merging.py    joins the results of parts (merge.py: its command)

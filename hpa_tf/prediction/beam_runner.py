@@ -15,9 +15,9 @@ import cv2
 
 from hpa_tf import beam, files
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.prediction import results
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.members import Network
+from hpa_tf.prediction.result_files import done_images
 from hpa_tf.prediction.runtimes import Device, NetworkRequest
 from hpa_tf.prediction.sources import FieldCells, Source, Task
 from hpa_tf.prediction.stages import How, Outcome, Stages, groups_to_do
@@ -149,7 +149,7 @@ def _gather(out: str, groups: Sequence[Group], runner: str) -> Outcome:
     Raises:
         InputError: The runner lost an image.
     """
-    outcome, done = Outcome(), results.done_images(out)
+    outcome, done = Outcome(), done_images(out)
     for group in groups:
         note = files.read_json(_note(out, group)) if files.exists(_note(out, group)) else {}
         failures = [tuple(failure) for failure in note.get("failures", ())]

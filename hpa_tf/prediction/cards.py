@@ -16,7 +16,7 @@ from hpa_tf.classes import GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import THIS_CELL, THIS_NUCLEUS
-from hpa_tf.prediction.results import part_path
+from hpa_tf.prediction.result_files import part_path
 from hpa_tf.prediction_folder import PARTS
 
 TILE_SIZE = 112

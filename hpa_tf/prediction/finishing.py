@@ -20,10 +20,9 @@ from hpa_tf.postprocessing import (
     postprocess,
     product,
 )
-from hpa_tf.prediction import results
 from hpa_tf.prediction.cards import Cards, write_cards
 from hpa_tf.prediction.heat import HeatWriter
-from hpa_tf.prediction.results import Part
+from hpa_tf.prediction.result_files import Part, write_part
 from hpa_tf.prediction.sources import FieldCells
 from hpa_tf.prediction_folder import OVERLAYS
 
@@ -62,7 +61,7 @@ class Finisher:
         if self.heat is not None:
             self.heat(field.image_id, table, cards)
         part = Part(field.image_id, field.height, field.width, table, probabilities, field.mask_texts, embedding)
-        results.write_part(self.out, part)
+        write_part(self.out, part)
         return int((table["value"] < 1).sum())
 
 

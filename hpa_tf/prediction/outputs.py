@@ -17,7 +17,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.prediction import heterogeneity, report, results
-from hpa_tf.prediction.results import Part
+from hpa_tf.prediction.result_files import Part, read_part
 from hpa_tf.prediction_folder import ANNDATA, CELLS, CELLS_CSV, EMBEDDINGS, RAW, SUBMISSION
 from hpa_tf.submission import SubmissionWriter, row_of_scores
 
@@ -103,7 +103,7 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
 
 
 def _parts(out: str, image_ids: Sequence[str]) -> Iterator[Part]:
-    return (results.read_part(out, image_id) for image_id in image_ids)
+    return (read_part(out, image_id) for image_id in image_ids)
 
 
 def _write_embeddings(path: str, parts: Iterable[Part]) -> None:

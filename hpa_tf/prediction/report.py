@@ -14,8 +14,9 @@ import numpy as np
 from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES
 from hpa_tf.imaging.pictures import CLASS_COLOURS
-from hpa_tf.prediction import heterogeneity, results
+from hpa_tf.prediction import heterogeneity
 from hpa_tf.prediction.cards import TILE_SIZE, cards_path, read_cards
+from hpa_tf.prediction.result_files import read_part
 
 REPORT = "report.html"
 _TOP, _MOST_DIFFERING = 5, 20
@@ -95,7 +96,7 @@ def _css(class_id: int) -> str:
 
 
 def _page(out: str, image_id: str) -> Page:
-    part, pictures = results.read_part(out, image_id), read_cards(out, image_id)
+    part, pictures = read_part(out, image_id), read_cards(out, image_id)
     scores = cell_table.values(part.table)
     order, first = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP], cell_table.first_classes(scores)
     facts = zip(part.table["cell"], pictures.strips, part.table["rule"], part.table["value"], strict=True)
