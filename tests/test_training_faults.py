@@ -20,8 +20,8 @@ from training_process import TINY, start, words, workers_config, write_tiny_data
 from hpa_tf import cell_table, files, folder_lock
 from hpa_tf.errors import InputError
 from hpa_tf.models import weights
-from hpa_tf.pipeline import read_examples
-from hpa_tf.pipeline.damage import find_damage
+from hpa_tf.pipeline import damage, read_examples
+from hpa_tf.pipeline.damage import damage_explained, find_damage
 from hpa_tf.recipes import recipe_named
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.records import read_manifest, write_manifest
@@ -117,6 +117,15 @@ def test_every_flipped_byte_is_found(data, fold, index):
         changed[place] ^= 1
         path.write_bytes(changed)
         assert path.name in find_damage(examples).where
+
+
+def test_what_tensorflow_says_is_said_before_all_records_are_read(data, capsys, monkeypatch):
+    """That may take an hour, and the error may have nothing to do with the data."""
+    error, heard = tf.errors.UnknownError(None, None, "Failed to get convolution algorithm\nmore"), []
+    monkeypatch.setattr(damage, "find_damage", lambda examples: heard.append(capsys.readouterr().err))
+    with pytest.raises(tf.errors.UnknownError), damage_explained([read_examples(data)]):
+        raise error
+    assert heard == ["Failed to get convolution algorithm\nlooking for a damaged record\n"]
 
 
 def test_a_shard_that_disappears_while_it_trains_is_named(data, refused, monkeypatch):

@@ -5,6 +5,7 @@ TensorFlow says that a record is corrupt, not in which file. The checksums of wh
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from hpa_tf import files, framing
 from hpa_tf.data_folder import check_shards
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.examples import Examples
+from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
 
 _ERRORS = (
@@ -49,6 +51,8 @@ def damage_explained(some: Sequence[Examples]) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
+        said = str(error.message).strip().splitlines()
+        print(f"{said[0] if said else type(error).__name__}\nlooking for a damaged record", file=sys.stderr, flush=True)
         for examples in some:
             if found := find_damage(examples):
                 raise found from error
@@ -57,7 +61,7 @@ def damage_explained(some: Sequence[Examples]) -> Iterator[None]:
 
 def find_damage(examples: Examples) -> InputError | None:
     """Read every record of the examples; return what is wrong with the first bad one."""
-    for name, offsets in examples.table.groupby("shard")["offset"]:
+    for name, offsets in progress(examples.table.groupby("shard")["offset"], desc="shards", unit="shard"):
         path = files.join(examples.folder, name)
         try:
             with files.open_file(path) as stream:
