@@ -57,7 +57,7 @@ def open_file(path: str | os.PathLike) -> IO[bytes]:
 def read_range(path: str | os.PathLike, start: int, end: int) -> bytes:
     """Return the bytes `start` to `end` of a file in one request; fewer where the file ends before."""
     filesystem, name = _opened(path)
-    return filesystem.cat_file(name, start, end)
+    return filesystem.cat_file(name, start=start, end=end)  # by name: s3fs has others between them
 
 
 def _opened(path: str | os.PathLike) -> tuple[Any, str]:

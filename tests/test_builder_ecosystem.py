@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prediction_cases as cases
 import pytest
 from builder_inputs import Inputs, content, write_inputs
 
@@ -244,3 +245,21 @@ def test_cell_tables_and_manifests_are_read_from_an_object_store(reference, stor
     store.put(reference, "data")
     assert len(cell_table.read(f"{store.root}/data/{records.CELL_TABLE_NAME}")) == 48
     assert records.read_manifest(f"{store.root}/data") == records.read_manifest(reference)
+
+
+def test_a_prediction_goes_on_in_an_object_store(store, tmp_path):
+    """Parts that another process has written since the folder was listed are found."""
+    cases.write_images(tmp_path / "images")
+    cases.write_run(tmp_path / "run")
+    command = [sys.executable, "predict.py", "--run", str(tmp_path / "run"), "--images", str(tmp_path / "images")]
+    command += ["--masks", str(tmp_path / "images"), "--out", f"{store.root}/prediction", "--workers", "1"]
+    for predicted in (6, 2, 0):
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"{predicted} predicted now" in done.stdout
+        submission = store.read("prediction/submission.csv")
+        if predicted == 6:
+            first = submission
+            for name in ("a1", "c3"):
+                store.filesystem.rm_file(f"hpa/prediction/parts/{name}.parquet")
+        assert submission == first

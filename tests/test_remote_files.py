@@ -41,7 +41,7 @@ class Store(fsspec.AbstractFileSystem):
         self.info(path)
         return io.BytesIO(self.content[path])
 
-    def cat_file(self, path, start=None, end=None, **more):
+    def cat_file(self, path, version_id=None, start=None, end=None, **more):  # as s3fs
         self.asked.append((start, end))
         return self.content[path][start:end]
 
