@@ -232,6 +232,8 @@ def is_full(error: BaseException) -> bool:
 
 def sync_folder(folder: str | os.PathLike) -> None:
     """Flush a local folder's entries to the disk, so that a rename inside it survives a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

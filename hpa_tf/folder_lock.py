@@ -7,8 +7,6 @@ store two commands that start in the same second are not told apart.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import random
@@ -22,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpa_tf import files
+from hpa_tf import file_lock, files
 from hpa_tf.errors import HpaWarning, InputError
 
 NAME = "lock.json"
@@ -127,13 +125,13 @@ def _take(folder: str | os.PathLike, path: str) -> int:
         except OSError as error:
             raise InputError(path, str(error.strerror), "a file that can be written", "choose another --out") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(descriptor)
-                raise _busy(folder, read(folder)) from error
-            held = False  # a file system without locks
+            held = file_lock.take(descriptor)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise _busy(folder, read(folder)) from error
+        except InputError:
+            os.close(descriptor)
+            raise
         with contextlib.suppress(FileNotFoundError):  # its last owner removed it between our open and our lock
             if _is_open_at(descriptor, path):
                 try:

@@ -7,7 +7,6 @@ again. Nothing is ever erased: undoing and correcting are lines too. Several gra
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from hpa_tf import files
+from hpa_tf import file_lock, files
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.file_names import check_image_id
@@ -247,11 +246,11 @@ class Writer:
 
     def _open(self, folder: str | os.PathLike, class_id: int, grader: str, data: GradedData) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = file_lock.take(self._descriptor)
         except BlockingIOError as error:
             fix = "use the page that is open, or give --grader another name"
             raise InputError(self.path, f"{grader} is grading this class already", "one page each", fix) from error
-        except OSError:
+        if not is_locked:
             warnings.warn(f"{self.path}: no locks on this disk: open one page only", HpaWarning, stacklevel=4)
         content = files.read_bytes(self.path)
         if b"\n" not in content:

@@ -76,7 +76,7 @@ def starting_workers() -> Iterator[None]:
 def run(program: str, command: Callable[[], int]) -> int:
     """Run a command; return its exit code. Does not return when a signal stopped it: the process ends.
 
-    On Windows the command is not even imported: what it locks and how it starts workers is of Linux and macOS.
+    On Windows the command is not even imported: how it locks folders and starts workers is of Linux and macOS.
 
     Args:
         program: How the command is called, for the line.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hpa_tf import files, folder_lock
+from hpa_tf import file_lock, files, folder_lock
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.folder_lock import locked
 
@@ -49,7 +49,7 @@ def folder(request, tmp_path, monkeypatch):
         def no_locks(*arguments):
             raise OSError(errno.ENOTSUP, "Operation not supported")
 
-        monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+        monkeypatch.setattr(file_lock.fcntl, "flock", no_locks)
     return f"memory://lock/{uuid.uuid4().hex}" if request.param == "object store" else str(tmp_path)
 
 
@@ -212,6 +212,32 @@ def test_the_lock_of_the_next_owner_stays(tmp_path):
         os.rename(tmp_path / folder_lock.NAME, tmp_path / "moved away")
         other = leave_lock(tmp_path, pid=1)
     assert folder_lock.read(tmp_path) == other
+
+
+WITHOUT_LOCKS = """
+import os, sys
+sys.modules["fcntl"] = None
+del os.O_DIRECTORY, os.pwrite
+from hpa_tf import Predictor, files
+from hpa_tf.errors import InputError
+from hpa_tf.folder_lock import locked
+from hpa_tf.grade_journal import GradedData, Writer
+files.write_bytes(sys.argv[1] + "/a", b"x")
+for use in (lambda: locked(sys.argv[1]).__enter__(), lambda: Writer(sys.argv[1], 11, "anna", GradedData("", ""))):
+    try:
+        use()
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_on_windows_modules_are_imported_and_a_lock_is_refused_in_one_line(tmp_path):
+    """A system without the module fcntl, which opens no folder as a file; every import ended in a traceback."""
+    command = [sys.executable, "-c", WITHOUT_LOCKS, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = "fcntl: found no such module: this system cannot lock files; expected Linux or macOS. Fix: "
+    assert [line.startswith(said) for line in done.stdout.splitlines()] == [True, True]
+    assert (tmp_path / "a").read_bytes() == b"x"
 
 
 def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path):

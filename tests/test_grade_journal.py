@@ -1,7 +1,6 @@
 """The journal of grades: nothing acknowledged is lost, nothing is erased, damage is named."""
 
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from hpa_tf import file_lock
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_agreement import agreement_between, self_agreement, weighted_kappa
 from hpa_tf.grade_journal import Decision, GradedData, Journal, Writer, grades_table, read, read_folder
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_takes_grades_too(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(file_lock.fcntl, "flock", no_locks)
     with pytest.warns(HpaWarning, match="no locks on this disk: open one page only"):
         writer = Writer(tmp_path, 11, "anna", DATA)
     writer.append([grade(1)])

@@ -49,7 +49,7 @@ def test_a_reader_that_leaves_is_no_error(count):
 
 
 def test_windows_is_told_before_anything_is_imported(monkeypatch, capsys):
-    """What a command imports there ends in `No module named fcntl`."""
+    """How commands start workers and answer to signals is of Linux and macOS."""
     monkeypatch.setattr(sys, "platform", "win32")
     assert interrupts.run("predict.py", lambda: pytest.fail("imported")) == 2
     assert capsys.readouterr().err == "predict.py: hpa_tf runs on Linux and macOS; on Windows inside WSL 2\n"
