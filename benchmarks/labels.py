@@ -27,7 +27,7 @@ import pandas as pd
 import tensorflow as tf
 import tyro
 from labels_grader import Order, balanced, grade_cells, graded, lowered, removed
-from labels_rows import BY_NAME, CLASSES_GRADED, CLEAN, FIRST, MARGIN, ROWS, SECOND, Row
+from labels_rows import BY_NAME, CLASSES_GRADED, CLEAN, FIRST, ROWS, SECOND, Row
 from labels_table import Found, text_of
 from ladder import FACTS, SCORES, Ladder, build, read_array, read_test, read_truth, write_array
 from ladder import Options as LadderOptions
@@ -73,18 +73,18 @@ class Options:
     only_table: bool = False
     """Train nothing."""
 
-    def of_ladder(self, with_margin: bool = False) -> LadderOptions:
-        """Return the ladder's options; shards with surroundings lie in a folder of their own, without fields."""
-        out = files.join(self.ladder, f"margin-{MARGIN}") if with_margin else self.ladder
-        return LadderOptions(self.bench, out, budget=self.budget, **({"fields": 0} if with_margin else {}))
+    @property
+    def of_ladder(self) -> LadderOptions:
+        """The ladder's options."""
+        return LadderOptions(self.bench, self.ladder, budget=self.budget)
 
 
 class Labels(Ladder):
     """The trainings of one seed: the ladder's, second stages, and tables of labels that rules wrote."""
 
-    def __init__(self, options: Options, seed: int, with_margin: bool = False):
-        build(options.of_ladder(with_margin), MARGIN if with_margin else 0)
-        super().__init__(options.of_ladder(with_margin), seed)
+    def __init__(self, options: Options, seed: int):
+        build(options.of_ladder)
+        super().__init__(options.of_ladder, seed)
         self.asked = options
 
     # -- networks -----------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def read_rows(options: Options) -> dict[str, Found]:
 
 def write_table(options: Options) -> str:
     """Write OUT/labels.md and OUT/labels_curve.png, and return the table."""
-    of_ladder = options.of_ladder()
+    of_ladder = options.of_ladder
     test, found = read_test(of_ladder), read_rows(options)
     keys = cell_names(test)
     if other := [name for name, one in found.items() if any(facts["cells"] != keys for facts in one.facts)]:
@@ -274,11 +274,9 @@ def main(options: Options) -> None:
     files.make_folder(options.out)
     rows = [BY_NAME[name] for name in options.rows] or list(ROWS)
     for seed in () if options.only_table else options.seeds:
-        for with_margin in sorted({row.with_margin for row in rows}):
-            labels = Labels(options, seed, with_margin)
-            for row in rows:
-                if row.with_margin == with_margin:
-                    labels.measure(row)
+        labels = Labels(options, seed)
+        for row in rows:
+            labels.measure(row)
     print(write_table(options))
 
 

@@ -7,7 +7,7 @@ tenth of the learning rate, half of the batch, graded cells drawn more often, on
 
 from dataclasses import dataclass, replace
 
-from ladder_rows import PLAIN, TRUE, Training
+from ladder_rows import MARGIN, PLAIN, TRUE, Training
 
 from hpa_tf.recipes.milimed import fine_tuning
 from hpa_tf.views import Crop
@@ -17,8 +17,6 @@ CLASSES_GRADED = (1, 3, 5, 7, 11, 12, 15, 17)
 COUNTS = (30, 100, 300, 1000)
 """Cells graded of each class."""
 ORDERS = ("random", "uncertainty")
-MARGIN = 24
-"""Pixels around a cell that the square cutter's shards keep."""
 
 CLEAN = replace(PLAIN, clean=True)
 SQUARE = replace(
@@ -26,6 +24,7 @@ SQUARE = replace(
     recipe=replace(
         PLAIN.recipe, name="square", view=Crop(64, surroundings="background", square="grow", margin=4)
     ),  # 16 px of .08 um, as team 4's, are 4 px here
+    margin=MARGIN,
 )
 FIRST = replace(PLAIN, recipe=replace(PLAIN.recipe, name="first"))
 """The first stage: a network that is there."""
@@ -41,13 +40,11 @@ class Row:
         name: Its name.
         training: The network that is asked about the test cells.
         base: Name of the row that it is compared with.
-        with_margin: Its data are shards with surroundings.
     """
 
     name: str
     training: Training
     base: str
-    with_margin: bool = False
 
 
 def table_of(count: int, order: str, maps: str = "validation") -> str:
@@ -62,7 +59,7 @@ CONTROL = f"{SECOND_STAGE}image labels"
 ROWS = (
     Row("image labels", PLAIN, "image labels"),
     Row(_CLEANED, CLEAN, "image labels"),
-    Row("+ cleaning, square cutter", SQUARE, _CLEANED, with_margin=True),
+    Row("+ cleaning, square cutter", SQUARE, _CLEANED),
     Row("+ drop_unlikely", replace(CLEAN, labels="drop_unlikely"), _CLEANED),
     Row("+ drop_unlikely of relabel_small", replace(CLEAN, labels="drop_unlikely_small"), _CLEANED),
     Row("+ out_of_fold", replace(CLEAN, labels="out_of_fold"), _CLEANED),

@@ -81,7 +81,7 @@ class Ladder:
     def __init__(self, options: Options, seed: int):
         self.options, self.seed = options, seed
         self.folder = files.join(options.out, f"budget-{options.budget:g}", f"seed-{seed}")
-        self.data = files.join(options.out, "train")
+        self.data = shards(options, "train")
         self.test = read_test(options)
 
     # -- one network --------------------------------------------------------------------------------------------------
@@ -95,6 +95,12 @@ class Ladder:
     def place(self, training: Training) -> str:
         """Return a training's folder."""
         return files.join(self.folder, "networks", training.name)
+
+    def built(self, margin: int) -> str:
+        """Return the folder of the training shards with a margin, made if need be."""
+        if margin:
+            build(self.options, margin)
+        return shards(self.options, "train", margin)
 
     def labels(self, training: Training) -> str | None:
         """Return the table of a training's labels, made if need be; None = those of the shards."""
@@ -136,7 +142,8 @@ class Ladder:
             recipe, strategy = self.recipe(training), make_strategy("one")
             folds = None if training.without is None else set(range(NUM_FOLDS)) - {training.without}
             unknown = "drop" if training.labels == "true" else "error"
-            data = Data(self.data, labels, unknown if labels else "error", clean=training.clean)
+            place = self.built(training.margin)
+            data = Data(place, labels, unknown if labels else "error", clean=training.clean)
             examples = data.examples(folds)
             trainee = Trainee(recipe, strategy, "float32")
             if not files.exists(files.join(folder, BEST_WEIGHTS)):
@@ -162,7 +169,10 @@ class Ladder:
             return read_array(path)
         with timed(folder, f"{of}-{kind}"):
             recipe = replace(self.recipe(part.training), asked=asked)
-            values = self.ask(recipe, folder, self.test if examples is None else examples)
+            if examples is None:
+                margin = part.training.margin
+                examples = read_test(self.options, margin) if margin else self.test
+            values = self.ask(recipe, folder, examples)
         write_array(path, values)
         return values
 
@@ -264,20 +274,25 @@ def write_array(path: str, values: np.ndarray) -> None:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
+def shards(options: Options, name: str, margin: int = 0) -> str:
+    """Return the folder of a set's shards."""
+    return files.join(options.out, f"{name}-margin-{margin}" if margin else name)
+
+
 def build(options: Options, margin: int = 0) -> None:
-    """Make shards of cells, with `margin` px around them, and fields of both sets, once."""
+    """Make shards of both sets, once: of cells with `margin` px around them, and, where there are none, of fields."""
     for name, folds in (("train", NUM_FOLDS), ("test", 1)):
         source = files.join(options.bench, name)
         words = ["--images", f"{source}/images", "--labels", f"{source}/train.csv", "--masks", f"{source}/masks"]
         words += ["--um-per-px", str(options.um_per_px), "--encoding", "npy", "--margin", str(margin)]
-        words += ["--fields", str(options.fields)] if options.fields else []
-        words += ["--num-folds", str(folds), "--out", files.join(options.out, name)]
+        words += ["--fields", str(options.fields)] if options.fields and not margin else []
+        words += ["--num-folds", str(folds), "--out", shards(options, name, margin)]
         subprocess.run([sys.executable, "-m", "tfrecords_builder", "build", *words], check=True)
 
 
-def read_test(options: Options) -> Examples:
-    """Return the test set's cells."""
-    return Data(files.join(options.out, "test"), clean=False).examples(None)
+def read_test(options: Options, margin: int = 0) -> Examples:
+    """Return the test set's cells, of the shards with that margin."""
+    return Data(shards(options, "test", margin), clean=False).examples(None)
 
 
 def image_labels(examples: Examples) -> np.ndarray:

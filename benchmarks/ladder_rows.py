@@ -36,6 +36,7 @@ class Training:
         clean: Leave out cells cut by the frame and outliers.
         without: Fold of `NUM_FOLDS` that is kept out; None = all images.
         start: Network whose backbone it starts from; None = from what its recipe says.
+        margin: Pixels around a cell's box that its shards keep.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Training:
     clean: bool = False
     without: int | None = None
     start: "Training | None" = None
+    margin: int = 0
 
     @property
     def name(self) -> str:
@@ -116,6 +118,9 @@ def _slower(name: str, recipe: Recipe) -> Recipe:
 
 _CELLS, _FIELDS, _FCAN, _PUZZLE, _BAGS = 73_728, 9_000, 2_700, 6_000, 5_600
 _LITE = EfficientNet("Lite0", drop_connect=0, norm_momentum=0.9)
+
+MARGIN = 24
+"""Pixels around a cell that the shards of trainings with surroundings keep."""
 
 PLAIN = Training(_short("plain", "cpu_lite0", sampling=EveryCell()), _CELLS)
 CLEANED = Training(_short("cleaned", "cpu_lite0", sampling=SemiBalanced()), _CELLS, clean=True)
@@ -220,6 +225,20 @@ FURTHER: tuple[Row, ...] = (
     ),
     Row("five levels of FCAN", (Part(Training(replace(PLAIN.recipe, name="five_levels"), _CELLS, "five_levels")),)),
     Row("mask-pooled", (Part(_MASKS),)),
+    Row(
+        "larger surroundings",
+        (
+            Part(
+                replace(
+                    PLAIN,
+                    recipe=replace(
+                        PLAIN.recipe, name="surroundings", view=Crop(64, surroundings="all", margin=16)
+                    ),  # 5 um around the box, with what other cells show there
+                    margin=MARGIN,
+                )
+            ),
+        ),
+    ),
     Row(
         "green only",
         (Part(replace(PLAIN, recipe=replace(PLAIN.recipe, name="green", view=Crop(64, channels=("green",))))),),

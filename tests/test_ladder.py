@@ -179,7 +179,7 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     dataset.write(SyntheticConfig(seed=2), tmp_path / "bench" / "test", 5, 1)
     rows = ["plain image labels on crops", "FCAN", "student of image x cell", "bound: true cell labels"]
     rows += ["bound: image labels copied", "plain, mixed .6/.4 with the image's mean", "five levels of FCAN"]
-    rows += ["plain, nucleus crops for nuclear classes"]
+    rows += ["larger surroundings", "plain, nucleus crops for nuclear classes"]
     out = tmp_path / "ladder"
     options = tiny_ladder.Options(str(tmp_path / "bench"), str(out), tuple(rows), budget=0.001, bootstrap=10)
     tiny_ladder.main(options)
@@ -196,6 +196,8 @@ def test_the_ladder_from_images_to_table(tmp_path, tiny_ladder, monkeypatch, cap
     student = cell_table.read(out / "budget-0.001/seed-0/tables/image_x_cell.parquet")
     products = [np.load(plain) * np.load(field) for plain, field in zip(*map(sorted, of_folds), strict=True)]
     np.testing.assert_allclose(cell_table.values(student), np.concatenate(products), rtol=1e-5)
+    with_margin = cell_table.read(out / "test-margin-24" / "cells.parquet")
+    assert with_margin[cell_table.KEYS].equals(cell_table.read(out / "test" / "cells.parquet")[cell_table.KEYS])
     plain, nuclei = (np.load(out / f"budget-0.001/seed-0/rows/{name}/scores.npy") for name in (rows[0], rows[-1]))
     np.testing.assert_array_equal(nuclei[:, 6:], plain[:, 6:])
     assert (nuclei[:, :6] != plain[:, :6]).any(axis=0).all()
