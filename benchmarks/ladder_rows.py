@@ -15,7 +15,7 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.objectives import Labels
 from hpa_tf.pipeline import EveryCell, InverseFrequency, PasteCells, SemiBalanced
-from hpa_tf.recipes import ALL_FOLDS, Recipe, recipe_named
+from hpa_tf.recipes import ALL_FOLDS, Recipe, recipe_named, system_named
 from hpa_tf.recipes.optimization import Cosine
 from hpa_tf.views import AnyView, Crop
 
@@ -151,17 +151,36 @@ _NUCLEI = Training(
     ),
     _CELLS,
 )
-_CELLS_OF_FCAN = Training(_short("bestfitting_cells", "cpu_bestfitting_cells"), _CELLS)
-_CELLS_OF_RED_AI = Training(_short("red_ai_cells", "cpu_red_ai_cell"), _CELLS)
-_FIELD_RGB = Training(_short("red_ai_field", "cpu_red_ai_field"), _FIELDS)
 _MASKS = Training(_short("mask_pooled", "cpu_mask_pooled"), _FIELDS)
+_FIRST_ROUND = (Labels(loss=CrossEntropy()),)
+"""Of team 3's students: their labels are those of images, softened by none, so they are plain networks."""
+_OF_SYSTEMS = {
+    "cpu_fcan": FCAN,
+    "cpu_bestfitting_cells": Training(_short("bestfitting_cells", "cpu_bestfitting_cells"), _CELLS),
+    "cpu_duo_branch": DUO,
+    "cpu_red_ai_field": Training(_short("red_ai_field", "cpu_red_ai_field"), _FIELDS),
+    "cpu_red_ai_cell": Training(_short("red_ai_cells", "cpu_red_ai_cell"), _CELLS),
+    "cpu_puzzle_cam": PUZZLE,
+    "cpu_mask_pooled": _MASKS,
+    "cpu_student": Training(_short("student_6", "cpu_student", objective=_FIRST_ROUND), _CELLS),
+    "cpu_student_green": Training(_short("student_green", "cpu_student_green", objective=_FIRST_ROUND), _CELLS),
+}
 _FCAN_AND_DUO = Row("FCAN and duo-branch (teachers)", (Part(FCAN, 0.5), Part(DUO, 0.5)))
+
+
+def _members(system: str, share: float) -> tuple[Part, ...]:
+    """Return the networks of a system as it weighs and asks them, weighing `share` together."""
+    members = system_named(system).members
+    whole = sum(member.weight for member in members) / share
+    return tuple(Part(_OF_SYSTEMS[one.recipe.name], one.weight / whole, one.asked) for one in members)
+
+
 _ALL_FOUR = Row(
     "all four teams together",
     (
-        *(Part(FCAN, 0.125), Part(_CELLS_OF_FCAN, 0.125)),
-        *(Part(DUO, 0.125), Part(_FIELD_RGB, 0.0625), Part(_CELLS_OF_RED_AI, 0.0625)),
-        *(Part(PUZZLE, 0.125), Part(_MASKS, 0.125)),
+        *_members("cpu_bestfitting", 0.25),
+        *_members("cpu_red_ai", 0.25),
+        *_members("cpu_mpware_zfturbo_dieter", 0.25),
         Part(CLEANED, 0.25),
     ),
 )

@@ -12,7 +12,7 @@ from tiny_trainings import tiny
 from hpa_tf import cell_table, files
 from hpa_tf.errors import InputError
 from hpa_tf.pipeline.sampling import SemiBalanced
-from hpa_tf.recipes import recipe_from_json, recipe_to_json
+from hpa_tf.recipes import recipe_from_json, recipe_to_json, system_named
 from hpa_tf.synthetic import dataset
 from hpa_tf.synthetic.config import SyntheticConfig
 
@@ -21,6 +21,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import ladder_rows  # noqa: E402
 import ladder_scores  # noqa: E402
 import ladder_table  # noqa: E402
+
+TEAMS = ("cpu_bestfitting", "cpu_red_ai", "cpu_mpware_zfturbo_dieter")
 
 
 def truth_of(num_images: int = 20, seed: int = 0) -> ladder_scores.Truth:
@@ -127,8 +129,18 @@ def test_rows_have_different_names_and_their_recipes_survive_json():
     assert isinstance(ladder_rows.CLEANED.recipe.sampling, SemiBalanced)
 
 
+def test_all_four_teams_are_the_members_of_their_systems():
+    row = ladder_rows.BY_NAME["all four teams together"]
+    members = [one for name in TEAMS for one in system_named(name).members]
+    assert [part.asked for part in row.parts] == [*(member.asked for member in members), None]
+    for part, member in zip(row.parts, members, strict=False):
+        recipe = part.training.recipe
+        assert (recipe.view, recipe.network) == (member.recipe.view, member.recipe.network)
+        assert part.weight == pytest.approx(member.weight / 4, rel=2e-3)  # team 2's are .167 each
+
+
 def test_teachers_never_saw_the_fold_that_they_label():
-    assert {len(row.networks) for row in ladder_rows.TEACHERS.values()} == {1, 2, 8}
+    assert {len(row.networks) for row in ladder_rows.TEACHERS.values()} == {1, 2, 12}
     for row in ladder_rows.TEACHERS.values():
         kept = row.without(1)
         assert [part.training.without for part in kept.networks] == [1] * len(row.networks)
