@@ -1,6 +1,6 @@
 """Systems end to end: members that see different things, a run asked twice, Negative as the networks predict it."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -11,23 +11,24 @@ import prediction_cases as cases
 import pytest
 import toy_networks
 
-from hpa_tf import cell_table, recipes, run_folder, serving
+from hpa_tf import cell_table, checksums, files, recipes, run_folder, serving
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.files import read_json
 from hpa_tf.models import weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import ALL_CLASSES, Fcan
 from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.small_cnn import SmallCnn
+from hpa_tf.objectives import Labels
 from hpa_tf.postprocessing import PREDICTED_NEGATIVE
 from hpa_tf.prediction import members
+from hpa_tf.prediction.member_data import check_same_data
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.requests import make_request
-from hpa_tf.recipes import Member, Recipe, System
+from hpa_tf.recipes import Member, Recipe, Specialist, System
 from hpa_tf.recipes.recipe import Tta
-from hpa_tf.records import write_manifest
+from hpa_tf.records import Shard, write_manifest
 from hpa_tf.views import CellInField, Crop, Field
 
 TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
@@ -96,7 +97,7 @@ def test_folds_of_a_system_are_averaged(tmp_path, monkeypatch):
     cases.write_images(tmp_path / "images")
     images, out, runs = (str(tmp_path / name) for name in ("images", "out", "runs"))
     predict(Options(out, system="folded", runs=runs, images=images, masks=images, workers=1, report_images=0))
-    networks = read_json(tmp_path / "out/predictions.json")["request"]["networks"]
+    networks = files.read_json(tmp_path / "out/predictions.json")["request"]["networks"]
     names = ["cells.fold0", "cells.fold1", "cells.fold0.Crop", "cells.fold1.Crop"]
     assert [(one["name"], one["weight"], one.get("tta")) for one in networks] == [
         *((name, 0.2, None) for name in names[:2]),
@@ -139,7 +140,7 @@ def test_a_mean_of_fewer_folds_than_the_data_have_is_told(tmp_path, monkeypatch)
 
 def network(recipe: Recipe, name: str = "run", **facts) -> members.Network:
     """Return a network that was never built."""
-    manifest = vars(replace(cases.MANIFEST, **facts))
+    manifest = asdict(replace(cases.MANIFEST, **facts))
     return members.Network(name, 1.0, serving.Served(name, {}, recipe, manifest, 16, None), "", name)
 
 
@@ -172,14 +173,63 @@ def test_the_views_of_members_belong_to_a_prediction():
     assert request(None, eight)["networks"][0]["tta"] == "8" and request(None, eight)["options"]["tta"] == "none"
 
 
+CELL_SHARD = Shard("cells-fold0.tfrecord-00000-of-00001", "cells", 0, 20, 900, "a" * 64)
+OTHER_DATA = (
+    ({"fingerprint": "1" * 64}, "fingerprint 11111111, not 00000000"),
+    ({"um_per_px": (0.16,)}, r"um_per_px \[0.16\], not \[0.08\]"),  # as the files say it, which have the same sizes
+    ({"num_cells": 21}, "num_cells 21, not 20"),
+    ({"shards": (CELL_SHARD,)}, "records .*"),  # other pixels or masks in files of the same sizes
+)
+
+
 def test_members_of_other_classes_or_data_are_named():
-    member, first = Member(CELLS, 1.0), network(CELLS, "runs/first")
-    members._check_member(member, network(CELLS), first)
     located = replace(CELLS, network=replace(CELLS.network, classes=tuple(range(NEGATIVE))))
     with pytest.raises(InputError, match="found a network of 18 classes; expected 19 classes as cells"):
-        members._check_member(member, network(located), first)
-    with pytest.raises(InputError, match="trained on other data than runs/first"):
-        members._check_member(member, network(CELLS, fingerprint="1" * 64), first)
+        members._check_classes_of(CELLS, network(located))
+    known = {}
+    check_same_data(network(CELLS, "runs/first"), known)
+    check_same_data(network(CELLS), known)
+    for facts, said in OTHER_DATA:
+        with pytest.raises(InputError, match=rf"trained on other data than runs/first \({said}\)"):
+            check_same_data(network(CELLS, **facts), known)
+
+
+def test_fields_of_view_that_were_added_later_make_no_other_data():
+    known, whole = {}, replace(CELL_SHARD, name="fields-fold0.tfrecord-00000-of-00001", kind="fields")
+    check_same_data(network(CELLS, shards=(CELL_SHARD,)), known)
+    check_same_data(network(CELLS, shards=(CELL_SHARD, whole), options={"fields": 512}), known)
+
+
+def test_members_of_other_labels_or_other_cells_are_named(tmp_path):
+    """--labels counts for networks that learn from labels of cells alone; a run that does not say it is passed over."""
+    of_images = replace(CELLS, objective=(Labels(of="image"),))
+
+    def run(name: str, recipe: Recipe = CELLS, labels: str | None = None, clean: bool = True) -> members.Network:
+        (tmp_path / name).mkdir()
+        inputs = {"labels_sha256": labels, "unknown_cells": "error" if labels else None, "clean": clean}
+        files.write_json(tmp_path / name / run_folder.INPUTS, checksums.sealed_json(inputs))
+        return network(recipe, str(tmp_path / name))
+
+    known = {}
+    for one in (run("first", labels="a" * 64), network(CELLS), run("same", labels="a" * 64), run("field", of_images)):
+        check_same_data(one, known)
+    with pytest.raises(InputError, match=r"other: found .* than .*/first \(labels_sha256 bbbbbbbb, not aaaaaaaa\)"):
+        check_same_data(run("other", labels="b" * 64), known)
+    with pytest.raises(InputError, match=r"\(labels_sha256 None, not aaaaaaaa\)"):
+        check_same_data(run("of the data"), known)
+    with pytest.raises(InputError, match=r"\(clean False, not True\)"):
+        check_same_data(run("unclean", of_images, clean=False), known)
+
+
+def test_specialists_that_are_trained_beside_the_members_have_their_data(tmp_path):
+    one = replace(CELLS, name="one", network=replace(CELLS.network, classes=(0,)))
+    write_member(tmp_path / "cells", CELLS)
+    write_member(tmp_path / "one", one, fingerprint="1" * 64)
+    system = System("pair", (Member(CELLS, 1.0),), specialists=(Specialist(one, "whole"),))
+    with pytest.raises(InputError, match="one: found trained on other data than"):
+        members.load_members(system, str(tmp_path))
+    own = replace(system, specialists=(Specialist(one, "whole", own_labels=True),))
+    assert [network.name for network in members.load_members(own, str(tmp_path))] == ["cells", "one"]
 
 
 def test_missing_members_are_counted_once_though_a_run_is_asked_twice(tmp_path):

@@ -26,7 +26,7 @@ from hpa_tf.recipes.optimization import Constant, Cosine
 from hpa_tf.recipes.recipe import AnyNetwork
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
-from hpa_tf.training.inputs import learns_from_cells, warn_of_donors, warn_of_schedules, warn_of_unused_labels
+from hpa_tf.training.inputs import warn_of_donors, warn_of_schedules, warn_of_unused_labels
 from hpa_tf.training.logs import Watch, final_table
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.site import Data
@@ -273,7 +273,7 @@ def test_epochs_over_which_the_rate_does_not_fall_are_told(changes, told):
 def test_a_network_that_pastes_no_cell_learns_from_no_label_of_a_cell():
     recipe = recipe_named("bestfitting_fcan")
     off = replace(recipe.augmentation, paste=replace(recipe.augmentation.paste, probability=0))
-    assert learns_from_cells(recipe) and not learns_from_cells(replace(recipe, augmentation=off))
+    assert recipe.learns_from_cells and not replace(recipe, augmentation=off).learns_from_cells
 
 
 def test_a_recipe_and_a_system_that_learn_from_images_say_so(every_step, tmp_path, monkeypatch, capsys):

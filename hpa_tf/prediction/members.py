@@ -14,9 +14,10 @@ from hpa_tf.imaging.squares import Square
 from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
 from hpa_tf.postprocessing import FINAL_2, PostProcessing
+from hpa_tf.prediction.member_data import Known, check_same_data
 from hpa_tf.prediction.needs import Needs
 from hpa_tf.recipes import Recipe, System
-from hpa_tf.recipes.recipe import Member, Specialist, Tta
+from hpa_tf.recipes.recipe import Specialist, Tta
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.serving import Served, starter
 from hpa_tf.views import AnyView, Bag, Crop
@@ -96,7 +97,7 @@ def load_members(system: System, folder: str) -> list[Network]:
     Raises:
         InputError: Members are missing (names them and the command that trains them), the folder holds both folds and
             members, members answer other classes than their recipes say, or were trained on other data than the
-            others; or as of `load_networks`.
+            others (see `check_same_data`); or as of `load_networks`.
     """
     folds = run_folder.folds_in(folder)
     places = {f".fold{fold}": run_folder.fold_folder(folder, fold) for fold in folds} or {"": folder}
@@ -104,12 +105,14 @@ def load_members(system: System, folder: str) -> list[Network]:
     for place in places.values():
         _check_finished(system, folder, place, len(folds))
     networks: list[Network] = []
+    known: Known = {}
     for member in system.members:
         for suffix, place in places.items():
             name, run = member.recipe.name + suffix, serving.resolve(files.join(place, member.recipe.name))
             name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
             own = _networks_of(run, name, member.weight / len(places), member.asked)
-            _check_member(member, own[0], networks[0] if networks else own[0])
+            _check_classes_of(member.recipe, own[0])
+            check_same_data(own[0], known)
             networks += [replace(one, tta=member.tta) for one in own]
     available = networks[0].served.dataset.get("num_folds", 0)
     if 0 < len(folds) < available:
@@ -117,7 +120,12 @@ def load_members(system: System, folder: str) -> list[Network]:
             f"{folder}: the mean of {counted(len(folds), 'fold')}, as many as are trained; the data have {available}"
         )
         warnings.warn(f"{found} (train.py --folds {available} trains the others)", HpaWarning, stacklevel=2)
-    return networks + [one for specialist in system.specialists for one in _load_specialist(specialist, system, folder)]
+    for specialist in system.specialists:
+        own = _load_specialist(specialist, system, folder)
+        if not specialist.own_labels:  # then it was trained beside the members
+            check_same_data(own[0], known)
+        networks += own
+    return networks
 
 
 def _check_no_members_beside(system: System, folder: str, folds: Sequence[int]) -> None:
@@ -158,26 +166,20 @@ def _load_specialist(specialist: Specialist, system: System, folder: str) -> lis
         found = f"no finished run of {name}, whose answer becomes {specialist.column!r}"
         raise InputError(folder, found, f"it beside the members of {system.name}", fix)
     networks = _networks_of(run, name, 1.0, alone=True)
-    own, wanted = networks[0].served.recipe.network.classes, specialist.recipe.network.classes
-    if own != wanted:
-        raise InputError(run, f"a network of {_named(own)}", f"{_named(wanted)} as {name}", "train it again")
+    _check_classes_of(specialist.recipe, networks[0])
     return [replace(network, column=specialist.column) for network in networks]
 
 
-def _check_member(member: Member, network: Network, first: Network) -> None:
-    """Refuse a run that cannot stand for a member of a system.
+def _check_classes_of(recipe: Recipe, network: Network) -> None:
+    """Refuse a run that answers other classes than the recipe of a system that it stands for.
 
     Raises:
-        InputError: It answers other classes than the member's recipe, or was trained on other data than the first.
+        InputError: It does.
     """
-    own, wanted = network.served.recipe.network.classes, member.recipe.network.classes
+    own, wanted = network.served.recipe.network.classes, recipe.network.classes
     if own != wanted:
-        fix = "train the member again, or give the folder of this system with --runs"
-        raise InputError(network.run, f"a network of {_named(own)}", f"{_named(wanted)} as {member.recipe.name}", fix)
-    data, of_first = (one.served.dataset.get("fingerprint") for one in (network, first))
-    if data != of_first:
-        found = f"trained on other data than {first.run} ({str(data)[:8]} and {str(of_first)[:8]})"
-        raise InputError(network.run, found, "members of one data folder", "train one of them again, on the same data")
+        fix = "train it again, or give the folder of this system with --runs"
+        raise InputError(network.run, f"a network of {_named(own)}", f"{_named(wanted)} as {recipe.name}", fix)
 
 
 def _networks_of(

@@ -59,6 +59,21 @@ class Recipe:
         """What the network sees when it is asked."""
         return self.asked or self.view
 
+    @property
+    def has_loss_of_cells(self) -> bool:
+        """Whether a term of its loss compares with labels of single cells."""
+        return any(isinstance(term, Labels) and term.of == "cell" for term in self.objective)
+
+    @property
+    def pastes(self) -> bool:
+        """Whether cells are pasted into other fields while it is trained."""
+        return self.augmentation.paste is not None and self.augmentation.paste.probability > 0
+
+    @property
+    def learns_from_cells(self) -> bool:
+        """Whether labels of single cells change what the network learns, not only when it sees a cell."""
+        return (self.has_loss_of_cells and not self.augmentation.cut) or self.pastes
+
     def __post_init__(self):
         if any(weight <= 0 for weight in self.ensemble) or len(self.ensemble) > self.optimization.epochs:
             found = f"{self.ensemble} for {self.optimization.epochs} epochs"

@@ -29,7 +29,7 @@ from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import FINE_TUNED, check_second_stage, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
-from hpa_tf.training.inputs import learns_from_cells, warn_of_schedules, warn_of_unused_labels
+from hpa_tf.training.inputs import warn_of_schedules, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
@@ -270,7 +270,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             print(f"{recipe.name}\n{show_sampling(recipe, options.data.keeping_out(recipe.validation_fold))}\n")
         return
     recipes = [of_member(member.recipe) for member in system.members]
-    by_image = [recipe.name for recipe in recipes if not learns_from_cells(recipe)]
+    by_image = [recipe.name for recipe in recipes if not recipe.learns_from_cells]
     if options.fine_tune and by_image:
         found = f"{', '.join(dict.fromkeys(by_image))} of {system.name}, which learn from labels of images alone"
         fix = "fine-tune one of the others: --recipe NAME --labels TABLE --weights RUN"

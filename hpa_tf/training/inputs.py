@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError, counted
-from hpa_tf.objectives import Antibodies, Labels
+from hpa_tf.objectives import Antibodies
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
@@ -47,7 +47,7 @@ def check_antibodies(recipe: Recipe, examples: Examples) -> None:
 
 def warn_of_donors(recipe: Recipe, examples: Examples) -> None:
     """Warn where cells of a class shall be pasted into other fields, and none is known, or only images that have it."""
-    if not _pastes(recipe):
+    if not recipe.pastes:
         return
     paste = recipe.augmentation.paste
     donors = examples.known[:, paste.class_id] & (examples.labels[:, paste.class_id] >= paste.least)
@@ -67,13 +67,9 @@ def warn_of_donors(recipe: Recipe, examples: Examples) -> None:
         warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
-def _pastes(recipe: Recipe) -> bool:
-    return recipe.augmentation.paste is not None and recipe.augmentation.paste.probability > 0
-
-
 def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
     """Warn where a table of labels of cells is given to networks none of which learns from labels of cells."""
-    if labels is None or any(learns_from_cells(recipe) for recipe in recipes):
+    if labels is None or any(recipe.learns_from_cells for recipe in recipes):
         return
     found = f"--labels {labels}: {', '.join(recipe.name for recipe in recipes)} learn from labels of images alone"
     fix = "the table only says which cells there are, how they are drawn, and what validation compares with"
@@ -92,22 +88,13 @@ def warn_of_schedules(recipes: Sequence[Recipe]) -> None:
         warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
 
 
-def learns_from_cells(recipe: Recipe) -> bool:
-    """Tell whether labels of single cells change what a network learns, not only when it sees a cell."""
-    return (_has_loss_of_cells(recipe) and not recipe.augmentation.cut) or _pastes(recipe)
-
-
-def _has_loss_of_cells(recipe: Recipe) -> bool:
-    return any(isinstance(term, Labels) and term.of == "cell" for term in recipe.objective)
-
-
 def check_validation_labels(recipe: Recipe, labels: str | None) -> None:
     """Check that a table of labels of cells has a part in the measure by which a training is judged.
 
     Raises:
         InputError: It has none: that is a loss of labels of images alone, which are not in the table.
     """
-    if labels is not None and recipe.optimization.measure == "loss" and not _has_loss_of_cells(recipe):
+    if labels is not None and recipe.optimization.measure == "loss" and not recipe.has_loss_of_cells:
         found = f"{recipe.name}, which is judged by a loss of labels of images"
         expected = "a measure that compares with the labels of cells in that table"
         raise InputError("--validation-labels", found, expected, "--recipe.optimization.measure mAP")
