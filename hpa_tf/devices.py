@@ -1,12 +1,15 @@
 """The devices of this machine, for training, prediction and segmentation alike."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from hpa_tf.errors import HpaWarning, InputError
+
+_NO_MEMORY = re.compile(r"Failed to allocate (?:memory\b|\d+ bytes).*|std::bad_alloc|bad allocation")
 
 
 def find_gpus() -> list[tf.config.PhysicalDevice]:
@@ -32,7 +35,9 @@ def mirrored_strategy() -> tf.distribute.MirroredStrategy:
 
 @contextlib.contextmanager
 def memory_explained(smaller: str) -> Iterator[None]:
-    """Turn the word of TensorFlow and Python for too little memory inside the block into an error that says what to do.
+    """Turn a runtime's word for too little memory inside the block into an error that says what to do.
+
+    The runtimes are Python, TensorFlow, onnxruntime and OpenVINO.
 
     Args:
         smaller: What makes a batch smaller.
@@ -42,7 +47,10 @@ def memory_explained(smaller: str) -> Iterator[None]:
     """
     try:
         yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    except Exception as error:
+        said = _NO_MEMORY.search(str(error))  # onnxruntime and OpenVINO have no class of errors for it
+        if said is None and not isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+            raise
+        reason = (said[0] if said else str(error).partition("\n")[0])[:200] or type(error).__name__
         found = f"not enough memory ({reason})"
         raise InputError("device", found, "memory for a batch", f"{smaller}, or a device with more memory") from error

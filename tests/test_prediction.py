@@ -12,6 +12,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -32,10 +33,11 @@ from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.parts import is_in_part
 from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import cards, inference, members, merging, result_files, results, stages
+from hpa_tf.prediction import beam_runner, cards, inference, members, merging, result_files, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.stages import How
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.recipes import system_named
 
@@ -634,7 +636,19 @@ def test_wrong_options_end_with_one_line(tmp_path, capsys, arguments, named):
     assert error.startswith(f"predict.py: {named}") and "Fix:" in error
 
 
-@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM in\nSub")])
+OUT_OF_MEMORY = (
+    MemoryError(),
+    tf.errors.ResourceExhaustedError(None, None, "OOM in\nSub"),
+    Exception("[ONNXRuntimeError] : 1 : FAIL : Conv node. bfc_arena.cc:360 Failed to allocate memory for requested\n"),
+    RuntimeError("Exception from infer_request.cpp:224:\nFailed to allocate 2147483648 bytes of memory\n\n"),
+)
+"""As Python, TensorFlow, onnxruntime and OpenVINO say it."""
+SAID = (
+    r"not enough memory \((OOM in|MemoryError|Failed to allocate (memory for requested|2147483648 bytes of memory))\)"
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_too_little_memory_for_a_batch_leaves_a_folder_without_results_free(small, pool, tmp_path, monkeypatch, error):
     predict_fields = inference.predict_fields
 
@@ -645,9 +659,25 @@ def test_too_little_memory_for_a_batch_leaves_a_folder_without_results_free(smal
 
     monkeypatch.setattr(inference, "predict_fields", of_small_memory)
     options = replace(small[1], out=str(tmp_path / "out"))
-    with pytest.raises(InputError, match=r"not enough memory \((OOM in|MemoryError)\).*a smaller --batch-size"):
+    with pytest.raises(InputError, match=f"{SAID}.*a smaller --batch-size"):
         predict(options, pool)
     assert predict(replace(options, batch_size=4), pool).num_predicted == 3
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_worker_of_beam_says_that_its_memory_is_too_small(monkeypatch, error):
+    """What comes back from there is a text alone."""
+    monkeypatch.setattr(beam_runner.Stages, "run", mock.Mock(side_effect=error))
+    monkeypatch.setattr(beam_runner, "_open_networks", lambda request: (None, []))
+    work = beam_runner.Work("out", None, How(4, None, False, False, 0, False), None, None)
+    with pytest.raises(InputError, match=f"{SAID}.*a smaller --batch-size"):
+        beam_runner.predict_group(beam_runner.Group(0, ("a",), (None,), frozenset(), 0), work)
+
+
+def test_other_errors_are_not_said_to_be_of_memory(small, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "predict_fields", mock.Mock(side_effect=RuntimeError("an allocation table")))
+    with pytest.raises(RuntimeError, match="an allocation table"):
+        predict(replace(small[1], out=str(tmp_path / "out")), pool)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"options": {}, "networks": [3]}}'])

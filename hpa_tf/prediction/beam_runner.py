@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 import cv2
 
 from hpa_tf import beam, files
+from hpa_tf.devices import memory_explained
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.result_files import done_images
 from hpa_tf.prediction.runtimes import Device, NetworkRequest
 from hpa_tf.prediction.sources import FieldCells, Source, Task
-from hpa_tf.prediction.stages import How, Outcome, Stages, groups_to_do
+from hpa_tf.prediction.stages import SMALLER, How, Outcome, Stages, groups_to_do
 from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Inline
 from hpa_tf.prediction_folder import PARTS
@@ -117,8 +118,13 @@ def _note(out: str, group: Group) -> str:
     return files.join(out, PARTS, f"group-{group.start:08d}.json")
 
 
+@memory_explained(SMALLER)  # in the worker: what comes back from it is a text
 def predict_group(group: Group, work: Work) -> None:
-    """Predict one group in a worker; its note is written last."""
+    """Predict one group in a worker; its note is written last.
+
+    Raises:
+        InputError: A batch does not fit into memory, or an image cannot be used and failures are not skipped.
+    """
     cv2.setNumThreads(1)
     device, networks = _open_networks(work.networks)
     source = Source(group.image_ids, group.tasks.__getitem__, work.load)

@@ -24,7 +24,7 @@ from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.outputs import check_anndata, write_final
 from hpa_tf.prediction.requests import check_goes_on, make_request, reading_of
 from hpa_tf.prediction.results import begun, owned
-from hpa_tf.prediction.stages import FAILURES, How, Outcome, Stages, report
+from hpa_tf.prediction.stages import FAILURES, SMALLER, How, Outcome, Stages, report
 from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Workers
 from hpa_tf.prediction_folder import CELLS
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.runtimes import NetworkRequest
 
 _PICTURE_SIZE = 1024
-_SMALLER = "a smaller --batch-size (and another --out, where this one holds results), fewer --workers"
 
 
 def predict(options: Options, pool: Workers | None = None) -> Outcome:
@@ -121,7 +120,7 @@ def _run(
     )
     request = make_request(options, device.facts, networks, source, postprocessing)
     owning.enter_context(owned(options.out, request, tidy=workers is not None))
-    with begun(options.out, request, source.stamps) as at, memory_explained(_SMALLER):
+    with begun(options.out, request, source.stamps) as at, memory_explained(SMALLER):
         if workers is not None:
             outcome = Stages(how, source, at.done, workers, finisher, light).run(networks, device)
         else:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
 FAILURES = "failures.csv"
 GROUP = 32
 """Images in a group: at most so many are read again after a kill; the last batch of a group may not be full."""
+SMALLER = "a smaller --batch-size (and another --out, where this one holds results), fewer --workers"
+"""What takes less memory."""
 _MANY_LOWERED = 0.5
 
 
