@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -424,6 +425,26 @@ def test_failures_are_those_of_the_present_label_table(tmp_path, capsys):
     inputs.labels.write_text(rows)
     assert main(arguments) == 0
     assert content(tmp_path / "data") == whole
+
+
+def test_spreadsheets_read_the_failures_and_those_of_an_earlier_version_stay(tmp_path):
+    """It wrote them without a byte order mark; another manifest would be that of other data to its runs."""
+    inputs = write_inputs(tmp_path / "inputs", 4, size=32, grid=1)
+    inputs.labels.write_text(f"{inputs.labels.read_text()}nobody,3\n")
+    out = tmp_path / "data"
+    arguments = [*inputs.arguments(out), "--num-folds", "2", "--on-error", "skip", "--workers", "1"]
+    assert main(arguments) == 1
+    marked = (out / "failures.csv").read_bytes()
+    assert marked.startswith(b"\xef\xbb\xbf") and marked.decode("utf-8-sig").startswith('"image_id"')
+    (out / "failures.csv").write_bytes(marked[3:])
+    manifest = records.read_manifest(out)
+    sums = {**manifest.checksums, "failures.csv": files.sha256(out / "failures.csv")}
+    records.write_manifest(out, replace(manifest, checksums=sums))
+    before = content(out)
+    assert main(["verify", str(out), "--workers", "1"]) == 0
+    assert main(arguments) == 1
+    assert content(out) == before
+    assert main(["verify", str(out), "--workers", "1"]) == 0
 
 
 def test_a_mended_image_joins_the_next_build(tmp_path):

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -83,7 +84,7 @@ def _failures_csv(plan: Plan, results: Iterable[UnitResult]) -> bytes:
     rows = [(image_id, e.where, e.found, e.expected, e.fix) for image_id, e in plan.faults]
     rows += [failure for result in results for failure in result.failures]
     table = pd.DataFrame(sorted(rows), columns=["image_id", "where", "found", "expected", "fix"])
-    return csv_bytes(table) if rows else b""
+    return csv_bytes(table, marked=True) if rows else b""
 
 
 def _saved_plan(options: BuildOptions, repairing: bool) -> dict[str, Any] | None:
@@ -157,8 +158,9 @@ def _is_finished(options: BuildOptions, plan: Plan, results: Results) -> bool:
     if not all(files.exists(files.join(options.out, name)) for name in names):
         return False
     path = files.join(options.out, FAILURES_NAME)
-    if (files.read_bytes(path) if files.exists(path) else b"") != _failures_csv(plan, results.values()):
-        return False
+    listed = files.read_bytes(path) if files.exists(path) else b""
+    if listed.removeprefix(BOM_UTF8) != _failures_csv(plan, results.values()).removeprefix(BOM_UTF8):
+        return False  # earlier versions wrote it without the mark; a new manifest would be that of other data to runs
     try:
         return records.read_manifest(options.out) == _manifest(options, plan, results)
     except InputError:  # damaged: it is written anew
