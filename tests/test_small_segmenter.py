@@ -159,6 +159,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(examples, tmp_path, monk
     assert continued(np.zeros((1, 48, 16, 3), np.float32)).shape == (1, 48, 16, 6)
     with pytest.raises(InputError, match="another training"):
         learning.train(learning.Training((), str(tmp_path / "part"), steps=5, **tiny))
+    path = tmp_path / "part" / learning.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"checkpoint.npz: found a damaged file .*Fix: remove it"):
+        learning.train(part)
 
 
 def test_the_loss_leaves_out_what_is_unknown():

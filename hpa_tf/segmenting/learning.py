@@ -145,16 +145,26 @@ def _about(training: Training) -> dict:
 
 
 def _restore(training: Training, network, optimizer) -> int:
-    """Set the state of the checkpoint, if there is one; return the steps that it has."""
+    """Set the state of the checkpoint, if there is one; return the steps that it has.
+
+    Raises:
+        InputError: It is damaged, or of another training.
+    """
     path = os.path.join(training.out, CHECKPOINT)
     if not files.exists(path):
         return 0
-    with np.load(path, allow_pickle=False) as stored:
-        about = json.loads(str(stored["about"]))
-        check_same(path, about, _about(training), "training", "choose another --out")
-        for i, variable in enumerate(_state(network, optimizer)):
-            variable.assign(stored[f"v{i}"])
-        return int(stored["step"])
+    state = _state(network, optimizer)
+    try:
+        with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
+            about, step = json.loads(str(stored["about"])), int(stored["step"])
+            arrays = [stored[f"v{i}"] for i in range(len(stored.files) - 2)]
+    except files.DAMAGED_NPZ as error:
+        fix = "remove it: the training begins anew"
+        raise InputError(path, f"a damaged file ({error})", "a checkpoint", fix) from error
+    check_same(path, about, _about(training), "training", "choose another --out")
+    for variable, array in zip(state, arrays, strict=True):
+        variable.assign(array)
+    return step
 
 
 def write_onnx(network: keras.Model, path: str | os.PathLike) -> None:

@@ -9,6 +9,7 @@ single class, 0, whose place the class in question takes in the labels. Stopped 
 """
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CLASSES, NEGATIVE
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.pipeline import Examples
 from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
@@ -154,8 +155,9 @@ def _train_class(
     On other workers than the first, None also where the network was there.
     """
     done = f"{folder}.npy"
-    if chief_says(site.strategy, files.exists(done)):
-        return np.load(io.BytesIO(files.read_bytes(done)), allow_pickle=False) if site.is_chief else None
+    kept = _kept(done, len(asked)) if site.is_chief else None
+    if chief_says(site.strategy, kept is not None):
+        return kept
     examples = of_one_class(training, class_id)
     positive = int((examples.labels[:, ASKED] >= recipe.sampling.positive).sum())
     if positive < _LEAST:
@@ -181,3 +183,18 @@ def _train_class(
         for step in checkpoint.steps_in(files.join(folder, CHECKPOINTS)):  # 90 times three copies of the weights
             files.remove(files.join(folder, CHECKPOINTS, checkpoint.name_of(step)))
     return found
+
+
+def _kept(path: str, num_cells: int) -> np.ndarray | None:
+    """Return the probabilities [N] that a network left; None where there are none, or only a damaged file."""
+    if not files.exists(path):
+        return None
+    data = files.read_bytes(path)
+    try:
+        found = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if found.shape != (num_cells,):
+            raise ValueError(f"{found.shape} for {num_cells} cells")
+        return found
+    except (ValueError, EOFError) as error:
+        warnings.warn(f"{path}: a damaged file ({error}); its network is trained again", HpaWarning, stacklevel=4)
+        return None
