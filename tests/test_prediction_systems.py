@@ -120,12 +120,32 @@ def test_folds_that_are_not_whole_are_named(tmp_path, monkeypatch):
             run_folder.write_result(tmp_path / name, {run_folder.BEST_WEIGHTS: 1.0}, {})
 
     finish("fold0/cells", "fold0/others", "fold1/cells")
+    (tmp_path / "fold1/system.json").touch()  # `train.py --system` began the fold
     with pytest.raises(InputError) as error:
         members.load_members(system, str(tmp_path))
     assert str(error.value).startswith(f"{tmp_path}/fold1: found no finished run of others (1 of 2 members)")
     assert error.value.fix.endswith(f"--system pair --folds 2 --out {tmp_path}")
     finish("fold1/others", "cells")
     with pytest.raises(InputError, match=r"found fold0 and, beside it, cells; .*--runs .*/fold0 asks one fold alone"):
+        members.load_members(system, str(tmp_path))
+
+
+def test_members_may_have_unlike_numbers_of_folds(tmp_path, monkeypatch):
+    """SYSTEMS 2: team 2 had 5 folds of duo-branch and 2 of the fields; here trained one by one, each by its recipe."""
+    others = replace(CELLS, name="others")
+    system = System("pair", (Member(CELLS, 0.6), Member(others, 0.4)))
+    for fold in range(3):
+        write_member(tmp_path / f"fold{fold}/cells", CELLS, seed=fold)
+    with pytest.raises(InputError, match=r"fold0: found no finished run of others \(1 of 2 members\)"):
+        members.load_members(system, str(tmp_path))
+    write_member(tmp_path / "fold1/others", others)
+    with pytest.warns(HpaWarning, match="unlike numbers of folds: others of 1, the others of 3"):
+        found = members.load_members(system, str(tmp_path))
+    assert [network.name for network in found] == ["cells.fold0", "cells.fold1", "cells.fold2", "others.fold1"]
+    np.testing.assert_allclose([network.weight for network in found], [0.2, 0.2, 0.2, 0.4])
+    (tmp_path / "fold2/others").mkdir()
+    recipes.save(others, tmp_path / "fold2/others/recipe.json")  # its training has begun
+    with pytest.raises(InputError, match=r"fold2: found no finished run of others \(1 of 2 members\)"):
         members.load_members(system, str(tmp_path))
 
 

@@ -92,7 +92,9 @@ def load_networks(runs: Sequence[str]) -> list[Network]:
 def load_members(system: System, folder: str) -> list[Network]:
     """Load every network of a system's members from the folder that `train.py --system` wrote.
 
-    Where it was trained for several folds (`--folds`), each member is the mean of its networks of all of them.
+    Where it was trained for several folds (`--folds`), each member is the mean of its networks of all of them. A fold
+    whose members were trained one by one, each by its recipe, may hold some of them: team 2 had 5 folds of some and 2
+    of others.
 
     Raises:
         InputError: Members are missing (names them and the command that trains them), the folder holds both folds and
@@ -102,15 +104,16 @@ def load_members(system: System, folder: str) -> list[Network]:
     folds = run_folder.folds_in(folder)
     places = {f".fold{fold}": run_folder.fold_folder(folder, fold) for fold in folds} or {"": folder}
     _check_no_members_beside(system, folder, folds)
-    for place in places.values():
-        _check_finished(system, folder, place, len(folds))
+    _check_finished(system, folder, list(places.values()), len(folds))
+    _tell_of_fewer_folds(system, folder, list(places.values()))
     networks: list[Network] = []
     known: Known = {}
     for member in system.members:
-        for suffix, place in places.items():
+        trained = {suffix: place for suffix, place in places.items() if _is_finished(place, member.recipe.name)}
+        for suffix, place in trained.items():
             name, run = member.recipe.name + suffix, serving.resolve(files.join(place, member.recipe.name))
             name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
-            own = _networks_of(run, name, member.weight / len(places), member.asked)
+            own = _networks_of(run, name, member.weight / len(trained), member.asked)
             _check_classes_of(member.recipe, own[0])
             check_same_data(own[0], known)
             networks += [replace(one, tta=member.tta) for one in own]
@@ -128,21 +131,48 @@ def load_members(system: System, folder: str) -> list[Network]:
     return networks
 
 
+def _names_of(system: System) -> list[str]:
+    return list(dict.fromkeys(member.recipe.name for member in system.members))
+
+
+def _is_finished(place: str, name: str) -> bool:
+    return run_folder.is_finished(files.join(place, name))
+
+
+def _is_due(place: str, name: str) -> bool:
+    """Tell whether a fold has to hold a member: its training has begun, or `train.py --system` was asked for all."""
+    return any(files.exists(files.join(place, one)) for one in (run_folder.SYSTEM, f"{name}/{run_folder.RECIPE}"))
+
+
+def _tell_of_fewer_folds(system: System, folder: str, places: Sequence[str]) -> None:
+    """Warn of members that are the mean of fewer folds than others."""
+    counts = {name: sum(_is_finished(place, name) for place in places) for name in _names_of(system)}
+    most = max(counts.values())
+    fewer = [f"{name} of {count}" for name, count in counts.items() if count < most]
+    if fewer:
+        text = f"{folder}: members are the mean of unlike numbers of folds: {', '.join(fewer)}, the others of {most}"
+        warnings.warn(text, HpaWarning, stacklevel=3)
+
+
 def _check_no_members_beside(system: System, folder: str, folds: Sequence[int]) -> None:
     """Refuse a folder with folds of a system and, beside them, members that were trained once."""
-    names = dict.fromkeys(member.recipe.name for member in system.members)
-    beside = [name for name in names if run_folder.is_finished(files.join(folder, name))]
+    beside = [name for name in _names_of(system) if _is_finished(folder, name)]
     if folds and beside:
         found = f"fold{folds[0]} and, beside it, {', '.join(beside)}"
         fix = f"move one of the two elsewhere; --runs {run_folder.fold_folder(folder, folds[0])} asks one fold alone"
         raise InputError(folder, found, f"members of {system.name}, or folders of folds with all of them", fix)
 
 
-def _check_finished(system: System, folder: str, place: str, num_folds: int) -> None:
-    """Refuse a system whose training has not come to its end: in `place`, which is `folder` or that of a fold in it."""
-    names = list(dict.fromkeys(member.recipe.name for member in system.members))
-    missing = [name for name in names if not run_folder.is_finished(files.join(place, name))]
-    if missing:
+def _check_finished(system: System, folder: str, places: Sequence[str], num_folds: int) -> None:
+    """Refuse a system whose training has not come to its end: in `folder`, or in its folds, the `places`."""
+    names = _names_of(system)
+    nowhere = [name for name in names if not any(_is_finished(place, name) for place in places)]
+    for place in places:
+        missing = [
+            name for name in names if not _is_finished(place, name) and (name in nowhere or _is_due(place, name))
+        ]
+        if not missing:
+            continue
         found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(names)} members)"
         folds = f" --folds {num_folds}" if num_folds else ""
         fix = f"python train.py --strategy mirrored --data DIR --system {system.name}{folds} --out {folder}"

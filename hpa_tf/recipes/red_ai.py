@@ -9,8 +9,11 @@ known here.
 `--no-clean`: cells cut by the frame and outliers, which `train.py` leaves out unless told otherwise, are left out by
 team 4 alone.
 
-Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`, for all members alike; `predict.py --runs
-runs/red_ai` then mixes all of them.
+Its folds (5 of duo-branch, 2 of the fields) are asked for with `--folds`, for all members alike; a fold more of one
+member, with `--folds 2` before, is trained by its recipe. `predict.py --runs runs/red_ai` then mixes all of them:
+
+    train.py --data DIR --no-clean --recipe red_ai_duo_b3 --recipe.validation-fold 2
+        --out runs/red_ai/fold2/red_ai_duo_b3
 
 Not known and chosen here: how the external images enter, and where the class weights apply (to both terms); of the
 fields the rate, 1e-3 along a cosine, and the batch, 16; of the cells the batch, 64, and their augmentation, that of the
