@@ -15,9 +15,13 @@ from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, ome_xml, 
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.evaluation.check import Check
+from hpa_tf.evaluation.heat import Heat
+from hpa_tf.evaluation.page import Page
 from hpa_tf.imaging import ome
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
-from hpa_tf.imaging.layout import channel_of, parse_layout
+from hpa_tf.imaging.layout import LayoutOptions, channel_of
+from hpa_tf.prediction.options import Options as PredictionOptions
 from hpa_tf.records import read_manifest
 from hpa_tf.segmenting.options import Options as SegmentingOptions
 from tfrecords_builder.command import main
@@ -34,7 +38,7 @@ def pixels(request) -> np.ndarray:
 
 def layout_of(options):
     """Parse the options as the segmentation's command line does."""
-    return tyro.cli(SegmentingOptions, args=["--images", "i", "--out", "o", *options]).layout
+    return tyro.cli(SegmentingOptions, args=["--images", "i", "--out", "o", *options]).layout.parse()
 
 
 def read_one(folder, options=(), **how) -> FieldOfView:
@@ -42,6 +46,36 @@ def read_one(folder, options=(), **how) -> FieldOfView:
         warnings.simplefilter("error")
         (field,) = find_fields(folder, layout=layout_of(options))
         return read_field(field, **how)
+
+
+PAGE = ("run-folder", "predictions", "scores", "images", "masks", "truth-labels", "out")
+COMMANDS = {
+    PredictionOptions: (["--images", "i"], []),
+    SegmentingOptions: (["--images", "i", "--out", "o"], []),
+    Check: ([], ["s.csv"]),
+    Heat: (["--predictions", "p", "--images", "i", "--masks", "m", "--out", "o"], []),
+    Page: ([word for name in PAGE for word in (f"--{name}", "x")], []),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__module__)
+def test_every_command_takes_the_options_of_the_layout(command):
+    needed, positional = COMMANDS[command]
+    assert tyro.cli(command, args=[*needed, *positional]).layout == LayoutOptions()
+    asked = [
+        "--pattern",
+        "{ID}_w{channel}.tif",
+        "--channels",
+        "protein=1",
+        "er=2",
+        "--without",
+        "red",
+        "--project",
+        "max",
+    ]
+    found = tyro.cli(command, args=[*positional, *needed, *asked]).layout
+    assert found == LayoutOptions("{ID}_w{channel}.tif", ("protein=1", "er=2"), "red", "max")
+    assert found.given == vars(found) and LayoutOptions().given == {}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -135,18 +169,18 @@ def names_only(folder: Path, *names: str) -> Path:
 def test_a_pattern_that_matches_nothing_says_what_there_is(tmp_path):
     names_only(tmp_path, *(f"A01_s1_w{k}.tif" for k in range(1, 5)))
     with pytest.raises(InputError, match=r"4 files .A01_s1_w1.tif, .*correct --pattern"):
-        find_fields(tmp_path, layout=parse_layout("{ID}-ch{channel}.tif"))
+        find_fields(tmp_path, layout=LayoutOptions("{ID}-ch{channel}.tif").parse())
     with pytest.raises(InputError, match=r"there are '1', '2', '3', '4'.*--channels microtubules=1 protein=2"):
-        find_fields(tmp_path, layout=parse_layout("{ID}_w{channel}.tif"))
+        find_fields(tmp_path, layout=LayoutOptions("{ID}_w{channel}.tif").parse())
     (tmp_path / "x").mkdir()
     names_only(tmp_path / "x", "A_w1F0A1.tif", "A_w12BC.tif")
     with pytest.raises(InputError, match="there are '1', '12'"):
-        find_fields(tmp_path / "x", layout=parse_layout("{ID}_w{channel}*.tif"))
+        find_fields(tmp_path / "x", layout=LayoutOptions("{ID}_w{channel}*.tif").parse())
 
 
 def test_two_files_for_one_channel_are_named(tmp_path):
     names_only(tmp_path, "A_w1x.tif", "A_w1y.tif", "A_w1_thumb.tif", "A_w2x.tif", "B_w1z.tif", "B_w2z.tif")
-    layout = parse_layout("{ID}_w{channel}*.tif", ["protein=1", "nucleus=2"], "red,yellow")
+    layout = LayoutOptions("{ID}_w{channel}*.tif", ["protein=1", "nucleus=2"], "red,yellow").parse()
     with pytest.raises(InputError, match=r"A_w1y.tif: found a second file for green, beside .*A_w1x.tif"):
         find_fields(tmp_path, layout=layout)
     faults = []
@@ -157,14 +191,14 @@ def test_two_files_for_one_channel_are_named(tmp_path):
 def test_ids_that_lead_elsewhere_are_refused(tmp_path):
     names_only(tmp_path, *(f"a..b_{channel}.tif" for channel in CHANNELS))
     with pytest.raises(InputError, match=r"image id 'a..b'"):
-        find_fields(tmp_path, layout=parse_layout("{ID}_{channel}.tif"))
+        find_fields(tmp_path, layout=LayoutOptions("{ID}_{channel}.tif").parse())
     with pytest.raises(InputError, match="image id"):
-        find_fields(names_only(tmp_path, "a\\b.tif"), layout=parse_layout("{ID}.tif"))
+        find_fields(names_only(tmp_path, "a\\b.tif"), layout=LayoutOptions("{ID}.tif").parse())
 
 
 def test_an_id_in_two_places_of_a_name(tmp_path):
     names_only(tmp_path, *(f"A01_w{k}_s{s}.tif" for k in range(1, 5) for s in (1, 2)))
-    fields = find_fields(tmp_path, layout=parse_layout("{ID}_w{channel}_{ID}.tif", BY_NUMBER[1:]))
+    fields = find_fields(tmp_path, layout=LayoutOptions("{ID}_w{channel}_{ID}.tif", BY_NUMBER[1:]).parse())
     assert [field.image_id for field in fields] == ["A01_s1", "A01_s2"]
     assert [Path(path).name for path in fields[1].paths.values()] == [f"A01_w{k}_s2.tif" for k in range(1, 5)]
 
@@ -175,13 +209,13 @@ def test_given_names_change_what_plain_names_mean(tmp_path, pixels):
     found = read_one(tmp_path, ("--channels", "protein=red", "microtubules=green"))
     np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels[[1, 0, 2, 3]])
     with pytest.warns(HpaWarning, match=r"no file of .* is named so"):
-        find_fields(tmp_path, layout=parse_layout(None, ["protein=ch00"]))
+        find_fields(tmp_path, layout=LayoutOptions(None, ["protein=ch00"]).parse())
 
 
 def test_ids_that_end_like_a_channel_are_no_composites_where_one_is_missing(tmp_path):
     names_only(tmp_path, *(f"{name}_{c}.png" for name in ("a", "a_red") for c in ("red", "green", "blue")))
     names_only(tmp_path, "a_blue_red_green.jpg")
-    fields = find_fields(tmp_path, layout=parse_layout(None, (), "yellow"))
+    fields = find_fields(tmp_path, layout=LayoutOptions(None, (), "yellow").parse())
     assert [field.image_id for field in fields] == ["a", "a_red"]
     assert [field.image_id for field in find_fields(tmp_path)] == ["a"]  # four are wanted: a_red has three
 
@@ -214,7 +248,7 @@ def test_images_of_a_file_each_beside_one_of_four_files_are_told(tmp_path, pixel
         assert [field.image_id for field in find_fields(tmp_path)] == ["a_1"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fields = find_fields(tmp_path, layout=parse_layout("{ID}.ome.tif", (), None))
+        fields = find_fields(tmp_path, layout=LayoutOptions("{ID}.ome.tif", (), None).parse())
     assert [field.image_id for field in fields][-2:] == ["b_1", "b_2"]
 
 

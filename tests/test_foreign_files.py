@@ -23,7 +23,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.channel_files import read_channel_file
 from hpa_tf.imaging.fields import FieldOfView, find_fields
-from hpa_tf.imaging.layout import parse_layout
+from hpa_tf.imaging.layout import LayoutOptions
 from hpa_tf.imaging.naming import Naming
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei, find_pieces
 from hpa_tf.imaging.segmentation.mask_files import read_mask
@@ -319,7 +319,7 @@ def test_patterns_and_channels_are_composed_unicode_like_names(tmp_path, of_file
     names = [f"plåte_1_{channel}.tif" for channel in ("tubulin", "protéine", "dna", "er")]
     touch(tmp_path, *(unicodedata.normalize(of_files, name) for name in names))
     pattern, channel = (unicodedata.normalize(of_options, text) for text in ("plåte_{ID}_{channel}.tif", "Protéine"))
-    naming = Naming(layout := parse_layout(pattern, [f"protein={channel}"]))
+    naming = Naming(layout := LayoutOptions(pattern, [f"protein={channel}"]).parse())
     (field,) = find_fields(tmp_path, layout=layout)
     assert field.image_id == "1" and all(os.path.exists(path) for path in field.paths.values())
     assert set(field.paths) == set(CHANNELS) and sum(map(naming.uses_given, os.listdir(tmp_path))) == 1

@@ -16,9 +16,11 @@ from hpa_tf import cell_table, serving
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.layout import LayoutOptions
 from hpa_tf.pipeline import Augmentation
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.prediction.results import request_of
 from hpa_tf.prediction.trained_on import check_channels, check_scale, trained_without
 
 
@@ -120,11 +122,14 @@ def test_predictor_takes_a_file_of_all_channels(world):
 
 
 def test_images_without_a_channel_need_a_network_that_knows_it(world, pool, tmp_path):
+    without_red = {"layout": LayoutOptions(without="red")}
     with pytest.raises(InputError, match=r"images without red; expected images with all four channels, as run was"):
-        predict(options(world, tmp_path / "refused", without="red"), pool)
+        predict(options(world, tmp_path / "refused", **without_red), pool)
     assert not (tmp_path / "refused" / "predictions.json").exists()
     dropping = run_of(tmp_path / "dropping", drop_red=0.5)
-    predict(dataclasses.replace(options(world, tmp_path / "out", without="red"), run=(dropping,)), pool)
+    predict(dataclasses.replace(options(world, tmp_path / "out", **without_red), run=(dropping,)), pool)
+    asked = request_of(str(tmp_path / "out"))["options"]  # as in folders of earlier versions
+    assert asked["without"] == "red" and not {"layout", "pattern", "channels", "project"} & asked.keys()
     table = cell_table.read(tmp_path / "out" / "cells.parquet")
     assert (table["sum_red"] == 0).all() and (table["sum_yellow"] > 0).all()
 

@@ -24,6 +24,7 @@ from hpa_tf import files, folder_lock
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
+from hpa_tf.imaging.layout import LayoutOptions
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.parts import is_in_part
@@ -215,7 +216,7 @@ def _stack_of(folder: Path, names: tuple[str, ...], planes: np.ndarray) -> Field
 
 def _of(folder: Path, asked: Options) -> FieldFiles:
     """Return the one field of a folder, as it is read with these options."""
-    (found,) = find_fields(folder, layout=asked.layout)
+    (found,) = find_fields(folder, layout=asked.layout.parse())
     return found
 
 
@@ -240,14 +241,14 @@ def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
     assert read(_stack_of(tmp_path / "right", four, planes[:4]), "").seen[..., 1].any()
     unknown = read(_stack_of(tmp_path / "unknown", ("tubulin", "GFP", "DAPI", "ER"), planes[:4]), "").seen
     assert not unknown[..., 1].any() and unknown[..., [0, 2, 3]].any((0, 1)).all()
-    wrong = Options("i", "o", segmenter="small", channels=("protein=GPF",))
+    wrong = Options("i", "o", segmenter="small", layout=LayoutOptions(channels=("protein=GPF",)))
     with pytest.raises(InputError, match="no channel 'GPF'"):  # a typing error for GFP
         small_method.SmallMethod(wrong).read(_of(tmp_path / "unknown", wrong), "")
     for k, plane in ((1, planes[2]), (3, planes[0]), (4, planes[3])):  # files of three channels, four names
         (tmp_path / "files").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "files" / f"a_w{k}.png"), plane)
     names = ("nucleus=1", "protein=2", "microtubules=3", "er=4")
-    three = Options("i", "o", segmenter="small", pattern="{ID}_w{channel}.png", channels=names)
+    three = Options("i", "o", segmenter="small", layout=LayoutOptions("{ID}_w{channel}.png", names))
     seen = small_method.SmallMethod(three).read(_of(tmp_path / "files", three), "").seen
     assert not seen[..., 1].any() and seen[..., [0, 2, 3]].any((0, 1)).all()
     with pytest.raises(InputError, match="2 channels that may be protein"):

@@ -14,7 +14,7 @@ from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
 from hpa_tf.imaging.image_cells import Reading
-from hpa_tf.imaging.layout import Project, parse_layout
+from hpa_tf.imaging.layout import LayoutOptions, Project
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
@@ -169,8 +169,8 @@ class BuildOptions:
         several = [self.labels, *(getattr(self, name) or (None,) for name in _PER_SOURCE[1:])]
         rows = zip(self.images, *(_spread(values, count) for values in several), strict=True)
         return tuple(
-            Source(images, labels, um_per_px, full_scale, parse_layout(pattern, self.channels, without, self.project))
-            for images, labels, um_per_px, full_scale, pattern, without in rows
+            Source(*how, LayoutOptions(pattern, self.channels, without, self.project).parse())
+            for *how, pattern, without in rows
         )
 
     @property

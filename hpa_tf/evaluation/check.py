@@ -16,10 +16,10 @@ from hpa_tf import files, reporting, submission
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.csv_tables import clean
 from hpa_tf.errors import InputError
-from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.channel_files import too_large_for_pillow
 from hpa_tf.imaging.fields import FieldFiles, find_fields
+from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.imaging.stacks import open_stack
 from hpa_tf.progress import progress
@@ -42,7 +42,7 @@ class Check:
     """CSV file for all findings."""
     min_overlap: float = 0.01
     """Share of the smaller cell from which overlapping cells are a finding, 0..1."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
+    layout: tyro.conf.OmitArgPrefixes[LayoutOptions] = USUAL_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,9 @@ def _check_options(options: Check) -> None:
         raise InputError("--min-overlap", found, expected, "give 0.05 for 5 %")
     if options.images and options.sample:
         raise InputError("--sample", "--images beside it", "one of them", "drop one of the two")
-    given = [name for name, value in vars(options.reading).items() if value != vars(USUAL)[name]]
-    if given and not options.images:
+    if (given := options.layout.given) and not options.images:
         expected = "the folder whose files it describes"
-        raise InputError(f"--{given[0]}", "no --images beside it", expected, "give --images, or leave it out")
+        raise InputError(f"--{next(iter(given))}", "no --images beside it", expected, "give --images, or leave it out")
 
 
 def check(options: Check) -> Iterator[Finding]:
@@ -131,7 +130,7 @@ def expected_sizes(options: Check) -> dict[str, tuple[int, int]] | None:
         InputError: The folder or the sample cannot be read.
     """
     if options.images:
-        return {one.image_id: _image_size(one) for one in find_fields(options.images, layout=options.reading.layout)}
+        return {one.image_id: _image_size(one) for one in find_fields(options.images, layout=options.layout.parse())}
     if options.sample:
         return {row.image_id: (row.width, row.height) for row in submission.read(options.sample)}
     return None

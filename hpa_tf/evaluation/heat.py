@@ -19,11 +19,11 @@ from hpa_tf.classes import CLASSES, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
 from hpa_tf.evaluation.mask_folder import MaskFolder
-from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress
@@ -50,7 +50,7 @@ class Heat:
     """Resamples of the images for the 95 % intervals; 0 = none."""
     seed: int = 0
     """Seed of the resamples and of the order of the cells."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
+    layout: tyro.conf.OmitArgPrefixes[LayoutOptions] = USUAL_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
 
 def _cells(options: Heat) -> Iterator[Seen]:
     """Yield each cell that has a map of the same class in every folder."""
-    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.reading.layout)
+    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.layout.parse())
     tables = {folder: cell_table.read(files.join(folder, CELLS)) for folder in options.predictions}
     with_maps = [
         one

@@ -21,11 +21,11 @@ from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import MetricSettings
-from hpa_tf.evaluation.reading import USUAL, Reading
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, find_fields, read_field
+from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.imaging.segmentation import Masks
@@ -67,7 +67,7 @@ class Page:
     """Also write the picture at the top of the page, as PNG."""
     title: str = "hpa_tf: single-cell protein localization"
     """Heading of the page."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = USUAL
+    layout: tyro.conf.OmitArgPrefixes[LayoutOptions] = USUAL_LAYOUT
 
 
 def run(options: Page) -> None:
@@ -181,7 +181,7 @@ def _read_fields(
     Raises:
         InputError: An image or its masks are missing, or the masks have another size or are not those of the cells.
     """
-    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.reading.layout)
+    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.layout.parse())
     found = {one.image_id: one for one in fields}
     if missing := sorted(image_ids - found.keys()):
         lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
@@ -56,34 +56,47 @@ class Layout:
         return dict(self.channels)
 
 
-def parse_layout(
-    pattern: str | None = None,
-    channels: Sequence[str] = (),
-    without: str | None = None,
-    project: Project | None = None,
-) -> Layout:
-    """Return the layout that the options of the command lines ask for.
+@dataclass(frozen=True)
+class LayoutOptions:
+    """How the images lie in files; docs/data.md has examples."""
 
-    Args:
-        pattern: See `Layout`.
-        channels: "STAIN=NAME" each, such as "microtubules=ch01".
-        without: "yellow", "red" or "red,yellow"; None or "none" = all four are there.
-        project: See `Layout`.
+    pattern: str | None = None
+    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
+    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
+    channels: tuple[str, ...] = ()
+    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
+    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
+    without: str | None = None
+    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black."""
+    project: Project | None = None
+    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
 
-    Raises:
-        InputError: Names the option.
-    """
-    from hpa_tf.imaging.naming import Naming
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are not the defaults, by name."""
+        return {name: value for name, value in vars(self).items() if value != vars(USUAL_LAYOUT)[name]}
 
-    if project not in (None, "max"):
-        raise InputError("--project", repr(project), "max", "correct the option")
-    layout = Layout(pattern, _parse_channels(channels), parse_without(without), project)
-    twice = next((channel for channel in layout.given if channel in layout.without), None)
-    if twice is not None:
-        found = f"{MEANINGS[twice]}, which --without leaves out"
-        raise InputError("--channels", found, "names of channels that are read", "drop one of the two")
-    Naming(layout)
-    return layout
+    def parse(self) -> Layout:
+        """Return the layout that they ask for.
+
+        Raises:
+            InputError: Names the option.
+        """
+        from hpa_tf.imaging.naming import Naming
+
+        if self.project not in (None, "max"):
+            raise InputError("--project", repr(self.project), "max", "correct the option")
+        layout = Layout(self.pattern, _parse_channels(self.channels), parse_without(self.without), self.project)
+        twice = next((channel for channel in layout.given if channel in layout.without), None)
+        if twice is not None:
+            found = f"{MEANINGS[twice]}, which --without leaves out"
+            raise InputError("--channels", found, "names of channels that are read", "drop one of the two")
+        Naming(layout)
+        return layout
+
+
+USUAL_LAYOUT = LayoutOptions()
+"""Files named `{ID}_{channel}`, or a file an image whose channels have known names."""
 
 
 def parse_without(text: str | None) -> tuple[str, ...]:

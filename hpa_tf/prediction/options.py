@@ -9,7 +9,7 @@ from hpa_tf import files, submission
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
-from hpa_tf.imaging.layout import Layout, Project, parse_layout
+from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.parts import parse_part
 from hpa_tf.postprocessing import PostProcessing
@@ -58,19 +58,10 @@ class Options:
     segmenter_weights: str | None = None
     """For small: another file of `hpa-tf make-small-segmenter`. For hpa and hpacellseg: folder of their weights, by
     default where `python -m hpa_tf.segmenting convert` puts them."""
-    pattern: str | None = None
-    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
-    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
-    channels: tuple[str, ...] = ()
-    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
-    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
-    without: str | None = None
-    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black. The networks
-    must have been trained so."""
+    layout: tyro.conf.OmitArgPrefixes[LayoutOptions] = USUAL_LAYOUT
     allow_other_channels: bool = False
-    """Predict although the networks were trained with other channels than --without leaves."""
-    project: Project | None = None
-    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
+    """Predict although the networks were trained with other channels than --without leaves; else they must have been
+    trained so."""
     um_per_px: float | None = None
     """Micrometres per pixel of the images. Default: what OME-TIFF and ImageJ files say, else 0.08."""
     full_scale: int | None = None
@@ -123,11 +114,6 @@ class Options:
     """Command line of the Beam runner, such as --beam-options=--direct_num_workers=4."""
 
     @property
-    def layout(self) -> Layout:
-        """How the channels lie in files."""
-        return parse_layout(self.pattern, self.channels, self.without, self.project)
-
-    @property
     def part(self) -> tuple[int, int]:
         """Which part of the images: (i, n) of --shard."""
         return parse_part(self.shard)
@@ -154,7 +140,7 @@ class Options:
             raise InputError("--max-pixels", str(self.max_pixels), expected, "cut larger images into parts")
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
-        _ = self.layout
+        self.layout.parse()
         self._check_effects()
         self._check_adapting()
         if self.masks and self.segmenter:
@@ -214,6 +200,7 @@ class Options:
         Raises:
             InputError: Names the option and what it needs.
         """
+        asked = vars(self) | vars(self.layout)
         pictures = self.overlays or self.report_images > 0
         needs = {
             "images": (  # shards hold their own cells
@@ -230,6 +217,6 @@ class Options:
         }
         for what, (given, *fields) in needs.items():
             for name, default in fields:
-                if not given and getattr(self, name) != default:
+                if not given and asked[name] != default:
                     option = "--" + name.replace("_", "-")
                     raise InputError(option, f"no --{what}", f"--{what}, else it has no effect", f"leave {option} out")

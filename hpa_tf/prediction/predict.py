@@ -184,7 +184,7 @@ def _inputs(options: Options) -> Images | Shards:
     reading = Reading(segmenter, options.um_per_px, options.full_scale, options.max_pixels)
     found_by = options.segmenter if options.masks else segmenter.name
     how = (options.on_error == "skip", options.allow_other_channels, found_by)
-    return Images(options.images, options.part, reading, options.layout, options.masks, patterns, *how)
+    return Images(options.images, options.part, reading, options.layout.parse(), options.masks, patterns, *how)
 
 
 def _with_masks(options: Options) -> Options:
@@ -203,7 +203,7 @@ def _with_masks(options: Options) -> Options:
     import_tensorflow()
     _networks_asked(options).open()
     out, how = files.join(options.out, FOLDER), (options.max_pixels, options.workers, options.on_error)
-    weights, more = options.segmenter_weights, {"shard": options.shard, "layout": options.layout}
+    weights, more = options.segmenter_weights, {"shard": options.shard, "layout": options.layout.parse()}
     request = MaskRequest(
         *(options.segmenter, options.images, out, options.um_per_px, weights, *how, options.full_scale), **more
     )

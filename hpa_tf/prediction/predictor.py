@@ -15,7 +15,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale
 from hpa_tf.imaging.image_cells import cells_of
-from hpa_tf.imaging.layout import Layout, Project, parse_layout
+from hpa_tf.imaging.layout import Layout, LayoutOptions, Project
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
@@ -151,7 +151,7 @@ def _field(
     project: Project | None,
     full_scale: int | None,
 ) -> FieldOfView:
-    layout = parse_layout(None, channels, without, project)
+    layout = LayoutOptions(None, tuple(channels), without, project).parse()
     if um_per_px is not None:
         check_um_per_px(um_per_px, "um_per_px")
     if isinstance(image, str | os.PathLike):

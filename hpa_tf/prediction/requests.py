@@ -18,18 +18,18 @@ from hpa_tf.prediction_folder import MANIFEST
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.members import Network
 
-_READING = ("um_per_px", "full_scale", "pattern", "channels", "without", "project")
-"""Options that decide what is read of a given image file."""
+_READING = ("um_per_px", "full_scale")
+"""Options that decide, beside those of the layout, what is read of a given image file."""
 _IDENTITY = (
     *("run", "system", "runs", "images", "data", "fold", "masks", "cell_pattern", "nucleus_pattern"),
     *("tta", "batch_size", "precision", "shard"),
     *("overlays", "top_k", "report_images", "embeddings", "anndata", "heat_maps", "csv", "image_labels"),
     *_READING,
 )
-"""Options that decide what is in a prediction folder; the others say how it is made. Segmenter, device and
-post-processing are resolved: see `make_request`."""
-_LATER = ("heat_maps", "csv", "image_labels", "pattern", "channels", "without", "project")
-"""Options that earlier versions did not have: not in the request where they have no effect."""
+"""Options that decide, beside those of the layout, what is in a prediction folder; the others say how it is made.
+Segmenter, device and post-processing are resolved: see `make_request`."""
+_LATER = ("heat_maps", "csv", "image_labels")
+"""Options that earlier versions did not have: not in the request where they have no effect, as those of the layout."""
 
 
 def make_request(
@@ -102,8 +102,8 @@ def _asked(options: Options, names: Sequence[str]) -> dict[str, object]:
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     asked = {name: getattr(options, name) for name in names}
     asked = {name: value for name, value in asked.items() if name not in _LATER or value != defaults[name]}
-    # see `image_source`
-    return asked | {"um_per_px": DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px}
+    um_per_px = DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px  # see `image_source`
+    return asked | options.layout.given | {"um_per_px": um_per_px}
 
 
 def _segmenter(options: Options, source: Source) -> object:

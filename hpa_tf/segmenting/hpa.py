@@ -35,7 +35,7 @@ class HpaMethod:
             "um_per_px": um_per_px,
             "full_scale": options.full_scale,
             "scale": options.network_scale(um_per_px),
-            **options.layout_identity,
+            **options.layout.given,
             "labels_at": options.labels_at,
             "precision": self._networks.devices.policy,
         }

@@ -3,12 +3,14 @@
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import tyro
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
-from hpa_tf.imaging.layout import Layout, Project, parse_layout
+from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.segmenting.published import DEFAULT_FOLDER
 
 NETWORK_UM_PER_PX = 0.32
@@ -33,16 +35,7 @@ class Options:
     weights: str | None = None
     """Folder of the converted weights, default ~/.hpa_tf/hpa_segmenter (python -m hpa_tf.segmenting convert); for
     hpacellseg: that of its .pth files; for small: another file of hpa-tf make-small-segmenter."""
-    pattern: str | None = None
-    """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
-    file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
-    channels: tuple[str, ...] = ()
-    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
-    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
-    without: str | None = None
-    """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black."""
-    project: Project | None = None
-    """What becomes of several planes in depth or time: max = the brightest of each pixel. Default: they are refused."""
+    layout: tyro.conf.OmitArgPrefixes[LayoutOptions] = USUAL_LAYOUT
     um_per_px: float | None = None
     """Micrometres per pixel of the images. Default: what OME-TIFF and ImageJ files say, else 0.08."""
     full_scale: int | None = None
@@ -86,7 +79,7 @@ class Options:
         if self.full_scale is not None:
             check_full_scale(self.full_scale)
         self.network_scale(DEFAULT_UM_PER_PX if self.um_per_px is None else self.um_per_px)
-        _ = self.layout
+        self.layout.parse()
         if self.segmenter != "hpa":
             self._refuse_without_effect()
 
@@ -108,17 +101,6 @@ class Options:
     def is_default_scale_for_all(self) -> bool:
         """Whether `--scale` is the default's number, which the folder's record does not tell from no `--scale`."""
         return self.scale == network_scale(DEFAULT_UM_PER_PX, None)
-
-    @property
-    def layout(self) -> Layout:
-        """How the channels lie in files."""
-        return parse_layout(self.pattern, self.channels, self.without, self.project)
-
-    @property
-    def layout_identity(self) -> dict[str, Any]:
-        """What of the layout decides the masks, as JSON values; nothing for the usual one."""
-        names = ("pattern", "channels", "without", "project")
-        return {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
 
     def network_scale(self, um_per_px: float) -> float:
         """Return `scale`, or its default for an image of so many micrometres per pixel.

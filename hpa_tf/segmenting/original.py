@@ -98,7 +98,7 @@ class OriginalPackage:
             "full_scale": options.full_scale,
             "scale": scale,
             **self.added,
-            **options.layout_identity,
+            **options.layout.given,
         }
 
     def answer(self, fields: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

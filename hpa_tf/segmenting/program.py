@@ -74,7 +74,7 @@ def segment(options: Options) -> Outcome:
     options.check()
     part = parse_part(options.shard)
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
-    found = find_fields(options.images, faults, options.layout)
+    found = find_fields(options.images, faults, options.layout.parse())
     fields = [one for one in found if is_in_part(one.image_id, *part)]
     for folder in (options.out, files.join(options.out, mask_folder.STATE)):
         files.make_folder(folder)

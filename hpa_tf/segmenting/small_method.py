@@ -73,7 +73,7 @@ class SmallMethod:
             "segmenter": segmenter.name,
             "um_per_px": DEFAULT_UM_PER_PX if options.um_per_px is None else options.um_per_px,
             "full_scale": options.full_scale,
-            **options.layout_identity,
+            **options.layout.given,
         }
 
     def answer(self, fields: Sequence[np.ndarray]) -> list[np.ndarray]:
