@@ -89,7 +89,9 @@ def empty_prediction(height: int, width: int) -> str:
 
 
 def decode_text(text: str, height: int, width: int, where: str | os.PathLike) -> Rle:
-    """Decode a mask's text to run lengths that are known to fit the image.
+    """Decode a mask's text to run lengths of all pixels of the image.
+
+    The background behind a mask's last cell may be left out, and a mask of background only may be of a smaller image.
 
     Args:
         text: From a submission.
@@ -98,7 +100,8 @@ def decode_text(text: str, height: int, width: int, where: str | os.PathLike) ->
         where: File and image, for the error.
 
     Raises:
-        InputError: It is no base64, no zlib, larger than any mask of this image, or no run lengths of it.
+        InputError: It is no base64, no zlib, larger than any mask of this image, or no run lengths of it; or its
+            background ends before the image, as where the mask is of a smaller one.
     """
     if text == EMPTY_MASK:
         return run_length.empty(height, width)
@@ -111,8 +114,16 @@ def decode_text(text: str, height: int, width: int, where: str | os.PathLike) ->
         raise InputError(where, f"{text[:40]!r} ({error})", expected, _WRONG_FILE) from error
     if not unpacker.eof:
         raise InputError(where, f"a mask cut short or of more than {limit} bytes", expected, _WRONG_FILE)
-    run_length.check_counts(counts, height, width, where)
-    return {"size": [height, width], "counts": counts}
+    lengths = run_length.check_counts(counts, height, width, where)
+    missing = height * width - int(lengths.sum())
+    if not lengths[1::2].any():
+        return run_length.empty(height, width)
+    if not missing:
+        return {"size": [height, width], "counts": counts}
+    if len(lengths) % 2:
+        expected = f"the {height * width} px of a {width} x {height} px image"
+        raise InputError(where, f"a mask of {lengths.sum()} px", expected, "encode the mask at the image's own size")
+    return run_length.from_lengths([*lengths.tolist(), missing], height, width)  # pycocotools compares short masks for ever
 
 
 def row_of_scores(image_id: str, size: tuple[int, int], mask_texts: Sequence[str], scores: np.ndarray) -> SubmissionRow:

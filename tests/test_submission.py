@@ -194,6 +194,23 @@ def test_strangers_files_are_refused_with_a_reason(tmp_path, text, found):
     assert str(path) in caught.value.where
 
 
+def text_of(lengths):
+    return submission.encode_text(run_length.from_lengths(lengths, 3, 4))
+
+
+@pytest.mark.parametrize("lengths, pixels", [([5, 2], [5, 6]), ([2, 1, 3, 1], [2, 6]), ([6], []), ([0], [])])
+def test_background_left_out_at_the_end_is_filled(lengths, pixels):
+    """pycocotools compares two masks for ever where the runs of one end before those of the other."""
+    rle = submission.decode_text(text_of(lengths), 3, 4, "here")
+    assert run_length.check_counts(rle["counts"], 3, 4, "here").sum() == 12
+    assert np.flatnonzero(run_length.decode(rle).ravel(order="F")).tolist() == pixels
+
+
+def test_a_mask_of_a_smaller_image_is_refused():
+    with pytest.raises(InputError, match="a mask of 6 px; expected the 12 px of a 4 x 3 px image"):
+        submission.decode_text(text_of([1, 2, 3]), 3, 4, "here")
+
+
 def test_images_larger_than_are_decoded_by_default_come_back(tmp_path, monkeypatch):
     """2^30 px, such as `predict.py --max-pixels` lets through: run lengths take no memory for pixels."""
     side = 1 << 15

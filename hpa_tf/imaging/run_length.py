@@ -6,6 +6,7 @@ decoding them; its reader trusts the text, so text from outside goes through `ch
 """
 
 import os
+from collections.abc import Sequence
 from typing import TypedDict
 
 import cv2
@@ -37,7 +38,12 @@ def encode(mask: np.ndarray) -> Rle:
 
 def empty(height: int, width: int) -> Rle:
     """Return a mask of background only."""
-    return coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    return from_lengths([height * width], height, width)
+
+
+def from_lengths(lengths: Sequence[int], height: int, width: int) -> Rle:
+    """Return a mask from the lengths of its runs, background first; together height * width px."""
+    return coco.frPyObjects({"size": [height, width], "counts": list(lengths)}, height, width)
 
 
 def encode_cells(mask: np.ndarray) -> dict[int, Rle]:
@@ -67,7 +73,7 @@ def _from_runs(starts: np.ndarray, stops: np.ndarray, height: int, width: int) -
     lengths = np.diff(np.stack([starts, stops], axis=1).ravel(), prepend=0)  # gap, run, gap, run, ...
     if stops[-1] < height * width:
         lengths = np.append(lengths, height * width - stops[-1])
-    return coco.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+    return from_lengths(lengths.tolist(), height, width)
 
 
 def decode(rle: Rle) -> np.ndarray:
