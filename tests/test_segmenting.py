@@ -309,6 +309,18 @@ def test_masks_of_others_are_not_written_over(images, weights, tmp_path):
         segment(options(images, weights, out))
 
 
+def test_masks_without_their_records_are_not_written_over(images, weights, done, tmp_path):
+    """As `cp -r out/* copy` leaves them: which masks were corrected is known no more."""
+    for path in done.glob("*.*"):
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "a_cellmask.png").write_bytes(b"corrected")
+    with pytest.raises(InputError, match=r"masks without the folder \.segmenting.*hidden files"):
+        segment(options(images, weights, tmp_path))
+    assert (tmp_path / "a_cellmask.png").read_bytes() == b"corrected"
+    assert not (tmp_path / mask_folder.STATE).exists()
+
+
 def test_two_processes_do_not_share_a_folder(images, weights, done):
     with folder_lock.locked(done), pytest.raises(InputError, match=f"process {os.getpid()} on"):
         segment(options(images, weights, done))

@@ -60,6 +60,19 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[st
     files.write_json(path, identity)
 
 
+def check_records(out: str) -> None:
+    """Refuse masks of this program without their records: nobody could tell which of them were corrected.
+
+    Raises:
+        InputError: The folder has its masks, and no `.segmenting`.
+    """
+    if not files.exists(files.join(out, ABOUT)) or files.exists(files.join(out, STATE)):
+        return
+    if any(name.endswith(CELL.removeprefix("{ID}")) for name in files.list_names(out)):
+        found, expected = f"masks without the folder {STATE}", f"{STATE}, which says which masks are finished"
+        raise InputError(out, found, expected, "copy the folder with its hidden files, or choose another --out")
+
+
 def stamp_of(
     field_files: FieldFiles, stamps: dict[str, tuple[int, str]], own_scale: bool = False, for_all: bool = False
 ) -> str:

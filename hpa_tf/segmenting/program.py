@@ -76,6 +76,7 @@ def segment(options: Options) -> Outcome:
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
     found = find_fields(options.images, faults, options.layout.parse())
     fields = [one for one in found if is_in_part(one.image_id, *part)]
+    mask_folder.check_records(options.out)
     for folder in (options.out, files.join(options.out, mask_folder.STATE)):
         files.make_folder(folder)
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
