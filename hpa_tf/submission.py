@@ -123,7 +123,7 @@ def decode_text(text: str, height: int, width: int, where: str | os.PathLike) ->
     if len(lengths) % 2:
         expected = f"the {height * width} px of a {width} x {height} px image"
         raise InputError(where, f"a mask of {lengths.sum()} px", expected, "encode the mask at the image's own size")
-    return run_length.from_lengths([*lengths.tolist(), missing], height, width)  # pycocotools compares short masks for ever
+    return run_length.from_lengths([*lengths.tolist(), missing], height, width)  # short ones are compared for ever
 
 
 def row_of_scores(image_id: str, size: tuple[int, int], mask_texts: Sequence[str], scores: np.ndarray) -> SubmissionRow:

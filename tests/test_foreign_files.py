@@ -25,6 +25,7 @@ from hpa_tf.imaging.channel_files import read_channel_file
 from hpa_tf.imaging.fields import FieldOfView, find_fields
 from hpa_tf.imaging.layout import LayoutOptions
 from hpa_tf.imaging.naming import Naming
+from hpa_tf.imaging.segmentation import label_images
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei, find_pieces
 from hpa_tf.imaging.segmentation.mask_files import read_mask
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -457,6 +458,13 @@ def test_an_inverted_mask_is_refused_but_one_cell_on_all_sides_is_not():
     whole[:20, :20] = whole[80:, 70:] = whole[40:50, 40:50] = 0  # two corners, and a hole
     check_cells(whole, "mask")
     check_cells(np.where(CELLS == 5, 0, 1) + (CELLS == 1) + 2 * (CELLS == 2), "mask")  # cells in a cell
+
+
+def test_a_picture_is_no_cell_mask_and_that_is_seen_at_once(monkeypatch):
+    monkeypatch.setattr(label_images, "find_pieces", lambda mask: pytest.fail("takes an hour for 16 bits"))
+    picture = np.random.default_rng(0).integers(500, 60_000, (96, 96))
+    with pytest.raises(InputError, match=r"as in a picture.*--cell-pattern"):
+        check_cells(picture, "mask")
 
 
 def test_two_kinds_of_nuclei_and_swapped_masks():

@@ -72,8 +72,10 @@ def check_cells(mask: np.ndarray, where: str | os.PathLike) -> None:
         where: File of the mask.
 
     Raises:
-        InputError: A number is in several large pieces that lie apart, as in a mask of 0 and 1 or 0 and 255.
+        InputError: Most neighbouring pixels differ, as in a picture, or a number is in several large pieces that lie
+            apart, as in a mask of 0 and 1 or 0 and 255.
     """
+    _check_no_picture(mask, where, "cell")  # first: the pieces of tens of thousands of grey values take an hour
     several = find_pieces(mask)
     for pieces in several:
         if pieces.are_apart or pieces.large > 2:
@@ -90,6 +92,16 @@ def check_cells(mask: np.ndarray, where: str | os.PathLike) -> None:
             "their boxes span all of them; give each its own number, or remove specks"
         )
         warnings.warn(text, HpaWarning, stacklevel=2)
+
+
+def _check_no_picture(mask: np.ndarray, where: str | os.PathLike, kind: str) -> None:
+    """Refuse a mask where most neighbouring pixels have different numbers."""
+    left, right = mask[:, :-1], mask[:, 1:]
+    both = (left > 0) & (right > 0)
+    if 2 * np.count_nonzero(both & (left == right)) < np.count_nonzero(both):
+        found, expected = "numbers that change from pixel to pixel, as in a picture", "a label image, 0 = background"
+        fix = f"give the mask; beside pictures in one folder, by its name: --{kind}-pattern"
+        raise InputError(where, found, expected, fix)
 
 
 def _odd(mask: np.ndarray) -> Iterator[str]:
@@ -150,11 +162,7 @@ def check_nuclei(mask: np.ndarray, cell_mask: np.ndarray, where: str | os.PathLi
         InputError: Most neighbouring pixels differ, or it has at most half as many numbers as there are cells with a
             nucleus, one of them in several large pieces.
     """
-    left, right = mask[:, :-1], mask[:, 1:]
-    both = (left > 0) & (right > 0)
-    if 2 * np.count_nonzero(both & (left == right)) < np.count_nonzero(both):
-        found, expected = "numbers that change from pixel to pixel, as in a picture", "a label image of nuclei"
-        raise InputError(where, found, expected, "put the masks into a folder of their own, or give --nucleus-pattern")
+    _check_no_picture(mask, where, "nucleus")
     inside = (mask > 0) & (cell_mask > 0)
     if 2 * inside.sum() < (mask > 0).sum():
         text = f"{where}: most of the nuclei lie outside the cells; are the masks of nuclei and cells swapped?"
