@@ -1,6 +1,7 @@
 """What validation measures: a table of labels beside several trainings, and networks that see several cells at once."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +144,17 @@ def test_a_network_of_crops_is_validated_on_the_measured_cells_alone(data, one_m
     _, validation = run.split(SMALL, given, read_manifest(data))
     name = Data(str(data)).examples(None).table["image_id"].iloc[image[0]]
     assert validation.known.all() and (validation.table.loc[validation.table["image_id"] == name, "cell"] == 2).all()
+
+
+def test_a_class_that_no_cell_has_is_not_measured():
+    """Softened labels are above 0 for every class of every cell."""
+    labels = np.full((4, 19), 0.01)
+    labels[:2, 0] = 0.99
+    probabilities = np.full((4, 18), 0.5)
+    probabilities[1:3, 0] = 0.6  # one of the two before a cell without the class
+    found = measure(SimpleNamespace(labels=labels, known=np.ones_like(labels, bool)), probabilities)
+    measured = [name for name in CLASSES if not np.isnan(found[f"AP: {name}"])]
+    assert measured == [CLASSES[0]] and found["mAP"] == found[f"AP: {CLASSES[0]}"] < 0.8
 
 
 @pytest.mark.parametrize("name", ["mpware_puzzle_cam", "cpu_fcan"])

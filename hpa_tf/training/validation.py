@@ -70,19 +70,24 @@ def of_all_classes(probabilities: np.ndarray, classes: Sequence[int]) -> np.ndar
     return whole
 
 
+def has_cells(examples: Examples) -> np.ndarray:
+    """Return for each class whether a cell has it, by a known label of .5 or more: bool [19]."""
+    return ((examples.labels >= 0.5) & examples.known).any(axis=0)
+
+
 def measure(examples: Examples, probabilities: np.ndarray, classes: Sequence[int] = LOCATED) -> dict[str, float]:
-    """Return a history row's validation columns: means over classes, and the AP of each class.
+    """Return a history row's validation columns: means over classes, and the AP of each class that cells have.
 
     Args:
         examples: N cells.
         probabilities: [N, classes] of a network; see `of_all_classes`.
         classes: Those that it answers; the others are not measured.
 
-    Source: METHODS 3 (soft-label AP).
+    Source: METHODS 3 (soft-label AP); which classes are measured is ours: softened labels are above 0 everywhere.
     """
     probabilities = of_all_classes(probabilities, classes)
     known = examples.known & ~np.isnan(probabilities)
-    precision = metrics.soft_average_precision(examples.labels, probabilities, known)
+    precision = metrics.soft_average_precision(examples.labels, probabilities, known & has_cells(examples))
     return {
         "mAP": metrics.mean_over_classes(precision),
         "AUC": metrics.mean_over_classes(metrics.area_under_curve(examples.labels, probabilities, known)),
