@@ -337,11 +337,12 @@ def test_unknown_group_column_lists_the_known_ones(tmp_path):
 
 def test_no_column_of_a_label_table_takes_the_place_of_one_of_ours(tmp_path):
     """Nor that of a column which training reads: `graded` as text would make every cell a graded one."""
-    from hpa_tf.pipeline import examples
+    from hpa_tf.label_rules.label_table import MARKS
+    from hpa_tf.pipeline.examples import FIELD_NUMBER
 
     inputs = write_inputs(tmp_path, 2, size=16, grid=1)
     table = pd.read_csv(inputs.labels)
-    for name in (*OWN_COLUMNS, *examples.MARKS, examples.FIELD_NUMBER):
+    for name in (*OWN_COLUMNS, *MARKS, FIELD_NUMBER):
         table.assign(**{name: "x"}).to_csv(inputs.labels, index=False)
         for option, change in (("--columns", {"columns": (name,)}), ("--group-by", {"group_by": name})):
             with pytest.raises(InputError, match=f"{option}: found '{re.escape(name)}'"):

@@ -244,6 +244,16 @@ def test_merge_by_rule_and_by_order():
         rules.merge([base, table_of(ones(2, 3))], ["a", "b"])
 
 
+def test_merge_keeps_the_marks_of_every_table():
+    first, second = table_of(ones(3, 3)), table_of(ones(3, 4))
+    first.cells["graded"] = [True, False, False]
+    second.cells["graded"] = [None, True, None]
+    second.cells["mitotic_lookalike"] = pd.array([None, False, True], "boolean")
+    cells = rules.merge([first, second], ["a", "b"]).cells
+    assert cells["graded"].tolist() == [True, True, False]
+    assert cells["mitotic_lookalike"].tolist() == [False, False, True]
+
+
 def test_merge_of_shuffled_and_partly_unknown_tables():
     first, second = table_of(ones(6, 3)), table_of(ones(6, 4))
     first.values[:3], first.set_by[:3] = np.nan, -1
@@ -364,6 +374,32 @@ def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):
     arguments = ["label", "--rule", "from_grades", "--grades", str(tmp_path / "grades"), "--out", str(tmp_path / "l")]
     assert main([*arguments, "--data", str(tmp_path / "again")]) == 2
     assert "grades of other data (class 11, anna" in capsys.readouterr().err and not (tmp_path / "l").exists()
+
+
+def test_labels_of_other_masks_are_refused(data, tmp_path, capsys):
+    """The cells have the same numbers; the labels would be given to other cells, and trained on as theirs."""
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    write_dataset(tmp_path / "again", ones(24, 3, 11), num_shards=1, size=(30, 50), seed=1)
+    own, other, out = (str(tmp_path / f"{name}.parquet") for name in ("own", "other", "out"))
+    for place, path in ((folder, own), (tmp_path / "again", other)):
+        assert main(["label", "--rule", "from_image", "--data", str(place), "--out", path]) == 0
+    grades = ["label", "--rule", "from_grades", "--data", str(folder), "--grades", str(tmp_path / "grades")]
+    merge = ["label", "--rule", "merge", "--out", out, "--tables", own]
+    drawn = ["--sheet", out, "--page", out, "--data"]
+    for command in (
+        [*grades, "--out", out, "--labels", other],
+        ["label", "--rule", "soften", "--data", str(folder), "--out", out, "--labels", other],
+        [*merge, other],
+        ["diff", own, other],
+        ["diff", str(folder), other],
+        ["diff", own, own, *drawn, str(tmp_path / "again")],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "a number is another cell in other masks" in capsys.readouterr().err and not (tmp_path / out).exists()
+    assert main([*grades, "--out", out, "--labels", own]) == 0 and main([*merge, own]) == 0
+    assert main(["diff", own, out, *drawn, str(folder)]) == 0
 
 
 def test_a_chain_of_commands_and_its_pictures(data, tmp_path, capsys):

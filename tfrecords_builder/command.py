@@ -165,6 +165,7 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
 
 
 def _diff(command: Diff) -> int:
+    from hpa_tf.cell_table import check_same_cells
     from hpa_tf.label_rules import read_labels
     from tfrecords_builder import label_diff, label_start
 
@@ -178,6 +179,7 @@ def _diff(command: Diff) -> int:
     is_data = files.exists(files.join(command.before, records.MANIFEST_NAME))
     before = label_start.from_data(command.before) if is_data else read_labels(command.before)
     after = read_labels(command.after)
+    check_same_cells(before.cells, after.cells, command.after)
     sheet = command.sheet or f"{command.after}.changes.png"
     page = command.page or f"{command.after}.changes.html"
     for option, path in (("--sheet", sheet), ("--page", page)) if command.data is not None else ():

@@ -6,7 +6,7 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from hpa_tf import files, label_rules, reporting
+from hpa_tf import cell_table, files, label_rules, reporting
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
@@ -41,10 +41,11 @@ def write_pictures(
         title: Of the page.
 
     Raises:
-        InputError: The data folder lacks the cells.
+        InputError: The data folder lacks the cells, or is of other masks.
     """
     chosen = most_changed(label_rules.changes(before, after), count)
     table = read_cells(data)
+    cell_table.check_same_cells(after.cells, table, data)
     rows = after.rows_of(table)
     wanted = np.unique(np.concatenate([np.zeros(0, int), *chosen.values()]))
     if (rows[wanted] < 0).any():

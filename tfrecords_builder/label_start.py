@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from hpa_tf import label_rules, records
+from hpa_tf import cell_table, label_rules, records
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import InputError
 from hpa_tf.label_rules import LabelTable
@@ -31,12 +31,19 @@ class Rule:
     data: str | None = None
     """Data folder: its labels are the start where no --labels is given."""
     labels: str | None = None
-    """Table of labels to begin with, with its provenance."""
+    """Table of labels to begin with, with its provenance; of the cells of --data, where that is given too."""
 
     def start(self) -> LabelTable:
-        """Return the labels to begin with."""
+        """Return the labels to begin with.
+
+        Raises:
+            InputError: There are none, or they are of other masks than the data.
+        """
         if self.labels is not None:
-            return label_rules.read_labels(self.labels)
+            labels = label_rules.read_labels(self.labels)
+            if self.data is not None:
+                cell_table.check_same_cells(read_cells(self.data, columns=cell_table.PLACES), labels.cells, self.labels)
+            return labels
         if self.data is None:
             raise InputError("--labels", "neither --labels nor --data", "one of them", "say where the labels begin")
         return from_data(self.data)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.label_rules.label_table import GRADED, LabelTable, Step
+from hpa_tf.label_rules.label_table import MARKS, LabelTable, Step
 
 TOLERANCE = 1e-6
 """Labels that differ by less are the same: they are stored as 32-bit floats."""
@@ -22,7 +23,7 @@ def merge(tables: Sequence[LabelTable], names: Sequence[str], priority: Sequence
         priority: Rules, most important first; empty = the order of the tables decides wherever a value is known.
 
     Raises:
-        InputError: The cells differ, or a table has values of a rule that `priority` lacks.
+        InputError: The cells or their masks differ, or a table has values of a rule that `priority` lacks.
     """
     first = tables[0]
     aligned = [_aligned(first, table, name) for table, name in zip(tables, names, strict=True)]
@@ -42,20 +43,22 @@ def merge(tables: Sequence[LabelTable], names: Sequence[str], priority: Sequence
         np.stack([code[table.set_by] for table, code in zip(aligned, codes, strict=True)]), chosen, axis=0
     )[0]
     cells = first.cells.copy()
-    marks = [table.cells[GRADED].to_numpy(bool) for table in aligned if GRADED in table.cells]
-    if marks:
-        cells[GRADED] = np.any(marks, axis=0)
+    for mark in MARKS:
+        marked = [table.cells[mark].to_numpy(bool) for table in aligned if mark in table.cells]
+        if marked:
+            cells[mark] = np.any(marked, axis=0)
     return LabelTable(cells, values.astype(np.float32), set_by.astype(np.int16), steps)
 
 
 def _aligned(first: LabelTable, table: LabelTable, name: str) -> LabelTable:
+    cell_table.check_same_cells(first.cells, table.cells, name)
     rows = first.rows_of(table.cells)
     if (rows < 0).any() or len(table) != len(first):
         found = f"{len(table)} cells, {int((rows >= 0).sum())} of them among the {len(first)} of the first table"
         raise InputError(name, found, "the same cells in every table", "make the tables from the same data")
     cells = table.cells.iloc[rows].reset_index(drop=True)
-    if GRADED in cells:
-        cells[GRADED] = cells[GRADED].fillna(False).astype(bool)
+    for mark in set(MARKS) & set(cells):
+        cells[mark] = cells[mark].fillna(False).astype(bool)
     return LabelTable(cells, table.values[rows], table.set_by[rows], table.steps)
 
 

@@ -24,7 +24,9 @@ GIVEN = "given"
 """Rule of values that came from a table without provenance."""
 GRADED = "graded"
 """Column that marks hand-graded cells; the sampling plan of the fine-tuning stage draws them more often."""
-_CARRIED = ("fold", cell_table.AREA, GRADED, "mitotic_lookalike")
+MARKS = (GRADED, "mitotic_lookalike")
+"""True/false columns that the sampling plan uses (`pipeline.sampling.Sampling`); empty = false."""
+_CARRIED = ("fold", cell_table.AREA, *MARKS)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,12 @@ from hpa_tf.data_folder import read_cells, read_images
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import BOX
+from hpa_tf.label_rules.label_table import MARKS
 from hpa_tf.pipeline.vanished import CENTRES, image_centres
 from hpa_tf.views import View
 
 UnknownCells = Literal["error", "keep", "drop"]
 """What to do with cells that a table of labels does not have: stop; keep the labels of the shards; leave them out."""
-
-MARKS = ("graded", "mitotic_lookalike")
-"""True/false columns of a table of labels that the sampling plan uses: see `sampling.Sampling`."""
-
 
 ANTIBODY = "antibody"
 """Column of the name of the antibody that stained an image, where the data were built with it."""
