@@ -11,7 +11,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.losses import CrossEntropy, FocalSum
 from hpa_tf.margin_losses import HardNegatives, SymmetricLovasz
 from hpa_tf.models import weights
-from hpa_tf.models.bags import AttentionBag, DuoBranch
+from hpa_tf.models.bags import AttentionBag, DuoBranch, FoldCrops
 from hpa_tf.models.cam_readout import cell_scores, without_class
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import CbamClassifier, Fcan
@@ -420,6 +420,29 @@ def test_missing_crops_are_ignored_when_masked(name):
     two.set_weights(model.get_weights())
     small = two({"image": inputs["image"][1:, :2], "present": inputs["present"][1:, :2]})
     np.testing.assert_allclose(small["image_logits"], model(inputs)["image_logits"][1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["duo_branch", "attention"])
+def test_missing_crops_do_not_enter_batch_norm_when_masked(name):
+    """While training, what stands at their places changes neither the answer nor the moving statistics."""
+    spec = replace(NETWORKS[name][0], mask_missing=True, **({"dropout": 0.0} if name == "duo_branch" else {}))
+    models, inputs = [spec.build(BAG) for _ in range(2)], bag_inputs()
+    models[1].set_weights(models[0].get_weights())
+    other = {**inputs, "image": inputs["image"].copy()}
+    other["image"][1, 2:] = 99
+    found, expected = (model(one, training=True) for model, one in zip(models, (other, inputs), strict=True))
+    for output in ("image_logits", "cell_logits"):
+        np.testing.assert_allclose(found[output], expected[output], atol=1e-5)
+    for one, same in zip(*(model.non_trainable_weights for model in models), strict=True):
+        np.testing.assert_allclose(one.numpy(), same.numpy(), atol=1e-6)
+
+
+def test_crops_of_the_bag_stand_in_for_missing_ones_in_turn():
+    present = np.array([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], np.float32)
+    crops = (np.arange(20).reshape(4, 5, 1, 1, 1) * np.ones((2, 2, 1))).astype(np.float32)
+    found = FoldCrops((0.0,), mask_missing=True)(crops, present, training=True).numpy().reshape(4, 5, 4)[..., 0]
+    np.testing.assert_array_equal(found[:3], [[1, 1, 2, 2, 1], [5, 6, 7, 8, 9], [13] * 5])
+    assert np.isin(found[3], crops[3]).all()  # a bag without cells, which weighs nothing, is no error
 
 
 def test_duo_branch_takes_the_product_of_cell_and_strongest_of_the_bag(built):

@@ -1,14 +1,16 @@
 """Networks that see several crops of one image: team 2's duo-branch network and team 3's attention over a bag.
 
 Missing crops of an image with fewer cells are grey or black, not masked, as the teams had it: they move batch norm and
-take part in the maximum and in the attention. `mask_missing` leaves them out of both. The maximum has none of them when
-the network is asked, whatever it was trained with: how a view pads an image's cells has no part in the answer.
+take part in the maximum and in the attention. `mask_missing` leaves them out of both, and while training shows the
+backbone crops of the bag again in their place. The maximum has none of them when the network is asked, whatever it was
+trained with: how a view pads an image's cells has no part in the answer.
 """
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from hpa_tf.models.classifier import AnyBackbone
@@ -38,13 +40,13 @@ class DuoBranch:
     dropout: float = 0.5
     """Share that is dropped before each head, 0..1: of each crop's features, and of their maximum."""
     mask_missing: bool = False
-    """Leave missing crops out of the maximum while training, too."""
+    """Leave missing crops out of the maximum while training, too, and out of batch norm."""
     classes: tuple[int, ...] = ALL_CLASSES
     """The classes it answers."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image, present -> cell_logits, image_logits, embedding; see `network.Network`."""
-        inputs, features = _crop_features(self.backbone, specs, self.pooling, policy)
+        inputs, features = _crop_features(self, specs, self.pooling, policy)
         strongest = Strongest(self.mask_missing, dtype="float32", name=f"{HEAD}strongest")(features, inputs["present"])
         cells = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}dropout")(features)
         image = ExampleDropout(self.dropout, dtype="float32", name=f"{HEAD}image_dropout")(strongest)
@@ -74,13 +76,13 @@ class AttentionBag:
     hidden: int = 512
     """Channels of the attention's hidden layer."""
     mask_missing: bool = False
-    """Leave missing crops out of the attention."""
+    """Leave missing crops out of the attention and of batch norm."""
     classes: tuple[int, ...] = ALL_CLASSES
     """The classes it answers."""
 
     def build(self, specs: Specs, policy: str = "float32") -> keras.Model:
         """Build it: image, present -> image_logits, cell_logits, embedding; see `network.Network`."""
-        inputs, features = _crop_features(self.backbone, specs, "mean", policy)
+        inputs, features = _crop_features(self, specs, "mean", policy)
         present = inputs["present"][..., None] if self.mask_missing else None
         return keras.Model(inputs, attend(features, present, self.hidden, len(self.classes)), name="attention_bag")
 
@@ -106,13 +108,16 @@ def attend(features, present, hidden: int, num_classes: int) -> dict[str, Tensor
     return {"image_logits": image_logits, "cell_logits": classify(features), "embedding": features}
 
 
-def _crop_features(backbone: AnyBackbone, specs: Specs, pooling: str, policy: str) -> tuple[dict[str, Tensor], Tensor]:
+def _crop_features(
+    network: DuoBranch | AttentionBag, specs: Specs, pooling: str, policy: str
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return the inputs and the pooled features of each crop, float32 [B, K, D]."""
     inputs = make_inputs(specs)
     count, *shape = specs["image"].shape
-    body = backbone.build(tuple(shape), policy)
-    missing = getattr(getattr(backbone, "pixels", None), "zero", (0.0,))
-    crops = FoldCrops(missing, dtype="float32", name=f"{HEAD}crops")(inputs["image"], inputs["present"])
+    body = network.backbone.build(tuple(shape), policy)
+    zero = getattr(getattr(network.backbone, "pixels", None), "zero", (0.0,))
+    fold = FoldCrops(zero, network.mask_missing, dtype="float32", name=f"{HEAD}crops")
+    crops = fold(inputs["image"], inputs["present"])
     pool = GeneralizedMean if pooling == "generalized_mean" else keras.layers.GlobalAveragePooling2D
     pooled = pool(dtype="float32", name=f"{HEAD}pool")(body(crops))
     return inputs, ops.reshape(pooled, (-1, count, pooled.shape[-1]))
@@ -128,20 +133,32 @@ class FoldCrops(keras.layers.Layer):
 
     Args:
         missing: That value, one for all channels or one for each.
+        mask_missing: While training, show the crops of the same bag in turn instead: batch norm sees nothing else.
     """
 
-    def __init__(self, missing, **kwargs):
+    def __init__(self, missing, mask_missing: bool, **kwargs):
         super().__init__(**kwargs)
-        self.missing = tuple(missing)
+        self.missing, self.mask_missing = tuple(missing), mask_missing
 
-    def call(self, image, present):
-        """Return the crops, example by example."""
-        filled = image + (1 - present)[:, :, None, None, None] * ops.convert_to_tensor(self.missing, image.dtype)
+    def call(self, image, present, training: bool = False):
+        """Return the crops, example by example; `present` is float32 [B, K]: 1 a crop, 0 none."""
+        if training and self.mask_missing:
+            filled = tf.gather(image, _stand_ins(present), batch_dims=1)
+        else:
+            filled = image + (1 - present)[:, :, None, None, None] * ops.convert_to_tensor(self.missing, image.dtype)
         return ops.reshape(filled, (-1, *image.shape[2:]))
 
     def get_config(self) -> dict:
         """Return what `from_config` needs."""
-        return {**super().get_config(), "missing": self.missing}
+        return {**super().get_config(), "missing": self.missing, "mask_missing": self.mask_missing}
+
+
+def _stand_ins(present):
+    """Return the crop to show at each place of a bag, int32 [B, K]: itself, or where it is missing another one."""
+    places = ops.arange(present.shape[1], dtype="int32")
+    first = ops.argsort(1 - present, axis=1)  # the crops that are there, in their order, then the missing ones
+    count = ops.maximum(ops.cast(ops.sum(present, axis=1, keepdims=True), "int32"), 1)
+    return ops.where(present > 0, places, tf.gather(first, places % count, batch_dims=1))
 
 
 @REGISTERED
