@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hpa_tf import files
 from hpa_tf.errors import InputError
-from hpa_tf.prediction import adapting, results
+from hpa_tf.postprocessing import PostProcessing
+from hpa_tf.prediction import adapting, merging, requests, results
 from hpa_tf.prediction.command import main
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import _with_run
@@ -76,6 +78,42 @@ def test_a_prediction_that_was_stopped_goes_on_with_its_run(here, capsys):
     results.end("predictions", {"num_images": 1, "num_failures": 0})
     assert chosen() == ("runs/new",), "a finished one is another prediction: predict.py says what differs"
     assert files.exists("predictions/predictions.json")
+
+
+def request(**options) -> dict:
+    """Return the request of a prediction as `predict.py` writes it."""
+    return requests.make_request(Options(**options), {}, [], SimpleNamespace(load=None), PostProcessing())
+
+
+def test_places_mean_the_same_in_every_working_folder(here, capsys, monkeypatch):
+    """Written in one folder, the same request goes on and merges in another."""
+    write_run(here / "runs/old", 300)
+    relative = {"run": ("runs/old",), "images": "images", "image_labels": "labels.csv"}
+    results.start("0", request(**relative, shard="0/2"))
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    absolute = {"run": (f"{here}/runs/old",), "images": f"{here}/images/", "image_labels": f"{here}/labels.csv"}
+    results.start(f"{here}/0", request(**absolute, shard="0/2"))
+    results.start("1", request(**absolute, shard="1/2"))
+    asked = [results.request_of(folder) for folder in (f"{here}/0", "1")]
+    assert merging._common_request(("0", "1"), asked)["options"]["image_labels"] == f"{here}/labels.csv"
+    assert chosen(out=f"{here}/0") == (f"{here}/runs/old",)
+    with pytest.raises(InputError, match=r"options\.images: '\S+/images' -> '\S+/elsewhere/images'"):
+        results.start(f"{here}/0", request(**{**absolute, "images": "images"}, shard="0/2"))
+
+
+def test_the_starter_and_addresses_are_no_places_of_this_machine(here):
+    asked = request(run=("starter", "gs://b/run"), images="gs://b/images")["options"]
+    assert (asked["run"], asked["images"]) == (["starter", "gs://b/run"], "gs://b/images")
+    write_run(here / "starter", 300)
+    assert request(run=("starter",))["options"]["run"] == [f"{here}/starter"]
+
+
+def test_a_prediction_of_an_earlier_version_goes_on(here):
+    """It wrote places as they were said."""
+    now = request(run=("starter",), images="images")
+    results.start("p", {**now, "options": {**now["options"], "images": "./images/", "runs": "runs"}})
+    results.start("p", now)
 
 
 def write_adapted(folder: Path, ended: int, asked: str) -> None:

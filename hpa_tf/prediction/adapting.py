@@ -18,6 +18,7 @@ import numpy as np
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
+from hpa_tf.prediction.results import in_full
 from hpa_tf.prediction.sources import FieldCells, Source, digest
 from hpa_tf.prediction.stages import Failed, load, worker_died
 from hpa_tf.prediction.workers import Workers
@@ -92,7 +93,7 @@ class Adaptation:
         if len(cells) < LEAST_CELLS:
             fix = "predict without --adapt, or give more images"
             raise InputError("--adapt", f"{len(cells)} cells in the images", f"{LEAST_CELLS} or more", fix)
-        write_run(run, self.out, cells, self.share, {**record, _ASKED: self.run})
+        write_run(run, self.out, cells, self.share, {**record, _ASKED: in_full({"run": self.run})["run"]})
 
 
 def run_of(folder: str) -> str | None:

@@ -11,7 +11,7 @@ from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
 from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.options import Options
-from hpa_tf.prediction.results import comparable, request_of
+from hpa_tf.prediction.results import comparable, in_full, request_of
 from hpa_tf.prediction.sources import ImageReader, Source
 from hpa_tf.prediction_folder import MANIFEST
 
@@ -63,12 +63,12 @@ def make_request(
 
 
 def _options(options: Options) -> dict[str, object]:
-    """Return the options that decide the results."""
+    """Return the options that decide the results, places in full."""
     asked = _asked(options, _IDENTITY)
     asked["tta"] = options.tta or "none"  # what the members say instead stands beside each
     if options.segmenter in BY_NETWORK:
         asked["masks"] = None  # they lie in the folder of the results; see `_segmenter`
-    return asked
+    return in_full(asked)
 
 
 def check_goes_on(options: Options) -> None:

@@ -17,12 +17,13 @@ from hpa_tf.file_names import check_network_name
 from hpa_tf.identity import check_kind, check_same, same_place
 from hpa_tf.prediction.result_files import done_images, part_path
 from hpa_tf.prediction_folder import MANIFEST, OVERLAYS, PARTS, RAW, STAMPS, SUBMISSION
+from hpa_tf.run_folder import is_starter
 
 VERSION = 1
 _NO_LONGER = ("segmenter", "segmenter_weights", "max_pixels")
 """Options that earlier versions wrote down. The segmenter's name says all of it: to say a default is to ask for the
 same. Which images are refused changes no result."""
-_PLACES = ("run", "runs", "images", "data", "masks")
+_PLACES = ("run", "runs", "images", "data", "masks", "image_labels")
 
 
 def listed_images(out: str) -> list[str]:
@@ -163,20 +164,31 @@ def start(out: str, request: dict[str, Any]) -> None:
 
 
 def comparable(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request in which equal places are spelled alike: `images` is `./images/`.
+    """Return a request in which equal places are spelled alike, as earlier versions did not: `images` is `./images/`.
 
     The segmenter that reads masks is left out: it is named by their folder and patterns, which are options.
     """
-    options = request["options"]
-    places = {name: _spelled(options[name]) for name in _PLACES if name in options}
+    options = in_full(request["options"])
     segmenter = None if options.get("masks") else request.get("segmenter")
-    return {**request, "options": {**options, **places}, "segmenter": segmenter}
+    return {**request, "options": options, "segmenter": segmenter}
 
 
-def _spelled(place: Any) -> Any:
-    if isinstance(place, list):
-        return [_spelled(one) for one in place]
-    return same_place(place) if isinstance(place, str) else place
+def in_full(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose places are absolute, so that they mean the same in every working folder.
+
+    Addresses and the starter network stay; `runs` is none without a system.
+    """
+    places = {name: _spelled(name, options[name]) for name in _PLACES if name in options}
+    if "runs" in places and not options.get("system"):
+        places["runs"] = None
+    return {**options, **places}
+
+
+def _spelled(name: str, place: Any) -> Any:
+    if isinstance(place, (list, tuple)):
+        return [_spelled(name, one) for one in place]
+    stays = not isinstance(place, str) or (name == "run" and is_starter(place))
+    return place if stays else same_place(place)
 
 
 def end(out: str, summary: dict[str, Any]) -> None:
