@@ -7,30 +7,50 @@ networks have no use for (the first weights' classifier, the auxiliary head). So
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 
+from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models import efficientnet_files, torch_backbone
 from hpa_tf.models.heads import Cbam, MeanMaxHead
 from hpa_tf.models.network import HEAD
-from hpa_tf.models.tensor_file import read_tensors
+from hpa_tf.models.tensor_file import SUFFIXES, read_tensors
 
 _AROUND = re.compile(r"^((state_dict|model_state_dict|model|module|base_model|cnn1)\.)*((backbone|mfeatures)\.)?")
 
 
-def load_published(network: keras.Model, path: str | os.PathLike) -> None:
+_HEADS = ("att_module.", "mclassifier.")
+"""How names of tensors begin, without what is around them, that no file of ImageNet weights has."""
+
+
+def is_published(path: str | os.PathLike) -> bool:
+    """Tell whether a file has the tensors of a team's head.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return os.fspath(path).endswith(SUFFIXES) and any(
+        _AROUND.sub("", name).startswith(_HEADS) for name in read_tensors(path)
+    )
+
+
+def load_published(network: keras.Model, path: str | os.PathLike, channels: Sequence[str] = CHANNELS) -> None:
     """Set all weights of a network from a team's file.
 
     Args:
         network: What `CbamClassifier`, `Fcan` or `PuzzleCam` built, with the file's backbone and head.
         path: A PyTorch or safetensors file.
+        channels: Names of the channels of the network's input.
 
     Raises:
-        InputError: The file cannot be read, or does not fit.
+        InputError: The file cannot be read or does not fit, or the channels are others.
     """
+    if tuple(channels) != CHANNELS:
+        found, expected = f"a network of {', '.join(channels)}", f"one of {', '.join(CHANNELS)}, as the team's"
+        raise InputError(path, found, expected, "use a view of these channels")
     try:
         load_state(network, read_tensors(path))
     except (KeyError, ValueError) as error:

@@ -18,6 +18,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
+from hpa_tf.models.published import is_published, load_published
 from hpa_tf.models.weights_file import HDF5, TENSORS, check_weights_file
 from hpa_tf.run_folder import BEST_WEIGHTS, is_starter
 
@@ -51,8 +52,8 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
         network: What `spec.build` returned.
         spec: The network's description in the recipe.
         source: "none" (leave them random), "imagenet", "starter" (the network that comes with hpa_tf), an ImageNet file
-            that the backbone knows (.h5, .pth), a weights file of a run (.weights.h5), or a run folder (its best
-            weights).
+            that the backbone knows (.h5, .pth), a file that a team published (`published`), a weights file of a run
+            (.weights.h5), or a run folder (its best weights).
         channels: Names of the channels of the network's input.
 
     Raises:
@@ -71,6 +72,8 @@ def initialize(network: keras.Model, spec: Network, source: str, channels: Seque
     path = file_of(source)
     if path and path.endswith(OWN_SUFFIX):
         load(network, path)
+    elif path and is_published(path):
+        load_published(network, path, channels)
     else:
         _transplant(network, spec.backbone, channels, source)
 

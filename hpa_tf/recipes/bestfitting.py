@@ -119,7 +119,7 @@ BESTFITTING_INCEPTION = Recipe(
     ensemble=(1.0,),
 )
 """Epoch 12, counted from 0, predicts, whatever the validation says of it. The margin is team 1's 20 px of a field
-shrunk to 512 px, in px of a field of 2,048. Team 1's own weights are read by `hpa_tf.models.published`."""
+shrunk to 512 px, in px of a field of 2,048. `--weights 12.00_ema.pth` starts from team 1's own."""
 BESTFITTING_SWIN = replace(
     BESTFITTING_INCEPTION,
     name="bestfitting_swin",
