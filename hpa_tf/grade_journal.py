@@ -69,7 +69,7 @@ class Decision:
         grade: 1 to 5; None for skip and undo.
         repeat: The cell was shown a second time, to see whether the grader agrees with himself or herself.
         replaces: Number of the decision that this one undoes or corrects.
-        seconds: Time from the cell's appearance to the decision, s.
+        seconds: Time from the cell's appearance to the decision, s; of cells that were graded at once, its share of it.
         time: When, UTC, ISO 8601.
     """
 

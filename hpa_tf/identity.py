@@ -14,6 +14,8 @@ from hpa_tf.errors import InputError
 _MOST_NAMED = 20
 KINDS = {"predictions.json": "a prediction", "recipe.json": "a run", "dataset.json": "a data folder"}
 """What a folder holds, by the file that says it; a run has the last, too."""
+_TABLES = ("cells.parquet", "images.parquet")
+"""Tables of such folders, which what stands beside them belongs to."""
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -50,6 +52,19 @@ def check_kind(out: str, marker: str, option: str = "--out") -> None:
     found = next((name for name in KINDS if files.exists(files.join(out, name))), marker)
     if found != marker:
         raise InputError(out, f"{KINDS[found]} ({found})", f"{KINDS[marker]}, or neither", f"choose another {option}")
+
+
+def check_table(option: str, path: str) -> None:
+    """Check, before the work, that the table which `option` names can be written and replaces none of a folder's own.
+
+    Raises:
+        InputError: It is a table of a data folder or a prediction, or cannot be written.
+    """
+    folder, name = os.path.split(path)
+    kind = next((kind for marker, kind in KINDS.items() if files.exists(files.join(folder, marker))), None)
+    if kind and name in _TABLES:
+        raise InputError(option, path, f"a table that is not the one of {kind} itself", "choose another name")
+    files.check_can_be_written(option, path)
 
 
 def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:

@@ -618,6 +618,23 @@ def test_masks_that_a_cell_table_was_not_made_with_are_refused(world, capsys, co
     assert expected in capsys.readouterr().err
 
 
+def test_truth_masks_of_cells_at_other_places_are_refused(world, capsys):
+    """Two cells of one size are exchanged in the masks: each would be scored with the other's labels."""
+    truth = cell_table.read(world / "truth.parquet")
+    places = np.concatenate([np.arange(count) for count in range(4, 10)])
+    top, left = 8 * (places // 5), 8 * (places % 5)
+    boxes = {"top": top, "left": left, "bottom": top + 6, "right": left + 6}
+    cell_table.write(truth.assign(**boxes), world / "truth.parquet", "truth")
+    write_submission(world, true_labels(world), world / "submission.csv")
+    assert score(world)["mAP"] == 1
+    path = world / "masks" / "image0_cellmask.png"
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    write_mask(path, np.choose(np.minimum(mask, 4), [mask, 3, mask, 1, mask]).astype(np.uint16))
+    words = ["--truth-masks", world / "masks", "--submission", world / "submission.csv", "--out", world / "out"]
+    assert main(["score", "--truth-labels", *map(str, [world / "truth.parquet", *words])]) == 2
+    assert "image0_cellmask.png: found left at 8 px of cell 1; expected its 0 px in" in capsys.readouterr().err
+
+
 def test_ablation_scores_a_prediction_on_its_own_masks(world, capsys):
     """Its segmenter numbered the cells otherwise than the truth; cells of one size are told apart by nothing else."""
     labels = true_labels(world)

@@ -1,5 +1,7 @@
 """The grading page without its browser: what comes next, what is refused, what a request may not do."""
 
+import contextlib
+import hashlib
 import json
 import struct
 from dataclasses import replace
@@ -158,6 +160,13 @@ def test_decided_cells_are_not_decided_twice(data, tmp_path):
         session.correct(1, 5)
     assert session.undo() == first and session.undo() == first and session.undo() is None
     assert session.state()["upcoming"][:2] == [first, second] and session.state()["done"] == 0
+
+
+def test_cells_that_are_graded_at_once_share_the_time(data, tmp_path):
+    session = open_session(data[0], tmp_path)
+    session.grade(session.state()["upcoming"][:12], 3, 24.0)
+    assert session.state()["per_minute"] == 30
+    assert session.state()["minutes_left"] == pytest.approx((session.state()["total"] - 12) / 30)
 
 
 def test_examples_are_graded_cells_when_there_are_some(data, tmp_path):
@@ -442,6 +451,25 @@ def test_a_table_that_does_not_say_which_cells_they_are_is_refused(tmp_path):
     cell_table.write(table.drop(columns="left"), tmp_path / "data" / "cells.parquet", "labels")
     with pytest.raises(InputError, match=r"no column \['left'\]"):
         read_cells(tmp_path / "data", CLASS)
+
+
+def test_a_changed_or_damaged_table_is_refused(tmp_path):
+    """Its offsets or numbers may be those of other cells; without checksums damage is said, too."""
+    folder = tmp_path / "data"
+    table, _ = write_cells(folder, 12)
+    cells, whole = folder / "cells.parquet", (folder / "cells.parquet").read_bytes()
+    manifest = records.read_manifest(folder)
+    for place in range(0, len(whole), 40):
+        cells.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 40]) + whole[place + 40 :])
+        with contextlib.suppress(InputError):
+            read_cells(folder, CLASS)
+    sums = {"cells.parquet": hashlib.sha256(whole).hexdigest()}
+    records.write_manifest(folder, replace(manifest, checksums=sums))
+    cell_table.write(table.assign(offset=table["offset"].to_numpy()[::-1]), cells, "labels")
+    with pytest.raises(InputError, match="checksum differs"):
+        read_cells(folder, CLASS)
+    cells.write_bytes(whole)
+    assert len(read_cells(folder, CLASS)) == 12
 
 
 @pytest.mark.parametrize(

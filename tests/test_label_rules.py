@@ -474,6 +474,19 @@ def test_bad_commands_are_one_line(data, tmp_path, capsys, arguments, said):
     assert said in error and error.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
 
 
+def test_no_table_takes_the_place_of_one_of_the_data(data, tmp_path, capsys):
+    """It says where each record is: without it the records could not be read any more."""
+    folder, table = data
+    cells = folder / "cells.parquet"
+    before = cells.read_bytes()
+    grade_some(folder, table, tmp_path / "grades")
+    for words in (["label", "--rule", "from_image", "--data", str(folder)], ["grades", str(tmp_path / "grades")]):
+        assert main([*words, "--out", str(cells)]) == 2
+        assert "a table that is not the one of a data folder itself" in capsys.readouterr().err
+        assert cells.read_bytes() == before
+        assert main([*words, "--out", str(tmp_path / "cells.parquet")]) == 0
+
+
 def test_an_option_of_another_rule_is_refused(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(

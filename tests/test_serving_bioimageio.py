@@ -136,6 +136,18 @@ def test_the_documentation_is_of_what_the_network_sees_and_answers(classes, said
     assert "padded with zeros" in text
 
 
+def test_a_crop_that_does_not_say_where_its_nucleus_is_is_refused(tmp_path, monkeypatch):
+    """A network that sees the nucleus alone would be tested on black."""
+    recipe = Recipe("nuclei", Crop(32, surroundings="nucleus"), Classifier(SmallCnn((8, 12))))
+    monkeypatch.setattr(package_module, "_require", lambda: None)
+    monkeypatch.setattr(
+        package_module, "load", lambda run: serving.Served("", {}, recipe, vars(cases.MANIFEST), 32, None)
+    )
+    (tmp_path / "crop.png").write_bytes(png(cell(1)[0]))
+    with pytest.raises(InputError, match=r"--crop: .*region map"):
+        package_module.export_bioimageio("run", str(tmp_path / "out.zip"), About(), str(tmp_path / "crop.png"))
+
+
 def test_a_crop_of_three_channels_is_refused(tmp_path):
     (tmp_path / "rgb.png").write_bytes(png(cell(1)[0])[:40])
     with pytest.raises(InputError, match="no picture"):

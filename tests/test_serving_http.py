@@ -232,6 +232,22 @@ def test_hosts_of_a_server_that_others_may_reach():
     assert named.has("GPU7.lab.example") and not named.has("10.1.2.3") and not named.has("lab.example")
 
 
+@pytest.mark.parametrize("name", ["gpu1:8501", "http://gpu1", "gpu1/", "[::1]", "", "*", "gpu1, gpu2"])
+def test_allowed_hosts_that_no_request_can_have_are_refused(name, capsys):
+    pytest.importorskip("hpa_tf.serving.web")
+    assert command.main(["serve", "--run", "nowhere", "--port", "0", "--allow-host", name]) == 2
+    error = capsys.readouterr().err
+    assert f"--allow-host: found {name!r}" in error and error.count("\n") == 1
+
+
+def test_the_refused_host_is_named_as_it_can_be_allowed():
+    web = pytest.importorskip("hpa_tf.serving.web")
+    guard = web.Guard(None, web.Hosts("127.0.0.1", ("gpu1", "2001:db8::1")))
+    assert guard._fault([(b"host", b"gpu1:8501")]) is None and guard._fault([(b"host", b"[2001:db8::1]:1")]) is None
+    code, text = guard._fault([(b"host", b"gpu2:8501")])
+    assert code == 421 and text.startswith("host 'gpu2' is not served here")
+
+
 def test_two_hosts_and_no_host_are_refused(address):
     line = b"GET /v1/models/hpa HTTP/1.1\r\nConnection: close\r\n"
     assert b" 400 " in raw(address[0], line + b"\r\n").splitlines()[0]

@@ -193,12 +193,13 @@ def _diff(command: Diff) -> int:
 
 
 def _grades(command: Grades) -> int:
+    from hpa_tf.identity import check_table
     from hpa_tf.label_rules import describe_grades, grades_of_folder
     from hpa_tf.reporting import write_csv
 
     if not command.out.endswith((".csv", ".parquet")):
         raise InputError("--out", command.out, "a name that ends in .csv or .parquet", "choose one of them")
-    files.check_can_be_written("--out", command.out)
+    check_table("--out", command.out)
     table, journals, _ = grades_of_folder(command.folder, None)
     if command.out.endswith(".csv"):
         write_csv(table, command.out)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, MITOTIC_SPINDLE, NEGATIVE
-from hpa_tf.data_folder import CELL_COLUMNS, graded_data
+from hpa_tf.data_folder import CELL_COLUMNS, check_file, graded_data
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
@@ -142,9 +142,11 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
     """Read the cells of a data folder.
 
     Raises:
-        InputError: The folder is no finished data folder, or its cell table lacks columns or names foreign shards.
+        InputError: The folder is no finished data folder, or its cell table is not that of the manifest, is damaged,
+            lacks columns or names foreign shards.
     """
     manifest = records.read_manifest(folder)
+    check_file(folder, records.CELL_TABLE_NAME, manifest)
     path = files.join(folder, records.CELL_TABLE_NAME)
     try:
         with files.open_file(path) as stream:
@@ -155,7 +157,9 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
             columns += [name for name in _SUMS if name in there]
             stream.seek(0)
             arrow = pq.read_table(stream, columns=columns, read_dictionary=["image_id", "shard"])
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+    except InputError:
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(path, f"{error}", "the cell table of a build", "build the data again") from error
     image, image_ids = _codes(arrow["image_id"])
     shard, shards = _codes(arrow["shard"])

@@ -153,6 +153,11 @@ class Session:
     def grade(self, rows: Sequence[int], grade: int | None, seconds: float | None) -> None:
         """Grade cells that were shown, all with one grade; None = skip them.
 
+        Args:
+            rows: The cells.
+            grade: 1 to 5, or None.
+            seconds: From their appearance to the decision, s, for all of them together; None = not known.
+
         Raises:
             Conflict: A cell was decided before and this is not its repeat.
             InputError: The disk does not take it.
@@ -165,8 +170,9 @@ class Session:
                 if times.get(row, 0) > (row in self._offered):
                     raise Conflict("this cell was decided before, perhaps in another window: reload the page")
             unique = list(dict.fromkeys(rows))
+            share = seconds / len(unique) if seconds and unique else seconds
             decisions = [
-                self._decision(row, grade, after, seconds, repeat=row in times) for after, row in enumerate(unique)
+                self._decision(row, grade, after, share, repeat=row in times) for after, row in enumerate(unique)
             ]
             self.writer.append(decisions)
             for row, decision in zip(unique, decisions, strict=True):

@@ -99,23 +99,25 @@ def masks_of(mask: np.ndarray, rows: pd.DataFrame, table: str | os.PathLike, pat
 
     Args:
         mask: Integer [H, W]; 0 is background, numbers may have gaps.
-        rows: Its rows of a cell table; where that has a column `cell_area`, px, the masks must have these areas.
+        rows: Its rows of a cell table; where that has the columns `cell_area`, top, left, bottom, right, px, the masks
+            must have these areas and boxes.
         table: Where the rows are from, for errors.
         path: Where the label image is from, for errors.
 
     Raises:
-        InputError: A cell is missing or has another area: the table was made with other masks.
+        InputError: A cell is missing or has another area or box: the table was made with other masks.
     """
     cells, numbers = encode_cells(mask) if len(rows) else {}, rows["cell"].astype(int).tolist()
     fix = f"give the masks that {table} was made with"
     if missing := [number for number in numbers if number not in cells]:
         raise InputError(path, f"no cells {missing[:10]}", f"the cells of {table}", fix)
     own = [cells[number] for number in numbers]
-    if "cell_area" in rows:
-        found_areas, expected = areas(own), rows["cell_area"].to_numpy(float)
-        for row in np.flatnonzero((found_areas != expected) & ~np.isnan(expected))[:1]:
-            found = f"{found_areas[row]} px of cell {numbers[row]}"
-            raise InputError(path, found, f"its {expected[row]:g} px in {table}", fix)
+    boxes = np.reshape([box(one) for one in own], (-1, 4)).T
+    for name, found in (("cell_area", areas(own)), *zip(("top", "left", "bottom", "right"), boxes, strict=True)):
+        expected = rows[name].to_numpy(float) if name in rows else np.full(len(own), np.nan)
+        for row in np.flatnonzero((found != expected) & ~np.isnan(expected))[:1]:
+            what = f"{'' if name == 'cell_area' else f'{name} at '}{found[row]} px of cell {numbers[row]}"
+            raise InputError(path, what, f"its {expected[row]:g} px in {table}", fix)
     return own
 
 

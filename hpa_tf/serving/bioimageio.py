@@ -79,7 +79,7 @@ def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, cro
 
     Raises:
         InputError: The run has no SavedModel, or sees something else than crops in all four channels; a package is
-            missing, a text is refused, or the test fails.
+            missing, the network needs more than `crop`, a text is refused, or the test fails.
     """
     if not str(out).endswith(".zip"):
         raise InputError("--out", str(out), "a file name that ends with .zip", "correct the option")
@@ -91,6 +91,9 @@ def export_bioimageio(run_folder: str | os.PathLike, out: str, about: About, cro
         found = f"a network that sees {type(view).__name__} of the channels {', '.join(view.channels)}"
         expected = f"Crop of the channels {', '.join(CHANNELS)}"
         raise InputError(str(run_folder), found, expected, "give another run; its SavedModel and ONNX answer this one")
+    if crop is not None and view.needs_region:
+        fix = "leave --crop out"
+        raise InputError("--crop", "a crop without the region map that the network needs", "the generated cell", fix)
     pixels, region = generated_cell() if crop is None else read_crop(crop)
     with tempfile.TemporaryDirectory() as folder, _contained():
         difference = _write_files(Path(folder), served, pixels, region)

@@ -72,7 +72,7 @@ def serve(run: str, name: str, host: str, port: int, allow_hosts: tuple[str, ...
         allow_hosts: Further names under which the server may be asked.
 
     Raises:
-        InputError: The run cannot be served, the address cannot be had, or a package is missing.
+        InputError: The run cannot be served, the address cannot be had, a name is none, or a package is missing.
     """
     try:
         import uvicorn
@@ -84,11 +84,12 @@ def serve(run: str, name: str, host: str, port: int, allow_hosts: tuple[str, ...
         web.check_name(name)
     except ValueError as error:
         raise InputError("--name", str(error), "letters, digits and _ . -", "choose another name") from error
+    hosts = web.Hosts(host, allow_hosts)
     keep_freed_memory()
     with _listen(host, port) as listening:
         served = serving.load(run)
         app = web.application(name, lambda body: predict(served, body), num_cores())
-        server = uvicorn.Server(web.configured(app, web.Hosts(host, allow_hosts)))
+        server = uvicorn.Server(web.configured(app, hosts))
         where = f"[{host}]" if ":" in host else host
         print(f"{run}: http://{where}:{listening.getsockname()[1]}/v1/models/{name}:predict", flush=True)
         server.run([listening])

@@ -23,6 +23,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hpa_tf.errors import InputError
+
 MAX_BODY = 64 << 20
 """Largest body of a request, bytes."""
 MAX_HELD = 4 * MAX_BODY
@@ -34,6 +36,7 @@ MAX_CONNECTIONS = 512
 
 _JSON = "application/json"
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_HOST_NAME = re.compile(r"[\w.-]{1,253}", re.ASCII)
 Answer = Callable[[bytes], dict[str, Any]]
 
 
@@ -43,9 +46,16 @@ class Hosts:
     Args:
         host: Address that it listens on.
         allowed: Further names.
+
+    Raises:
+        InputError: One of them is neither a name nor an address, and no request could have it.
     """
 
     def __init__(self, host: str, allowed: tuple[str, ...] = ()):
+        for name in allowed:
+            if not _HOST_NAME.fullmatch(name) and _address(name) is None:
+                fix = "leave port, path and https:// out"
+                raise InputError("--allow-host", repr(name), "a name or an address alone, such as gpu1.lab.org", fix)
         self._names = {"localhost", host.lower(), *(name.lower() for name in allowed)}
         address = _address(host)
         self._only_here = host.lower() == "localhost" or (address is not None and address.is_loopback)
@@ -100,8 +110,10 @@ class Guard:
             for name in (b"host", b"origin", b"sec-fetch-site")
         }
         host = values[b"host"][0] if len(values[b"host"]) == 1 else ""
-        if not self._hosts.has(_name_in(host)):
-            return 421, f"host {host[:100]!r} is not served here; start the server with --allow-host NAME to allow it"
+        name = _name_in(host)
+        if not self._hosts.has(name):
+            shown = (name or host)[:100]
+            return 421, f"host {shown!r} is not served here; start the server with --allow-host NAME to allow it"
         others = [origin for origin in values[b"origin"] if origin not in (f"http://{host}", f"https://{host}")]
         if others or any(site not in ("same-origin", "none") for site in values[b"sec-fetch-site"]):
             return 403, "requests of web pages from elsewhere are not answered"
