@@ -34,6 +34,7 @@ __all__ = [
     "read_field",
     "read_planes",
     "to_full_scale",
+    "warn_if_blank",
 ]
 
 _LARGEST_COUNT = 65_535
@@ -124,8 +125,7 @@ def read_planes(
             size, expected = (f"{p.shape[1]} x {p.shape[0]} px, {p.dtype}" for p in (plane, found[first]))
             fix = "export the channels alike"
             raise InputError(where[channel], size, f"{expected} as {where[first]}", fix)
-        if plane.max() == plane.min():
-            warnings.warn(f"{where[channel]}: the {channel} channel is blank", HpaWarning, stacklevel=3)
+        warn_if_blank(plane, channel, where[channel])
         if full_scale is not None:
             found[channel] = to_full_scale(plane, full_scale, where[channel])
     black = np.zeros_like(found[first])
@@ -178,6 +178,19 @@ def channel_counts(field_files: FieldFiles, max_pixels: int = MAX_PIXELS) -> dic
         return {channel: int(channel in field_files.paths) for channel in field_files.layout.present}
     with open_stack(field_files.stack[0], max_pixels) as stack:
         return count_channels(stack.names, field_files.layout)
+
+
+def warn_if_blank(plane: np.ndarray, channel: str, where: str, hint: str = "") -> None:
+    """Warn of a channel all of whose pixels are equal.
+
+    Args:
+        plane: uint8 or uint16 [H, W], counts.
+        channel: Its name.
+        where: The file or argument that it comes from.
+        hint: What else the warning says.
+    """
+    if plane.max() == plane.min():
+        warnings.warn(f"{where}: the {channel} channel is blank{hint}", HpaWarning, stacklevel=4)
 
 
 def _scale(scales: Mapping[str, tuple[float, float] | None]) -> float:

@@ -1,7 +1,6 @@
 """Predict in memory: an image in, a table of its cells out. The numbers are those of `predict.py`."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import InputError
 from hpa_tf.imaging.brightness import brightness
-from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale
+from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale, warn_if_blank
 from hpa_tf.imaging.image_cells import cells_of
 from hpa_tf.imaging.layout import Layout, LayoutOptions, Project
 from hpa_tf.imaging.segmentation import Masks
@@ -167,9 +166,9 @@ def _field(
     if full_scale is not None:
         pixels = to_full_scale(pixels, full_scale, "image")
     for k, channel in enumerate(CHANNELS if field is not image else ()):  # of a `FieldOfView` its reader has told
-        if channel not in layout.without and pixels[..., k].max() == pixels[..., k].min():
+        if channel not in layout.without:
             hint = f"; if there is none, say so: without={channel!r}" if channel in ("red", "yellow") else ""
-            warnings.warn(f"image: the {channel} channel is blank{hint}", HpaWarning, stacklevel=3)
+            warn_if_blank(pixels[..., k], channel, "image", hint)
     scale = field.um_per_px if um_per_px is None else um_per_px
     return _blackened(replace(field, pixels=np.ascontiguousarray(pixels), um_per_px=scale), layout)
 
