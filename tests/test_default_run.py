@@ -55,6 +55,13 @@ def test_without_a_run_the_starter_predicts(here, capsys):
     assert "comes with hpa_tf" in capsys.readouterr().out
 
 
+def test_the_folder_of_runs_is_listed_once(here, monkeypatch):
+    write_run(here / "runs/a", 300)
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(str(path)) or listdir(path))
+    assert chosen() == ("runs/a",) and listed.count("runs") == 1
+
+
 def test_systems_and_folds_that_are_passed_over_are_named(here, capsys):
     write_run(here / "runs/cpu_final_2/cpu_flips", 900)
     (here / "runs/cpu_final_2/system.json").write_text("{}")

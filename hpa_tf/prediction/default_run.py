@@ -47,22 +47,21 @@ def _newest(folder: str, to_adapt: bool) -> tuple[str, str]:
         to_adapt: Leave adapted runs out.
     """
     found = []
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        run = files.join(folder, name)
+    below = [files.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+    for run in below:
         if to_adapt and os.path.exists(files.join(run, RECORD)):
             continue
         if is_finished(run) and os.path.exists(files.join(run, SAVED_MODEL, "saved_model.pb")):
             found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
     kind = "finished run that is not adapted" if to_adapt else "finished run"
-    several = _of_several(folder)
+    several = _of_several(below)
     if found:
         return max(found)[1], f"the newest {kind} in {folder}/{several}"
     return starter.NAME, f"no {kind} in {folder}/{several}, so the network that comes with hpa_tf"
 
 
-def _of_several(folder: str) -> str:
-    """Return in words which folders hold the runs of a system or of folds, which are named by other options."""
-    below = [files.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+def _of_several(below: list[str]) -> str:
+    """Return in words which of some folders hold the runs of a system or of folds, which are named by other options."""
     systems = [f"--system NAME --runs {one}" for one in below if os.path.exists(files.join(one, SYSTEM))]
     first = [fold_folder(one, 0) for one in below]
     folds = [f"--run {one}" for one in first if os.path.exists(files.join(one, RESULT))]
