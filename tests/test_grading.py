@@ -13,7 +13,7 @@ from grading_cases import CLASS, write_cells
 from shards import one_hot, write_dataset
 from werkzeug.test import Client
 
-from hpa_tf import cell_table, framing, records
+from hpa_tf import cell_table, files, framing, records
 from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.grade_journal import GradedData, Writer, read
@@ -41,7 +41,7 @@ def open_session(folder, out, **options):
 
 def test_queue_orders(data):
     folder, table, scores = data
-    cells = read_cells(folder, CLASS).with_scores(folder.parent / "predictions.parquet", CLASS)
+    cells = read_cells(folder, CLASS, predictions=folder.parent / "predictions.parquet")
     np.testing.assert_array_equal(cells.score, scores)
     everything = np.ones(len(cells), bool)
     labels = table["Mitotic spindle"].to_numpy()
@@ -66,13 +66,13 @@ def test_cells_without_a_score_come_last(data, tmp_path):
     folder, table, scores = data
     some = cell_table.from_values(table["image_id"], table["cell"], np.tile(scores[:, None], 19)).iloc[::2]
     cell_table.write(some[::-1], tmp_path / "some.parquet", "predictions")
-    cells = read_cells(folder, CLASS).with_scores(tmp_path / "some.parquet", CLASS)
+    cells = read_cells(folder, CLASS, predictions=tmp_path / "some.parquet")
     rows = queue(cells, np.ones(90, bool), "probability", "all", 0)
     assert (np.diff(scores[rows[:45]]) <= 0).all() and set(rows[:45]) == set(range(0, 90, 2))
     other = some.assign(image_id="elsewhere", cell=np.arange(45) + 1)
     cell_table.write(other, tmp_path / "other.parquet", "predictions")
     with pytest.raises(InputError, match="none of the 90 cells"):
-        cells.with_scores(tmp_path / "other.parquet", CLASS)
+        read_cells(folder, CLASS, predictions=tmp_path / "other.parquet")
 
 
 def test_tables_of_other_masks_are_refused(data, tmp_path):
@@ -81,9 +81,21 @@ def test_tables_of_other_masks_are_refused(data, tmp_path):
     for column in ("cell_area", "left"):
         other = table.assign(**{column: table[column] + (np.arange(90) > 70)})
         cell_table.write(other, tmp_path / "other.parquet", "predictions")
-        for join in (read_cells(folder, CLASS).with_scores, read_cells(folder, CLASS).with_labels):
+        for joined in ("labels", "predictions"):
             with pytest.raises(InputError, match=rf"other\.parquet.*{column}.*19 of 90 cells differ.*other masks"):
-                join(tmp_path / "other.parquet", CLASS)
+                read_cells(folder, CLASS, **{joined: tmp_path / "other.parquet"})
+
+
+def test_the_cells_of_the_data_are_read_once_however_many_tables_are_joined(data, tmp_path, monkeypatch):
+    folder, table, scores = data
+    cell_table.write(table.iloc[::-1].iloc[:60], tmp_path / "labels.parquet", "labels")
+    opened, open_file = [], files.open_file
+    monkeypatch.setattr(files, "open_file", lambda path, *more: opened.append(str(path)) or open_file(path, *more))
+    cells = read_cells(folder, CLASS, tmp_path / "labels.parquet", folder.parent / "predictions.parquet")
+    assert opened.count(str(folder / "cells.parquet")) == 1
+    assert np.isnan(cells.label[:30]).all() and not cells.alone[:30].any()
+    np.testing.assert_array_equal(cells.label[30:], table["Mitotic spindle"].to_numpy(np.float32)[30:])
+    np.testing.assert_array_equal(cells.score, scores)
 
 
 def test_unclean_cells_and_folds_stay_out(tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -106,44 +106,25 @@ class Cells:
             raise InputError(where, f"image {image_id!r} cell {cell}", f"{self.key(row)}", MEND)
         return record
 
-    def with_labels(self, path: str | os.PathLike, class_id: int) -> "Cells":
-        """Return the cells with the current labels of another cell table; cells that it lacks are not known.
 
-        Raises:
-            InputError: It is no cell table, has none of the cells, or is of other masks.
-        """
-        labels = self._joined(path, cell_table.VALUES)
-        return replace(self, label=labels[:, class_id].copy(), alone=_alone(labels, class_id))
-
-    def with_scores(self, path: str | os.PathLike, class_id: int) -> "Cells":
-        """Return the cells with the probabilities of a table of predictions.
-
-        Raises:
-            InputError: It is no cell table, has none of the cells, or is of other masks.
-        """
-        return replace(self, score=self._joined(path, [CLASSES[class_id]])[:, 0])
-
-    def _joined(self, path: str | os.PathLike, names: list[str]) -> np.ndarray:
-        """Return some classes' values in another table, float32 [N, names]; NaN for cells that it lacks."""
-        other = cell_table.read(path, cell_table.PLACES)
-        images = pd.Index(self.image_ids).get_indexer(other["image_id"])
-        other, images = other[images >= 0], images[images >= 0]
-        index = pd.Index((images.astype(np.int64) << 32) + other["cell"].to_numpy(np.int64))
-        rows = index.get_indexer((self.image.astype(np.int64) << 32) + self.cell)
-        if not (rows >= 0).any():
-            raise InputError(path, f"none of the {len(self)} cells of {self.folder}", "a table of these cells", "check")
-        own = cell_table.read_parts(files.join(self.folder, records.CELL_TABLE_NAME), CELL_COLUMNS)
-        cell_table.check_same_cells(pd.concat(own, ignore_index=True), other, path)
-        values = other[names].to_numpy(np.float32)
-        return np.where(rows[:, None] >= 0, values[rows], np.float32(np.nan))
-
-
-def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
+def read_cells(
+    folder: str | os.PathLike,
+    class_id: int,
+    labels: str | os.PathLike | None = None,
+    predictions: str | os.PathLike | None = None,
+) -> Cells:
     """Read the cells of a data folder.
 
+    Args:
+        folder: Data folder.
+        class_id: The class.
+        labels: Cell table of the current labels; cells that it lacks are not known. None: those of the data folder.
+        predictions: Cell table of the scores, if any.
+
     Raises:
-        InputError: The folder is no finished data folder, or its cell table is not that of the manifest, is damaged,
-            lacks columns or names foreign shards.
+        InputError: The folder is no finished data folder; its cell table is not that of the manifest, is damaged, lacks
+            columns or names foreign shards; or another table is no cell table, has none of the cells, or is of other
+            masks.
     """
     manifest = records.read_manifest(folder)
     check_file(folder, records.CELL_TABLE_NAME, manifest)
@@ -168,13 +149,18 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
         check_image_id(name, path)  # a shard is a file of the folder itself
         if name not in known:
             raise InputError(path, f"shard {name!r}", f"a shard of {records.MANIFEST_NAME}", "build the data again")
-    labels = np.column_stack([arrow[name].to_numpy() for name in cell_table.VALUES]).astype(np.float32)
+    own = np.column_stack([arrow[name].to_numpy() for name in cell_table.VALUES]).astype(np.float32)
+    cells = arrow.select(CELL_COLUMNS).to_pandas()
+    current = own if labels is None else _joined(cells, folder, labels, cell_table.VALUES)
+    if predictions is None:
+        score = np.full(len(image), np.nan, np.float32)
+    else:
+        score = _joined(cells, folder, predictions, [CLASSES[class_id]])[:, 0]
     fields = {one.name for one in manifest.shards_of("fields")}
     pairs = {name: name.replace("cells-", "fields-", 1) for name in shards}
-    blank = np.full(len(image), np.nan, np.float32)
     return Cells(
         folder=str(folder),
-        data=graded_data(folder, manifest, arrow.select(CELL_COLUMNS).to_pandas()),
+        data=graded_data(folder, manifest, cells),
         field_shards={cells: field for cells, field in pairs.items() if field in fields},
         image_ids=image_ids,
         image=image,
@@ -183,12 +169,34 @@ def read_cells(folder: str | os.PathLike, class_id: int) -> Cells:
         shard=shard,
         offset=arrow["offset"].to_numpy().astype(np.int64),
         fold=arrow["fold"].to_numpy().astype(np.int32),
-        clean=rules.stay_in_training(arrow["cleaning_value"].to_numpy(), labels[:, MITOTIC_SPINDLE], image),
-        label=labels[:, class_id].copy(),
-        alone=_alone(labels, class_id),
-        score=blank,
+        clean=rules.stay_in_training(arrow["cleaning_value"].to_numpy(), own[:, MITOTIC_SPINDLE], image),
+        label=current[:, class_id].copy(),
+        alone=_alone(current, class_id),
+        score=score,
         brightness=_brightness(arrow, image),
     )
+
+
+def _joined(cells: pd.DataFrame, folder: str | os.PathLike, path: str | os.PathLike, names: list[str]) -> np.ndarray:
+    """Return some classes' values in another table, float32 [N, names]; NaN for cells that it lacks.
+
+    Args:
+        cells: `CELL_COLUMNS` of the N cells.
+        folder: Their data folder.
+        path: The other table.
+        names: The classes.
+
+    Raises:
+        InputError: It is no cell table, has none of the cells, or is of other masks.
+    """
+    other = cell_table.read(path, cell_table.PLACES)
+    there, wanted = (pd.MultiIndex.from_frame(table[cell_table.KEYS]) for table in (other, cells))
+    rows = there.get_indexer(wanted)
+    if not (rows >= 0).any():
+        raise InputError(path, f"none of the {len(cells)} cells of {folder}", "a table of these cells", "check")
+    cell_table.check_same_cells(cells, other, path)
+    values = other[names].to_numpy(np.float32)
+    return np.where(rows[:, None] >= 0, values[rows], np.float32(np.nan))
 
 
 def _alone(labels: np.ndarray, class_id: int) -> np.ndarray:

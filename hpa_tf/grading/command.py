@@ -70,11 +70,7 @@ def make_session(options: Options) -> Session:
     """
     _check(options)
     class_id, grader = class_number(options.class_), options.grader or _user()
-    cells = read_cells(options.data, class_id)
-    if options.labels:
-        cells = cells.with_labels(options.labels, class_id)
-    if options.table:
-        cells = cells.with_scores(options.table, class_id)
+    cells = read_cells(options.data, class_id, options.labels or None, options.table or None)
     chosen = in_folds(cells, options.fold) & (cells.clean if options.clean else np.ones(len(cells), bool))
     rows = queue(cells, chosen, options.order, options.which, options.seed)
     writer = Writer(options.out, class_id, grader, cells.data)
