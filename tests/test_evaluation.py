@@ -345,6 +345,20 @@ def test_mask_names(tmp_path):
         _ = MaskFolder(str(tmp_path / "empty")).image_ids
 
 
+def test_other_files_of_an_image_are_no_masks(world):
+    """Beside its mask: what Cellpose writes, a picture of the outlines, channels. An id that continues another is one."""
+    write_submission(world, true_labels(world), world / "submission.csv")
+    before = score(world)
+    (world / "masks/image0_seg.npy").write_bytes(b"pickled")
+    write_mask(world / "masks/image1_overlay.png", np.zeros((SIDE, SIDE, 3), np.uint8))
+    write_mask(world / "masks/image1_RED.png", np.full((SIDE, SIDE), 300, np.uint16))
+    assert score(world) == before
+    write_mask(world / "masks/image1_2.png", grid_mask(2))
+    write_mask(world / "masks/image10_mask.png", grid_mask(2))
+    folder = MaskFolder(str(world / "masks"))
+    assert folder.path("image1_2").endswith("image1_2.png") and "image10" in folder.image_ids
+
+
 def test_a_score_of_nan_is_no_detection(world):
     truth = cell_table.read(world / "truth.parquet")
     values = np.full((len(truth), NUM_CLASSES), np.nan)

@@ -1,7 +1,7 @@
 """A folder of label images, one an image, found by the same names as `imaging.segmentation.masks_on_disk`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +35,8 @@ class MaskFolder:
     folder: str
 
     @cached_property
-    def _paths(self) -> Mapping[str, str]:
+    def _found(self) -> Mapping[str, tuple[int, str]]:
+        """Return the place of each image's pattern among `CELL_PATTERNS` and the name of its file."""
         try:
             names = sorted(os.listdir(self.folder))
         except OSError as error:
@@ -43,7 +44,7 @@ class MaskFolder:
         ranked: dict[str, tuple[int, str]] = {}
         for name in names:
             stem, extension = os.path.splitext(clean(name))
-            if extension.lower() not in EXTENSIONS or stem.endswith(_OTHER_ENDS) or name.startswith("."):
+            if extension.lower() not in EXTENSIONS or stem.lower().endswith(_OTHER_ENDS) or name.startswith("."):
                 continue
             stem = stem[:-4] if stem.lower().endswith(".ome") else stem
             fitting = [(len(end), rank) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end)]
@@ -57,12 +58,13 @@ class MaskFolder:
         if not ranked:
             expected = f"label images named {{ID}}_mask.png or like it ({', '.join(EXTENSIONS)})"
             raise InputError(self.folder, f"{len(names)} files, no mask among them", expected, "check the folder")
-        return {image_id: os.path.join(self.folder, name) for image_id, (_, name) in ranked.items()}
+        return ranked
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """The images that have a mask, sorted."""
-        return tuple(sorted(self._paths))
+        """The images that have a mask, sorted: beside `img_mask.png`, `img_overlay.png` is no mask of another image."""
+        named = {image_id for image_id, (rank, _) in self._found.items() if _CELL_ENDS[rank]}
+        return tuple(sorted(one for one in self._found if one in named or not _continues(one, named)))
 
     def path(self, image_id: str) -> str:
         """Return the file of an image's mask.
@@ -70,10 +72,10 @@ class MaskFolder:
         Raises:
             InputError: There is none.
         """
-        if image_id not in self._paths:
+        if image_id not in self._found:
             found = f"no mask of image {image_id}"
             raise InputError(self.folder, found, f"{image_id}_mask.png or like it", "add the mask or drop the image")
-        return self._paths[image_id]
+        return os.path.join(self.folder, self._found[image_id][1])
 
     def read(self, image_id: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """Read an image's mask, int32 [H, W].
@@ -104,3 +106,8 @@ class MaskFolder:
             InputError: See `read`; or a cell is missing or has another area: the table was made with other masks.
         """
         return masks_of(self.read(image_id), rows, table, self.path(image_id))
+
+
+def _continues(name: str, image_ids: Collection[str]) -> bool:
+    """Tell whether a name is one of these ids and more after a dash, a dot or the like."""
+    return any(name[:place] in image_ids for place, sign in enumerate(name) if not sign.isalnum())
