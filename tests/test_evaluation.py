@@ -346,7 +346,7 @@ def test_mask_names(tmp_path):
 
 
 def test_other_files_of_an_image_are_no_masks(world):
-    """Beside its mask: what Cellpose writes, a picture of the outlines, channels. An id that continues another is one."""
+    """Beside its mask: what Cellpose writes, a picture of outlines, channels. A labelled id may continue another."""
     write_submission(world, true_labels(world), world / "submission.csv")
     before = score(world)
     (world / "masks/image0_seg.npy").write_bytes(b"pickled")

@@ -546,11 +546,14 @@ def test_masks_are_found_by_ids_in_another_unicode_form(tmp_path):
     ("name", "words"),
     [
         ("img1_er_cp_masks.png", r"but img1_er_cp_masks.png.*--cell-pattern '\{ID\}_er_cp_masks.png'"),
-        ("img1_seg.npy", r"--cell-pattern '\{ID\}_seg.npy'"),
+        ("mask_img1.png", r"but mask_img1.png.*--cell-pattern 'mask_\{ID\}.png'"),
+        ("img1_seg.npy", r"but img1_seg.npy.*Fix: save the masks themselves: cellpose --save_png"),
         ("img1.stardist.tif", r"--cell-pattern '\{ID\}.stardist.tif'"),
         ("img1_rois.zip", "but img1_rois.zip.*save the mask as a label image"),
         ("img1_green.png", "no cell mask of image img1; expected"),
         ("img2_cellmask.png", "no cell mask of image img1; .*--cell-pattern"),
+        ("img10_cellmask.png", "no cell mask of image img1; .*add it"),
+        ("myimg1_cellmask.png", "no cell mask of image img1; .*add it"),
     ],
 )
 def test_masks_with_other_names_are_shown_with_their_pattern(tmp_path, name, words):

@@ -25,6 +25,8 @@ EXTENSIONS = (".png", ".tif", ".tiff", ".npy", ".npz")
 
 _EXPECTED = "a label image: one whole number per pixel, 0 = background, each cell its own number"
 _SAVE_NUMBERS = "save the numbers themselves, as 16-bit grey PNG or TIFF or an integer NPY or NPZ"
+UNPICKLE = "save the masks themselves: cellpose --save_png or --save_tif, or np.save(..., data['masks'])"
+"""The way out of Cellpose's `_seg.npy`."""
 _LARGEST = np.iinfo(np.int32).max
 _DAMAGE = (*tiff.DAMAGE, zipfile.BadZipFile)
 _MOST_HEADER = 10_000  # bytes of an NPY header: more than any array of numbers has
@@ -105,8 +107,7 @@ def _read_npy(stream: IO[bytes], path: str, max_pixels: int) -> np.ndarray:
     read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
     shape, fortran_order, dtype = read_header(header)
     if dtype.hasobject:
-        fix = "save the masks themselves: cellpose --save_png or --save_tif, or np.save(..., data['masks'])"
-        raise InputError(path, _PICKLE, _EXPECTED, fix)
+        raise InputError(path, _PICKLE, _EXPECTED, UNPICKLE)
     _check_array(path, shape, dtype, max_pixels)
     size = int(np.prod(shape)) * dtype.itemsize
     data = stream.read(size)

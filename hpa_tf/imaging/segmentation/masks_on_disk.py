@@ -16,7 +16,7 @@ from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.fields import MAX_PIXELS, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei
-from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, read_mask
+from hpa_tf.imaging.segmentation.mask_files import EXTENSIONS, UNPICKLE, read_mask
 
 CELL_PATTERNS = (
     *("{ID}_cellmask", "{ID}_cell_mask", "{ID}_cells", "{ID}_mask", "{ID}_cp_masks", "{ID}.ome_cp_masks"),
@@ -143,15 +143,18 @@ class MasksOnDisk:
         raise self._no_mask(image_id, kind, tried, others)
 
     def _no_mask(self, image_id: str, kind: str, tried: tuple[str, ...], there: Mapping[str, str]) -> InputError:
-        start = _normal(image_id)
-        near = sorted(name for key, name in there.items() if key.startswith(start) and not _CHANNEL.search(key))
+        """Return the error for an image without a mask; advises the pattern of a file whose name has the id as a word."""
+        word = re.compile(rf"(?<![^\W_]){re.escape(unicodedata.normalize('NFC', image_id))}(?![^\W_])")
+        near = sorted(name for key, name in there.items() if word.search(key) and not _CHANNEL.search(key))
         found = f"no {kind} mask of image {image_id}" + (f", but {', '.join(near[:4])}" if near else "")
         names = ", ".join(candidate.replace("{ID}", image_id) for candidate in tried)
         expected = f"one of {names} ({', '.join(EXTENSIONS)})"
-        stem = next((name for name in near if name.lower().endswith(EXTENSIONS)), None)
-        if stem is not None:
-            pattern = "{ID}" + unicodedata.normalize("NFC", stem)[len(image_id) :]
+        images = [name for name in near if name.lower().endswith(EXTENSIONS)]
+        if readable := [name for name in images if not name.endswith("_seg.npy")]:
+            pattern = word.sub("{ID}", unicodedata.normalize("NFC", readable[0]), count=1)
             fix = f"give its name: --{kind}-pattern '{pattern}'"
+        elif images:
+            fix = UNPICKLE
         elif near:
             fix = "save the mask as a label image (PNG, TIFF, NPY or NPZ), not as outlines or regions"
         else:
