@@ -201,6 +201,31 @@ def test_masks_whose_numbers_have_colours_are_read_under_every_compression(tmp_p
             read_mask(path)
 
 
+def packed_tiff(plane: np.ndarray, bits: int, order: str, is_white: bool, deflate: bool) -> bytes:
+    """Write a grey TIFF of any number of bits, most significant first, rows beginning on a byte."""
+    bools = (plane[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).reshape(len(plane), -1)
+    data = np.packbits(bools, axis=1).tobytes()
+    data = zlib.compress(data) if deflate else data
+    values = {256: plane.shape[1], 257: len(plane), 258: bits, 259: 8 if deflate else 1, 262: 0 if is_white else 1}
+    values |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: len(plane), 279: len(data)}
+    entries = [struct.pack(f"{order}HHII", code, 4, 1, value) for code, value in values.items()]
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    return start + b"".join(entries) + bytes(4) + data
+
+
+@pytest.mark.parametrize("is_white", [False, True])
+@pytest.mark.parametrize(
+    "bits, order, deflate",
+    [(2, "<", False), (4, ">", False), (10, "<", False), (12, "<", True), (12, ">", False), (14, "<", False)],
+)
+def test_packed_numbers_are_read_as_they_are(tmp_path, bits, order, deflate, is_white):
+    """Of less than 8 bits, Pillow makes 8."""
+    path, counts = tmp_path / "x_red.tif", np.random.default_rng(0).integers(0, 1 << bits, (7, 9))
+    path.write_bytes(packed_tiff(counts, bits, order, is_white, deflate))
+    light = (1 << bits) - 1 - counts if is_white else counts
+    np.testing.assert_array_equal(read_channel(str(path), "red"), light * (255 // ((1 << bits) - 1) if bits < 8 else 1))
+
+
 def test_a_compression_that_is_not_read_is_named(tmp_path, plane):
     path = tmp_path / "x_red.tif"
     path.write_bytes(retagged(tiff_bytes(plane), (259, 3, struct.pack("<H", 34712))))

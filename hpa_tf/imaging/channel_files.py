@@ -6,6 +6,7 @@ import warnings
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 from hpa_tf import files
@@ -13,7 +14,8 @@ from hpa_tf.errors import InputError
 from hpa_tf.gzipped import TooLargeError, gunzip
 from hpa_tf.imaging import tiff
 from hpa_tf.imaging.layout import Project
-from hpa_tf.imaging.stacks import open_stack
+from hpa_tf.imaging.stack_pixels import decode_page
+from hpa_tf.imaging.stacks import COMPRESSIONS, open_stack
 
 MAX_PIXELS = 100_000_000
 """Largest height x width that is decoded, px: 10,000 x 10,000."""
@@ -138,6 +140,9 @@ def _read_tiff(opened: tiff.Tiff, path: str, max_pixels: int) -> np.ndarray:
         raise InputError(path, f"a TIFF of {opened.kind} that stand for colours", _GREY, _SAVE_AS_GREY)
     if page.compression in tiff.PLAIN and page.bitspersample in (8, 16) and len(page.shape) == 2:
         plane = tiff.decode_plain(opened, path)
+    elif 8 < page.bitspersample < 16 and page.compression in COMPRESSIONS:
+        with tifffile.TiffFile(io.BytesIO(opened.data)) as packed:
+            plane = decode_page(next(one for one in packed.series if not one.keyframe.is_reduced), 0, path)
     else:
         try:
             plane = _read_other(opened.data, path, "", max_pixels)
@@ -145,7 +150,7 @@ def _read_tiff(opened: tiff.Tiff, path: str, max_pixels: int) -> np.ndarray:
             found = f"a TIFF with a compression that is not read here ({getattr(page.compression, 'name', 'unknown')})"
             fix = "save it without compression, or with LZW or deflate"
             raise InputError(path, found, "a compression that is read", fix) from error
-    full = np.iinfo(plane.dtype).max if page.bitspersample in (8, 16) else (1 << page.bitspersample) - 1
+    full = (1 << max(page.bitspersample, 8)) - 1  # fewer bits are stretched to 8
     return plane.dtype.type(full) - plane if opened.is_min_white else plane
 
 

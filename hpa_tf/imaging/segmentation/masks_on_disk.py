@@ -143,7 +143,7 @@ class MasksOnDisk:
         raise self._no_mask(image_id, kind, tried, others)
 
     def _no_mask(self, image_id: str, kind: str, tried: tuple[str, ...], there: Mapping[str, str]) -> InputError:
-        """Return the error for an image without a mask; advises the pattern of a file whose name has the id as a word."""
+        """Return the error for an image without a mask; it advises of files whose names have the id as a word."""
         word = re.compile(rf"(?<![^\W_]){re.escape(unicodedata.normalize('NFC', image_id))}(?![^\W_])")
         near = sorted(name for key, name in there.items() if word.search(key) and not _CHANNEL.search(key))
         found = f"no {kind} mask of image {image_id}" + (f", but {', '.join(near[:4])}" if near else "")
