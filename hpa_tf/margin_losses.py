@@ -48,7 +48,7 @@ def _lovasz_hinge(labels: tf.Tensor, logits: tf.Tensor, known: tf.Tensor) -> tf.
 class HardNegatives:
     """Cross-entropy of each class over its positives and its N highest negatives in the batch. Source: SYSTEMS 1d.
 
-    N = min(n-, n+ + max(2, floor(share n-)), floor(most n-) + 2). Under several replicas each ranks its own examples.
+    N = min(n-, n+ + max(2, floor(share n-)), floor(most n-) + 2). The batch is that of all replicas.
     """
 
     share: float = 0.5
@@ -59,7 +59,8 @@ class HardNegatives:
     def __call__(self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the mean over the classes of the mean over the chosen rows; the same number in every row, [B, K]."""
         rows, classes = ops.shape(logits)[:2], logits.shape[2]
-        labels, logits, weights = (ops.reshape(one, (-1, classes)) for one in (labels, logits, weights))
+        whole_batch = _of_all_replicas(ops.stack([labels, logits, weights], axis=1))
+        labels, logits, weights = (ops.reshape(whole_batch[:, i], (-1, classes)) for i in range(3))
         known = weights > 0
         positive = known & (labels > 0)
         negative = known & (labels == 0)
@@ -72,6 +73,17 @@ class HardNegatives:
         chosen = ops.cast(chosen, "float32")
         mean = ops.sum(focal(labels, logits, 0) * chosen * weights, axis=0) / ops.maximum(ops.sum(chosen, axis=0), 1.0)
         return ops.mean(mean) * ops.ones(rows)
+
+
+def _of_all_replicas(values: tf.Tensor) -> tf.Tensor:
+    """Return the values [B, ...] of every replica, one after the other, [replicas B, ...]; each gets its gradients."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    # a sum of slots of which each replica fills its own: unlike a gather its shape is static, as TPUs need
+    own = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync)
+    slots = ops.where(ops.reshape(own, (-1, *[1] * len(values.shape))) > 0, values, 0.0)
+    return ops.reshape(context.all_reduce(tf.distribute.ReduceOp.SUM, slots), (-1, *values.shape[1:]))
 
 
 def arc_face(cosines: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

@@ -48,14 +48,16 @@ class Labels:
         logits = logits[:, None] if is_whole else logits
         if self.of == "cell":
             labels, weights = batch.cell_labels, batch.cell_known
+            logits = ops.broadcast_to(logits, labels.shape)
         else:
             labels, weights = batch.image_labels[:, None], batch.image_known[:, None]
+            labels = ops.broadcast_to(labels, logits.shape)
         real = ops.cast(batch.rows >= 0, "float32")  # [B, K]
         if self.of == "image" and not is_whole:
             weights = weights * real[..., None]
         if self.class_weights is not None:
             weights = weights * ops.convert_to_tensor(self.class_weights, dtype="float32")
-        rows = self.loss(ops.broadcast_to(labels, logits.shape) if self.of == "image" else labels, logits, weights)
+        rows = self.loss(labels, logits, weights)
         if not (self.of == "image" and is_whole):
             rows = rows * real  # a loss of the whole batch gives its number to padding, too
         count = 1.0 if self.of == "image" and is_whole else ops.maximum(ops.sum(real, axis=1), 1.0)

@@ -1,6 +1,7 @@
 """Terms of an objective: hand-computed values, padding, unknown labels, classes, sums."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hpa_tf.losses import CrossEntropy, Focal
 from hpa_tf.margin_losses import HardNegatives
 from hpa_tf.models.network import LOCATED, all_classes
 from hpa_tf.models.small_cnn import SmallCnn
-from hpa_tf.objectives import Alike, Labels, check_outputs, total
+from hpa_tf.objectives import Alike, AnyLoss, Labels, check_outputs, total
 from hpa_tf.recipes import recipe_named
 from hpa_tf.training.strategy import make_strategy
 from hpa_tf.training.trainee import Trainee
@@ -56,6 +57,14 @@ def test_a_loss_of_the_whole_batch_counts_once_where_cells_are_missing(bag):
     for of in ("cell", "image"):
         found = Labels("cell_logits", of, HardNegatives())({"cell_logits": tf.constant(logits)}, made).numpy()
         assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 0
+
+
+@pytest.mark.parametrize("loss", get_args(AnyLoss))
+def test_every_loss_takes_one_output_for_the_labels_of_all_cells(bag, loss):
+    made, logits = bag
+    found = Labels("logits", "cell", loss())({"logits": tf.constant(logits[:, 0])}, made)
+    of_each = Labels("logits", "cell", loss())({"logits": tf.constant(logits[:, :1].repeat(3, axis=1))}, made)
+    np.testing.assert_array_equal(found, of_each)
 
 
 def test_image_labels_of_the_whole_and_of_every_cell(bag):

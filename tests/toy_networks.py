@@ -1,7 +1,6 @@
 """Recipes of the other teams' networks, small enough for tests; importing this lets command lines name them.
 
-The networks are the real ones, on a backbone of two convolutions. Losses are cross-entropy: two replicas train like
-one, which they do not with team 1's hard negatives, ranked by each replica among its own examples.
+The networks are the real ones, on a backbone of two convolutions.
 """
 
 from dataclasses import replace
@@ -17,6 +16,7 @@ from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Labels
 from hpa_tf.pipeline import Augmentation, EveryCell, InverseFrequency
 from hpa_tf.recipes import Recipe
+from hpa_tf.recipes.bestfitting import fcan_objective
 from hpa_tf.views import Bag, Crop, Field
 
 BACKBONE = SmallCnn((8, 16))
@@ -36,7 +36,7 @@ TOYS: tuple[Recipe, ...] = (
         view=Field(32, num_cells=2),
         asked=Field(32, num_cells=3),
         network=Fcan(BACKBONE, hidden=8, dropout=0.3),
-        objective=(IMAGE, MERGED, Alike("features", "merged_features", 2)),
+        objective=fcan_objective(),
         sampling=InverseFrequency(num_cells=16),
     ),
     replace(
