@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import segmenting_cases as cases
+import tensorflow as tf
 import tifffile
 import torch_file_writer
 
@@ -28,7 +29,7 @@ from hpa_tf.imaging.layout import LayoutOptions
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.parts import is_in_part
-from hpa_tf.segmenting import mask_folder, original, program, published, small_method
+from hpa_tf.segmenting import mask_folder, networks, original, program, published, small_method
 from hpa_tf.segmenting.__main__ import main
 from hpa_tf.segmenting.convert import ConvertOptions, convert
 from hpa_tf.segmenting.fields import Field, Finisher, Labeller
@@ -429,6 +430,15 @@ def test_a_full_disk_is_said_in_one_line(images, weights, tmp_path, monkeypatch,
     arguments = ["--images", str(images), "--out", str(tmp_path / "out"), "--weights", str(weights)]
     assert main([*arguments, "--um-per-px", "0.32", "--workers", "1"]) == 2
     assert "make room and run the same command again" in capsys.readouterr().err
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_said_in_one_line(images, weights, tmp_path, monkeypatch):
+    def full(networks, fields):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(networks.HpaNetworks, "__call__", full)
+    with pytest.raises(InputError, match=r"OOM.*Fix: .*a smaller --batch-size or --scale"):
+        segment(options(images, weights, tmp_path / "out"))
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

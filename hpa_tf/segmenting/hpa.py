@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from hpa_tf.classes import DEFAULT_UM_PER_PX
+from hpa_tf.devices import memory_explained
 from hpa_tf.segmenting.fields import Labeller, Reader
 from hpa_tf.segmenting.networks import CELLS, HpaNetworks
 from hpa_tf.segmenting.options import Options
@@ -40,6 +41,11 @@ class HpaMethod:
             "precision": self._networks.devices.policy,
         }
 
+    @memory_explained("a smaller --batch-size or --scale")
     def answer(self, fields: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the probabilities of both networks for fields of one size."""
+        """Return the probabilities of both networks for fields of one size.
+
+        Raises:
+            InputError: They do not fit into memory.
+        """
         return self._networks(fields)
