@@ -274,6 +274,13 @@ def test_other_formats_are_named_with_the_way_to_convert_them(tmp_path, pixels, 
         assert len(find_fields(tmp_path)) == 1
 
 
+def test_channels_saved_as_slices_are_refused_with_the_way_to_make_them_channels(tmp_path, pixels):
+    """As Fiji saves a stack of four pictures."""
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "ZYX"})
+    with pytest.raises(InputError, match=r"4 planes in depth.*Stack to Hyperstack, c=4, z=1"):
+        read_one(tmp_path, ("--pattern", "{ID}.tif"))
+
+
 def test_stacks_are_refused_unless_they_are_to_be_projected(tmp_path, pixels):
     CASES["ome tczyx"].write(tmp_path, "a", pixels)
     with pytest.raises(InputError, match=r"2 planes in time .t., 3 planes in depth .z.*--project max"):

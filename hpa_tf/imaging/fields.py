@@ -159,6 +159,7 @@ def _read_stack(field_files: FieldFiles, channels: Sequence[str], max_pixels: in
     """Read channels that lie in one file, or in the files of an OME-TIFF set."""
     path, layout = field_files.stack[0], field_files.layout
     with open_stack(path, max_pixels) as stack:
+        stack.check_planes(layout.project)  # first: channels that were saved as slices are none to choose among
         chosen = choose_channels(stack.names, layout, path, channels)
         planes = stack.read({channel: chosen[channel] for channel in channels}, layout.project)
         return planes, dict.fromkeys(channels, path), {path: stack.scale}

@@ -70,10 +70,7 @@ class Stack:
         Raises:
             InputError: There are several planes, the numbers are of another kind, or the data is damaged.
         """
-        if self.projected and project is None:
-            planes = ", ".join(f"{count} {_AXES[axis]}" for axis, count in self.projected.items())
-            fix = "--project max takes the brightest of them, pixel by pixel; or save one plane a file"
-            raise InputError(self.path, planes, "one plane a channel", fix)
+        self.check_planes(project)
         if not self._pages_are_planes:
             return self._read_all(chosen)
         wanted: dict[int, list[tuple[str, int]]] = {}
@@ -87,6 +84,20 @@ class Stack:
                 plane = pixels[sample] if pixels.ndim == 3 else pixels
                 planes[name] = np.maximum(planes[name], plane) if name in planes else np.array(plane)
         return planes
+
+    def check_planes(self, project: Project | None) -> None:
+        """Refuse several planes a channel, unless they are to be projected.
+
+        Raises:
+            InputError: There are.
+        """
+        if self.projected and project is None:
+            planes = ", ".join(f"{count} {_AXES[axis]}" for axis, count in self.projected.items())
+            fix = "--project max takes the brightest of them, pixel by pixel; or save one plane a file"
+            if len(self.names) == 1:
+                count = math.prod(self.projected.values())
+                fix += f"; if they are the channels: Fiji, Image > Hyperstacks > Stack to Hyperstack, c={count}, z=1"
+            raise InputError(self.path, planes, "one plane a channel", fix)
 
     @property
     def _pages_are_planes(self) -> bool:
