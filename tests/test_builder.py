@@ -1,5 +1,6 @@
 """The build end to end: contents against the inputs, determinism, change detection, unusable images, the lock."""
 
+import filecmp
 import itertools
 import os
 import re
@@ -23,7 +24,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import rules
-from tfrecords_builder import build, options
+from tfrecords_builder import build, options, plan
 from tfrecords_builder.__main__ import main
 
 
@@ -310,6 +311,21 @@ def test_inputs_are_checked_before_masks_are_made(tmp_path, monkeypatch, capsys)
     assert main([*words, "--labels", str(inputs.labels), "--group-by", "antibody", "--num-folds", "2"]) == 2
     assert "--num-folds" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+def test_inputs_are_found_once_though_a_network_makes_masks_in_between(tmp_path, monkeypatch):
+    inputs = write_inputs(tmp_path / "inputs", 4, size=16, grid=1)
+    calls, find_images = [], plan.find_images
+    monkeypatch.setattr(plan, "find_images", lambda sources: calls.append(sources) or find_images(sources))
+    monkeypatch.setattr(
+        "tfrecords_builder.options.write_masks", lambda request: shutil.copytree(inputs.masks, request.out)
+    )
+    words = ["build", "--images", str(inputs.images), "--labels", str(inputs.labels), "--num-folds", "2"]
+    assert main([*words, "--out", str(tmp_path / "data"), "--segmenter", "hpa"]) == 0
+    assert len(calls) == 1
+    assert main([*words, "--out", str(tmp_path / "same"), "--masks", str(inputs.masks)]) == 0
+    shards = sorted(path.name for path in (tmp_path / "same").glob("*.tfrecord-*"))
+    assert shards and all(filecmp.cmp(tmp_path / "data" / name, tmp_path / "same" / name, False) for name in shards)
 
 
 def test_pictures_that_cannot_be_written_are_known_before_the_work(tmp_path, capsys):

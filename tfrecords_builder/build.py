@@ -18,7 +18,6 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.identity import check_kind
 from hpa_tf.imaging.brightness import at_most_12_bits, brightness_range, dark_images
 from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
-from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
@@ -27,7 +26,7 @@ from tfrecords_builder import state, summary
 from tfrecords_builder.field_shards import image_rows
 from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options, with_masks
-from tfrecords_builder.plan import Plan, Unit, check_inputs, make_plan
+from tfrecords_builder.plan import Plan, Unit, find_inputs, make_plan
 from tfrecords_builder.pool import run_units, warm_up
 from tfrecords_builder.unit import SIDECAR, STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
@@ -54,14 +53,13 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
             or another build is writing to the folder.
     """
     check_kind(options.out, records.MANIFEST_NAME)
-    if options.segmenter in BY_NETWORK:
-        check_inputs(options)
-    options = with_masks(options)
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
     repairing = bad_shards is not None
     saved = _saved_plan(options, repairing)
-    plan = make_plan(options, state.drawn_folds(saved))
+    inputs = find_inputs(options, state.drawn_folds(saved))
+    options = with_masks(options)  # hours, perhaps: what is wrong with the inputs was said before
+    plan = make_plan(options, inputs)
     interrupts.keeps("finished shards are kept; the same command continues")
     for folder in (options.out, files.join(options.out, STATE_FOLDER)):
         files.make_folder(folder)

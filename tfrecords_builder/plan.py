@@ -86,6 +86,23 @@ class DrawnFolds:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a build is made from.
+
+    Attributes:
+        images: The images, in the order of their records.
+        faults: Images and rows that are left out.
+        folds: The fold of each image.
+        num_folds: Number of folds.
+    """
+
+    images: list[LabelledImage]
+    faults: list[Fault]
+    folds: DrawnFolds
+    num_folds: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """All units of a build, ordered by fold and index.
 
@@ -111,8 +128,8 @@ class Plan:
         return sum(len(unit.images) for unit in self.units)
 
 
-def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
-    """Find and check the inputs, draw the folds and cut them into units.
+def find_inputs(options: BuildOptions, drawn: DrawnFolds | None = None) -> Inputs:
+    """Find and check the images, labels and tables, and draw the folds.
 
     Args:
         options: What the build is asked.
@@ -127,6 +144,21 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         folds = _draw_folds(images, options, drawn)
     else:
         options, folds = _folds_of_table(images, options)
+    return Inputs(images, faults, folds, options.num_folds)
+
+
+def make_plan(options: BuildOptions, inputs: Inputs | None = None) -> Plan:
+    """Cut the images of the folds into units.
+
+    Args:
+        options: What the build is asked.
+        inputs: What was found; None = it is found now.
+
+    Raises:
+        InputError: As of `find_inputs`.
+    """
+    inputs = inputs or find_inputs(options)
+    images, folds, options = inputs.images, inputs.folds, replace(options, num_folds=inputs.num_folds)
     stamps = _stamps(images, options)
     content = content_options(options)
     if options.folds_from is not None:
@@ -138,25 +170,7 @@ def make_plan(options: BuildOptions, drawn: DrawnFolds | None = None) -> Plan:
         units += _cut(members, fold, stamps, _images_per_shard(options, len(images)), digest(of_cells))
     state = [[unit.name, [[key, stamp.sizes, stamp.row] for key, stamp in unit.stamps.items()]] for unit in units]
     fingerprint = digest([{**content, FIELDS: None}, state])  # grades and networks of its cells stay good
-    return Plan(content, tuple(units), tuple(faults), fingerprint, folds, options.num_folds)
-
-
-def check_inputs(options: BuildOptions) -> None:
-    """Check images, labels and tables before hours are spent on masks.
-
-    Raises:
-        InputError: As of `make_plan`.
-    """
-    images, _ = _labelled_images(options)
-    if options.folds_from is not None:
-        _folds_of_table(images, options)
-    else:
-        _draw_folds(images, replace(options, num_folds=_most_folds(options, len(images))), None)
-
-
-def _most_folds(options: BuildOptions, num_images: int) -> int:
-    """Return the folds that are asked for, or as many as there are images."""
-    return min(options.num_folds or DEFAULT_NUM_FOLDS, num_images)
+    return Plan(content, tuple(units), tuple(inputs.faults), fingerprint, folds, options.num_folds)
 
 
 def _labelled_images(options: BuildOptions) -> tuple[list[LabelledImage], list[Fault]]:
@@ -179,7 +193,7 @@ def _with_enough_images(options: BuildOptions, num_images: int) -> BuildOptions:
     if num_images < asked:
         text = f"{asked} folds for {num_images} images: built with --num-folds {num_images}"
         warnings.warn(text, HpaWarning, stacklevel=3)
-    return replace(options, num_folds=_most_folds(options, num_images))
+    return replace(options, num_folds=min(asked, num_images))
 
 
 def _folds_of_table(images: list[LabelledImage], options: BuildOptions) -> tuple[BuildOptions, DrawnFolds]:
