@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES
@@ -44,12 +44,13 @@ def by_hand(labels, scores):
 
 def test_equals_scikit_learn_whatever_the_order_of_the_rows(tmp_path):
     labels, scores = tables(tmp_path)
-    code, result = run(tmp_path, "--bootstrap", "200")
+    code, result = run(tmp_path, "--bootstrap", "50")
     assert code == 0 and result["num_cells"] == len(labels)
     for k, name in enumerate(CLASSES):
         row = result["classes"][name]
         assert row["AUC"] == pytest.approx(roc_auc_score(labels[:, k], scores[:, k]), abs=1e-12), name
-        assert row["AP"] == pytest.approx(by_hand(labels[:, k], scores[:, k]), abs=1e-12), name
+        assert row["AP"] == pytest.approx(average_precision_score(labels[:, k], scores[:, k]), abs=1e-12), name
+        assert row["soft_label_AP"] == pytest.approx(by_hand(labels[:, k], scores[:, k]), abs=1e-12), name
     mean = result["classes"]["mean"]
     assert mean["AUC_low"] < mean["AUC"] < mean["AUC_high"] and mean["AP_low"] < mean["AP"] < mean["AP_high"]
     assert result["classes"]["mean"]["AUC"] == pytest.approx(
@@ -64,6 +65,18 @@ def test_perfect_predictions_have_ap_one(tmp_path):
     _, result = run(tmp_path, "--bootstrap", "0")
     assert result["classes"]["mean"]["AP"] == result["classes"]["mean"]["AUC"] == 1
     assert "AP_low" not in result["classes"]["mean"]
+
+
+def test_soft_labels_below_a_half_are_negative_for_ap_and_count_as_they_are_for_the_soft_one(tmp_path):
+    labels, scores = tables(tmp_path)
+    soft = np.where(labels > 0, 0.99, 0.01)
+    soft[:, 3] = 0.01
+    ids = cell_table.read(tmp_path / "labels.parquet")[cell_table.KEYS]
+    cell_table.write(cell_table.from_values(ids["image_id"], ids["cell"], soft), tmp_path / "labels.parquet", "labels")
+    _, result = run(tmp_path, "--bootstrap", "0")
+    row = result["classes"][CLASSES[4]]
+    assert row["AP"] == pytest.approx(average_precision_score(labels[:, 4], scores[:, 4]), abs=1e-12)
+    assert result["classes"][CLASSES[3]]["AP"] is None and result["classes"][CLASSES[3]]["soft_label_AP"] is not None
 
 
 def test_unknown_labels_and_unmatched_cells_are_left_out_and_counted(tmp_path, capsys):
