@@ -17,6 +17,7 @@ COUNTED = (PLAIN, "Puzzle-CAM", "FCAN", "duo-branch", BEST)
 DRAWN = {
     BEST: "#222222",
     "plain, mixed .6/.4 with the image's mean": "#c2571a",
+    "plain x that duo-branch, mixed .6/.4": "#1a8ca3",
     PLAIN: "#3568c9",
     "duo-branch": "#2f8f5b",
     "FCAN": "#8a4fb5",
