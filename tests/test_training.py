@@ -155,6 +155,17 @@ def test_mixed_precision_trains_like_float32(data, plain, tmp_path, precision):
     assert {array.dtype.kind for array in final_state(tmp_path / "half").values()} <= set("fiu")
 
 
+@pytest.mark.parametrize("scale", [0.0, 2.0**-20])
+def test_a_collapsed_loss_scale_stops_the_training(data, tmp_path, monkeypatch, capsys, scale):
+    """Executions begin at steps 0, 3, 4 and 7, none of which but the first is a multiple of 5."""
+    monkeypatch.setattr(
+        Trainee, "loss_scale", lambda self: scale if int(self.optimizer.iterations.numpy()) >= 7 else 1.0
+    )
+    options = words("--recipe.optimization.epochs 2 --steps-per-execution 3 --log-steps 5")
+    assert call(data, tmp_path / "out", *options) == command.DIVERGED_EXIT_CODE
+    assert "the loss scale has collapsed" in capsys.readouterr().err
+
+
 def test_overflow_under_float16_skips_the_step_and_halves_the_scale():
     recipe = replace(recipes.recipe_named("cpu_small"), network=Classifier(SmallCnn(widths=(4,))))
     trainee = Trainee(recipe, make_strategy("one"), "mixed_float16")

@@ -172,7 +172,7 @@ class Loop:
         return self.take_step(batch, tf.constant(self.rate(step)), tf.constant(self.trainee.ema_decay(step)))
 
     def settle(self) -> None:
-        """Add the losses of the steps that ran last; stop if one is no number or the loss scale has collapsed."""
+        """Add the losses of the steps that ran last; stop if one is no number."""
         if self.running is None:
             return
         losses, first = self.running
@@ -182,16 +182,16 @@ class Loop:
                 self.raise_diverged(f"loss {loss}", step)
             self.loss = loss
             self.progress = replace(self.progress, loss_sum=self.progress.loss_sum + loss)
-        if first % self.pace.log_steps == 0 and (self.trainee.loss_scale() or 1) < SMALLEST_LOSS_SCALE:
-            self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", first)
 
     def after_steps(self, step: int, watch: Watch, bar: tqdm.tqdm) -> None:
-        """Log, write a checkpoint when it is time, stop when asked to."""
+        """Log, write a checkpoint when it is time, stop when asked to or when the loss scale has collapsed."""
         now, pace = self.progress.step, self.pace
         if now // pace.log_steps > step // pace.log_steps:
             self.settle()
-            times = watch.times()
-            values = {"loss": self.loss, "learning_rate": self.rate(step), "loss_scale": self.trainee.loss_scale()}
+            times, scale = watch.times(), self.trainee.loss_scale()
+            if scale is not None and scale < SMALLEST_LOSS_SCALE:
+                self.raise_diverged("gradients that are never finite (the loss scale has collapsed)", now - 1)
+            values = {"loss": self.loss, "learning_rate": self.rate(step), "loss_scale": scale}
             self.logs.scalars(now, values | times)
             waiting = "" if times["waiting"] is None else f", waiting {times['waiting']:.1%}"
             bar.set_postfix_str(f"loss {self.loss:.4f}{waiting}", refresh=False)
