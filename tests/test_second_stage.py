@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shards import one_hot, write_dataset
 
-from hpa_tf import cell_table
+from hpa_tf import cell_table, files
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import graded_data
@@ -23,9 +23,11 @@ from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning
 from hpa_tf.recipes.optimization import Constant, Optimization
 from hpa_tf.recipes.relabel import ASKED, RELABEL_SMALL
 from hpa_tf.recipes.runs import read_run
-from hpa_tf.records import CELL_TABLE_NAME, read_manifest
+from hpa_tf.records import CELL_TABLE_NAME, manifest_json, read_manifest
+from hpa_tf.run_folder import DATASET, write_result
 from hpa_tf.training import command, relabelling
 from hpa_tf.training import fine_tuning as fine_tuning_stage
+from hpa_tf.training.claim import check_same_run, claimed
 from hpa_tf.training.fine_tuning import check_second_stage, stage_labels
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.relabelling import of_one_class
@@ -357,6 +359,37 @@ def test_graded_cells_that_cleaning_leaves_out_are_counted(tmp_path, monkeypatch
         fine_tuning_stage.fine_tune_system(system, lambda recipe: recipe, *asked, Site(make_strategy("one"), "float32"))
     texts = [str(one.message) for one in caught if issubclass(one.category, HpaWarning)]
     assert [text.startswith("3 graded cells") and "--no-clean" in text for text in texts] == ([True] if clean else [])
+
+
+def test_a_finished_run_without_weights_of_a_best_epoch_is_compared(data, tmp_path):
+    """So is that of several fine-tuned checkpoints."""
+    first, out, site = tmp_path / "first", tmp_path / "out", Site(make_strategy("one"), "float32")
+    (first / "weights").mkdir(parents=True)
+    (first / "weights/best.weights.h5").write_bytes(b"one")
+    asked = replace(recipe_named("cpu_small"), weights=str(first)), Data(str(data[0])), read_manifest(data[0])
+    with claimed(*asked, str(out), site):
+        write_result(out, {"weights/epoch-0001.weights.h5": 1.0}, {})
+    before = {path: path.read_bytes() for path in out.iterdir() if path.suffix == ".json"}
+    (first / "weights/best.weights.h5").write_bytes(b"two")
+    with pytest.raises(InputError, match=r"another run \(weights_sha256"), claimed(*asked, str(out), site):
+        pass
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("of_cells", [True, False])
+def test_a_build_that_is_spelled_anew_makes_no_other_data(data, tmp_path, of_cells):
+    manifest = replace(read_manifest(data[0]), checksums={CELL_TABLE_NAME: "a", "features.json": "b"})
+    before = replace(manifest, options={"images": "images", "on_error": "fail", "fields": 64})
+    same = replace(manifest, options={"images": "./images", "on_error": "skip", "fields": 64})
+    same = replace(same, checksums={CELL_TABLE_NAME: "a", "features.json": "c"})
+    files.write_json(tmp_path / DATASET, manifest_json(before))
+    check_same_run(str(tmp_path), {DATASET: manifest_json(same)}, of_cells)
+    others = [{"fingerprint": "other"}, {"checksums": {CELL_TABLE_NAME: "other"}}, {"num_folds": 5}]
+    others.append({"shards": tuple(replace(one, sha256="other") for one in manifest.shards)})
+    others += [] if of_cells else [{"options": {"fields": 32}}]
+    for other in others:
+        with pytest.raises(InputError, match=next(iter(other))):
+            check_same_run(str(tmp_path), {DATASET: manifest_json(replace(same, **other))}, of_cells)
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same, same_place
 from hpa_tf.models.weights import backbone_of, file_of
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
-from hpa_tf.records import Manifest, manifest_json
-from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS
+from hpa_tf.records import CELL_TABLE_NAME, Manifest, manifest_json
+from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS, is_finished
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import gathered, leave_together, worker
@@ -94,8 +94,8 @@ def check_same_run(out: str, identity: dict[str, dict], of_cells: bool = False) 
             before = {**before, "weights": now["weights"]}
         if name == INPUTS and None in sums:
             before, now = ({**one, _WEIGHTS_SUM: None} for one in (before, now))
-        if name == DATASET and of_cells:
-            before, now = _without_fields(before), _without_fields(now)
+        if name == DATASET:
+            before, now = _as_trained_on(before, of_cells), _as_trained_on(now, of_cells)
         check_same(files.join(out, name), before, now, "run", "choose another --out")
 
 
@@ -117,12 +117,18 @@ def _same_weights(before: str, now: str, sums: Sequence[str | None]) -> bool:
     return same_place(backbones[0] or before) == same_place(backbones[1] or now)
 
 
-def _without_fields(dataset: dict) -> dict:
-    """Return a manifest, as JSON, without what whole fields of view add to it."""
-    kept = {"shards": [shard for shard in dataset.get("shards", []) if shard["kind"] == "cells"]}
-    kept |= {"options": {name: value for name, value in dataset.get("options", {}).items() if name != "fields"}}
+def _as_trained_on(dataset: dict, of_cells: bool) -> dict:
+    """Return of a manifest, as JSON, what a training sees, of single cells alone or of fields of view, too.
+
+    What the build was asked is in the fingerprint, and in the shards and tables: there may be another spelling of it.
+    """
+    kinds, tables = {"cells"}, {CELL_TABLE_NAME}
+    if not of_cells:
+        kinds, tables = kinds | {"fields"}, tables | {image_table.NAME}
+    kept = {"shards": [shard for shard in dataset.get("shards", []) if shard["kind"] in kinds]}
+    kept |= {"options": {} if of_cells else {"fields": dataset.get("options", {}).get("fields")}}
     sums = dataset.get("checksums") or {}
-    return {**dataset, **kept, "checksums": {name: value for name, value in sums.items() if name != image_table.NAME}}
+    return {**dataset, **kept, "checksums": {name: value for name, value in sums.items() if name in tables}}
 
 
 def check_shared(site: Site, out: str, token: int) -> None:
@@ -162,7 +168,7 @@ def _newest(out: str) -> int:
 
 def _has_weights(folder: str) -> bool:
     """Tell whether a network was trained here, or is being trained."""
-    return bool(_newest(folder)) or files.exists(files.join(folder, BEST_WEIGHTS))
+    return bool(_newest(folder)) or files.exists(files.join(folder, BEST_WEIGHTS)) or is_finished(folder)
 
 
 def _inputs(recipe: Recipe, data: Data, site: Site) -> dict:
