@@ -14,7 +14,7 @@ from hpa_tf import cell_table, files, records, run_folder, serving, submission
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.squares import Square
-from hpa_tf.prediction import members, shards
+from hpa_tf.prediction import members, outputs, shards
 from hpa_tf.prediction.inputs import Shards
 from hpa_tf.prediction.needs import TIGHT_CROPS
 from hpa_tf.prediction.options import Options
@@ -210,6 +210,18 @@ def test_anndata_of_images_without_cells_is_a_warning(pool, tmp_path):
     assert (tmp_path / "out/submission.csv").exists() and not (tmp_path / "out/cells.h5ad").exists()
     with pytest.raises(InputError, match=r"--anndata: found --out s3://b/p; expected a folder on this machine"):
         predict(replace(options, out="s3://b/p"), pool)
+
+
+def test_results_of_images_that_are_all_left_out_now_do_not_stay(tmp_path):
+    """Of a folder that goes on: the numbers of an earlier state would pass for those of today."""
+    (tmp_path / "raw").mkdir()
+    names = ("cells.parquet", "raw/run.parquet", "embeddings.parquet", "cells.h5ad", "cells.csv", "submission.csv")
+    for name in names:
+        (tmp_path / name).write_bytes(b"earlier")
+    with pytest.warns(HpaWarning, match="no cell has an embedding"):
+        outputs.write_outputs(str(tmp_path), [], ["run"], outputs.Asked(embeddings=True, anndata=True, csv=True))
+    left = {name: (tmp_path / name).read_bytes() for name in names if (tmp_path / name).exists()}
+    assert left == {"cells.csv": b"", "submission.csv": b"ID,ImageWidth,ImageHeight,PredictionString\n"}
 
 
 def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_path):

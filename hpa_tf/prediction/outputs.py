@@ -72,7 +72,7 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
         asked: What else.
 
     Returns:
-        The rows of heterogeneity.csv.
+        The rows of heterogeneity.csv. Where there is nothing for a file, one of that name goes.
     """
     tables = [files.join(out, CELLS)] + [files.join(out, RAW, f"{name}.parquet") for name in network_names]
     rows = []
@@ -95,9 +95,11 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
                 write_raw(pd.concat([raw_table(part, number) for part in some], ignore_index=True))
     differing = pd.DataFrame(rows, columns=heterogeneity.COLUMNS)
     reporting.write_csv(differing, files.join(out, heterogeneity.FILE), marked=True)
-    if asked.embeddings and image_ids:
+    for path in () if image_ids else tables:
+        files.remove(path)  # of images that are left out now
+    if asked.embeddings:
         _write_embeddings(files.join(out, EMBEDDINGS), _parts(out, image_ids))
-    if asked.anndata and image_ids:
+    if asked.anndata:
         _write_anndata(files.join(out, ANNDATA), _parts(out, image_ids))
     return rows
 
@@ -107,9 +109,9 @@ def _parts(out: str, image_ids: Sequence[str]) -> Iterator[Part]:
 
 
 def _write_embeddings(path: str, parts: Iterable[Part]) -> None:
-    """Write image_id, cell and one column a feature, an image at a time."""
+    """Write image_id, cell and one column a feature, an image at a time; no file without a cell."""
+    writer = None
     with contextlib.ExitStack() as stack:
-        writer = None
         for part in parts:
             if part.embedding is None:
                 continue
@@ -121,6 +123,8 @@ def _write_embeddings(path: str, parts: Iterable[Part]) -> None:
                 stream = stack.enter_context(files.atomic_writer(path))
                 writer = stack.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
             writer.write_table(table)
+    if writer is None:
+        files.remove(path)
 
 
 def check_anndata(out: str) -> None:
@@ -144,12 +148,13 @@ def _write_anndata(path: str, parts: Iterable[Part]) -> None:
 
     Without a cell that has an embedding there is no file, and a warning.
     """
-    import anndata
-
     found = [part for part in parts if part.embedding is not None]
     if not found:
         warnings.warn(f"no cell has an embedding: no {path}", HpaWarning, stacklevel=2)
+        files.remove(path)
         return
+    import anndata
+
     table = pd.concat([part.table for part in found], ignore_index=True)
     obs = table.drop(columns=[name for name in table if name in cell_table.VALUES or name.startswith("raw: ")])
     obs.index = obs["image_id"].astype(str) + ":" + obs["cell"].astype(str)
