@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, augment_record
+from hpa_tf.pipeline import NO_AUGMENTATION, Augmentation, EveryCell, augment_record, training_batches
 from hpa_tf.pipeline.augmentation import random_square
 from hpa_tf.pipeline.photometry import (
     Blur,
@@ -38,6 +38,7 @@ from hpa_tf.recipes import bestfitting, milimed, mpware_zfturbo_dieter, recipe_n
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import loader_steps
+import loader_views
 
 SIZE = 41
 MODES = {"zeros": "grid-constant", "mirror": "mirror"}
@@ -413,6 +414,21 @@ def test_every_step_and_every_augmentation_of_a_team_has_its_cost_measured():
     measured = {alone(name) for name in loader_steps.RECIPES}
     for team in (bestfitting, red_ai, mpware_zfturbo_dieter, milimed):
         assert {recipe.name for recipe in team.RECIPES if alone(recipe.name) not in measured} == set()
+
+
+def test_what_is_pasted_cut_out_or_cut_has_its_cost_measured(tmp_path, monkeypatch):
+    """Each always happens: the pasted cell finds room, in a field of another image without mitotic cells."""
+    fields, cells = loader_views.FIELD_CHANGES, loader_views.CELL_CHANGES
+    steps = {"paste": fields["a cell pasted"][1], "cut": cells["cut by a line"][1]}
+    assert all(getattr(augmentation, name).probability == 1 for name, augmentation in steps.items())
+    square = fields["a square of 384 px"][0]
+    assert (square.size, square.whole) == (384, 512)
+    monkeypatch.setattr(loader_views, "FIELDS", 4)
+    examples = loader_views.write_fields(tmp_path / "fields", 8, num_cells=8)
+    view, paste = fields["a cell pasted"]
+    options = {"sampling": EveryCell(num_cells=4), "batch_size": 4, "seed": 0, "epoch": 0}
+    (batch,) = training_batches(examples, view, paste, **options)
+    assert tf.reduce_sum(batch.inputs["present"][:, 8]) == 3
 
 
 def test_the_cost_of_a_recipe_is_that_of_its_own_view():
