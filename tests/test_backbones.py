@@ -197,10 +197,16 @@ TINY: dict[str, Backbone] = {
     "swin": Swin(depths=(2, 2, 2, 2), embedding=32, drop_connect=0.2),
     "vit": VisionTransformer(depth=2, embedding=64, drop_connect=0.2),
     "v2s": EfficientNet("V2S", stride=16),
+    "basic": ResNet(depths=(1, 1, 1, 1), bottleneck=False, entry="deep"),
+    "b0": EfficientNet("B0"),
+    "lite0": EfficientNet("Lite0"),
 }
-POLICIES = {"eca": "float32", **dict.fromkeys(("resnext", "light nfnet", "vit"), "mixed_float16")}
+POLICIES = {"basic": "float32", **dict.fromkeys(("resnext", "light nfnet", "vit"), "mixed_float16")}
 """The others are tried in mixed_bfloat16, which takes CPUs less time."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in ("inception", "nfnet", "v2s") else ()) for name in TINY]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("inception", "nfnet", "v2s", "b0", "lite0") else ())
+    for name in TINY
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

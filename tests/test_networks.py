@@ -25,7 +25,7 @@ from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.regions import CellMasks, CellMeans, JoinTiles, MergeByMask, Pieces, Tiles, overlap
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Antibodies, Labels, total
-from hpa_tf.views import Batch
+from hpa_tf.views import Batch, CellInField
 
 BODY = SmallCnn(widths=(8, 16))
 SIZE, CELLS, CROPS = 32, 3, 4
@@ -306,6 +306,55 @@ CORNER = np.array([[[0, 0, 1], [0, 0, 1], [0, 1, 1]]], np.int32)
 def test_cam_readout_check_value():
     found = cell_scores(tf.constant(CAM), tf.constant([[0.8]]), tf.constant(CORNER), 2)
     np.testing.assert_allclose(found, [[[0.6], [0.0]]], atol=5e-5)  # the second cell is not there
+
+
+def logits_of(probabilities) -> tf.Tensor:
+    p = np.array(probabilities, np.float32)
+    return tf.constant(np.log(p / (1 - p)))
+
+
+CELLS_3X3 = {"masks": tf.constant(CORNER), "present": tf.constant([[1.0, 0.0]])}
+READOUTS = {
+    "cell x field": (Fcan(readout="product"), {"logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.4], [0.1]]),
+    "cell alone": (Fcan(readout="cell"), {"logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.8], [0.2]]),
+    "their mean": (Fcan(readout="mean"), {"logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.65], [0.35]]),
+    "field, copied": (Fcan(readout="field"), {"logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.5]]),
+    "crop x bag": (DuoBranch(), {"image_logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.4], [0.1]]),
+    "attention": (AttentionBag(), {"image_logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.8], [0.2]]),
+    "mask-pooled": (MaskPooled(), {"image_logits": [[0.5]], "cell_logits": [[[0.8], [0.2]]]}, [[0.8], [0.2]]),
+    "image, copied": (Classifier(), {"logits": [[0.5]]}, [[0.5]]),
+    "crop with CBAM": (CbamClassifier(), {"logits": [[0.5]]}, [[0.5]]),
+}
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_readouts_by_hand(name):
+    """Two cells of a field of 3x3 px, one class; where the answer is one for all cells, there is one row."""
+    spec, probabilities, expected = READOUTS[name]
+    outputs = {output: logits_of(values) for output, values in probabilities.items()}
+    np.testing.assert_allclose(spec.probabilities(outputs, CELLS_3X3), [expected], atol=1e-6)
+
+
+def test_readout_of_puzzle_cam_by_hand():
+    """The cell in the corner gets as much of the field's .8 as the map shows there; a masked crop gets its own."""
+    spec = PuzzleCam(classes=(0, 18))
+    outputs = {"logits": logits_of([[0.8, 0.1]]), "cam": tf.constant(np.concatenate([CAM, 0 * CAM], axis=3))}
+    np.testing.assert_allclose(spec.probabilities(outputs, CELLS_3X3)[:, 0], [[0.6, 0.0]], atol=5e-5)
+    np.testing.assert_allclose(spec.probabilities(outputs, {"image": None}), [[[0.8, 0.1]]], atol=1e-6)
+
+
+def test_masked_crop_by_hand():
+    """A field of 3x3 px of which the network sees the cell in the corner alone, or with what is no cell."""
+    pixels = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1) * np.ones(4, np.uint8)
+    masks = np.array([[2, 0, 1], [2, 0, 1], [0, 1, 1]], np.uint16)
+    stored = {"image": tf.constant(pixels), "masks": tf.constant(masks), "numbers": tf.constant([1])}
+    for surroundings, expected in (
+        ("none", [[0, 0, 3], [0, 0, 6], [0, 8, 9]]),
+        ("background", [[0, 2, 3], [0, 5, 6], [7, 8, 9]]),
+        ("all", pixels[..., 0]),
+    ):
+        found = CellInField(3, surroundings=surroundings).prepare(stored)["image"]
+        np.testing.assert_allclose(found[..., 1] * 255, expected, atol=1e-5)
 
 
 def test_cam_readout_is_numpy_s_quantile():

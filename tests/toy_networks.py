@@ -8,6 +8,7 @@ from dataclasses import replace
 from hpa_tf import recipes
 from hpa_tf.losses import CrossEntropy
 from hpa_tf.models.bags import AttentionBag, DuoBranch
+from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.fcan import Fcan
 from hpa_tf.models.mask_pooled import MaskPooled
 from hpa_tf.models.network import LOCATED
@@ -66,6 +67,13 @@ TOYS: tuple[Recipe, ...] = (
         view=Field(32, num_cells=3),
         network=MaskPooled(BACKBONE, hidden=8, mask_missing=True),
         objective=(replace(IMAGE, output="image_logits"),),
+    ),
+    replace(
+        BASE,
+        name="toy_field",
+        view=Field(32, num_cells=3),
+        network=Classifier(BACKBONE, dropout=0.3),
+        objective=(IMAGE,),
     ),
 )
 
