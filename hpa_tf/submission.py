@@ -198,7 +198,7 @@ def read(path: str | os.PathLike) -> Iterator[SubmissionRow]:
 
 
 def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
-    """Read a submission's rows as they are: (file and line, fields).
+    """Read a submission's rows as they are: (file and line, fields); blank lines are passed over.
 
     Raises:
         InputError: The file is missing, no text, or has another header.
@@ -215,7 +215,8 @@ def read_fields(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
                     raise InputError(path, found, "commas", "save it as CSV separated by commas")
                 raise InputError(path, f"header {','.join(header)[:100]!r}", ",".join(HEADER), _WRONG_FILE)
             for fields in rows:
-                yield f"{path}, line {rows.line_num}", fields
+                if fields:
+                    yield f"{path}, line {rows.line_num}", fields
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "a submission (.csv)", "check the path") from error
     except OSError as error:

@@ -1,5 +1,6 @@
 """The evaluation's commands on small data of known answer: score, check, ablation; and their readers."""
 
+import csv
 import json
 import unicodedata
 import warnings
@@ -191,6 +192,32 @@ def test_truth_as_csv_and_as_submission_give_the_same_score(world):
         found = score(world, truth=other, masks=masks)
         assert found["AP"] == expected["AP"]
         assert found["num_cells"] == expected["num_cells"]
+
+
+def test_truth_and_submission_as_other_programs_write_them_give_the_same_score(world):
+    """R quotes names and texts, pandas makes floats of numbers beside a missing one; some end with a blank line."""
+    truth = cell_table.read(world / "truth.parquet")
+    labels = [";".join(map(str, np.flatnonzero(row))) for row in cell_table.values(truth)]
+    rows = pd.DataFrame({"ID": truth["image_id"], "Cell_index": truth["cell"], "Cell_Label": labels})
+    rows.assign(Cell_index=rows["Cell_index"].astype(float)).to_csv(world / "floats.csv", index=False)
+    rows.assign(ID=rows["ID"] + ".png").to_csv(world / "names.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_submission(world, cell_table.values(truth), world / "true.csv")
+    table = pd.read_csv(world / "true.csv")
+    table.to_csv(world / "quoted.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_submission(world, np.random.default_rng(2).random((len(truth), NUM_CLASSES)), world / "submission.csv")
+    expected = score(world)["AP"]
+    (world / "blank.csv").write_text((world / "submission.csv").read_text() + "\n")
+    assert score(world, found="blank.csv")["AP"] == expected
+    for name, masks in (("floats.csv", None), ("names.csv", None), ("quoted.csv", [])):
+        assert score(world, truth=name, masks=masks)["AP"] == expected, name
+
+
+def test_ids_that_became_numbers_are_those_of_the_masks(tmp_path):
+    write_mask(tmp_path / "masks/12_mask.png", grid_mask(1))
+    (tmp_path / "truth.csv").write_text("ID,Cell_index,Cell_Label\n12.0,1.0,3\n")
+    with pytest.warns(HpaWarning, match="1 ids are read as those of the images they mean, first '12.0' as '12'"):
+        truth = read_truth(tmp_path / "truth.csv", MaskFolder(str(tmp_path / "masks")))
+    assert truth.image_ids == ("12",) and truth.num_cells == 1
 
 
 @pytest.mark.parametrize(

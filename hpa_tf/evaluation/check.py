@@ -100,7 +100,7 @@ def check(options: Check) -> Iterator[Finding]:
     confidences: list[np.ndarray] = []
     total = len(expected) if expected else None
     for where, fields in progress(submission.read_fields(options.submission), total=total, unit="image", desc="check"):
-        image_id = clean(fields[0]) if fields else ""
+        image_id = clean(fields[0])
         try:
             row = submission.parse_row(fields, where)
         except InputError as error:

@@ -7,8 +7,9 @@ Accepted label files:
     submission-like CSV        the masks are in it: a triple `class 1 mask` for each label of each cell
 """
 
+import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
 from hpa_tf.file_names import check_image_id
-from hpa_tf.image_labels import label_row, read_columns
+from hpa_tf.image_labels import label_row, meant_ids, read_columns
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.run_length import masks_of
 
@@ -75,21 +76,21 @@ def read_truth(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
 def _read(labels: str | os.PathLike, masks: MaskFolder | None) -> Truth:
     if str(labels).endswith(".parquet"):
         return _with_masks(_from_cell_table(labels), {}, labels, masks)
-    header = _read_header(labels)
-    if header == ",".join(submission.HEADER):
+    if _read_header(labels) == submission.HEADER:
         if masks is not None:
             found = f"{masks.folder} beside {labels}, which holds its masks"
             fix = "leave --truth-masks out; masks of the predictions are --masks"
             raise InputError("--truth-masks", found, "labels without masks", fix)
         return _from_submission(labels)
-    table, image_labels = _from_csv(labels)
+    table, image_labels = _from_csv(labels, masks.image_ids if masks else ())
     return _with_masks(table, image_labels, labels, masks)
 
 
-def _read_header(path: str | os.PathLike) -> str:
+def _read_header(path: str | os.PathLike) -> tuple[str, ...]:
     try:
         with files.open_file(path) as stream:
-            return stream.readline(1000).decode("utf-8-sig", errors="replace").strip()
+            start = stream.readline(1000).decode("utf-8-sig", errors="replace").strip()
+        return tuple(next(csv.reader(start.splitlines()), ()))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "labels of cells", "check --truth-labels") from error
     except OSError as error:
@@ -97,16 +98,17 @@ def _read_header(path: str | os.PathLike) -> str:
         raise InputError(path, found, "labels of cells", "give the file itself, one that may be read") from error
 
 
-def _from_csv(path: str | os.PathLike) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def _from_csv(path: str | os.PathLike, images: Collection[str]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     raw = read_columns(path, _CSV_COLUMNS)
-    bad = ~raw["Cell_index"].str.fullmatch(r"[0-9]{1,9}")
+    raw["ID"] = raw["ID"].map(meant_ids(raw["ID"].unique(), set(images), path))
+    bad = ~raw["Cell_index"].str.fullmatch(r"[0-9]{1,9}(\.0+)?")
     if bad.any():
         raise InputError(path, f"Cell_index {raw['Cell_index'][bad].iloc[0][:40]!r}", "mask values > 0", "mend the row")
     parsed = {text: label_row(text, path) for text in raw["Cell_Label"].unique()}
     values = np.array([parsed[text] for text in raw["Cell_Label"]], float).reshape(-1, NUM_CLASSES)
     names = {"group_of": "group_of", "Cell line": "cell_line"}
     columns = {name: raw[column] for column, name in names.items() if column in raw}
-    table = cell_table.from_values(raw["ID"], raw["Cell_index"].astype(int), values, columns)
+    table = cell_table.from_values(raw["ID"], raw["Cell_index"].astype(float).astype(int), values, columns)
     image_labels = {}
     if "Image_Label" in raw:
         per_image = raw.drop_duplicates("ID")
