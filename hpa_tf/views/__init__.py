@@ -1,6 +1,6 @@
 """Views: what a network sees at once, and which cells it answers for.
 
-view.py      what every view can do
+view.py      what every view can do; OneCell: what those of one cell share
 crop.py      Crop: one cell, cut out
 bag.py       Bag: several cells of an image, each cut out
 field.py     Field: a field of view with masks of its cells; CellInField: one cell at its place

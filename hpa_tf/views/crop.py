@@ -6,18 +6,16 @@ the recipe leaves out leave at the end; masks of the cell and of its nucleus may
 are resized with the pixels. Source: METHODS 3 (crop); W 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import tensorflow as tf
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import OTHER_CELL, THIS_NUCLEUS, is_cell
-from hpa_tf.models.network import Spec, Specs
-from hpa_tf.views.view import CellTable, Kind, Unit, check_channels
+from hpa_tf.views.view import Kind, OneCell, check_channels
 
 _PACKED = {tf.uint8: tf.int32, tf.uint16: tf.int64}
 """A whole pixel (4 channels) as one number: masking and padding touch a quarter of the elements."""
@@ -29,7 +27,7 @@ Channel = Literal["red", "green", "blue", "yellow", "cell", "nucleus"]
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(OneCell):
     """One cell, cut out of its image. Source: METHODS 3 (crop)."""
 
     size: int = 128
@@ -62,40 +60,9 @@ class Crop:
         """It is made from the record of its cell."""
         return "cells"
 
-    @property
-    def draws(self) -> Unit:
-        """An epoch draws cells."""
-        return "cell"
-
-    @property
-    def num_cells(self) -> int:
-        """An example answers for one cell."""
-        return 1
-
-    @property
-    def num_records(self) -> int:
-        """An example is one record."""
-        return 1
-
-    def specs(self) -> Specs:
-        """Return the network's input: image [S, S, C]."""
-        return {"image": Spec((self.size, self.size, len(self.channels)))}
-
-    def record_specs(self) -> Specs:
-        """Return what `prepare` gives: the same."""
-        return self.specs()
-
-    def plan(self, cells: CellTable, order: np.ndarray, seed: Sequence[int] | None) -> np.ndarray:
-        """Return the rows of the examples, int64 [E, 1]: each drawn cell by itself."""
-        return order[:, None]
-
     def prepare(self, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Turn a record's crop, region and (if known) box into image [S, S, C]: see `prepare`."""
         return {"image": prepare(stored["crop"], stored["region"], self, stored.get("box"))}
-
-    def assemble(self, prepared: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the network's inputs for a batch: the prepared records as they are."""
-        return dict(prepared)
 
 
 def prepare(crop: tf.Tensor, region: tf.Tensor, view: Crop, box: tf.Tensor | None = None) -> tf.Tensor:

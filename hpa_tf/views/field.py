@@ -15,7 +15,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.models.network import Spec, Specs
 from hpa_tf.views.drawing import plan_images
-from hpa_tf.views.view import CellTable, Kind, Unit, check_channels
+from hpa_tf.views.view import CellTable, Kind, OneCell, Unit, check_channels
 
 Channel = Literal["red", "green", "blue", "yellow"]
 _NUMBERS = 1 << 16  # masks are uint16
@@ -65,7 +65,8 @@ class Field:
 
     def record_specs(self) -> Specs:
         """Return what `prepare` gives: image and masks."""
-        return {"image": _image_spec(self.size, self.channels), "masks": Spec((self.size, self.size), "int32")}
+        square = (self.size, self.size)
+        return {"image": Spec((*square, len(self.channels))), "masks": Spec(square, "int32")}
 
     def plan(self, cells: CellTable, order: np.ndarray, seed: Sequence[int] | None) -> np.ndarray:
         """Return the cells of each example, int64 [E, K]."""
@@ -101,7 +102,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class CellInField:
+class CellInField(OneCell):
     """One cell at its place in the field of view, which keeps its size: an example for each cell."""
 
     size: int = 512
@@ -122,33 +123,6 @@ class CellInField:
         """It is made from the record of its field of view."""
         return "fields"
 
-    @property
-    def draws(self) -> Unit:
-        """An epoch draws cells."""
-        return "cell"
-
-    @property
-    def num_cells(self) -> int:
-        """An example answers for one cell."""
-        return 1
-
-    @property
-    def num_records(self) -> int:
-        """An example is one record."""
-        return 1
-
-    def specs(self) -> Specs:
-        """Return the network's input: image [S, S, C]."""
-        return {"image": _image_spec(self.size, self.channels)}
-
-    def record_specs(self) -> Specs:
-        """Return what `prepare` gives: the same."""
-        return self.specs()
-
-    def plan(self, cells: CellTable, order: np.ndarray, seed: Sequence[int] | None) -> np.ndarray:
-        """Return the rows of the examples, int64 [E, 1]: each drawn cell by itself."""
-        return order[:, None]
-
     def prepare(self, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Turn the record of a field into image [S, S, C] of one of its cells."""
         image, masks = stored["image"], tf.cast(stored["masks"], tf.int32)
@@ -158,14 +132,6 @@ class CellInField:
         elif self.surroundings == "background":
             image *= tf.cast(is_cell | (masks == 0), image.dtype)[..., None]
         return {"image": _image(image, self.size, self.channels)}
-
-    def assemble(self, prepared: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the network's inputs for a batch: the prepared records as they are."""
-        return dict(prepared)
-
-
-def _image_spec(size: int, channels: Sequence[str]) -> Spec:
-    return Spec((size, size, len(channels)))
 
 
 def _image(pixels: tf.Tensor, size: int, channels: Sequence[str]) -> tf.Tensor:

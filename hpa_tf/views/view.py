@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.errors import InputError
-from hpa_tf.models.network import Specs
+from hpa_tf.models.network import Spec, Specs
 
 Kind = Literal["cells", "fields"]
 """The records of a data folder: crops of single cells, or whole fields of view with their masks."""
@@ -90,6 +90,44 @@ class View(Protocol):
                 padding.
             rows: int64 [B, K].
         """
+
+
+class OneCell:
+    """What views share whose example is one cell, seen as one image that one record gives."""
+
+    size: int
+    channels: Sequence[str]
+
+    @property
+    def draws(self) -> Unit:
+        """An epoch draws cells."""
+        return "cell"
+
+    @property
+    def num_cells(self) -> int:
+        """An example answers for one cell."""
+        return 1
+
+    @property
+    def num_records(self) -> int:
+        """An example is one record."""
+        return 1
+
+    def specs(self) -> Specs:
+        """Return the network's input: image [S, S, C]."""
+        return {"image": Spec((self.size, self.size, len(self.channels)))}
+
+    def record_specs(self) -> Specs:
+        """Return what `prepare` gives: the same."""
+        return self.specs()
+
+    def plan(self, cells: CellTable, order: np.ndarray, seed: Sequence[int] | None) -> np.ndarray:
+        """Return the rows of the examples, int64 [E, 1]: each drawn cell by itself."""
+        return order[:, None]
+
+    def assemble(self, prepared: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the network's inputs for a batch: the prepared records as they are."""
+        return dict(prepared)
 
 
 def check_channels(channels: Sequence[str], allowed: Collection[str]) -> None:
