@@ -73,7 +73,19 @@ def test_14_bits_are_told_by_the_median_of_several_images():
     fourteen = dict.fromkeys(CHANNELS, (0.02, 0.12, 0.25))
     assert "no channel's median above 0.120 of full scale, training data 0.973" in unlike(fourteen, trained, 32)
     assert unlike(fourteen, trained, 1) is None, "a single field may be dark"
-    assert unlike({**fourteen, "blue": (0.1, 0.6, 1)}, trained, 32) is None, "one channel with usual light is enough"
+    assert "no channel" not in unlike({**fourteen, "blue": (0.1, 0.6, 1)}, trained, 32)
+
+
+def test_one_channel_that_is_usually_darker_is_told_unless_it_is_the_proteins():
+    trained = json.loads((Path(starter.__file__).parent / "dataset.json").read_text())["brightness"]
+    usual = {"red": (0.07, 1, 1), "green": (0.14, 0.7, 1), "blue": (0.07, 0.89, 1), "yellow": (0.06, 0.87, 1)}
+    assert unlike(usual, trained, 70) is None, "real fields of view"
+    for channel in ("red", "blue", "yellow"):
+        text = unlike({**usual, channel: (0.01, 0.06, 0.3)}, trained, 8)
+        assert text.startswith(f"{channel} darker: median 0.060 of full scale") and ";" not in text
+        assert unlike({**usual, channel: (0.01, 0.06, 0.3)}, trained, 7) is None, "few fields may be dark"
+        assert unlike({**usual, channel: (0.1, 0.26, 0.5)}, trained, 8) is None
+    assert unlike({**usual, "green": (0.01, 0.06, 0.3)}, trained, 70) is None, "of a protein there may be little"
 
 
 def test_the_check_of_a_prediction_counts_its_images():

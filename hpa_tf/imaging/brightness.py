@@ -60,7 +60,9 @@ def unlike(found: Range, trained: Range, num_images: int = 1) -> str | None:
 
     Far: the median is below half of the smallest, or above twice the largest. Training data may hold an image that is
     nearly black, below which nothing is, and one that is full: so also where no image has more light than 12 bits can
-    say in 16-bit files, or several images usually have less than a quarter (14 bits) of what the training data has.
+    say in 16-bit files, or several images usually have less than a quarter (14 bits) of what the training data has: in
+    all channels, or in one of those that are alike in every cell, which the protein's is not. Where the training data
+    holds a full image, nothing is brighter.
 
     Args:
         found: Range of the images.
@@ -70,18 +72,19 @@ def unlike(found: Range, trained: Range, num_images: int = 1) -> str | None:
     Returns:
         The end of a sentence that begins with what the images are, or None where they are alike.
     """
-    parts = []
+    far, dim = [], []
     for channel in CHANNELS:
         if found.get(channel) is None or trained.get(channel) is None:
             continue
         median, (smallest, usual, largest) = found[channel][1], trained[channel]
+        word = "darker" if median < usual else "brighter"
+        text = f"{channel} {word}: median {median:.3f} of full scale, training data {smallest:.3f} to {largest:.3f} "
+        text += f"(median {usual:.3f})"
         if median < smallest / 2 or median > largest * 2:
-            word = "darker" if median < usual else "brighter"
-            parts.append(
-                f"{channel} {word}: median {median:.3f} of full scale, training data {smallest:.3f} to {largest:.3f} "
-                f"(median {usual:.3f})"
-            )
-    return "; ".join(parts) or _fewer_bits(found, trained, num_images)
+            far.append(text)
+        elif channel != "green" and num_images >= _ENOUGH_IMAGES and 4 * median < usual:
+            dim.append(text)
+    return "; ".join(far) or _fewer_bits(found, trained, num_images) or "; ".join(dim) or None
 
 
 def at_most_12_bits(found: Range) -> bool:
