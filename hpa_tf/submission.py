@@ -29,13 +29,11 @@ from hpa_tf.csv_tables import clean, describe_separator, find_separator
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging import run_length
-from hpa_tf.imaging.run_length import Rle
+from hpa_tf.imaging.run_length import MOST_PIXELS, Rle
 
 HEADER = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 EMPTY_MASK = "eNoLCAgIMAEABJkBdQ=="
 """Background only, 2048 x 2048 px; some submissions write it for images of any size, and it is read so."""
-MOST_PIXELS = 1 << 30
-"""Of an image, height x width: its masks are run lengths, so more may be read than of pixels that are decoded."""
 
 _MAX_RUNS = 100_000_000  # of a mask
 _MAX_FIELD = 1 << 30  # characters of one row

@@ -194,6 +194,14 @@ def test_with_a_truth_only_maps_of_true_classes_count(known, tmp_path):
     assert cells["cell"].tolist() == [1, 2]
 
 
+def test_a_truth_of_other_masks_is_refused(known, tmp_path):
+    """Its numbers are those of other cells; so where one folder of several is of other masks."""
+    truth = cell_table.read(tmp_path / "truth.parquet")
+    cell_table.write(truth.assign(cell_area=[1600, 1600, 1600, 7]), tmp_path / "truth.parquet", "truth")
+    with pytest.raises(InputError, match=r"truth.parquet: found image a cell 4 with 'cell_area' 7 "):
+        heat.measure(heat.Heat(**{**vars(known), "truth_labels": str(tmp_path / "truth.parquet")}))
+
+
 def test_several_folders_are_compared_on_the_cells_where_all_show_the_same_class(known, tmp_path, capsys):
     hot = np.zeros((3, 40, 40), np.uint8)
     hot[0, :20, :10], hot[1, :20, :20], hot[2, :20, :20] = 255, 255, 255  # half of it, right, of another class

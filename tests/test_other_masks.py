@@ -16,6 +16,7 @@ from shards import one_hot, write_dataset
 from hpa_tf import cell_table
 from hpa_tf import label_rules as rules
 from hpa_tf.errors import HpaWarning, InputError
+from tfrecords_builder import label_predictions
 from tfrecords_builder.__main__ import main
 
 
@@ -68,8 +69,9 @@ def masks(shift: int) -> np.ndarray:
 def folders(tmp_path):
     """Write a data folder of two images of three cells, its masks, and other masks: of image 1 far off."""
     labels = np.stack([one_hot(3)] * 6)
-    area = {"cell_area": np.full(6, 240)}
-    table = write_dataset(tmp_path / "data", labels, cells_per_image=3, num_shards=1, num_folds=1, columns=area)
+    left = np.tile([2, 28, 54], 2)
+    places = {"top": 4, "left": left, "bottom": 16, "right": left + 20, "cell_area": 240}
+    table = write_dataset(tmp_path / "data", labels, cells_per_image=3, num_shards=1, num_folds=1, columns=places)
     ids = table["image_id"].unique()
     for name, shifts in (("own", (0, 0)), ("other", (2, 15))):
         (tmp_path / name).mkdir()
@@ -103,6 +105,8 @@ def test_the_command_matches_cells_and_prints_the_share(folders, capsys):
         (("--masks", "MASKS"), "both folders"),
         (("--prediction-masks", "MASKS"), "both folders"),
         (("--iou", "0.7"), "both folders"),
+        (("--cell-pattern", "{ID}_own"), "both folders"),
+        (("--prediction-cell-pattern", "{ID}_own"), "both folders"),
         (("--masks", "MASKS", "--prediction-masks", "MASKS", "--iou", "0.3"), "two partners"),
     ],
 )
@@ -111,6 +115,20 @@ def test_options_that_do_not_go_together_are_one_line(folders, capsys, more, sai
     assert main(words(folders, *filled)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_masks_of_any_name_and_size_are_read(folders, monkeypatch, capsys):
+    """What cannot be found is found by the fix that the error names."""
+    more = ["--masks", str(folders / "own"), "--prediction-masks", str(folders / "other")]
+    for name, option in (("own", "--cell-pattern"), ("other", "--prediction-cell-pattern")):
+        for path in (folders / name).iterdir():
+            path.rename(path.with_name(path.name.replace("_cellmask", f"_{name}")))
+        assert main(words(folders, *more)) == 2
+        assert f"give its name: {option} '{{ID}}_{name}.png'" in capsys.readouterr().err
+        more += [option, f"{{ID}}_{name}.png"]
+    assert main(words(folders, *more)) == 0
+    monkeypatch.setattr(label_predictions, "MOST_PIXELS", 20 * 80 - 1)
+    assert main(words(folders, *more)) == 2 and "80 x 20 px" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,8 @@ def test_masks_are_checked_with_the_data_of_the_labels(folders, capsys):
     with_labels[with_labels.index("--data")] = "--labels"
     assert main(with_labels) == 2 and "--data: found none" in capsys.readouterr().err
     assert main([*with_labels, "--data", str(folders / "data")]) == 0
-    write_dataset(folders / "others", np.stack([one_hot(3)] * 4), num_shards=1, num_folds=1)
+    area = {"cell_area": np.full(4, 240)}
+    write_dataset(folders / "others", np.stack([one_hot(3)] * 4), num_shards=1, num_folds=1, columns=area)
     assert main([*with_labels, "--data", str(folders / "others")]) == 2
     assert "no image 'image-00001' cell 1; expected the cells of the labels" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The demo's page: one self-contained file that opens with a picture, escapes names, and shows maps where there are."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.command import main
 from hpa_tf.heat_map_files import HeatMaps
+from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.pictures import CLASS_COLOURS
 from hpa_tf.recipes import recipe_named, save
@@ -216,6 +218,31 @@ def test_masks_of_other_sizes_and_with_other_cells_are_named(world, refused):
 def test_the_truth_of_other_cells_is_named(world, refused):
     cell_table.write(table({"b": [0, 1]}), world / "truth.parquet", "truth")
     assert "--truth-labels: found no location of any predicted cell" in refused()
+
+
+def test_the_truth_of_other_masks_is_refused(world, refused):
+    """Its numbers are those of other cells."""
+    mask = cases.write_field(world / "images", "a", 4, 0)
+    top = np.array([rows.start for _, (rows, _) in find_boxes(mask)] + [np.nan] * 4)
+    for name, lower in (("predictions/cells.parquet", 0), ("truth.parquet", 1)):
+        cell_table.write(cell_table.read(world / name).assign(top=top + lower), world / name, "truth")
+    assert f"truth.parquet: found image a cell 1 with 'top' {top[0] + 1:.0f} (4 of 8" in refused()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        ("cpu_small", "20 of 32 cells: 640 cells in 2 epochs"),
+        ("red_ai_duo_b3", "20 of 32 images: 640 images in 2 epochs"),
+        ("bestfitting_fcan", "20 of 32 images: 640 images in 2 epochs"),
+    ],
+)
+def test_the_training_says_what_it_drew(world, recipe, steps):
+    chosen = recipe_named(recipe)
+    optimization = dataclasses.replace(chosen.optimization, batch_size=32)
+    save(dataclasses.replace(chosen, optimization=optimization), world / "run/recipe.json")
+    text = page(world)
+    assert steps in text and f"9 {'cells' if recipe == 'cpu_small' else 'images'}/s" in text
 
 
 @pytest.mark.parametrize(

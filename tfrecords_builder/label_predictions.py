@@ -14,7 +14,7 @@ from hpa_tf import cell_table, label_rules
 from hpa_tf.classes import CLASSES, NEGATIVE, NUM_CLASSES
 from hpa_tf.data_folder import read_cells
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.run_length import masks_of
+from hpa_tf.imaging.run_length import MOST_PIXELS, masks_of
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_start import Rule, Setter
@@ -36,6 +36,10 @@ class _Predicted(Rule):
     prediction_masks: str | None = None
     """Folder of the masks that the predictions are of, where they are others: cells are matched to those of --masks by
     intersection over union, and the share that has a partner is printed."""
+    cell_pattern: str | None = None
+    """Names of --masks, with {ID} for the image id; default: the usual ones, such as {ID}_cellmask."""
+    prediction_cell_pattern: str | None = None
+    """The same of --prediction-masks."""
     iou: float = label_rules.LEAST
     """Two cells are the same where their intersection over union is larger."""
     default_classes: ClassVar[tuple[int, ...]] = tuple(range(NEGATIVE))
@@ -60,7 +64,8 @@ class _Predicted(Rule):
         if not self.any_kind and (found := cell_table.kind(path)) != "out_of_fold":
             fix = "predict with train.py --folds K --out-of-fold, or give --any-kind"
             raise InputError(path, f"a table of {found or 'no known kind'}", "out-of-fold predictions", fix)
-        if self.masks or self.prediction_masks or self.iou != label_rules.LEAST:
+        patterns = self.cell_pattern, self.prediction_cell_pattern
+        if self.masks or self.prediction_masks or any(patterns) or self.iou != label_rules.LEAST:
             table = self.on_own_cells(labels, table, path)
         else:
             warn_of_other_cells(labels, table, path, self.can_match)
@@ -72,21 +77,21 @@ class _Predicted(Rule):
         """Return predictions of cells of other masks as predictions of the labels' cells."""
         if not (self.masks and self.prediction_masks):
             found = f"--masks {self.masks}, --prediction-masks {self.prediction_masks}"
-            fix = "give both folders, or neither and no --iou"
+            fix = "give both folders, or neither and no --iou or pattern"
             raise InputError("--prediction-masks", found, "both folders of masks", fix)
         if not 0.5 <= self.iou < 1:
             raise InputError("--iou", f"{self.iou:g}", "0.5 to 1: below it a cell may have two partners", "change it")
         if self.data is None:
             fix = "give it: the masks are checked with it"
             raise InputError("--data", "none", "the data folder that was built with --masks", fix)
-        data = read_cells(self.data, columns=("cell_area",))
+        data = read_cells(self.data, columns=cell_table.PLACES)
         rows = labels.rows_of(data)
         if (rows < 0).any():
             image_id, cell = labels.cells[cell_table.KEYS].to_numpy()[rows < 0][0]
             found, fix = f"no image {image_id!r} cell {cell}", "give the data folder of the labels"
             raise InputError(self.data, found, "the cells of the labels", fix)
-        own = mask_reader(self.masks, data.iloc[rows], self.data)
-        other = mask_reader(self.prediction_masks, table, path)
+        own = mask_reader(self.masks, data.iloc[rows], self.data, self.cell_pattern)
+        other = mask_reader(self.prediction_masks, table, path, self.prediction_cell_pattern, "prediction-")
         table, share = label_rules.on_own_cells(table, labels.cells, own, other, path, self.iou)
         print(f"{path}: {share:.1%} of the cells have a partner among the predicted ones ({len(table)} cells)")
         return table
@@ -110,15 +115,21 @@ class _ReaderOnly(_Predicted):
     can_match: ClassVar[bool] = False
 
 
-def mask_reader(folder: str, cells: pd.DataFrame, table: str) -> Callable[[str], np.ndarray]:
+def mask_reader(
+    folder: str, cells: pd.DataFrame, table: str, pattern: str | None, prefix: str = ""
+) -> Callable[[str], np.ndarray]:
     """Return what reads the mask of an image, int [H, W], from a folder, and refuses one that is of other cells.
 
     Args:
         folder: The masks.
-        cells: The cells of a table that is of these masks; checked by their numbers, and their areas where it has them.
+        cells: The cells of a table that is of these masks; checked by their numbers, and their areas and boxes where it
+            has them.
         table: Its name, for errors.
+        pattern: Names of the masks; None = the usual ones.
+        prefix: What the option of the pattern begins with.
     """
-    masks, rows_of = MasksOnDisk(folder), cells.groupby("image_id").indices
+    masks = MasksOnDisk(folder, pattern, max_pixels=MOST_PIXELS, prefix=prefix)
+    rows_of = cells.groupby("image_id").indices
 
     def read(image_id: str) -> np.ndarray:
         mask = masks.cell_mask(image_id)

@@ -6,7 +6,7 @@ another cell of the class, moved here (another), and that of the brightness of a
 nothing of classes. Cells whose green is even have no place to find; they are left out and counted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,16 +99,19 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
     Raises:
         InputError: See `run`.
     """
+    tables = {folder: cell_table.read(files.join(folder, CELLS)) for folder in options.predictions}
     true = None
     if options.truth_labels is not None:
         truth = cell_table.read(options.truth_labels)
+        for table in tables.values():
+            cell_table.check_same_cells(table, truth, options.truth_labels)
         true = dict(
             zip(zip(truth["image_id"], truth["cell"], strict=True), cell_table.values(truth) > 0.5, strict=True)
         )
     rng = np.random.default_rng(options.seed)
     rows, shown = [], {}
     before: dict[int, Seen] = {}
-    for seen in _cells(options):
+    for seen in _cells(options, tables):
         image_id, number, class_id = seen.key
         if true is not None and (image_id, number) not in true:
             continue
@@ -129,10 +132,9 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
     return pd.DataFrame(rows), [seen for class_id in sorted(shown) for seen in shown[class_id]][:_SHOWN]
 
 
-def _cells(options: Heat) -> Iterator[Seen]:
+def _cells(options: Heat, tables: Mapping[str, pd.DataFrame]) -> Iterator[Seen]:
     """Yield each cell that has a map of the same class in every folder."""
     masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.layout.parse())
-    tables = {folder: cell_table.read(files.join(folder, CELLS)) for folder in options.predictions}
     with_maps = [
         one
         for one in fields

@@ -87,6 +87,7 @@ def run(options: Page) -> None:
     history, recipe = _read_run(options.run_folder)
     predicted = cell_table.read(files.join(options.predictions, CELLS))
     truth = cell_table.read(options.truth_labels)
+    cell_table.check_same_cells(predicted, truth, options.truth_labels)
     truth[cell_table.VALUES] = (cell_table.values(truth) > 0.5).astype(float)  # as `score` takes them
     chosen = choose_cells(predicted, truth, options.cells_per_class)
     shown_fields, first = _choose_fields(predicted, options.num_fields), opening.choose(predicted, truth)
@@ -294,13 +295,14 @@ def _facts(recipe: dict, history: pd.DataFrame) -> list[tuple[str, str]]:
     last, network = history.iloc[-1], recipe["network"].get("backbone", recipe["network"])
     kind = f"{network['class']}{network.get('variant', '')}"
     view = recipe.get("view") or recipe["preparation"]  # as version 1 called it
+    drawn = "images" if view.get("class") in ("Bag", "Field") else "cells"
     view = view.get("cell", view)  # of a bag
     batch_size, size, steps = recipe["optimization"]["batch_size"], view["size"], int(last["step"])
     return [
         ("network", f"{kind}, recipe {recipe['name']}, initial weights: {recipe['weights']}"),
         ("input", f"{size} x {size} px, {len(view.get('channels', CHANNELS))} channels"),
-        ("steps", f"{steps} of {batch_size} cells: {steps * batch_size} cells in {int(last['epoch'])} epochs"),
-        ("time", f"{history['seconds'].sum():.0f} s, {history['cells_per_second'].mean():.0f} cells/s"),
+        ("steps", f"{steps} of {batch_size} {drawn}: {steps * batch_size} {drawn} in {int(last['epoch'])} epochs"),
+        ("time", f"{history['seconds'].sum():.0f} s, {history['cells_per_second'].mean():.0f} {drawn}/s"),
     ]
 
 

@@ -16,6 +16,9 @@ from pycocotools import mask as coco
 
 from hpa_tf.errors import InputError
 
+MOST_PIXELS = 1 << 30
+"""Of an image, height x width: its masks are run lengths, so more may be read than of pixels that are decoded."""
+
 _MAX_CHARACTERS_PER_RUN = 7  # 5 bits each: 35 bits, more than any image needs
 
 

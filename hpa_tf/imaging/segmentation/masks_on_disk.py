@@ -50,12 +50,14 @@ class MasksOnDisk:
         nucleus_pattern: The same for nucleus masks, which must then be there. None: the first of `NUCLEUS_PATTERNS`
             that is there, if any.
         max_pixels: Larger masks (height x width, px) are refused before they are decoded.
+        prefix: What the options of its patterns begin with in errors, such as `prediction-`.
     """
 
     folder: str
     cell_pattern: str | None = None
     nucleus_pattern: str | None = None
     max_pixels: int = MAX_PIXELS
+    prefix: str = ""
 
     def __post_init__(self):
         for pattern in (self.cell_pattern, self.nucleus_pattern):
@@ -130,7 +132,7 @@ class MasksOnDisk:
             named = dict.fromkeys(there[name] for name in _candidates(candidate, image_id) if name in there)
             found = [name for name in named if name not in channels]
             if pattern and len(found) < len(named):
-                fix = f"correct --{kind}-pattern, or give the masks a folder of their own"
+                fix = f"correct --{self.prefix}{kind}-pattern, or give the masks a folder of their own"
                 raise InputError(repr(pattern), f"a channel of image {image_id}", f"its {kind} mask", fix)
             if len(found) > 1:
                 path = files.join(self.folder, found[1])
@@ -152,13 +154,13 @@ class MasksOnDisk:
         images = [name for name in near if name.lower().endswith(EXTENSIONS)]
         if readable := [name for name in images if not name.endswith("_seg.npy")]:
             pattern = word.sub("{ID}", unicodedata.normalize("NFC", readable[0]), count=1)
-            fix = f"give its name: --{kind}-pattern '{pattern}'"
+            fix = f"give its name: --{self.prefix}{kind}-pattern '{pattern}'"
         elif images:
             fix = UNPICKLE
         elif near:
             fix = "save the mask as a label image (PNG, TIFF, NPY or NPZ), not as outlines or regions"
         else:
-            fix = f"add it, or give its name with --{kind}-pattern"
+            fix = f"add it, or give its name with --{self.prefix}{kind}-pattern"
         return InputError(self.folder, found, expected, fix)
 
     def _read(self, path: str, field: FieldOfView) -> np.ndarray:
