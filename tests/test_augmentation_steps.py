@@ -1,8 +1,10 @@
 """Warps, changes of tone and random squares on drawn parameters: equal to definitions in NumPy, SciPy and OpenCV."""
 
 import dataclasses
+import math
 import sys
 import typing
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -251,6 +253,23 @@ def test_kernels_are_those_of_the_documented_sizes():
     assert max((one > 0).sum() for one in lines) == 5 and all(one.sum() == pytest.approx(1) for one in lines)
     assert all((one[[0, 6]] == 0).all() and (one[:, [0, 6]] == 0).all() for one in lines)
     assert all(ndimage.label(one > 0, np.ones((3, 3)))[1] == 1 for one in lines)  # a line has no gaps
+
+
+def test_a_line_of_motion_joins_its_drawn_ends():
+    """Rasterised here in fractions, from the ends: a pixel for each step along the longer axis, halves rounded up."""
+    image, blur = tf.constant(image_of()), MotionBlur(sizes=(3, 5, 7))
+    for seed in seeds(200):
+        first, second = tf.unstack(tf.random.split(tf.constant(seed), 2))
+        side = blur.sizes[int(tf.random.stateless_uniform([], first) * 3)]
+        ends = np.floor(tf.random.stateless_uniform([2, 2], second).numpy() * side).astype(int) - side // 2
+        (top, left), (bottom, right) = ends.tolist()
+        steps = max(abs(bottom - top), abs(right - left))
+        expected = np.zeros((7, 7))
+        for i in range(steps + 1):
+            share = Fraction(i, max(steps, 1))
+            row, column = (math.floor(a + (b - a) * share + Fraction(1, 2)) for a, b in ((top, bottom), (left, right)))
+            expected[3 + row, 3 + column] = 1 / (steps + 1)
+        np.testing.assert_allclose(blur.draw(tf.constant(seed), image), expected, rtol=1e-6)
 
 
 def test_holes_lie_in_the_image_and_have_the_documented_sides():

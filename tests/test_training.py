@@ -132,6 +132,29 @@ def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, capsys, step
         np.testing.assert_allclose(array, expected[name], atol=1e-6, err_msg=name)
 
 
+def test_a_run_on_a_plateau_falls_by_the_measure_of_its_recipe(data, tmp_path):
+    """By the loss of the validation, worked out here from the history, and not as the mAP would have it."""
+    options = "epochs 5 schedule Plateau schedule.patience 0 schedule.factor 0.5 measure loss learning-rate 0.1"
+    options = options.split() + ["warmup-steps", "0"]
+    pairs = zip(options[::2], options[1::2], strict=True)
+    options = [word for name, value in pairs for word in (f"--recipe.optimization.{name}", value)]
+    assert call(data, tmp_path / "out", *options) == 0
+    history = pd.read_csv(tmp_path / "out" / "history.csv")
+
+    def rates(values) -> list[float]:
+        """Return the rate of each epoch; the lower the value, the better."""
+        (best, *others), found = values, [0.1, 0.1]
+        for value in others[:-1]:
+            is_better = value < best - 1e-4 * abs(best)
+            found.append(found[-1] * (1 if is_better else 0.5))
+            best = value if is_better else best
+        return found
+
+    expected = rates(history["validation_loss"])
+    np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-6)
+    assert expected[-1] < 0.1 and expected != rates(-history["mAP"])
+
+
 def test_a_loss_that_is_no_number_is_found_in_the_middle_of_an_execution(data, tmp_path, capsys):
     broken = words("--recipe.optimization.schedule Constant --recipe.optimization.warmup-steps 0")
     broken += words("--recipe.optimization.learning-rate 1e30 --steps-per-execution 4")
