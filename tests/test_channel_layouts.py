@@ -20,7 +20,8 @@ from hpa_tf.evaluation.heat import Heat
 from hpa_tf.evaluation.page import Page
 from hpa_tf.imaging import ome
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
-from hpa_tf.imaging.layout import LayoutOptions, channel_of
+from hpa_tf.imaging.layout import channel_of
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.prediction.options import Options as PredictionOptions
 from hpa_tf.records import read_manifest
 from hpa_tf.segmenting.options import Options as SegmentingOptions

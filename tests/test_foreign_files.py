@@ -23,7 +23,7 @@ from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.channel_files import read_channel_file
 from hpa_tf.imaging.fields import FieldOfView, find_fields
-from hpa_tf.imaging.layout import LayoutOptions
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.naming import Naming
 from hpa_tf.imaging.segmentation import label_images
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei, find_pieces

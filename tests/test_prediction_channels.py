@@ -16,7 +16,7 @@ from hpa_tf import cell_table, serving
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import find_fields, read_field
-from hpa_tf.imaging.layout import LayoutOptions
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.pipeline import Augmentation
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict

@@ -25,7 +25,7 @@ from hpa_tf import files, folder_lock
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
-from hpa_tf.imaging.layout import LayoutOptions
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.parts import is_in_part

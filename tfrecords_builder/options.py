@@ -14,7 +14,8 @@ from hpa_tf.encoding import Encoding
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
 from hpa_tf.imaging.image_cells import Reading
-from hpa_tf.imaging.layout import LayoutOptions, Project
+from hpa_tf.imaging.layout import Project
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.segmentation import Segmenter
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, ByNetwork, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter

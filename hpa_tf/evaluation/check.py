@@ -19,7 +19,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging import run_length
 from hpa_tf.imaging.channel_files import too_large_for_pillow
 from hpa_tf.imaging.fields import FieldFiles, find_fields
-from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
+from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.run_length import Rle
 from hpa_tf.imaging.stacks import open_stack
 from hpa_tf.progress import progress

@@ -23,7 +23,7 @@ from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
 from hpa_tf.imaging.fields import find_fields, read_field
-from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
+from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress

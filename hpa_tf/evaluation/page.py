@@ -25,7 +25,7 @@ from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
 from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, find_fields, read_field
-from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
+from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.imaging.segmentation import Masks

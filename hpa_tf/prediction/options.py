@@ -9,7 +9,7 @@ from hpa_tf import files, submission
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
-from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
+from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, ByNetwork
 from hpa_tf.parts import parse_part
 from hpa_tf.postprocessing import PostProcessing

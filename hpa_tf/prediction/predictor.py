@@ -14,7 +14,8 @@ from hpa_tf.errors import InputError
 from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, check_um_per_px, read_field, to_full_scale, warn_if_blank
 from hpa_tf.imaging.image_cells import cells_of
-from hpa_tf.imaging.layout import Layout, LayoutOptions, Project
+from hpa_tf.imaging.layout import Layout, Project
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.imaging.segmentation.label_images import check_cells, check_nuclei

@@ -10,7 +10,7 @@ import tyro
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import MAX_PIXELS, check_full_scale, check_um_per_px
-from hpa_tf.imaging.layout import USUAL_LAYOUT, LayoutOptions
+from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.segmenting.published import DEFAULT_FOLDER
 
 NETWORK_UM_PER_PX = 0.32
