@@ -1,8 +1,9 @@
 """Errors and warnings about what a user hands in: where, what was found, what was expected, the fix."""
 
+import re
 import warnings
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 
 class HpaWarning(UserWarning):
@@ -34,8 +35,8 @@ def printable(text: object) -> str:
         return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-class InputError(ValueError):
-    """Bad input: a file, a table row, an option or a folder that cannot be used as it is.
+class HpaError(Exception):
+    """An error that a command says in one line.
 
     Args:
         where: File, row or option that is at fault.
@@ -50,3 +51,21 @@ class InputError(ValueError):
 
     def __reduce__(self):  # keeps all four fields when a worker process raises it
         return type(self), (self.where, self.found, self.expected, self.fix)
+
+
+class InputError(HpaError, ValueError):
+    """Bad input: a file, a table row, an option or a folder that cannot be used as it is."""
+
+
+class StoreError(HpaError):
+    """An object store that refused, or that cannot be reached.
+
+    It is neither an `InputError` nor an `OSError`: nothing that goes on without a bad image, or makes a damaged file
+    anew, may take it for one.
+    """
+
+    @classmethod
+    def said_in(cls, text: str) -> Self | None:
+        """Return the error that TensorFlow, which hands on text alone, says a function that it called has raised."""
+        said = re.search(rf"\b{cls.__name__}: (.*): found (.*); expected (.*)\. Fix: (.*)", text)
+        return cls(*said.groups()) if said else None

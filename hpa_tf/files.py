@@ -1,7 +1,8 @@
 """Files that appear whole, on local disks and object stores.
 
 Local: written under a temporary name in the same folder, flushed to the disk, renamed: never half a file. Remote
-(`gs://`, `s3://`, `memory://`, anything fsspec opens): one upload under the final name when the writer closes.
+(`gs://`, `s3://`, `memory://`, anything fsspec opens): one upload under the final name when the writer closes; a store
+that refuses is a `StoreError`.
 """
 
 import contextlib
@@ -254,12 +255,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_range(path: str | os.PathLike, start: int, end: int) -> bytes:
-    """Read the bytes `start` to `end` of a file, local or remote, and no others; fewer where the file ends before."""
-    if is_remote(path):
-        return remote_files.read_range(path, start, end)
-    with open(path, "rb") as stream:
-        stream.seek(start)
-        return stream.read(end - start)
+    """Read the bytes `start` to `end` of a remote file in one request; fewer where the file ends before."""
+    return remote_files.read_range(path, start, end)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpa_tf import file_lock, files
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, StoreError
 
 NAME = "lock.json"
 BEAT = 10.0
@@ -78,9 +78,10 @@ def locked(folder: str | os.PathLike) -> Iterator[Owner]:
             with _beating(lambda now: files.write_json(path, asdict(now)), owner):
                 yield owner
         finally:
-            now = read(folder)
-            if now is not None and now.token == owner.token:  # or it is the next owner's
-                files.remove(path)
+            with contextlib.suppress(StoreError):  # a lock that stays is soon that of a dead owner
+                now = read(folder)
+                if now is not None and now.token == owner.token:  # or it is the next owner's
+                    files.remove(path)
         return
     descriptor = _take(folder, path)
     try:
@@ -98,6 +99,7 @@ def read(folder: str | os.PathLike) -> Owner | None:
 
     Raises:
         InputError: The file is there and cannot be read, even after a while.
+        StoreError: The object store refuses it, even after a while.
     """
     path = files.join(folder, NAME)
     for left in reversed(range(_TRIES)):
@@ -106,11 +108,14 @@ def read(folder: str | os.PathLike) -> Owner | None:
             break
         except FileNotFoundError:
             return None
-        except OSError as error:  # an object store's, while the owner writes it again or the store is busy
-            if not left:
+        except (OSError, StoreError) as error:  # while the owner writes it again or the store is busy
+            if left:
+                time.sleep(BEAT / 10)
+            elif isinstance(error, StoreError):
+                raise
+            else:
                 fix = "run the same command again in a while"
                 raise InputError(path, f"a lock that cannot be read ({error})", "one that can be", fix) from error
-            time.sleep(BEAT / 10)
     try:
         return Owner(**json.loads(data))
     except (ValueError, TypeError):

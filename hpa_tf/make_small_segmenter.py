@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.imaging.segmentation.small import WEIGHTS
 from hpa_tf.make_starter import is_made
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"that command ended with {code}; the same command continues there", file=sys.stderr)
                 return code
         _train(asked)
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -17,7 +17,7 @@ import tyro
 
 from hpa_tf import cell_table, files
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.starter import FOLDER, WEIGHTS
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pack_run(run, asked.package)
         if real:
             print(json.dumps(evaluate(run, *real), indent=1))
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -263,3 +263,12 @@ def test_a_prediction_goes_on_in_an_object_store(store, tmp_path):
             for name in ("a1", "c3"):
                 store.filesystem.rm_file(f"hpa/prediction/parts/{name}.parquet")
         assert submission == first
+
+
+def test_a_store_that_cannot_be_reached_is_said_in_one_line(store, monkeypatch):
+    scheme = store.root.partition("://")[0]
+    monkeypatch.setenv(f"FSSPEC_{scheme.upper()}_ENDPOINT_URL", "http://127.0.0.1:1")
+    done = run(["verify", f"{store.root}/data"])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {store.root}/data") and "a store that refused" in line

@@ -18,7 +18,7 @@ from builder_inputs import Inputs, content, write_inputs
 
 from hpa_tf import cell_table, framing, label_rules, records
 from hpa_tf.data_folder import read_cells
-from hpa_tf.errors import InputError
+from hpa_tf.errors import InputError, StoreError
 from hpa_tf.imaging.fields import FieldOfView
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
@@ -181,6 +181,8 @@ class Hostile:
                 os.kill(os.getpid(), signal.SIGSEGV)
             if self.deed == "exit":
                 os._exit(3)
+            if self.deed == "refusal":
+                raise StoreError("s3://bucket/mask.png", "a store that refused", "one that answers", "wait")
             raise {"memory": MemoryError, "bug": ZeroDivisionError}[self.deed]("on purpose")
         return self.inner(field)
 
@@ -213,6 +215,12 @@ def test_an_image_that_kills_its_worker_is_named_and_the_others_go_on(inputs, tm
 def test_an_image_that_kills_its_worker_stops_the_build(inputs, tmp_path, deed, error):
     units, settings = hostile_settings(inputs, tmp_path / "data", deed, skip=False)
     with pytest.raises(error, match=inputs.ids[7]):
+        list(run_units(units, settings, 2, lambda cells: None))
+
+
+def test_a_store_that_refuses_stops_the_build_and_is_no_fault_of_an_image(inputs, tmp_path):
+    units, settings = hostile_settings(inputs, tmp_path / "data", "refusal", skip=True)
+    with pytest.raises(StoreError, match="s3://bucket"):
         list(run_units(units, settings, 2, lambda cells: None))
 
 

@@ -1,5 +1,6 @@
 """One owner a folder: the living are respected, on this machine and on others; the dead are not waited for."""
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hpa_tf import file_lock, files, folder_lock
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaError, HpaWarning, InputError, StoreError
 from hpa_tf.folder_lock import locked
 
 ROOT = Path(__file__).parent.parent
@@ -181,22 +182,39 @@ def test_a_lock_that_was_removed_meanwhile_costs_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Slow down"), StoreError("lock.json", "Slow down", "", "")])
 @pytest.mark.parametrize("times", [2, 1000])
-def test_a_lock_that_cannot_be_read_is_no_free_folder(folder, monkeypatch, times):
+def test_a_lock_that_cannot_be_read_is_no_free_folder(folder, monkeypatch, times, error):
     """An object store says so while the owner writes its file again, or when it has too much to do."""
     read_bytes, refusals = files.read_bytes, iter(range(times))
 
     def refuse(path):
         if str(path).endswith(folder_lock.NAME) and next(refusals, None) is not None:
-            raise OSError(errno.EIO, "Slow down")
+            raise error
         return read_bytes(path)
 
     message = "one command at a time" if times == 2 else "Slow down|writing to it"
     with locked(folder), monkeypatch.context() as patch:
         patch.setattr(files, "read_bytes", refuse)
-        with pytest.raises(InputError, match=message), locked(folder):
+        with pytest.raises(HpaError, match=message), locked(folder):
             pass
     assert folder_lock.read(folder) is None
+
+
+def test_a_store_that_refuses_at_the_end_takes_no_work_away(monkeypatch):
+    """What was done inside counts, and so does the error that ended it: the lock is that of a dead owner soon."""
+
+    def refuse(path):
+        raise StoreError(path, "a store that refused (at the end)", "", "")
+
+    for error in (None, ZeroDivisionError):
+        folder = f"memory://lock/{uuid.uuid4().hex}"
+        raised = pytest.raises(error) if error else contextlib.nullcontext()
+        with monkeypatch.context() as patch, raised, locked(folder):
+            patch.setattr(files, "read_bytes", refuse)
+            if error:
+                raise error
+        assert folder_lock.read(folder).pid == os.getpid()
 
 
 def test_the_lock_of_the_next_owner_stays_in_an_object_store(monkeypatch):

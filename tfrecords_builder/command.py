@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from hpa_tf import files, records
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.worker_processes import num_cores
 from tfrecords_builder.options import BuildOptions
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             command = tyro.cli(Command, args=arguments, prog="python -m tfrecords_builder", description=__doc__)
             return _run(command)
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

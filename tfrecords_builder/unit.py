@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpa_tf import files, framing, records
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, StoreError
 from tfrecords_builder.image import ImageResult, Settings, build_image
 from tfrecords_builder.plan import Unit
 from tfrecords_builder.sources import LabelledImage
@@ -175,6 +175,8 @@ def _try_image(
             result = build_image(image, fold, settings)
         texts += [str(warning.message) for warning in caught]
         return result
+    except StoreError:  # which is not the image's fault
+        raise
     except InputError as error:
         fault = error
     except Exception as error:  # one image of 100,000 must not end the build; what it was is in failures.csv

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError
 from hpa_tf.evaluation import ablation, cells, check, diagnose, heat, outlines, page, score
 
 _RUNNERS = {
@@ -38,6 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with files.full_disk_explained("--out"):
             return _RUNNERS[type(options)](options) or 0
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ import tyro
 
 from hpa_tf import files, interrupts
 from hpa_tf.classes import CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.grade_agreement import self_agreement
 from hpa_tf.grade_journal import Writer
 from hpa_tf.grading.cells import in_folds, read_cells
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         session = make_session(options)
         app = GradingApp(session, options.size)
         server = make_server(app, options.port)
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     port = server.effective_port

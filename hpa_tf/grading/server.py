@@ -16,7 +16,7 @@ from werkzeug.exceptions import BadRequest, Conflict, Forbidden, HTTPException, 
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.grade_journal import GRADES
 from hpa_tf.grading import pixels
 from hpa_tf.grading.context import ContextPictures
@@ -81,7 +81,7 @@ class GradingApp:
             response = Response(f"{error.description}\n", error.code, content_type="text/plain; charset=utf-8")
         except SessionConflict as error:
             response = Response(f"{error}\n", Conflict.code, content_type="text/plain; charset=utf-8")
-        except InputError as error:
+        except HpaError as error:
             response = Response(f"{error}\n", InternalServerError.code, content_type="text/plain; charset=utf-8")
         response.headers.update(_HEADERS)
         return response(environ, start_response)

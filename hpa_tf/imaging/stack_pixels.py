@@ -88,8 +88,9 @@ def _check_lengths(page: Any, frame: tifffile.TiffPage, path: str) -> None:
             raise ValueError("the file ends before its pixels do")
         if unpack is not None:
             stream.seek(offset)
+            data = stream.read(size)
             try:
-                size = len(unpack(stream.read(size), out=limit + 1))
+                size = len(unpack(data, out=limit + 1))
             except Exception as error:  # each codec has errors of its own
                 raise ValueError(f"a strip or tile that does not unpack to {limit} bytes: {error}") from error
             if size > limit:

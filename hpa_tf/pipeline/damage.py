@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from hpa_tf import files, framing
 from hpa_tf.data_folder import check_shards
-from hpa_tf.errors import InputError
+from hpa_tf.errors import InputError, StoreError
 from hpa_tf.pipeline.examples import Examples
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
@@ -47,10 +47,13 @@ def damage_explained(some: Sequence[Examples]) -> Iterator[None]:
 
     Raises:
         InputError: A record of the examples is damaged, or its shard cannot be read.
+        StoreError: The object store refused a record.
     """
     try:
         yield
     except _ERRORS as error:
+        if refused := StoreError.said_in(str(error.message)):
+            raise refused from error
         said = str(error.message).strip().splitlines()
         print(f"{said[0] if said else type(error).__name__}\nlooking for a damaged record", file=sys.stderr, flush=True)
         for examples in some:
@@ -60,7 +63,11 @@ def damage_explained(some: Sequence[Examples]) -> Iterator[None]:
 
 
 def find_damage(examples: Examples) -> InputError | None:
-    """Read every record of the examples; return what is wrong with the first bad one."""
+    """Read every record of the examples; return what is wrong with the first bad one.
+
+    Raises:
+        StoreError: The object store refuses them.
+    """
     for name, offsets in progress(examples.table.groupby("shard")["offset"], desc="shards", unit="shard"):
         path = files.join(examples.folder, name)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError, counted
+from hpa_tf.errors import HpaError, counted
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.report import REPORT
@@ -22,13 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = tyro.cli(Options, args=files.expand_home(arguments), prog="predict.py")
         with files.full_disk_explained(options.out):
             outcome = predict(options)
-    except InputError as error:
+    except HpaError as error:
         return fail("predict.py", error)
     print(summary(options, outcome))
     return EXIT_FAILURES if outcome.failures and not options.allow_failures else 0
 
 
-def fail(program: str, error: InputError) -> int:
+def fail(program: str, error: HpaError) -> int:
     """Print an error as one line; return the exit code."""
     print(f"{program}: {error}", file=sys.stderr)
     return EXIT_INPUT

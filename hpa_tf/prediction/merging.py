@@ -12,7 +12,7 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, heat_map_files, interrupts, reporting
-from hpa_tf.errors import InputError, counted
+from hpa_tf.errors import HpaError, InputError, counted
 from hpa_tf.identity import differences
 from hpa_tf.parts import parse_part
 from hpa_tf.prediction import results
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = tyro.cli(MergeOptions, args=files.expand_home(arguments), prog="python -m hpa_tf.prediction.merge")
         with files.full_disk_explained(options.out):
             print(f"{merge(options)} images in {options.out}")
-    except InputError as error:
+    except HpaError as error:
         return fail("merge", error)
     if count := results.summary_of(options.out)["num_failures"]:
         print(f"{counted(count, 'image')} skipped: {files.join(options.out, FAILURES)}")

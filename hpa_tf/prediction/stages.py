@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpa_tf import files, reporting
-from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.errors import HpaWarning, InputError, StoreError
 from hpa_tf.prediction.finishing import Finisher
 from hpa_tf.prediction.sources import FieldCells, Source
 from hpa_tf.prediction.trained_on import LightCheck
@@ -230,6 +230,7 @@ def load(task: tuple) -> FieldCells | Failed:
 
     Raises:
         OSError: There is no room for what is read.
+        StoreError: The object store that it is on refuses.
     """
     read, what, image_id = task
     try:
@@ -237,7 +238,7 @@ def load(task: tuple) -> FieldCells | Failed:
     except InputError as error:
         return Failed(image_id, error)
     except Exception as error:  # one image of 100,000 must not end the prediction
-        if files.is_full(error):  # which is not the image's fault
+        if files.is_full(error) or isinstance(error, StoreError):  # which is not the image's fault
             raise
         found = f"{type(error).__name__}: {error}"
         fix = "look at its files and their permissions, or leave it out with --on-error skip"

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import tyro
 
     from hpa_tf import files, quiet
-    from hpa_tf.errors import InputError
+    from hpa_tf.errors import HpaError
     from hpa_tf.segmenting import published
     from hpa_tf.segmenting.convert import ConvertOptions, convert
     from hpa_tf.segmenting.options import Options
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet.import_tensorflow()
         with files.full_disk_explained(options.out):
             outcome = segment(options)
-    except InputError as error:
+    except HpaError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return EXIT_INPUT
     print(_summary(options.out, outcome))

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError
 from hpa_tf.quiet import import_tensorflow
 from hpa_tf.serving.about import About
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with files.full_disk_explained(command.run):
             _run(command)
-    except InputError as error:
+    except HpaError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
     return 0

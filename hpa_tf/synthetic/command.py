@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError
 from hpa_tf.synthetic import bench, dataset
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.worker_processes import num_cores
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = tyro.cli(COMMANDS[name], args=rest, prog=f"python -m hpa_tf.synthetic {name}")
         with files.full_disk_explained("--out"):
             command.run()
-    except InputError as error:
+    except HpaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -13,7 +13,7 @@ import tyro
 
 from hpa_tf import files
 from hpa_tf.devices import find_gpus, memory_explained
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaError, InputError
 from hpa_tf.identity import check_table
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models.fcan import Fcan, Readout
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with files.full_disk_explained("--out"), memory_explained(_SMALLER):
             _run(names, rest)
-    except InputError as error:
+    except HpaError as error:
         return _fail(error, 2)
     except Diverged as error:
         return _fail(error, DIVERGED_EXIT_CODE)
