@@ -8,9 +8,10 @@ import numpy as np
 import prediction_cases as cases
 import pytest
 import tensorflow as tf
+from fsspec.implementations.memory import MemoryFileSystem
 
-from hpa_tf import files, recipes, run_folder, serving
-from hpa_tf.errors import InputError
+from hpa_tf import recipes, remote_files, run_folder, serving
+from hpa_tf.errors import InputError, StoreError
 from hpa_tf.prediction import members
 from hpa_tf.records import write_manifest
 from hpa_tf.serving import runs
@@ -46,9 +47,9 @@ def test_what_predicts_is_copied_once(store, monkeypatch):
     copy = runs.resolve(store)
     assert copy.endswith("/my run") and below(copy) == {k: v for k, v in CONTENT.items() if v != b"not needed"}
     with monkeypatch.context() as patched:
-        patched.setattr(files, "open_file", lambda path: pytest.fail("copied again"))
+        patched.setattr(remote_files, "open_file", lambda path: pytest.fail("copied again"))
         assert runs.resolve(store + "/") == copy
-    assert [path.name for path in Path(copy).parent.iterdir()] == ["my run"]
+    assert sorted(path.name for path in Path(copy).parent.iterdir()) == ["my run", "sha256.json"]
 
 
 def test_a_run_that_changed_is_copied_anew_and_the_older_copy_stays(store):
@@ -60,14 +61,41 @@ def test_a_run_that_changed_is_copied_anew_and_the_older_copy_stays(store):
     assert below(before)["weights/best.weights.h5"] == CONTENT["weights/best.weights.h5"]
 
 
+def cut(copy: Path) -> None:
+    (copy / "weights/best.weights.h5").write_bytes(b"w" * 10)
+
+
+def flip(copy: Path) -> None:
+    (copy / "weights/best.weights.h5").write_bytes(b"v" + b"w" * 4999)
+
+
+def lose(copy: Path) -> None:
+    (copy / "saved_model/1/saved_model.pb").unlink()
+
+
+def lose_checksums(copy: Path) -> None:
+    """As in a copy that an earlier version made."""
+    (copy.parent / "sha256.json").unlink()
+
+
+@pytest.mark.parametrize("harm", [cut, flip, lose, lose_checksums])
+def test_a_copy_that_was_damaged_is_made_again(store, harm):
+    copy = runs.resolve(store)
+    before = below(copy)
+    harm(Path(copy))
+    assert runs.resolve(store) == copy and below(copy) == before
+    assert len(list(Path(copy).parents[1].iterdir())) == 1
+
+
 def test_a_copy_that_breaks_off_leaves_nothing(store, monkeypatch, tmp_path):
-    def broken(path):
+    def broken(self, path, *arguments, **more):
         if path.endswith(".pb"):
             raise ConnectionResetError("reset by peer")
-        return fsspec.open(path).open()
+        return opened(self, path, *arguments, **more)
 
-    monkeypatch.setattr(files, "open_file", broken)
-    with pytest.raises(InputError, match="reset by peer"):
+    opened = MemoryFileSystem.open
+    monkeypatch.setattr(MemoryFileSystem, "open", broken)
+    with pytest.raises(StoreError, match="reset by peer"):
         runs.resolve(store)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -88,11 +116,11 @@ def test_a_copy_that_is_slower_than_another_one_leaves_that_alone(store, monkeyp
         faster.append(runs.resolve(store))
         return opened(path)
 
-    opened, cache = files.open_file, os.environ["XDG_CACHE_HOME"]
-    monkeypatch.setattr(files, "open_file", slow)
+    opened, cache = remote_files.open_file, os.environ["XDG_CACHE_HOME"]
+    monkeypatch.setattr(remote_files, "open_file", slow)
     assert [runs.resolve(store)] == faster
     assert len(below(faster[0])) == len(needed)
-    assert [path.name for path in Path(faster[0]).parent.iterdir()] == ["my run"]
+    assert len(list(Path(faster[0]).parents[1].iterdir())) == 1
 
 
 def test_an_address_without_a_run_is_named():

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpa_tf import files
@@ -25,10 +25,14 @@ def user_cache() -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield a path beside `final` for a new folder, which becomes `final` when the block ends without an error.
 
-    Where another process was faster, its folder stays.
+    Where another process was faster, its folder stays; one that is not whole gives way.
+
+    Args:
+        final: The folder.
+        is_whole: Tells whether a folder is there as it was made.
 
     Raises:
         OSError: The cache cannot be written.
@@ -38,6 +42,9 @@ def new_folder(final: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=final.parent, **options) as temporary:
         made = Path(temporary, final.name)
         yield made
+        if not is_whole(final):
+            with contextlib.suppress(FileNotFoundError):  # usually there is none
+                os.rename(final, made.with_name("damaged"))
         try:
             os.rename(made, final)
         except OSError:

@@ -1,7 +1,8 @@
 """Where a run is on this machine: its folder, the starter's, or a copy of one that is on an object store.
 
 A copy stands in the user's cache under a name that follows from the run's address and the state of its files: a run
-that was trained further is copied anew, and a copy that is there is never changed. Checkpoints and logs stay behind.
+that was trained further is copied anew, a copy that is there is never changed, and one that was damaged is made again.
+Checkpoints and logs stay behind.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ _NEEDED = (
     *(f"{run_folder.WEIGHTS}/", f"{run_folder.SAVED_MODEL}/"),
 )
 """Files of a run, and folders of which all files, that predict."""
+_SUMS = "sha256.json"
+"""Beside a copy: the checksums of its files."""
 
 
 def resolve(run: str) -> str:
@@ -50,20 +53,32 @@ def local_copy(run: str, cache: str | os.PathLike | None = None) -> str:
     stamps = _needed(run)
     state = hashlib.sha256(json.dumps([run, sorted(stamps.items())]).encode()).hexdigest()[:16]
     name = check_name(run.rsplit("/", 1)[-1], run)
-    final = Path(cache or user_cache()) / "runs" / state / name
-    if final.is_dir():
-        return str(final)
+    final = Path(cache or user_cache()) / "runs" / state
+    if _is_whole(final):
+        return str(final / name)
     try:
-        with new_folder(final) as copy:
+        with new_folder(final, _is_whole) as made:
+            sums = {}
             for below in stamps:
-                path = copy.joinpath(*below.split("/"))
+                path = made.joinpath(name, *below.split("/"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with files.open_file(files.join(run, below)) as reading, open(path, "wb") as writing:
                     shutil.copyfileobj(reading, writing)
+                sums[f"{name}/{below}"] = files.sha256(path)
+            files.write_json(made / _SUMS, sums)
     except OSError as error:
         fix = "check the address and the rights to it, and that XDG_CACHE_HOME names a folder with room"
         raise InputError(run, f"a run that cannot be copied to {final} ({error})", "a copy here", fix) from error
-    return str(final)
+    return str(final / name)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether every file of a copy is as it was copied: what is in a cache may be lost."""
+    try:
+        sums = files.read_json(folder / _SUMS)
+        return all(files.sha256(folder / name) == one for name, one in sums.items())
+    except (InputError, OSError, AttributeError):
+        return False
 
 
 def _needed(run: str) -> Mapping[str, tuple[int, str]]:

@@ -6,7 +6,6 @@
 never meets an old folder.
 """
 
-import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -53,11 +52,8 @@ def prepare(cache: str | os.PathLike | None = None) -> str:
     if _is_whole(folder):
         return str(folder)
     try:
-        with new_folder(folder) as made:
+        with new_folder(folder, _is_whole) as made:
             _make(made)
-            if not _is_whole(folder):
-                with contextlib.suppress(FileNotFoundError):  # usually there is none
-                    os.rename(folder, made.with_name("damaged"))
     except (OSError, tf.errors.OpError) as error:  # TensorFlow has its own word for a full disk
         raise InputError(folder, f"a folder that cannot be written ({error})", "the user's cache", FIX) from error
     return str(folder)
