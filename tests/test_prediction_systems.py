@@ -47,6 +47,10 @@ SYSTEM = System(
 )
 
 
+def check(network, known):
+    check_same_data(network.run, network.served, known)
+
+
 def write_member(folder: Path, recipe: Recipe, seed: int = 0, **facts) -> None:
     """Write a whole run folder of a network with random weights."""
     keras.utils.set_random_seed(len(recipe.name) + seed)
@@ -207,17 +211,17 @@ def test_members_of_other_classes_or_data_are_named():
     with pytest.raises(InputError, match="found a network of 18 classes; expected 19 classes as cells"):
         members._check_classes_of(CELLS, network(located))
     known = {}
-    check_same_data(network(CELLS, "runs/first"), known)
-    check_same_data(network(CELLS), known)
+    check(network(CELLS, "runs/first"), known)
+    check(network(CELLS), known)
     for facts, said in OTHER_DATA:
         with pytest.raises(InputError, match=rf"trained on other data than runs/first \({said}\)"):
-            check_same_data(network(CELLS, **facts), known)
+            check(network(CELLS, **facts), known)
 
 
 def test_fields_of_view_that_were_added_later_make_no_other_data():
     known, whole = {}, replace(CELL_SHARD, name="fields-fold0.tfrecord-00000-of-00001", kind="fields")
-    check_same_data(network(CELLS, shards=(CELL_SHARD,)), known)
-    check_same_data(network(CELLS, shards=(CELL_SHARD, whole), options={"fields": 512}), known)
+    check(network(CELLS, shards=(CELL_SHARD,)), known)
+    check(network(CELLS, shards=(CELL_SHARD, whole), options={"fields": 512}), known)
 
 
 def test_members_of_other_labels_or_other_cells_are_named(tmp_path):
@@ -232,13 +236,13 @@ def test_members_of_other_labels_or_other_cells_are_named(tmp_path):
 
     known = {}
     for one in (run("first", labels="a" * 64), network(CELLS), run("same", labels="a" * 64), run("field", of_images)):
-        check_same_data(one, known)
+        check(one, known)
     with pytest.raises(InputError, match=r"other: found .* than .*/first \(labels_sha256 bbbbbbbb, not aaaaaaaa\)"):
-        check_same_data(run("other", labels="b" * 64), known)
+        check(run("other", labels="b" * 64), known)
     with pytest.raises(InputError, match=r"\(labels_sha256 None, not aaaaaaaa\)"):
-        check_same_data(run("of the data"), known)
+        check(run("of the data"), known)
     with pytest.raises(InputError, match=r"\(clean False, not True\)"):
-        check_same_data(run("unclean", of_images, clean=False), known)
+        check(run("unclean", of_images, clean=False), known)
 
 
 def test_specialists_that_are_trained_beside_the_members_have_their_data(tmp_path):

@@ -3,13 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpa_tf import checksums, files, run_folder
 from hpa_tf.errors import InputError
-
-if TYPE_CHECKING:
-    from hpa_tf.prediction.members import Network
+from hpa_tf.serving import Served
 
 Known = dict[str, tuple[str, Any]]
 """By its name, a fact about the data of the runs so far: the first run that says it, and what it says."""
@@ -21,28 +19,29 @@ _LABELS = ("labels_sha256", "unknown_cells")
 _FIX = "train one of them again, on the same data; or predict with both as --run, which takes their plain mean"
 
 
-def check_same_data(network: "Network", known: Known) -> None:
+def check_same_data(run: str, served: Served, known: Known) -> None:
     """Refuse a run that was trained on other data than those before it; what a run does not say is passed over.
 
     Args:
-        network: One of the run's networks.
+        run: Its folder.
+        served: One of its networks.
         known: The facts of the runs before it; those of this run are added.
 
     Raises:
         InputError: Classes, build, labels or cleaning differ.
     """
-    for name, value in _facts(network).items():
-        first, before = known.setdefault(name, (network.run, value))
+    for name, value in _facts(run, served).items():
+        first, before = known.setdefault(name, (run, value))
         if value != before:
             found = f"trained on other data than {first} ({name} {_short(value)}, not {_short(before)})"
-            raise InputError(network.run, found, "members of one data folder and one table of labels", _FIX)
+            raise InputError(run, found, "members of one data folder and one table of labels", _FIX)
 
 
-def _facts(network: "Network") -> dict[str, Any]:
-    manifest, inputs = json.loads(json.dumps(network.served.dataset)), _inputs_of(network.run)
+def _facts(run: str, served: Served) -> dict[str, Any]:
+    manifest, inputs = json.loads(json.dumps(served.dataset)), _inputs_of(run)
     facts = {name: manifest[name] for name in _OF_BUILD if name in manifest}
     facts["records"] = _digest([shard for shard in manifest.get("shards", ()) if shard["kind"] == "cells"])
-    names = ("clean", *_LABELS) if network.served.recipe.learns_from_cells else ("clean",)
+    names = ("clean", *_LABELS) if served.recipe.learns_from_cells else ("clean",)
     return facts | {name: inputs[name] for name in names if name in inputs}
 
 

@@ -115,7 +115,7 @@ def load_members(system: System, folder: str) -> list[Network]:
             name = name if member.asked is None else f"{name}.{type(member.asked).__name__}"
             own = _networks_of(run, name, member.weight / len(trained), member.asked)
             _check_classes_of(member.recipe, own[0])
-            check_same_data(own[0], known)
+            check_same_data(own[0].run, own[0].served, known)
             networks += [replace(one, tta=member.tta) for one in own]
     available = networks[0].served.dataset.get("num_folds", 0)
     if 0 < len(folds) < available:
@@ -126,7 +126,7 @@ def load_members(system: System, folder: str) -> list[Network]:
     for specialist in system.specialists:
         own = _load_specialist(specialist, system, folder)
         if not specialist.own_labels:  # then it was trained beside the members
-            check_same_data(own[0], known)
+            check_same_data(own[0].run, own[0].served, known)
         networks += own
     return networks
 
