@@ -306,6 +306,35 @@ def test_a_later_members_batches_are_looked_at_first(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_later_members_epoch_is_looked_at_first(data, tmp_path):
+    small = recipe_named("cpu_small")
+    later = replace(small, name="later", sampling=replace(small.sampling, num_cells=8))
+    system, site = System("tiny", (Member(small, 0.5), Member(later, 0.5))), Site(make_strategy("one"), "float32")
+    with pytest.raises(InputError, match="of later for an epoch of 8 cells"):
+        train_system(system, lambda recipe: recipe, Data(str(data[0])), str(tmp_path / "out"), site)
+    assert not (tmp_path / "out").exists()
+
+
+def test_epochs_of_the_second_stage_are_looked_at_first(data, graded):
+    """24 cells of the validation fold, graded ones of the other, and 2 more draws of each graded one."""
+
+    def check(batch_size: int) -> None:
+        small = recipe_named("cpu_small")
+        small = replace(small, optimization=replace(small.optimization, batch_size=batch_size))
+        asked = lambda recipe: recipe, Data(str(data[0])), str(graded[0]), Site(make_strategy("one"), "float32")
+        check_second_stage(System("tiny", (Member(small, 1.0),)), *asked)
+
+    with pytest.raises(InputError, match=r"100 of cpu_small for (\d+) draws of cells in the second stage") as caught:
+        check(200)
+    draws = int(caught.value.found.split(" for ")[1].split()[0])
+    assert f"--recipe.optimization.batch-size {2 * draws} or less" in caught.value.fix
+    with pytest.warns(HpaWarning, match=f"cpu_small: {draws // 2 - 1} of {draws} draws .* are left out"):
+        check(2 * (draws - draws // 2 + 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HpaWarning)
+        check(2 * draws)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,5 +1,6 @@
 """What validation measures: a table of labels beside several trainings, and networks that see several cells at once."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ from training_process import TINY, words, write_tiny_dataset
 
 from hpa_tf import cell_table, files, recipes
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
-from hpa_tf.errors import InputError
-from hpa_tf.pipeline import evaluation_batches
+from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.pipeline import Examples, evaluation_batches
 from hpa_tf.recipes import ALL_FOLDS, Member, System
 from hpa_tf.records import read_manifest
 from hpa_tf.training import command, run
@@ -144,6 +145,28 @@ def test_a_network_of_crops_is_validated_on_the_measured_cells_alone(data, one_m
     _, validation = run.split(SMALL, given, read_manifest(data))
     name = Data(str(data)).examples(None).table["image_id"].iloc[image[0]]
     assert validation.known.all() and (validation.table.loc[validation.table["image_id"] == name, "cell"] == 2).all()
+
+
+@pytest.mark.parametrize(
+    "class_id, changes, refused",
+    [
+        (0, {"early_stopping": 3}, None),
+        (MITOTIC_SPINDLE, {"early_stopping": 3}, "early_stopping of cpu_small, and no cell of fold 0 with a class"),
+        (MITOTIC_SPINDLE, {"early_stopping": 3, "measure": "loss"}, None),
+        (0, {"measure": "AUC"}, "measure AUC of cpu_small, and .* beside one known to be without it"),
+        (MITOTIC_SPINDLE, {}, None),
+    ],
+)
+def test_a_fold_that_cannot_decide_what_it_has_to_is_refused(class_id, changes, refused):
+    """Every cell has class 0."""
+    labels = np.eye(19)[np.zeros(64, int)]
+    cells = Examples("folder", cell_table.from_values([f"i{i}" for i in range(64)], np.ones(64, int), labels))
+    network, optimization = replace(SMALL.network, classes=(class_id,)), replace(SMALL.optimization, **changes)
+    recipe = replace(SMALL, network=network, optimization=optimization)
+    with pytest.raises(InputError, match=refused) if refused else nullcontext():
+        run.check_examples(recipe, cells, cells)
+    with pytest.warns(HpaWarning, match="the last epoch") if class_id and "measure" not in changes else nullcontext():
+        run.warn_of_no_measure(recipe, cells)
 
 
 def test_a_class_that_no_cell_has_is_not_measured():

@@ -121,7 +121,12 @@ def training_batches(
 
 def steps_per_epoch(examples: Examples, view: View, sampling: Sampling, batch_size: int) -> int:
     """Return the number of batches of an epoch; the same for every epoch."""
-    return round(repeat_factors(examples.drawn_by(view), sampling).sum()) // batch_size
+    return draws_per_epoch(examples, view, sampling) // batch_size
+
+
+def draws_per_epoch(examples: Examples, view: View, sampling: Sampling) -> int:
+    """Return the number of examples of an epoch, those that fill no batch among them; the same for every epoch."""
+    return round(repeat_factors(examples.drawn_by(view), sampling).sum())
 
 
 def evaluation_batches(

@@ -10,6 +10,7 @@ Source: METHODS 3 (fine-tuning); W 7.
 """
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from hpa_tf.classes import MITOTIC_SPINDLE
 from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.label_rules import LabelTable
+from hpa_tf.pipeline import Examples
+from hpa_tf.pipeline.batches import draws_per_epoch
 from hpa_tf.pipeline.examples import clean_cells
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.milimed import fine_tuning
@@ -47,8 +50,8 @@ def check_second_stage(system: System, adapt: Callable[[Recipe], Recipe], data: 
     """Check what the second stage needs before the first, days earlier; arguments as of `fine_tune_system`.
 
     Raises:
-        InputError: The grades cannot be used, mark no cell that is trained on as graded, or the replicas do not divide
-            the second stage's batches.
+        InputError: The grades cannot be used, mark no cell that is trained on as graded or too few for a batch, or the
+            replicas do not divide the second stage's batches.
     """
     recipes, replicas = [adapt(member.recipe) for member in system.members], site.strategy.num_replicas_in_sync
     for recipe in recipes:
@@ -57,10 +60,38 @@ def check_second_stage(system: System, adapt: Callable[[Recipe], Recipe], data: 
             found = f"{second} of {recipe.name} for {replicas} replicas in the second stage, whose batches are halved"
             fix = f"--recipe.optimization.batch-size {max(1, size // (2 * replicas)) * 2 * replicas}"
             raise InputError("batch_size", found, "a multiple", fix)
-    if not grades.endswith(_TABLE):
-        stage_labels(data, grades, recipes[0].validation_fold)
-        return
-    table = _second(data, grades).examples(None).table
+    with tempfile.TemporaryDirectory() as folder:
+        table = grades
+        if not grades.endswith(_TABLE):
+            table = os.path.join(folder, LABELS)
+            label_rules.write_labels(stage_labels(data, grades, recipes[0].validation_fold), table)
+        examples = _second(data, table).examples(None)
+    if grades.endswith(_TABLE):
+        _check_graded(examples, grades)
+    for recipe in recipes:
+        _check_epoch(recipe, examples, site)
+
+
+def _check_epoch(recipe: Recipe, examples: Examples, site: Site) -> None:
+    """Check that the second stage of a member has a batch; warn where more than a tenth of its epoch fills none.
+
+    Raises:
+        InputError: It has none.
+    """
+    second = fine_tuning(recipe)
+    size, draws = second.optimization.batch_size, draws_per_epoch(examples, second.view, second.sampling)
+    if draws < size:
+        found = f"{size} of {recipe.name} for {draws} draws of cells in the second stage, whose batches are halved"
+        fix = f"grade more cells, or --recipe.optimization.batch-size {2 * draws} or less"
+        raise InputError("batch_size", found, "one batch or more", fix)
+    if site.is_chief and draws % size > draws / 10:
+        found = f"{recipe.name}: {draws % size} of {draws} draws of cells in the second stage fill no batch of {size}"
+        fix = "a smaller --recipe.optimization.batch-size, of which it is half, leaves out fewer"
+        warnings.warn(f"{found} and are left out; {fix}", HpaWarning, stacklevel=3)
+
+
+def _check_graded(examples: Examples, grades: str) -> None:
+    table = examples.table
     if "graded" not in table or not table["graded"].any():
         expected = "a column 'graded' that is true for cells that a person graded"
         fix = "add it, or give --fine-tune the folder of the grading page"

@@ -11,7 +11,7 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import fold_folder
 from hpa_tf.training import out_of_fold
 from hpa_tf.training.leaks import check_unseen
-from hpa_tf.training.run import FEWER_FOLDS, train
+from hpa_tf.training.run import FEWER_FOLDS, check_examples, check_fields_together, split, train
 from hpa_tf.training.site import Data, Site
 
 
@@ -24,8 +24,12 @@ def train_folds(recipe: Recipe, num_folds: int, data: Data, out: str, site: Site
     check_num_folds(num_folds, data)
     check_unseen([recipe], range(num_folds), data.data)
     data.check_validation(range(num_folds))
-    for fold in range(num_folds):
-        train(replace(recipe, validation_fold=fold), data, fold_folder(out, fold), site)
+    networks, manifest = [replace(recipe, validation_fold=fold) for fold in range(num_folds)], read_manifest(data.data)
+    for network in networks:
+        check_fields_together(network)
+        check_examples(network, *split(network, data, manifest))
+    for fold, network in enumerate(networks):
+        train(network, data, fold_folder(out, fold), site)
         keras.backend.clear_session()
 
 

@@ -10,6 +10,7 @@ from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.objectives import Antibodies
 from hpa_tf.pipeline import Examples, evaluation_batches, training_batches
+from hpa_tf.pipeline.batches import draws_per_epoch
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import Cosine
@@ -25,6 +26,18 @@ def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     if size % replicas:
         fix = f"--recipe.optimization.batch-size {max(1, size // replicas) * replicas}"
         raise InputError("batch_size", f"{size} of {recipe.name} for {replicas} replicas", "a multiple", fix)
+
+
+def check_epoch(recipe: Recipe, examples: Examples) -> None:
+    """Check that an epoch has at least one batch.
+
+    Raises:
+        InputError: It has not.
+    """
+    size, draws = recipe.optimization.batch_size, draws_per_epoch(examples, recipe.view, recipe.sampling)
+    if draws < size:
+        found = f"{size} of {recipe.name} for an epoch of {counted(draws, recipe.view.draws)}"
+        raise InputError("batch_size", found, "one batch or more", f"--recipe.optimization.batch-size {draws} or less")
 
 
 def check_antibodies(recipe: Recipe, examples: Examples) -> None:

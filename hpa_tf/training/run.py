@@ -18,7 +18,13 @@ from hpa_tf.records import Manifest, read_manifest
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
-from hpa_tf.training.inputs import check_antibodies, check_batch_size, check_validation_labels, warn_of_donors
+from hpa_tf.training.inputs import (
+    check_antibodies,
+    check_batch_size,
+    check_epoch,
+    check_validation_labels,
+    warn_of_donors,
+)
 from hpa_tf.training.leaks import warn_of_seen_fold, who_may_have_seen
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
@@ -26,6 +32,7 @@ from hpa_tf.training.model_card import CARD, write_card
 from hpa_tf.training.preemption import Preemption
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.trainee import Trainee
+from hpa_tf.training.validation import can_measure
 
 FEWER_FOLDS = "build the data with fewer folds (--num-folds)"
 
@@ -42,12 +49,13 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
     training, validation = split(recipe, data, manifest)
-    check_antibodies(recipe, training)
+    check_examples(recipe, training, validation)
     check_shard_sizes(manifest, records_of(recipe, training, validation))
     if site.is_chief and not is_finished(out):
         warn_of_small_fields(recipe, manifest)
         warn_of_tight_crops(recipe, manifest)
         warn_of_donors(recipe, training)
+        warn_of_no_measure(recipe, validation)
         warn_of_seen_fold(recipe, manifest)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
@@ -153,6 +161,33 @@ def check_fold(recipe: Recipe, manifest: Manifest) -> None:
         if len(folds) > 1:
             fix = f"choose fold {' or '.join(map(str, folds))}; {fix}"
     raise InputError("recipe.validation_fold", found, expected, fix)
+
+
+def check_examples(recipe: Recipe, training: Examples, validation: Examples | None) -> None:
+    """Check that the cells have what a training needs: a batch, antibodies, and what its validation decides by.
+
+    Raises:
+        InputError: They have not.
+    """
+    check_antibodies(recipe, training)
+    check_epoch(recipe, training)
+    needs = what_validation_decides(recipe)
+    if needs and validation is not None and not can_measure(recipe, validation):
+        found = f"{' and '.join(needs)} of {recipe.name}, and {_nothing_to_measure(recipe)}"
+        fix = "choose another fold, or measure loss (recipe.optimization.measure), or leave out what it decides"
+        raise InputError("recipe.validation_fold", found, "a fold to decide by", fix)
+
+
+def warn_of_no_measure(recipe: Recipe, validation: Examples | None) -> None:
+    """Warn where validation measures nothing, so that the last epoch counts as the best."""
+    if validation is not None and not can_measure(recipe, validation):
+        found = f"{recipe.name}: {_nothing_to_measure(recipe)}"
+        warnings.warn(f"{found}; the last epoch's weights are taken for the best", HpaWarning, 2)
+
+
+def _nothing_to_measure(recipe: Recipe) -> str:
+    beside = ", beside one known to be without it" if recipe.optimization.measure == "AUC" else ""
+    return f"no cell of fold {recipe.validation_fold} with a class that it answers (label .5 or more){beside}"
 
 
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:

@@ -16,7 +16,7 @@ from hpa_tf.training.inputs import check_batch_size, check_validation_labels
 from hpa_tf.training.leaks import check_unseen
 from hpa_tf.training.model_card import write_system_card
 from hpa_tf.training.out_of_fold import out_of_fold_table
-from hpa_tf.training.run import check_first, train
+from hpa_tf.training.run import check_examples, check_first, split, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.start import check_starts
 
@@ -59,13 +59,15 @@ def _has_begun(folder: str) -> bool:
 
 
 def _check_all(recipes: list[Recipe], data: Data, site: Site) -> None:
-    """Check all trainings before the first: fields, batches, and that validation labels can measure each."""
+    """Check all trainings before the first: fields, batches, cells, and that validation labels can measure each."""
     manifest = read_manifest(data.data)
     for recipe in recipes:
         check_first(recipe, manifest)
         check_batch_size(recipe, site.strategy)
         check_validation_labels(recipe, data.keeping_out(recipe.validation_fold).validation_labels)
     data.check_validation(recipe.validation_fold for recipe in recipes)
+    for recipe in recipes:
+        check_examples(recipe, *split(recipe, data.keeping_out(recipe.validation_fold), manifest))
 
 
 def _say_who_validates(runs: Mapping[str, Recipe]) -> None:

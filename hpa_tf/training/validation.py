@@ -75,6 +75,14 @@ def has_cells(examples: Examples) -> np.ndarray:
     return ((examples.labels >= 0.5) & examples.known).any(axis=0)
 
 
+def can_measure(recipe: Recipe, examples: Examples) -> bool:
+    """Tell whether cells have what the measure by which a recipe's network is judged compares with."""
+    name, classes = recipe.optimization.measure, recipe.network.classes
+    if name == "loss":
+        return True
+    return not np.isnan(measure(examples, np.zeros((len(examples), len(classes)), np.float32), classes)[name])
+
+
 def measure(examples: Examples, probabilities: np.ndarray, classes: Sequence[int] = LOCATED) -> dict[str, float]:
     """Return a history row's validation columns: means over classes, and the AP of each class that cells have.
 
