@@ -13,7 +13,7 @@ import tensorflow as tf
 import torch_file_writer as write
 
 from hpa_tf.errors import InputError
-from hpa_tf.models import efficientnet_files, torch_backbone, weights
+from hpa_tf.models import efficientnet_files, published, torch_backbone, weights
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.grouped import grouped_convolution
@@ -22,6 +22,7 @@ from hpa_tf.models.network import Backbone, Spec
 from hpa_tf.models.nfnet import NFNETS, NFNet
 from hpa_tf.models.noise import example_seeds
 from hpa_tf.models.pixels import PerImage, Standardized
+from hpa_tf.models.puzzle_cam import PuzzleCam
 from hpa_tf.models.resnet import RESNETS, ResNet
 from hpa_tf.models.swin import Swin
 from hpa_tf.models.vit import VisionTransformer
@@ -364,6 +365,56 @@ def test_damaged_safetensors_are_refused(damage, tmp_path):
     path.write_bytes(damage(safetensors({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})))
     with pytest.raises(InputError, match=r"weights\.safetensors: .*damaged file"):
         ResNet().imagenet(str(path))
+
+
+PLAIN = ResNet(depths=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "more, left_over",
+    [
+        (replace(PLAIN, depths=(1, 2, 1, 1)), r"layer2\.1\.conv1"),
+        (replace(PLAIN, attention="squeeze_excite"), r"layer1\.0\.se\.fc1"),
+    ],
+)
+@pytest.mark.parametrize("stride", [0, 8])
+def test_a_file_of_a_network_with_more_layers_is_refused(more, left_over, stride, tmp_path):
+    spec = Classifier(replace(PLAIN, stride=stride))
+    network = spec.build({"image": Spec((32, 32, 4))})
+    for one, backbone in (("fits", PLAIN), ("more", more)):
+        (tmp_path / f"{one}.pth").write_bytes(write.state_dict(state_of(backbone.build((32, 32, 3)))))
+    weights.initialize(network, spec, str(tmp_path / "fits.pth"))
+    with pytest.raises(InputError, match=rf"more\.pth: .*{left_over}, a layer that the network does not have"):
+        weights.initialize(network, spec, str(tmp_path / "more.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["stages.2", "layers.1.blocks", "blocks"])
+def test_a_block_more_is_seen_and_a_stage_that_is_cut_off_is_not_missed(prefix):
+    ours = [f"{prefix}.{i}.conv" for i in range(10)] + ["layers.1.downsample.norm", "norm"]
+    later = ["stages.3.0.conv", "layers.2.downsample.norm", "layers.2.blocks.0.attn", "head.fc"]
+    torch_backbone.check_no_block_is_left_over([*ours, *later], ours)
+    with pytest.raises(ValueError, match=rf"^{prefix}\.10\.conv, "):
+        torch_backbone.check_no_block_is_left_over([*ours, *later, f"{prefix}.10.conv"], ours)
+
+
+def test_a_published_file_starts_a_network(tmp_path):
+    """Team 3's, whose backbone's names stand behind two others."""
+    spec = PuzzleCam(replace(PLAIN, attention="squeeze_excite"))
+    body = spec.backbone.build((64, 64, 4))
+    state = {f"module.cnn1.mfeatures.{name}": array for name, array in state_of(body).items()}
+    kernel = np.random.default_rng(0).normal(0, 0.1, (len(spec.classes), 2048, 1, 1)).astype(np.float32)
+    network = spec.build({"image": Spec((64, 64, 4))})
+    pixels = np.random.default_rng(1).random((1, 64, 64, 4), np.float32)
+    path = tmp_path / "model_best.pt"
+    path.write_bytes(write.state_dict(state | {"module.cnn1.mclassifier.weight": kernel}))
+    published.load_published(network, path)
+    expected = np.asarray(body(pixels)) @ kernel[:, :, 0, 0].T
+    np.testing.assert_allclose(network({"image": pixels})["cam"], expected, atol=1e-5 * np.abs(expected).max())
+    deeper = state | {"module.cnn1.mfeatures.layer3.1.conv1.weight": kernel, "module.cnn1.mclassifier.weight": kernel}
+    for other, said in ((state, "mclassifier"), (deeper, r"layer3\.1\.conv1, a layer that the network does not have")):
+        path.write_bytes(write.state_dict(other))
+        with pytest.raises(InputError, match=rf"model_best\.pt: .*{said}.*build the network with the backbone"):
+            published.load_published(network, path)
 
 
 def test_without_a_file_there_are_no_imagenet_weights():

@@ -181,6 +181,10 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, network):
     [
         (lambda state: state.pop("_blocks.7._bn2.running_var"), "_blocks.7._bn2.running_var"),
         (lambda state: state.pop("_blocks.7._expand_conv.weight"), "block4c_expand_conv"),
+        (
+            lambda state: state.update({"_blocks.3._se_reduce.weight": np.zeros((6, 144, 1, 1), np.float32)}),
+            "95 layers in blocks",
+        ),
         (lambda state: state.update({"_conv_head.weight": np.zeros((640, 320, 1, 1), np.float32)}), "do not fit"),
         (lambda state: state.update({"_conv_stem.weight": np.zeros((32, 1, 3, 3), np.float32)}), "do not fit"),
     ],

@@ -58,11 +58,16 @@ def read_layers(path: str | os.PathLike, layers: Iterable[str]) -> dict[str, lis
     Raises:
         InputError: The file cannot be read, or is not of this network.
     """
+    layers, state = list(layers), read_tensors(path)
+    expected, fix = "the weights of this EfficientNet", "use the file of that network"
     try:
-        return layers_of(read_tensors(path), layers)
+        found = layers_of(state, layers)
     except KeyError as error:
-        fix = "use the file of that network"
-        raise InputError(path, f"no tensor {error}", "the weights of this EfficientNet", fix) from error
+        raise InputError(path, f"no tensor {error}", expected, fix) from error
+    theirs = sum(name.startswith(("blocks.", "_blocks.")) and name.endswith(".weight") for name in state)
+    if theirs > (ours := sum(name.startswith("block") for name in layers)):  # a deeper one's first blocks fit, too
+        raise InputError(path, f"{theirs} layers in blocks", f"{ours}: {expected}", fix)
+    return found
 
 
 def layers_of(state: Mapping[str, np.ndarray], layers: Iterable[str]) -> dict[str, list[np.ndarray]]:

@@ -64,7 +64,7 @@ def load_state(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         KeyError: A tensor is missing.
-        ValueError: A tensor has another shape.
+        ValueError: A tensor has another shape, or a stage of the backbone more layers than the network's.
     """
     state = {_AROUND.sub("", name): array for name, array in state.items()}
     layers = list(_layers(network))
@@ -73,6 +73,7 @@ def load_state(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
         found = torch_backbone.layers_of(state) | found
     else:
         found = torch_backbone.layers_of(state)
+    torch_backbone.check_no_block_is_left_over(found, (name for name, _ in layers))
     for name, layer in layers:
         arrays = found[name]
         wanted = [tuple(weight.shape) for weight in layer.weights]

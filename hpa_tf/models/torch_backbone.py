@@ -7,7 +7,7 @@ or differs in its stem and gates, and it asks for tensorflow-text, a wheel that 
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,6 +23,8 @@ from hpa_tf.models.tensor_file import SUFFIXES, read_tensors
 _PARTS = ("weight", "gain", "bias", "running_mean", "running_var", "relative_position_bias_table")
 """Tensors of a module, in the order in which the Keras layer has them."""
 _EMBEDDING = ("cls_token", "pos_embed")
+_BLOCKS = re.compile(r"(layer\d|stages\.\d|(?:layers\.\d\.)?blocks)\.\d+\.")
+"""What the names of a stage's layers begin with: the stage and the number of the block."""
 NO_BATCH_NORM = {"synchronized": "batch norm", "norm_momentum": "batch norm"}
 """`TorchBackbone.WITHOUT` of networks that have none."""
 
@@ -124,6 +126,23 @@ def layers_of(state: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     if all(part in state for part in _EMBEDDING):
         found["embedding"] = [state[part] for part in _EMBEDDING]
     return found
+
+
+def check_no_block_is_left_over(weights: Iterable[str], layers: Iterable[str]) -> None:
+    """Check that a file has no layer beside a network's in any of its stages: a deeper network's first blocks fit, too.
+
+    Args:
+        weights: Names of the layers of the file.
+        layers: Names of the network's layers; a stage that it is cut before has none.
+
+    Raises:
+        ValueError: There is one; the message names it.
+    """
+    known = set(layers)
+    stages = {found[1] for name in known if (found := _BLOCKS.match(name))}
+    for name in weights:
+        if name not in known and (found := _BLOCKS.match(name)) and found[1] in stages:
+            raise ValueError(f"{name}, a layer that the network does not have")
 
 
 def _in_keras_layout(tensor: np.ndarray, module: str) -> np.ndarray:

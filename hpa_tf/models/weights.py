@@ -19,6 +19,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.models import packed
 from hpa_tf.models.network import HEAD, Backbone, Network
 from hpa_tf.models.published import is_published, load_published
+from hpa_tf.models.torch_backbone import check_no_block_is_left_over
 from hpa_tf.models.weights_file import HDF5, TENSORS, check_weights_file
 from hpa_tf.run_folder import BEST_WEIGHTS, is_starter
 
@@ -112,8 +113,10 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
 def _transplant(network: keras.Model, backbone: Backbone, channels: Sequence[str], source: str) -> None:
     """Copy the ImageNet weights of every layer of the backbone, by name; the stem gets the input's channels."""
     donors = backbone.imagenet(source)
+    layers = list(packed.layers_with_weights(network))
     try:
-        for layer in packed.layers_with_weights(network):
+        check_no_block_is_left_over(donors, (layer.name for layer in layers))
+        for layer in layers:
             if layer.name.startswith(HEAD) or (layer.name == backbone.stem_layer and backbone.stem == "new"):
                 continue
             arrays = donors[layer.name]
