@@ -65,7 +65,6 @@ def test_the_backbone_is_the_runs_and_the_head_stays(run):
     [
         {"network": DuoBranch(SmallCnn(widths=(4, 6, 8)))},  # a layer more
         {"network": DuoBranch(SmallCnn(widths=(4, 8)))},
-        {"view": Bag(3, Crop(16, channels=("green",)))},
     ],
 )
 def test_another_backbone_is_refused_by_name(run, changes):
@@ -73,6 +72,21 @@ def test_another_backbone_is_refused_by_name(run, changes):
     with pytest.raises(InputError, match="another backbone than duo_branch's") as error:
         started(recipe)
     assert str(run[0]) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "channels", [("green",), ("red", "blue", "yellow", "cell"), ("green", "red", "blue", "yellow")]
+)
+@pytest.mark.parametrize("source", ["backbone:{}", "{}"])
+def test_weights_of_other_channels_are_refused(run, channels, source):
+    """As many channels have kernels of the same shape: filters of green would see blue."""
+    view = Bag(3, Crop(16, channels=channels)) if source.startswith("backbone") else Crop(16, channels=channels)
+    network = RECIPE_OF_BAGS.network if source.startswith("backbone") else Classifier(BACKBONE)
+    recipe = with_weights(source.format(run[0]), view=view, network=network)
+    with pytest.raises(
+        InputError, match=f"a network of red, green, blue, yellow; expected one of {', '.join(channels)}"
+    ):
+        started(recipe)
 
 
 def test_a_keras_file_is_a_file_under_both_its_suffixes(tmp_path):

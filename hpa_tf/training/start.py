@@ -31,12 +31,28 @@ def initialize(network: keras.Model, recipe: Recipe) -> None:
     """
     run = weights.backbone_of(recipe.weights)
     if run is None:
+        if files.exists(files.join(recipe.weights, RECIPE)):
+            check_same_channels(load(files.join(recipe.weights, RECIPE)), recipe.weights, recipe)
         weights.initialize(network, recipe.network, recipe.weights, recipe.view.channels)
         return
     if not files.exists(files.join(run, RECIPE)):
         fix = "give the folder of a run, or its weights without backbone: if the network is the same"
         raise InputError(f"--weights {recipe.weights}", "no run there", "backbone:RUN, RUN with a recipe.json", fix)
-    copy_backbone(load(files.join(run, RECIPE)), run, network)
+    lender = load(files.join(run, RECIPE))
+    check_same_channels(lender, run, recipe)
+    copy_backbone(lender, run, network)
+
+
+def check_same_channels(lender: Recipe, run: str, recipe: Recipe) -> None:
+    """Check that the network that lends its weights sees the channels of the one that gets them, in the same order.
+
+    Raises:
+        InputError: It sees others: filters for one channel would be laid on another.
+    """
+    theirs, own = lender.view.channels, recipe.view.channels
+    if tuple(theirs) != tuple(own):
+        fix = "start from a run that sees the same channels in this order"
+        raise InputError(run, f"a network of {', '.join(theirs)}", f"one of {', '.join(own)}", fix)
 
 
 def check_starts(recipes: Sequence[Recipe]) -> None:
