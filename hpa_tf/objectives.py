@@ -48,7 +48,8 @@ class Labels:
         logits = logits[:, None] if is_whole else logits
         if self.of == "cell":
             labels, weights = batch.cell_labels, batch.cell_known
-            logits = ops.broadcast_to(logits, labels.shape)
+            if logits.shape[1] != labels.shape[1]:  # one answer for all cells
+                logits = ops.broadcast_to(logits, labels.shape)
         else:
             labels, weights = batch.image_labels[:, None], batch.image_known[:, None]
             labels = ops.broadcast_to(labels, logits.shape)

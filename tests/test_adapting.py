@@ -14,6 +14,7 @@ import pytest
 from hpa_tf import files, run_folder, serving
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.manifest import write_manifest
 from hpa_tf.models import weights
 from hpa_tf.models.classifier import Classifier
@@ -210,7 +211,7 @@ def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypat
     "change",
     [
         *({"adapt_share": 0.3}, {"images": "more"}, {"adapt": "run"}),
-        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"channels": ("protein=green",)}),
+        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"layout": LayoutOptions(channels=("protein=green",))}),
     ],
 )
 def test_a_folder_of_something_else_is_kept(world, pool, tmp_path, change):

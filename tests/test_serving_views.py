@@ -119,8 +119,8 @@ def test_a_bag_that_needs_regions_is_refused_without():
 
 def test_more_cells_than_a_request_may_have_are_refused():
     served = serving.Served("toy", {}, TOYS["toy_puzzle"], vars(cases.MANIFEST), 32, None)
-    masks = np.arange(1, 1601, dtype=np.uint16).reshape(40, 40)
-    payload = {"instances": [{"image": b64(np.ones((40, 40, 4), np.uint8)), "masks": b64(masks)}]}
+    masks = np.kron(np.arange(1, 1601, dtype=np.uint16).reshape(40, 40), np.ones((6, 6), np.uint16))
+    payload = {"instances": [{"image": b64(np.ones((240, 240, 4), np.uint8)), "masks": b64(masks)}]}
     with pytest.raises(ValueError, match="1600 cells"):
         server.predict(served, payload)
 
