@@ -270,6 +270,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         dataset.write(config, str(tmp_path / "stopped"), 4)
     assert not (tmp_path / "stopped/truth.parquet").exists()
     next((tmp_path / "stopped/masks").glob("*-000001_nucleusmask.png")).unlink()
+    (tmp_path / "stopped/images/.x_red.png.999999999.tmp").write_bytes(b"of a killed worker")
     made.clear()
     most = 10
     dataset.write(config, str(tmp_path / "stopped"), 4)

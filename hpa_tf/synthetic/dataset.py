@@ -69,6 +69,8 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     _check_free(out)
     with folder_lock.locked(out):
         _claim(config, out, num_images)
+        for name in (IMAGES, MASKS, UNFINISHED):
+            folder_lock.remove_unfinished(files.join(out, name))
         interrupts.keeps("the images so far are kept; the same command makes the data set whole")
         _write_tables(out, config, _truths(config, out, num_images, workers))
         for index in range(num_images):
