@@ -353,3 +353,5 @@ if __name__ == "__main__":
         main(tyro.cli(Options, description=__doc__))
     except InputError as error:
         sys.exit(f"ladder.py: {error}")
+    except subprocess.CalledProcessError as error:  # the build has said why
+        sys.exit(error.returncode)

@@ -32,18 +32,18 @@ def initialize(network: keras.Model, recipe: Recipe) -> None:
     run = weights.backbone_of(recipe.weights)
     if run is None:
         if files.exists(files.join(recipe.weights, RECIPE)):
-            check_same_channels(load(files.join(recipe.weights, RECIPE)), recipe.weights, recipe)
+            _check_same_channels(load(files.join(recipe.weights, RECIPE)), recipe.weights, recipe)
         weights.initialize(network, recipe.network, recipe.weights, recipe.view.channels)
         return
     if not files.exists(files.join(run, RECIPE)):
         fix = "give the folder of a run, or its weights without backbone: if the network is the same"
         raise InputError(f"--weights {recipe.weights}", "no run there", "backbone:RUN, RUN with a recipe.json", fix)
     lender = load(files.join(run, RECIPE))
-    check_same_channels(lender, run, recipe)
+    _check_same_channels(lender, run, recipe)
     copy_backbone(lender, run, network)
 
 
-def check_same_channels(lender: Recipe, run: str, recipe: Recipe) -> None:
+def _check_same_channels(lender: Recipe, run: str, recipe: Recipe) -> None:
     """Check that the network that lends its weights sees the channels of the one that gets them, in the same order.
 
     Raises:
