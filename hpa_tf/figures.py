@@ -16,7 +16,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def training_curve(history: pd.DataFrame) -> bytes:
-    """Draw training loss, and validation mAP where there is any, by epoch, as PNG.
+    """Draw training loss, and validation soft-label mAP where there is any, by epoch, as PNG.
 
     Args:
         history: Of history.csv: the columns epoch, loss and mAP.
@@ -24,7 +24,7 @@ def training_curve(history: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     measured = history["mAP"].notna().any()
     axes = figure.subplots(1, 2) if measured else [figure.subplots()]
-    shown = (("loss", "training loss"), ("mAP", "mAP, validation cells, weak labels"))[: len(axes)]
+    shown = (("loss", "training loss"), ("mAP", "soft-label mAP, validation cells"))[: len(axes)]
     for axis, (name, label) in zip(axes, shown, strict=True):
         axis.plot(history["epoch"], history[name], marker="o", markersize=3, color=_BLUE)
         axis.set(xlabel="epoch", ylabel=label)

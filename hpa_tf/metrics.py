@@ -9,6 +9,11 @@ import numpy as np
 CALIBRATION_BINS = 15
 
 
+def has_positive(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return for each class whether a known label is >= .5, bool [K]: softened labels are above 0 everywhere."""
+    return ((labels >= 0.5) & known).any(axis=0)
+
+
 def soft_average_precision(
     labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None = None
 ) -> np.ndarray:

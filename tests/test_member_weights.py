@@ -60,6 +60,20 @@ def test_members_start_from_files_of_their_own(call, data, files, tmp_path, caps
         assert read_run(tmp_path / "out" / name).recipe.weights == f"{files}/{name}.weights.h5"
 
 
+@pytest.mark.parametrize(
+    ("own", "said"), [(True, "needs labels of its own"), (False, "is needed to predict, and not trained here")]
+)
+def test_folds_say_which_command_trains_the_network_beside_them(call, data, tmp_path, monkeypatch, capsys, own, said):
+    system = replace(SYSTEM, members=(Member(ONE, 1.0),), specialists=(replace(SYSTEM.specialists[0], own_labels=own),))
+    monkeypatch.setattr(command, "system_named", lambda name: system)
+    assert call("--folds", "2", "--no-clean") == 0
+    words = "--recipe spindle --labels TABLE" if own else "--recipe spindle"
+    assert (
+        f"spindle {said}: python train.py --data {data} --no-clean {words} --out {tmp_path}/out/spindle\n"
+        f"Next: python predict.py --system tiny --runs {tmp_path}/out --images DIR\n"
+    ) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["bestfitting", "red_ai"])
 @pytest.mark.parametrize(("options", "first"), [("", 0), ("--recipe.seed 0", 0), ("--recipe.seed 5", 5)])
 def test_members_that_differ_by_seed_alone_stay_different(name, options, first, tmp_path, monkeypatch):

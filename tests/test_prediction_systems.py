@@ -1,5 +1,6 @@
 """Systems end to end: members that see different things, a run asked twice, Negative as the networks predict it."""
 
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,6 +255,11 @@ def test_specialists_that_are_trained_beside_the_members_have_their_data(tmp_pat
         members.load_members(system, str(tmp_path))
     own = replace(system, specialists=(Specialist(one, "whole", own_labels=True),))
     assert [network.name for network in members.load_members(own, str(tmp_path))] == ["cells", "one"]
+    shutil.rmtree(tmp_path / "one")
+    for clean, words in ((True, ""), (False, " --no-clean")):
+        files.write_json(tmp_path / "cells" / run_folder.INPUTS, checksums.sealed_json({"clean": clean}))
+        with pytest.raises(InputError, match=f"train.py --data DIR --recipe one{words} --out {tmp_path}/one"):
+            members.load_members(system, str(tmp_path))
 
 
 def test_missing_members_are_counted_once_though_a_run_is_asked_twice(tmp_path):

@@ -14,7 +14,13 @@ from hpa_tf import cell_table, files, reporting
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
-from hpa_tf.metrics import area_under_curve, calibration_error, mean_over_classes, soft_average_precision
+from hpa_tf.metrics import (
+    area_under_curve,
+    calibration_error,
+    has_positive,
+    mean_over_classes,
+    soft_average_precision,
+)
 from hpa_tf.progress import progress
 
 
@@ -27,9 +33,14 @@ def average_precision(labels: np.ndarray, probabilities: np.ndarray, known: np.n
     return found
 
 
-_MEASURES = {"AP": average_precision, "AUC": area_under_curve, "soft_label_AP": soft_average_precision}
+def soft_label_average_precision(labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return what training measures, float64 [K]; NaN where no known label is >= .5."""
+    return soft_average_precision(labels, probabilities, known & has_positive(labels, known))
+
+
+_MEASURES = {"AP": average_precision, "AUC": area_under_curve, "soft_label_AP": soft_label_average_precision}
 """AP and AUC take labels >= .5 for positive, as the competition's metric does where masks match but for its envelope;
-the soft-label AP takes labels as they are, and is higher: that of chance is about .3."""
+the soft-label AP takes labels as they are, and is higher: chance has about .3."""
 
 
 @dataclass(frozen=True)

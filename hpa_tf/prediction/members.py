@@ -124,7 +124,7 @@ def load_members(system: System, folder: str) -> list[Network]:
         )
         warnings.warn(f"{found} (train.py --folds {available} trains the others)", HpaWarning, stacklevel=2)
     for specialist in system.specialists:
-        own = _load_specialist(specialist, system, folder)
+        own = _load_specialist(specialist, system, folder, known)
         if not specialist.own_labels:  # then it was trained beside the members
             check_same_data(own[0].run, own[0].served, known)
         networks += own
@@ -181,7 +181,7 @@ def _check_finished(system: System, folder: str, places: Sequence[str], num_fold
         raise InputError(place, found, f"one run folder a member of {system.name}", fix)
 
 
-def _load_specialist(specialist: Specialist, system: System, folder: str) -> list[Network]:
+def _load_specialist(specialist: Specialist, system: System, folder: str, known: Known) -> list[Network]:
     """Load a specialist of a system from beside its members, or from beside the folder of a fold or second stage.
 
     Raises:
@@ -191,8 +191,9 @@ def _load_specialist(specialist: Specialist, system: System, folder: str) -> lis
     places = [files.join(folder, name), files.join(os.path.dirname(folder.rstrip("/")), name)]
     run = next((place for place in places if run_folder.is_finished(place)), None)
     if run is None:
-        labels = " --labels TABLE" if specialist.own_labels else ""
-        fix = f"python train.py --data DIR --recipe {name}{labels} --out {places[0]}"
+        _, clean = known.get("clean", ("", True))
+        words = " --labels TABLE" if specialist.own_labels else "" if clean else " --no-clean"  # as the members
+        fix = f"python train.py --data DIR --recipe {name}{words} --out {places[0]}"
         found = f"no finished run of {name}, whose answer becomes {specialist.column!r}"
         raise InputError(folder, found, f"it beside the members of {system.name}", fix)
     networks = _networks_of(run, name, 1.0, alone=True)

@@ -137,9 +137,9 @@ def final_table(row: dict, cells: np.ndarray, num_checkpoints: int = 1) -> str:
     def shown(name: str) -> str:
         return "-" if row[name] is None else f"{row[name]:.4f}"
 
-    lines = [f"epoch {row['epoch']:<36} {'cells':>8} {'AP':>7}"]
-    lines += [f"{name:<42} {count:>8} {shown(f'AP: {name}'):>7}" for name, count in zip(CLASSES, cells, strict=True)]
-    lines.append(f"{'mean over the classes with cells':<42} {'':>8} {shown('mAP'):>7}")
+    lines = [f"epoch {row['epoch']:<36} {'cells':>8} {'soft-label AP':>14}"]
+    lines += [f"{name:<42} {count:>8} {shown(f'AP: {name}'):>14}" for name, count in zip(CLASSES, cells, strict=True)]
+    lines.append(f"{'mean over the classes with cells':<42} {'':>8} {shown('mAP'):>14}")
     lines.append(f"AUC {shown('AUC')}, calibration error {shown('calibration_error')}")
     if num_checkpoints > 1:
         lines.append(f"this is the last epoch alone: the mean of {num_checkpoints} that predicts was not measured")

@@ -226,7 +226,7 @@ class Loop:
         self.logs.scalars(
             step, {f"validation/{name}": value for name, value in measured.items()} | {"epoch": epoch + 1}
         )
-        score = "" if math.isnan(measured["mAP"]) else f", validation mAP {measured['mAP']:.4f}"
+        score = "" if math.isnan(measured["mAP"]) else f", validation soft-label mAP {measured['mAP']:.4f}"
         self.logs.say(f"epoch {epoch + 1}: loss {row['loss']:.4f}{score}")
 
     def validate(self, predict_step: Callable[[Batch], tf.Tensor]) -> dict[str, float]:

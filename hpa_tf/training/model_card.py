@@ -80,9 +80,10 @@ def write_system_card(system: System, out: str) -> None:
     lines = [
         f"# {text(system.name)}: {len(system.members)} networks for single-cell protein localization",
         "",
-        "The weighted mean of the members' probabilities, then the steps of `system.json`.",
+        "The weighted mean of the members' probabilities, then the steps of `system.json`. Soft-label mAP: on each "
+        "member's validation fold; about .3 by chance, and not the competition's mAP.",
         "",
-        *_table(("member", "weight", "views (--tta)", "network", "validation mAP"), rows),
+        *_table(("member", "weight", "views (--tta)", "network", "soft-label mAP"), rows),
         "",
         f"`python predict.py --system {text(system.name)} --runs FOLDER --images DIR` predicts with all of them. Each "
         "member's README says what it was trained on and what it is not for.",
@@ -212,15 +213,16 @@ def _scores(recipe: Recipe, result: dict[str, Any], inputs: dict[str, Any], row:
     labels = "validation labels" if inputs.get(_VALIDATION_LABELS) else "labels"
     yield (
         f"On fold {recipe.validation_fold}, which was kept out of the training{chose}, against the {labels} "
-        f"named above: mAP {_number(row['mAP'])}, AUC {_number(row.get('AUC'))}, calibration error "
-        f"{_number(row.get('calibration_error'))} (epoch {row.get('epoch')}{how}). These labels are weak "
-        "ones unless cells were graded: `python -m hpa_tf.evaluation score` measures on true labels."
+        f"named above: soft-label mAP {_number(row['mAP'])} (about .3 by chance), AUC {_number(row.get('AUC'))}, "
+        f"calibration error {_number(row.get('calibration_error'))} (epoch {row.get('epoch')}{how}). These labels are "
+        "weak ones unless cells were graded, and soft-label AP is not the competition's: "
+        "`python -m hpa_tf.evaluation score` measures that, on true labels."
     )
     if result.get("may_have_seen_fold"):
         yield ""
         yield "The weights at the start have seen this fold, or may have seen it: the scores may be too high."
     rows = [(text(name), _number(row.get(f"AP: {name}"))) for name in CLASSES]
-    yield from ("", *_table(("location", "AP"), rows), "")
+    yield from ("", *_table(("location", "soft-label AP"), rows), "")
 
 
 def _limits(recipe: Recipe, manifest: Manifest, row: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Train every member of a system, one after the other; or all of them once for each fold."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -85,9 +86,18 @@ def _train_specialist(specialist: Specialist, data: Data, folder: str, site: Sit
             print(f"beside the members: {recipe.name}, which becomes {specialist.column!r}", flush=True)
         train(recipe, data.keeping_out(recipe.validation_fold), folder, site)
         keras.backend.clear_session()
-    elif site.is_chief and not is_finished(folder):
-        command = f"train.py --data {data.data} --recipe {recipe.name} --labels TABLE --out {folder}"
-        print(f"{recipe.name} needs labels of its own: {command}", flush=True)
+    else:
+        _say_who_trains(specialist, data, folder, site)
+
+
+def _say_who_trains(specialist: Specialist, data: Data, folder: str, site: Site) -> None:
+    """Say which command trains a specialist, without which the system does not predict, unless it is trained."""
+    if not site.is_chief or is_finished(folder):
+        return
+    words = [*("python", "train.py", "--data", data.data), *(() if data.clean else ("--no-clean",))]
+    words += ["--recipe", specialist.recipe.name, *(("--labels", "TABLE") if specialist.own_labels else ())]
+    why = "needs labels of its own" if specialist.own_labels else "is needed to predict, and not trained here"
+    print(f"{specialist.recipe.name} {why}: {shlex.join([*words, '--out', folder])}", flush=True)
 
 
 def train_system_folds(
@@ -115,6 +125,8 @@ def train_system_folds(
         if site.is_chief:
             print(f"fold {fold}, networks {fold + 1} of {num_folds}", flush=True)
         train_system(members, _without(fold, adapt), data, fold_folder(out, fold), site)
+    for specialist in system.specialists:
+        _say_who_trains(specialist, data, files.join(out, specialist.recipe.name), site)
 
 
 def _without(fold: int, adapt: Callable[[Recipe], Recipe]) -> Callable[[Recipe], Recipe]:

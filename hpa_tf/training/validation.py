@@ -72,7 +72,7 @@ def of_all_classes(probabilities: np.ndarray, classes: Sequence[int]) -> np.ndar
 
 def has_cells(examples: Examples) -> np.ndarray:
     """Return for each class whether a cell has it, by a known label of .5 or more: bool [19]."""
-    return ((examples.labels >= 0.5) & examples.known).any(axis=0)
+    return metrics.has_positive(examples.labels, examples.known)
 
 
 def can_measure(recipe: Recipe, examples: Examples) -> bool:
