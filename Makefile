@@ -6,7 +6,7 @@ DEMO ?= demo
 
 .PHONY: demo starter test test-all measurements clean
 
-# -- the demo: the whole path on generated images, 4 to 5 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
+# -- the demo: the whole path on generated images, 4 to 6 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
 demo: .venv/run
 	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
 
@@ -31,7 +31,7 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=.test-results/fast.xml
 
-# after `make test`: the slow tests, every extra in an environment of its own, the built wheel: about 25 minutes
+# after `make test`: the slow tests, every extra in an environment of its own, the built wheel: 25 to 35 minutes
 test-all: .venv/test
 	$(BIN)/python tests/all_environments.py
 
