@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -90,7 +91,7 @@ class Journal:
 
     Attributes:
         class_id: The class that was graded.
-        grader: Who graded.
+        grader: Who graded, in NFC.
         data: Which data: see `GradedData`.
         decisions: All lines in order.
         standing: The decisions that stand, by number, in the order in which their cells were first decided.
@@ -139,15 +140,30 @@ class Journal:
 
 
 def file_name(class_id: int, grader: str) -> str:
-    """Return the name of a journal in its folder.
+    """Return the name of a journal in its folder, in NFC.
 
     Raises:
         InputError: The grader's name cannot be part of a file name.
     """
-    name = f"class-{class_id}.{grader}.jsonl"
+    name = unicodedata.normalize("NFC", f"class-{class_id}.{grader}.jsonl")
     if not _NAME.fullmatch(name):
         raise InputError("--grader", repr(grader), "1 to 40 letters, digits, '_' and '-'", "choose another name")
     return name
+
+
+def file_names(folder: str | os.PathLike) -> dict[str, str]:
+    """Return the names of the journals in a folder by their NFC form: a Mac, and what it packs, may decompose letters.
+
+    Raises:
+        InputError: There is no such folder, or two names in it are the same in NFC.
+    """
+    found: dict[str, str] = {}
+    for name in files.list_names(folder):
+        normal = unicodedata.normalize("NFC", name)
+        if _NAME.fullmatch(normal) and found.setdefault(normal, name) != name:
+            fix = "move one into a folder of its own; label --rule from_grades takes several folders"
+            raise InputError(folder, f"two files {normal}, which differ in their Unicode form", "one journal", fix)
+    return found
 
 
 def read(path: str | os.PathLike) -> Journal:
@@ -173,7 +189,8 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
             raise ValueError(f"header {header}")
         if not 0 <= int(header["class"]) < NUM_CLASSES:
             raise ValueError(f"class {header['class']}")
-        journal = Journal(int(header["class"]), str(header["grader"]), str(header["data"]))
+        grader = unicodedata.normalize("NFC", str(header["grader"]))
+        journal = Journal(int(header["class"]), grader, str(header["data"]))
     except (IndexError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version {VERSION}", fix) from error
     _check_name(journal, path)
@@ -197,7 +214,7 @@ def _check_name(journal: Journal, path: str | os.PathLike) -> None:
         InputError: The journal's class or grader is not that of the file's name.
     """
     name = f"class-{journal.class_id}.{journal.grader}.jsonl"
-    if os.path.basename(path) != name:
+    if unicodedata.normalize("NFC", os.path.basename(path)) != name:
         found = f"the journal of class {journal.class_id} by {journal.grader}"
         fix = "move copies out of the folder; a journal that was renamed gets its name back"
         raise InputError(path, found, f"the name {name}", fix)
@@ -209,7 +226,7 @@ def read_folder(folder: str | os.PathLike) -> list[Journal]:
     Raises:
         InputError: There is none, or one is damaged or a copy under another name.
     """
-    names = [name for name in files.list_names(folder) if _NAME.fullmatch(name)]
+    names = file_names(folder).values()
     if not names:
         fix = "python -m hpa_tf.grading --data DIR --class ID --out FOLDER"
         raise InputError(folder, "no journal of grades (class-ID.GRADER.jsonl)", "at least one", fix)
@@ -232,7 +249,8 @@ class Writer:
                 cannot be written.
         """
         files.make_folder(folder)
-        self.path = os.path.join(folder, file_name(class_id, grader))
+        grader, name = unicodedata.normalize("NFC", grader), file_name(class_id, grader)
+        self.path = os.path.join(folder, file_names(folder).get(name, name))
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,24 @@ def test_a_copy_of_a_journal_is_not_another_journal(tmp_path, class_id, grader):
         Writer(tmp_path, class_id, grader, DATA)
     with pytest.raises(InputError, match=f"{name}.*class-11.anna.jsonl.*move copies out of the folder"):
         read_folder(tmp_path)
+
+
+def test_a_name_that_a_mac_decomposed_is_the_same_name(tmp_path):
+    for grader in ("zoë", "ben"):
+        writer = Writer(tmp_path, 11, grader, DATA)
+        writer.append([grade(1)])
+        writer.close()
+        names = {form: tmp_path / unicodedata.normalize(form, f"class-11.{grader}.jsonl") for form in ("NFC", "NFD")}
+        names["NFC"].rename(names["NFD"])
+    assert [journal.grader for journal in read_folder(tmp_path)] == ["ben", "zoë"]
+    for grader in ("zoë", unicodedata.normalize("NFD", "zoë")):
+        writer = Writer(tmp_path, 11, grader, DATA)
+        assert len(writer.journal.decisions) == 1 and writer.journal.grader == "zoë"
+        writer.close()
+    (tmp_path / "class-11.zoë.jsonl").write_bytes(Path(writer.path).read_bytes())
+    for use in (lambda: read_folder(tmp_path), lambda: Writer(tmp_path, 11, "zoë", DATA)):
+        with pytest.raises(InputError, match=r"two files class-11\.zoë\.jsonl"):
+            use()
 
 
 def test_a_file_system_without_locks_takes_grades_too(tmp_path, monkeypatch):

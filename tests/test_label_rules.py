@@ -1,6 +1,7 @@
 """Rules of labels: each against the text of its source, provenance always true, files that come back."""
 
 import json
+import shutil
 from typing import get_args
 
 import numpy as np
@@ -363,6 +364,27 @@ def test_from_journal_to_training_examples(data, tmp_path, capsys):
     assert read_examples(folder, labels=out).labels[3, SPINDLE] == pytest.approx(0.75)
     assert main(["grades", str(tmp_path / "grades"), "--out", str(tmp_path / "tables" / "grades.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "tables" / "grades.csv")) == 9
+
+
+def test_a_copy_of_a_journal_in_a_second_folder_is_refused(data, tmp_path, capsys):
+    """Its grades that were undone or corrected later would count again."""
+    folder, table = data
+    begun, on, apart = (tmp_path / name for name in ("begun", "on", "apart"))
+    grade_some(folder, table, begun)
+    shutil.copytree(begun, on)
+    graded = graded_data(folder, read_manifest(folder), table)
+    key = table[["image_id", "cell"]].to_numpy().tolist()[0]
+    for out, decision in ((on, Decision(13, "undo", *key, replaces=1)), (apart, Decision(1, "grade", *key, 2))):
+        writer = Writer(out, SPINDLE, "anna", graded)
+        writer.append([decision])
+        writer.close()
+    command = ["label", "--rule", "from_grades", "--data", str(folder), "--out", str(tmp_path / "l.parquet")]
+    for first, second in ((begun, on), (on, on)):
+        assert main([*command, "--grades", str(first), str(second)]) == 2
+        said = capsys.readouterr().err
+        assert f"{second}: found the journal of class 11 by anna, of which {first} has" in said
+        assert not (tmp_path / "l.parquet").exists()
+    assert main([*command, "--grades", str(on), str(apart)]) == 0  # two sessions of one grader
 
 
 def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):

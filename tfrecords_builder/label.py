@@ -79,6 +79,7 @@ class FromGrades(Rule):
         manifest = records.read_manifest(self.data)
         data = graded_data(self.data, manifest, read_cells(self.data, manifest, CELL_COLUMNS))
         found = [label_rules.grades_of_folder(folder, data) for folder in self.grades]
+        label_rules.check_no_copies(self.grades, [journals for _, journals, _ in found])
         print(label_rules.describe_grades([journal for _, journals, _ in found for journal in journals]))
         sums = {name: digest for _, _, some in found for name, digest in some.items()}
         if self.write_maps:

@@ -15,6 +15,7 @@ from hpa_tf.label_rules.combine import changes, count_changes, merge
 from hpa_tf.label_rules.grades import (
     MAPS,
     GradeMaps,
+    check_no_copies,
     describe_grades,
     from_grades,
     grades_of_folder,
@@ -34,6 +35,7 @@ __all__ = [
     "Step",
     "add_likely",
     "changes",
+    "check_no_copies",
     "count_changes",
     "describe_grades",
     "digest",

@@ -1,8 +1,7 @@
 """Hand grades 1 to 5 -> soft labels, by a map for each class that stands in a file and can be edited."""
 
-import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
@@ -12,7 +11,7 @@ from hpa_tf import files
 from hpa_tf.classes import MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.grade_agreement import agreement_between, self_agreement
-from hpa_tf.grade_journal import GRADES, GradedData, Journal, grades_table, read_folder
+from hpa_tf.grade_journal import GRADES, GradedData, Journal, file_names, grades_table, read_folder
 from hpa_tf.label_rules.label_table import GRADED, LabelTable
 
 GradeMap = Mapping[int, float]
@@ -138,9 +137,27 @@ def grades_of_folder(
     if data is not None:
         for journal in journals:
             data.check(journal, folder)
-    names = [name for name in files.list_names(folder) if name.endswith(".jsonl")]
-    sums = {name: hashlib.sha256(files.read_bytes(files.join(folder, name))).hexdigest() for name in names}
+    sums = {normal: files.sha256(files.join(folder, name)) for normal, name in file_names(folder).items()}
     return grades_table(journals), journals, sums
+
+
+def check_no_copies(folders: Sequence[str], journals: Sequence[Sequence[Journal]]) -> None:
+    """Refuse two states of one journal, of which the older one's undone and corrected grades would count again.
+
+    Args:
+        folders: Folders of journals.
+        journals: The journals of each folder.
+
+    Raises:
+        InputError: Two folders have a journal of the same class and grader that begins with the same decision.
+    """
+    folder_of: dict[tuple, str] = {}
+    for folder, own in zip(folders, journals, strict=True):
+        begun = {(one.class_id, one.grader, one.decisions[0]): folder for one in own if one.decisions}
+        for key in filter(folder_of.get, begun):
+            found = f"the journal of class {key[0]} by {key[1]}, of which {folder_of[key]} has another state"
+            raise InputError(folder, found, "each journal once", "leave the older one out")
+        folder_of |= begun
 
 
 def soft_labels(grades: pd.DataFrame, maps: GradeMaps) -> pd.DataFrame:
