@@ -313,6 +313,30 @@ def test_the_provenance_can_be_read_by_others_and_must_fit(tmp_path):
     assert [step.rule for step in rules.read_labels(path).steps] == ["given"]
 
 
+def test_grades_are_kept_after_pandas_wrote_the_table_again(tmp_path):
+    """pandas keeps the columns and loses the metadata; the grades were then overwritten by every rule."""
+    labels = table_of(ones(4, 3))
+    for row in (0, 1):
+        labels = rules.from_grades(labels, grades((3, row, 4)), rules.MAPS["train"], {})
+    path = tmp_path / "labels.parquet"
+    rules.write_labels(labels, path)
+    table = pd.read_parquet(path)
+    for name in CLASSES:
+        table[SET_BY + name] = table[SET_BY + name].astype(object)
+    table.loc[0, SET_BY + CLASSES[3]] = "from_grades 2"  # the other one is named by no value
+    table.to_parquet(path)
+    again = rules.read_labels(path)
+    np.testing.assert_array_equal(again.was_set_by(("from_grades",)), labels.was_set_by(("from_grades",)))
+    lowered = rules.drop_unlikely(again, probabilities(again, 0), {})
+    np.testing.assert_allclose(lowered.values[:, 3], [0.9, 0.9, 0.01, 0.01])
+    more = rules.from_grades(again, grades((3, 2, 5)), rules.MAPS["train"], {})
+    assert len({step.name for step in more.steps}) == len(more.steps)
+    table.loc[0, SET_BY + CLASSES[3]] = None
+    table.to_parquet(path)
+    with pytest.raises(InputError, match=r"no step has set.*say given in 'set by: Nucleoli fibrillar center'"):
+        rules.read_labels(path)
+
+
 def test_changes_are_counted():
     before, after = table_of(ones(4, 3)), table_of(ones(4, 3))
     after = rules.drop_unlikely(after, probabilities(after, c3=[0.1, 0.9, 0.9, 0.9]), {})

@@ -8,6 +8,7 @@ options, and the inputs by name and SHA-256. A value that no step set is not kno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -26,6 +27,8 @@ GRADED = "graded"
 """Column that marks hand-graded cells; the sampling plan of the fine-tuning stage draws them more often."""
 MARKS = (GRADED, "mitotic_lookalike")
 """True/false columns that the sampling plan uses (`pipeline.sampling.Sampling`); empty = false."""
+_NUMBERED = re.compile(r"(.*?)(?: ([2-9]|[1-9]\d{1,2}))?", re.DOTALL)
+"""Name of a step: its rule, numbered if it was applied before."""
 _CARRIED = ("fold", cell_table.AREA, *MARKS)
 
 
@@ -121,18 +124,21 @@ def given(table: pd.DataFrame, rule: str = GIVEN, inputs: Mapping[str, str] | No
 def read_labels(path: str | os.PathLike) -> LabelTable:
     """Read a table of labels, with its provenance if it has one.
 
+    A program that rewrites the table keeps its columns, but not the metadata: then the steps are those that the columns
+    name, without their options, and this file is what they were read from.
+
     Raises:
         InputError: It is no cell table, or its provenance does not fit its values.
     """
     table = cell_table.read(path)
     stored = cell_table.steps(path)
     names = [SET_BY + name for name in CLASSES]
-    if stored is None or not set(names) <= set(table.columns):
-        return given(table, inputs={os.path.basename(str(path)): digest(path)})
-    fix = "make the table again"
+    if not set(names) <= set(table.columns):
+        return given(table, inputs=_itself(path))
     try:
-        steps = tuple(Step(**step) for step in stored)
+        steps = _named_steps(table[names], path) if stored is None else tuple(Step(**step) for step in stored)
     except TypeError as error:
+        fix = "make the table again"
         raise InputError(path, f"a step with other fields ({error})", "the fields of a step", fix) from error
     codes = {step.name: index for index, step in enumerate(steps)}
     set_by = np.column_stack([_codes(table[name], codes) for name in names])
@@ -140,9 +146,25 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
     if ((set_by < 0) != np.isnan(values)).any():
         row, column = np.argwhere((set_by < 0) != np.isnan(values))[0]
         found = f"a value of {CLASSES[column]!r} in row {row} that no step has set, or a step without a value"
+        fix = f"make the table again, or say {GIVEN} in {SET_BY + CLASSES[column]!r} of a value of your own"
         raise InputError(path, found, "a step for each known value", fix)
     carried = [name for name in _CARRIED if name in table.columns]
     return LabelTable(table[[*cell_table.KEYS, *carried]], values, set_by.reshape(-1, NUM_CLASSES), steps)
+
+
+def _itself(path: str | os.PathLike) -> dict[str, str]:
+    return {os.path.basename(str(path)): digest(path)}
+
+
+def _named_steps(columns: pd.DataFrame, path: str | os.PathLike) -> tuple[Step, ...]:
+    """Return the steps that the columns `set by: CLASS` name, and those before each numbered one; see `with_step`."""
+    times: dict[str, int] = {}
+    for name in dict.fromkeys(str(text) for c in columns for text in columns[c].dropna().unique()):
+        rule, number = _NUMBERED.fullmatch(name).groups()
+        times[rule] = max(times.get(rule, 1), int(number or 1))
+    names = [(f"{rule} {i + 1}" if i else rule, rule) for rule, count in times.items() for i in range(count)]
+    inputs = _itself(path)
+    return tuple(Step(name, rule, {}, inputs) for name, rule in names)
 
 
 def _codes(column: pd.Series, codes: Mapping[str, int]) -> np.ndarray:
