@@ -7,6 +7,7 @@ error.
 
 import csv
 import io
+import itertools
 import os
 import re
 import unicodedata
@@ -127,11 +128,12 @@ def _read_text(path: str | os.PathLike, what: str) -> str:
 
 
 def find_separator(text: str, known: Collection[str]) -> str:
-    """Return the separator by which the first line that is not empty has the most known names; a comma if none."""
-    line = next(filter(str.strip, io.StringIO(text)), "")
+    """Return the separator by which one of the first lines has the most known names; a comma if none."""
+    lines = list(itertools.islice(filter(str.strip, io.StringIO(text)), _MOST_LINES_ABOVE))
 
     def names(separator: str) -> int:
-        return len({clean(cell).strip('"') for cell in line.split(separator)} & set(known))
+        cells = ({clean(cell).strip('"') for cell in line.split(separator)} for line in lines)
+        return max((len(its & set(known)) for its in cells), default=0)
 
     return max(_SEPARATORS, key=lambda separator: (names(separator), separator == ","))
 

@@ -23,6 +23,7 @@ from tfrecords_builder.label_table import parse_labels, read_label_table
 from tfrecords_builder.labels import from_image_labels
 from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import make_plan
+from tfrecords_builder.sources import find_images
 from tfrecords_builder.table import OWN_COLUMNS
 
 TABLES = Path(__file__).parents[2] / "shared" / "data" / "hpa" / "tables"
@@ -70,6 +71,13 @@ def test_public_list_is_read_with_its_own_columns(tmp_path):
     assert {image_id: labels for image_id, (labels, _) in rows.items()} == {"921_B9_1": (16,), "922_B9_2": (7, 17)}
     assert rows["922_B9_2"][1]["antibody"] == "10006"
     assert rows["922_B9_2"][1]["cell_line"] == "U-2 OS"
+
+
+def test_numbers_with_a_decimal_comma_are_not_read_as_two_classes(tmp_path):
+    with pytest.raises(InputError, match=r"'5,0' and the like.*write 5 where it is a decimal comma, 0\|5 where"):
+        read_label_table(write_table(tmp_path, "ID;Label\nimg1;5,0\nimg2;\nimg3;16,0\n"))
+    rows, _, _ = read_label_table(write_table(tmp_path, "ID;Label\nimg1;5,0\nimg2;3\n"))
+    assert {image_id: labels for image_id, (labels, _) in rows.items()} == {"img1": (0, 5), "img2": (3,)}
 
 
 def test_the_column_of_ids_is_taken_whatever_its_name(tmp_path):
@@ -228,6 +236,21 @@ def test_small_data_are_cut_into_several_shards_and_large_data_into_small_ones(t
     plan = make_plan(options(inputs, num_folds=2))
     assert max(len(unit.images) for unit in plan.units) == most
     assert sum(len(unit.images) for unit in plan.units) == num_images
+
+
+def test_a_bad_row_is_named_however_it_names_its_image(tmp_path):
+    """An id that is a file's name hid the fault: the row was said to be missing."""
+    inputs = write_inputs(tmp_path, 3, size=16, grid=1)
+    rows = pd.read_csv(inputs.labels, dtype=str)
+    rows.loc[1, ["ID", "Label"]] = [f"{inputs.ids[1]}_green.png", "19"]
+    rows.loc[2, "ID"] += ".png"
+    rows.to_csv(inputs.labels, index=False)
+    (inputs.images / f"{inputs.ids[2]}_red.tif").touch()
+    with pytest.warns(HpaWarning, match="ids are read as those of the images they mean"):
+        images, faults = find_images(options(inputs).sources)
+    assert [image.image_id for image in images] == [inputs.ids[0]]
+    assert [image_id for image_id, _ in faults] == list(inputs.ids[1:])
+    assert "line 3: found label '19'" in str(faults[0][1]) and "a second file for red" in str(faults[1][1])
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_place(tmp_path):

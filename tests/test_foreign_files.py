@@ -606,6 +606,7 @@ def test_pickles_of_other_tools_are_refused_with_the_way_out(tmp_path):
         "ID,Label\n007\u200b,\u00a00|16\u00a0\n",
         "\ufeff\ufeffID,Label\n\ufeff007,0|16\n",
         "ID;Label;;\n007;0|16;;\n;;;\n",
+        ";;\nID;Label;\n007;0|16;\n",
     ],
 )
 def test_tables_as_spreadsheets_leave_them(tmp_path, text):
@@ -619,6 +620,7 @@ def test_tables_as_spreadsheets_leave_them(tmp_path, text):
     ("data", "words"),
     [
         (b"My labels\n\nID,Label\n007,0|16\n", "names of the columns in line 3.*remove the lines above line 3"),
+        (b"Labels, of 2026;\n\nID;Label\n007;0|16\n", "names of the columns in line 3"),
         (b"My labels,\n,,\nx,y\nID,Label\n007,0|16\n", "names of the columns in line 4"),
         ("ID,Label\n007,0\n".encode("utf-16-le"), "zero bytes in its first line"),
         ("ID,Label\n007,0\n".encode("utf-32"), "zero bytes in its first line"),

@@ -9,6 +9,7 @@ is true are left out: the competition's training images are among the public one
 """
 
 import os
+import re
 from collections import Counter
 
 from hpa_tf.classes import CLASSES, NUM_CLASSES
@@ -33,6 +34,7 @@ FOLDED = {
 
 _IDS_BY_NAME = {name.lower(): number for number, name in enumerate(CLASSES)} | FOLDED
 _LABEL_COLUMNS = ("Label", "Label_idx")
+_DECIMAL_COMMA = re.compile(r"\d+,0+")
 _KNOWN = ("ID", "Image", "in_trainset", *_LABEL_COLUMNS)
 _EXPECTED_LABEL = f"class ids 0 to {NUM_CLASSES - 1} or class names, joined by '|'"
 _COLUMN_NAMES = {"Cellline": "cell_line"}
@@ -50,7 +52,8 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
         left out because all of their rows say `in_trainset`.
 
     Raises:
-        InputError: The file is missing, is no CSV, or lacks the columns of every known format.
+        InputError: The file is missing, is no CSV, lacks the columns of every known format, or its labels look like
+            numbers with a decimal comma.
     """
     table = read_csv(path, _KNOWN, "a label table (CSV)")
     label_columns = [name for name in _LABEL_COLUMNS if name in table.columns]
@@ -59,6 +62,12 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
         raise InputError(path, f"columns {list(table.columns)[:12]}", expected, "rename the columns")
     if not table.rows:
         raise InputError(path, "no row", "a label table with at least one row", "check the path")
+    label_column = _column_of_ids(table, label_columns)
+    labels = [text for row in table.rows if (text := row.cells[label_column])]
+    if labels and all(map(_DECIMAL_COMMA.fullmatch, labels)):
+        found, number = f"{labels[0]!r} and the like in every row of {label_column!r}", labels[0].partition(",")[0]
+        fix = f"write {number} where it is a decimal comma, 0|{number} where it is two classes"
+        raise InputError(path, found, _EXPECTED_LABEL, fix)
     kept, faults, in_trainset = [], [], set()
     for row in table.rows:
         try:
@@ -71,7 +80,7 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
         except InputError as error:
             faults.append((_image_id(row), error))
     in_trainset -= {image_id for image_id, _ in kept}
-    return _rows(table, kept, _column_of_ids(table, label_columns), faults), faults, in_trainset
+    return _rows(table, kept, label_column, faults), faults, in_trainset
 
 
 def _image_id(row: CsvRow) -> str:

@@ -90,7 +90,9 @@ def _match(table: str, sources: list[Source]) -> tuple[dict[str, Row], list[dict
         for source, bad in zip(sources, bad_files, strict=True)
     ]
     rows, row_faults, in_trainset = read_label_table(table)
-    rows = _mend_ids(rows, set().union(*fields), table, row_faults)
+    images = set().union(*fields, (image_id for bad in bad_files for image_id, _ in bad))
+    row_faults = [(meant_id(name, images), error) for name, error in row_faults]
+    rows = _mend_ids(rows, images, table, row_faults)
     faults: list[Fault] = []
     for source, its_fields, bad in zip(sources, fields, bad_files, strict=True):
         faults += _leave_out(in_trainset, rows, its_fields, source, bad)
@@ -108,10 +110,10 @@ def _match(table: str, sources: list[Source]) -> tuple[dict[str, Row], list[dict
     return rows, fields, faults
 
 
-def _mend_ids(rows: dict[str, Row], fields: Set[str], table: str, faults: list[Fault]) -> dict[str, Row]:
+def _mend_ids(rows: dict[str, Row], images: Set[str], table: str, faults: list[Fault]) -> dict[str, Row]:
     """Return the rows by image id, where the table's ids are file names or floating point numbers."""
     mended = {}
-    for name, image_id in meant_ids(rows, fields, table).items():
+    for name, image_id in meant_ids(rows, images, table).items():
         if image_id in mended:
             faults.append((image_id, two_rows(image_id, name, table)))
         mended[image_id] = rows[name]
