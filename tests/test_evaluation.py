@@ -829,6 +829,8 @@ def test_truth_tables_of_spreadsheets_are_read_and_submissions_named(tmp_path, s
     path.write_text(path.read_text().replace(",", separator))
     with pytest.raises(InputError, match=r"sub\.csv: found columns separated by (semicolons|tabs)"):
         list(submission.read(path))
+    with pytest.raises(InputError, match=r"sub\.csv: found columns separated by (semicolons|tabs)"):
+        read_truth(path, None)
 
 
 def test_truth_masks_of_one_number_are_refused(tmp_path):

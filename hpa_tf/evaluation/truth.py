@@ -17,7 +17,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, submission
 from hpa_tf.classes import NUM_CLASSES
-from hpa_tf.csv_tables import parse_flag
+from hpa_tf.csv_tables import find_separator, parse_flag
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import ImageTruth
@@ -90,7 +90,7 @@ def _read_header(path: str | os.PathLike) -> tuple[str, ...]:
     try:
         with files.open_file(path) as stream:
             start = stream.readline(1000).decode("utf-8-sig", errors="replace").strip()
-        return tuple(next(csv.reader(start.splitlines()), ()))
+        return tuple(next(csv.reader(start.splitlines(), delimiter=find_separator(start, submission.HEADER)), ()))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "labels of cells", "check --truth-labels") from error
     except OSError as error:
