@@ -161,6 +161,34 @@ def test_shards_of_another_size_are_named_before_training(folder, damage):
     assert "repair" in error.value.fix
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("gone", "found no such file"), ("swapped", "as in the cell table"), ("fields", "field cell: found 0 values")],
+)
+def test_pictures_of_cells_are_those_of_the_table(folder, tmp_path, capsys, change, said):
+    """Intact records of another build would be shown under the captions of these cells."""
+    shard = next(one for one in records.read_manifest(folder).shards_of("cells") if one.num_records > 1)
+    path = folder / shard.name
+    frames = list(framing.read_frames(io.BytesIO(path.read_bytes()), shard.name))
+    other = (folder / shard.name.replace("cells-", "fields-", 1)).read_bytes()
+    path.unlink()
+    if change == "swapped":
+        path.write_bytes(b"".join(framing.frame(data) for data in reversed(frames)))
+    elif change == "fields":
+        data = next(framing.read_frames(io.BytesIO(other), shard.name))
+        path.write_bytes(framing.frame(data) * len(frames))
+        with open(path, "ab") as stream:
+            stream.truncate(shard.num_bytes)
+    labels = tmp_path / "labels.parquet"
+    rule = ["label", "--rule", "soften", "--share", ".2", "--data", str(folder), "--out", str(labels)]
+    assert main(rule) == 0
+    for command in (["inspect", str(folder)], ["diff", str(folder), str(labels), "--data", str(folder)]):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert str(path) in error and said in error and f"verify {folder}" in error
+
+
 # -- files of a stranger ----------------------------------------------------------------------------------------------
 
 

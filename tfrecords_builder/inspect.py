@@ -1,6 +1,7 @@
 """Look at a data folder: counts, distributions, and a contact sheet with cells of each class."""
 
 import os
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,8 +9,9 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import BLUE, CLASSES, GREEN, RED
-from hpa_tf.data_folder import read_cells
+from hpa_tf.data_folder import check_shards, read_cells, repair_of
 from hpa_tf.encoding import decode_picture
+from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import is_cell
 
@@ -105,15 +107,34 @@ def _write_name(strip: np.ndarray, name: str, count: int) -> None:
 
 
 def read_tiles(folder: str | os.PathLike, table: pd.DataFrame, rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Draw the cells at some rows of a data folder's cell table: uint8 [112, 112, 3] each, by row."""
-    tiles = {}
-    for shard, own in table.iloc[rows].groupby("shard"):
-        ordinals = dict(zip(own["record"], own.index, strict=True))
-        with files.open_file(files.join(folder, shard)) as stream:
-            for ordinal, data in framing.read_chosen_frames(stream, shard, sorted(ordinals)):
-                record = records.decode(data)
-                tiles[ordinals[ordinal]] = _tile(decode_picture(record["crop"]), decode_picture(record["region"]))
+    """Draw the cells at some rows of a data folder's cell table: uint8 [112, 112, 3] each, by row.
+
+    Raises:
+        InputError: A shard is missing, damaged or not the one that the table was written for.
+    """
+    tiles, chosen = {}, table.iloc[rows]
+    read = set(chosen["shard"])
+    check_shards(folder, [shard for shard in records.read_manifest(folder).shards if shard.name in read])
+    for shard, own in chosen.groupby("shard"):
+        path, row_of = files.join(folder, shard), dict(zip(own["record"], own.index, strict=True))
+        with files.open_file(path) as stream:
+            for ordinal, data in framing.read_chosen_frames(stream, path, sorted(row_of)):
+                key = tuple(table.loc[row_of[ordinal], cell_table.KEYS])
+                record = _decode(data, key, f"{path}, record {ordinal}", folder)
+                tiles[row_of[ordinal]] = _tile(decode_picture(record["crop"]), decode_picture(record["region"]))
     return tiles
+
+
+def _decode(data: bytes, key: tuple[str, int], where: str, folder: str | os.PathLike) -> dict[str, Any]:
+    expected = f"image {key[0]!r} cell {key[1]} as in the cell table"
+    try:
+        record = records.decode(data)
+    except ValueError as error:
+        raise InputError(where, str(error), expected, repair_of(folder)) from error
+    found = (record["image_id"].decode(errors="replace"), record["cell"])
+    if found != key:
+        raise InputError(where, f"image {found[0]!r} cell {found[1]}", expected, repair_of(folder))
+    return record
 
 
 def _tile(crop: np.ndarray, region: np.ndarray) -> np.ndarray:
