@@ -56,6 +56,15 @@ def list_names(folder: str | os.PathLike) -> list[str]:
     return _listed(folder, "file", os.DirEntry.is_file)
 
 
+def list_shown(folder: str | os.PathLike) -> list[str]:
+    """List the names of the files in a folder, sorted, without hidden ones: systems leave some (.DS_Store, ._*).
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    return [name for name in list_names(folder) if not name.startswith(".")]
+
+
 def list_folders(folder: str | os.PathLike) -> list[str]:
     """List the names of the folders in a folder, sorted.
 

@@ -189,6 +189,13 @@ def test_pictures_of_cells_are_those_of_the_table(folder, tmp_path, capsys, chan
         assert str(path) in error and said in error and f"verify {folder}" in error
 
 
+def test_hidden_files_of_the_system_are_no_damage(folder):
+    for place in (folder, folder / ".build"):
+        for name in [".DS_Store", *(f"._{path.name}" for path in place.iterdir() if path.is_file())]:
+            (place / name).write_bytes(b"\x00\x05\x16\x07")
+    assert verify(folder) == []
+
+
 # -- files of a stranger ----------------------------------------------------------------------------------------------
 
 

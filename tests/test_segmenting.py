@@ -538,6 +538,26 @@ def test_build_passes_on_why_there_are_no_masks(images, tmp_path, capfd):
         BuildOptions(*one, segmenter="classical", segmenter_weights="x")
 
 
+def test_hidden_files_of_the_system_are_no_masks_and_no_records(tmp_path):
+    """A Mac leaves `._NAME` beside each file on a disk that is not its own."""
+    mask = np.zeros((8, 8), np.int32)
+    for folder in ("", mask_folder.STATE, mask_folder.OVERLAYS):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in (".DS_Store", "._a.json", "._a.png", "._a_cellmask.png"):
+            (tmp_path / folder / name).write_bytes(b"\x00\x05\x16\x07")
+    mask_folder.claim(str(tmp_path), {"method": "one"}, has_masks=False)
+    mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "stamp")
+    assert mask_folder.done_images(str(tmp_path)) == ({"a": "stamp"}, set())
+    assert mask_folder.drawn_images(str(tmp_path)) == set()
+    for path in (tmp_path / mask_folder.STATE).iterdir():
+        path.unlink()
+    (tmp_path / mask_folder.STATE).rmdir()
+    with pytest.raises(InputError, match="masks without the folder"):
+        mask_folder.check_records(str(tmp_path))
+    (tmp_path / "a_cellmask.png").unlink()
+    mask_folder.check_records(str(tmp_path))
+
+
 def test_records_of_masks_are_read_side_by_side(tmp_path, monkeypatch):
     """An object store takes a tenth of a second for each: 100,000 would take hours one after the other."""
     (tmp_path / mask_folder.STATE).mkdir()

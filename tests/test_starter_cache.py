@@ -199,3 +199,16 @@ def test_onnx_writes_to_the_file_that_is_named(here, monkeypatch, capsys):
     cases.write_run(here / "mine")
     assert command.main(["onnx", "--run", "mine"]) == 0
     assert files.read_bytes("mine/onnx/network.onnx") == b"tiny"
+
+
+def test_hidden_files_of_the_system_change_no_network(tmp_path):
+    """Opened in the Finder, or copied over a network disk, it passed for another network."""
+    (tmp_path / "variables").mkdir()
+    for name in ("saved_model.pb", "variables/variables.index"):
+        (tmp_path / name).write_bytes(b"content")
+    before = members.digest(tmp_path)
+    for name in (".DS_Store", "variables/._variables.index"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    assert members.digest(tmp_path) == before
+    (tmp_path / "variables" / "more").write_bytes(b"")
+    assert members.digest(tmp_path) != before

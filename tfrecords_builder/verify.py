@@ -98,7 +98,7 @@ def _check_state(folder: str | os.PathLike) -> Iterator[Fault]:
     """Check what a later build or repair of this folder reads, if it is there: the plan and the sidecars."""
     inner = files.join(folder, STATE_FOLDER)
     try:
-        names = files.list_names(inner)
+        names = files.list_shown(inner)
         state.load_plan(str(folder))
     except InputError as error:
         if files.exists(inner):

@@ -96,7 +96,7 @@ def find_fields(
     """
     layout = layout or Layout()
     naming = Naming(layout)
-    names = [name for name in files.list_names(folder) if not name.startswith(".")]
+    names = files.list_shown(folder)
     if layout.pattern is not None:
         names = [name for name in names if "_thumb" not in name]
     problems: list[Fault] = []

@@ -285,9 +285,9 @@ def _named(classes: Sequence[int]) -> str:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """Return the SHA-256 over a file, or over the names and contents of the files below a folder."""
+    """Return the SHA-256 over a file, or over the names and contents of the files below a folder but hidden ones."""
     path, total = Path(path), hashlib.sha256()
-    below = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    below = sorted(item for item in path.rglob("[!.]*") if item.is_file()) if path.is_dir() else [path]
     for item in below:
         with open(item, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").digest()

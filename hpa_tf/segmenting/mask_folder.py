@@ -48,7 +48,7 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[st
     path, identity = files.join(out, ABOUT), json.loads(json.dumps(identity))
     if not files.exists(path):
         known = [CELL.removeprefix("{ID}"), NUCLEUS.removeprefix("{ID}")]
-        names = files.list_names(out) if files.exists(out) else []
+        names = files.list_shown(out) if files.exists(out) else []
         if foreign := next((name for name in names if name.endswith(tuple(known))), None):
             raise InputError(
                 out, f"{foreign}, which this program did not write", "a new folder", "choose another --out"
@@ -68,7 +68,7 @@ def check_records(out: str) -> None:
     """
     if not files.exists(files.join(out, ABOUT)) or files.exists(files.join(out, STATE)):
         return
-    if any(name.endswith(CELL.removeprefix("{ID}")) for name in files.list_names(out)):
+    if any(name.endswith(CELL.removeprefix("{ID}")) for name in files.list_shown(out)):
         found, expected = f"masks without the folder {STATE}", f"{STATE}, which says which masks are finished"
         raise InputError(out, found, expected, "copy the folder with its hidden files, or choose another --out")
 
@@ -101,7 +101,7 @@ def done_images(out: str) -> tuple[dict[str, str], set[str]]:
         return {}, set()
     there = files.list_stamps(out)
     found, changed = {}, set()
-    names = [name for name in files.list_names(folder) if name.endswith(".json")]
+    names = [name for name in files.list_shown(folder) if name.endswith(".json")]
     with ThreadPoolExecutor(_READERS) as pool:  # an object store takes .1 s for each
         records = list(pool.map(lambda name: files.read_json(files.join(folder, name)), names))
     for name, record in zip(names, records, strict=True):
@@ -129,7 +129,7 @@ def _is_whole(path: str) -> bool:
 def drawn_images(out: str) -> set[str]:
     """Return the images that have an overlay."""
     folder = files.join(out, OVERLAYS)
-    return {name.removesuffix(".png") for name in files.list_names(folder)} if files.exists(folder) else set()
+    return {name.removesuffix(".png") for name in files.list_shown(folder)} if files.exists(folder) else set()
 
 
 def forget(out: str, image_id: str) -> None:

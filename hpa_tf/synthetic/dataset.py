@@ -139,7 +139,7 @@ def _check_free(out: str) -> None:
     if files.exists(files.join(out, CONFIG)):
         return
     taken = [name for name in (TRAIN_CSV, TRUTH) if files.exists(files.join(out, name))]
-    taken += [f"{name}/{found[0]}" for name in (IMAGES, MASKS) if (found := files.list_names(files.join(out, name)))]
+    taken += [f"{name}/{found[0]}" for name in (IMAGES, MASKS) if (found := files.list_shown(files.join(out, name)))]
     if taken:
         expected = "a folder without such files, or a data set that was begun here"
         raise InputError(out, f"{', '.join(taken)} of others", expected, "choose another --out")

@@ -151,7 +151,7 @@ def _synthetic_pictures(folder: str, made: dataset.Dataset, channel: str) -> lis
 
 
 def _real_pictures(folder: str | os.PathLike, channel: str) -> list[str]:
-    found = sorted(str(path) for path in Path(folder).rglob(f"*_{channel}.png"))
+    found = sorted(str(path) for path in Path(folder).rglob(f"[!.]*_{channel}.png"))
     if not found:
         raise InputError(folder, f"no *_{channel}.png", "a folder of real images", "give another --real")
     return found

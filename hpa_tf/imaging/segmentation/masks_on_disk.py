@@ -191,4 +191,4 @@ def _names(folder: str) -> Mapping[str, str]:
 
 @lru_cache(maxsize=4)  # one listing a folder and process; one for each image would be slow where there are 100,000
 def _names_then(folder: str, changed_at: int) -> Mapping[str, str]:
-    return {_normal(name): name for name in files.list_names(folder) if not name.startswith(".")}
+    return {_normal(name): name for name in files.list_shown(folder)}
