@@ -309,6 +309,29 @@ def test_parts_merge_to_the_whole(world, pool, tmp_path):
         merging.merge(merging.MergeOptions((folders[0], folders[2]), str(tmp_path / "less")))
 
 
+def test_parts_merge_though_machines_mount_the_folders_at_other_places(world, pool, tmp_path):
+    root, _, options = world
+    images = str(shutil.copytree(root / "images", tmp_path / "elsewhere/images"))
+    run = str(shutil.copytree(root / "run", tmp_path / "elsewhere/run"))
+    folders = [str(tmp_path / f"part{i}") for i in range(2)]
+    moved = replace(options, out=folders[1], shard="1/2", images=images, masks=images, run=(run,))
+    predict(replace(options, out=folders[0], shard="0/2"), pool)
+    predict(moved, pool)
+    merge = merging.MergeOptions(tuple(folders), str(tmp_path / "whole"))
+    with pytest.warns(HpaWarning, match=rf"part1: predicted from other places.*options\.images: .*{images}"):
+        merging.merge(merge)
+    first, second = (cell_table.read(folder / "cells.parquet") for folder in (root / "out", tmp_path / "whole"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5, rtol=0)
+    manifest = Path(folders[1], "predictions.json")
+    written = json.loads(manifest.read_text())
+    for change in (lambda one: one["options"].update(masks=None), lambda one: one["networks"][0].update(sha256="aa")):
+        request = json.loads(json.dumps(written["request"]))
+        change(request)
+        manifest.write_text(json.dumps({**written, "request": request}))
+        with pytest.raises(InputError, match="other options than"):
+            merging.merge(merge)
+
+
 def test_merging_lists_the_images_that_parts_skipped(small, pool, tmp_path, capsys):
     shutil.copytree(small[0] / "images", tmp_path / "images")
     red = tmp_path / "images/a1_red.png"

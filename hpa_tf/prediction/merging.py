@@ -1,10 +1,12 @@
 """Join predictions of parts: `python -m hpa_tf.prediction.merge --out DIR PART [PART ...]`.
 
-Each part was made by `predict.py --shard i/n` with otherwise equal options; all n must be there.
+Each part was made by `predict.py --shard i/n` with otherwise equal options; all n must be there. The places of images,
+masks and runs may differ, as on machines that mount one disk at several places: networks are compared by their content.
 """
 
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, heat_map_files, interrupts, reporting
-from hpa_tf.errors import HpaError, InputError, counted
+from hpa_tf.errors import HpaError, HpaWarning, InputError, counted
 from hpa_tf.identity import differences
 from hpa_tf.parts import parse_part
 from hpa_tf.prediction import results
@@ -89,9 +91,13 @@ def _finished_request(folder: str) -> dict[str, Any]:
 def _common_request(folders: Sequence[str], requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the request of the whole."""
     shards = [request["options"].pop("shard") for request in requests]
-    for folder, request in zip(folders, requests, strict=True):
-        if lines := differences(*map(results.comparable, (requests[0], request))):
+    first, *others = map(results.comparable, requests)
+    for folder, other in zip(folders[1:], others, strict=True):
+        if lines := differences(results.anywhere(first), results.anywhere(other)):
             raise InputError(folder, f"other options than {folders[0]}: {'; '.join(lines)}", "equal ones", "predict it")
+        if lines := differences(first, other):
+            text = f"{folder}: predicted from other places than {folders[0]}, which are taken for the same"
+            warnings.warn(f"{text}: {'; '.join(lines)}", HpaWarning, stacklevel=3)
     places = [parse_part(shard) for shard in shards]
     counts = {count for _, count in places}
     missing = sorted(set(range(max(counts))) - {index for index, _ in places})

@@ -173,6 +173,12 @@ def comparable(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**request, "options": options, "segmenter": segmenter}
 
 
+def anywhere(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request in which each place says only whether it is given: machines mount a folder at several ones."""
+    given = {name: bool(request["options"][name]) for name in _PLACES if name in request["options"]}
+    return {**request, "options": {**request["options"], **given}}
+
+
 def in_full(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options whose places are absolute, so that they mean the same in every working folder.
 
