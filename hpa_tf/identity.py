@@ -16,6 +16,8 @@ KINDS = {"predictions.json": "a prediction", "recipe.json": "a run", "dataset.js
 """What a folder holds, by the file that says it; a run has the last, too."""
 _TABLES = ("cells.parquet", "images.parquet")
 """Tables of such folders, which what stands beside them belongs to."""
+_PARQUET = b"PAR1"
+_OTHER_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx")
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -65,6 +67,28 @@ def check_table(option: str, path: str) -> None:
     if kind and name in _TABLES:
         raise InputError(option, path, f"a table that is not the one of {kind} itself", "choose another name")
     files.check_can_be_written(option, path)
+
+
+def check_parquet(option: str, path: str) -> None:
+    """Check, as `check_table` does, a table that is written as Parquet: it replaces no file of another kind.
+
+    Raises:
+        InputError: See `check_table`; or its name is that of a text file or a workbook, or a file that is no Parquet
+            is there.
+    """
+    check_table(option, path)
+    fix = "choose another name, such as labels.parquet"
+    if path.lower().endswith(_OTHER_ENDINGS):
+        raise InputError(option, path, "a name for a Parquet file", fix)
+    if files.exists(path):
+        try:
+            with files.open_file(path) as stream:
+                start = stream.read(len(_PARQUET))
+        except OSError as error:
+            found = f"{path}, which cannot be read ({error.strerror or error})"
+            raise InputError(option, found, "a table to replace, or a new name", fix) from error
+        if start not in (b"", _PARQUET):
+            raise InputError(option, f"{path}, a file that is no Parquet", "a table to replace, or a new name", fix)
 
 
 def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:

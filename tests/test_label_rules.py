@@ -533,6 +533,19 @@ def test_no_table_takes_the_place_of_one_of_the_data(data, tmp_path, capsys):
         assert main([*words, "--out", str(tmp_path / "cells.parquet")]) == 0
 
 
+def test_no_table_takes_the_place_of_a_file_of_another_kind(data, tmp_path, capsys):
+    """`--out corrected.csv` wrote Parquet over somebody's own table."""
+    words = ["label", "--rule", "from_image", "--data", str(data[0]), "--out"]
+    for name, said in (("own.csv", "a name for a Parquet file"), ("own", "a file that is no Parquet")):
+        (tmp_path / name).write_text("ID,Label\nx,1\n")
+        assert main([*words, str(tmp_path / name)]) == 2
+        assert said in capsys.readouterr().err and (tmp_path / name).read_text() == "ID,Label\nx,1\n"
+    assert main([*words, str(tmp_path / "New.TSV")]) == 2 and not (tmp_path / "New.TSV").exists()
+    (tmp_path / "empty").touch()
+    for _ in range(2):  # made by mktemp, then its own
+        assert main([*words, str(tmp_path / "empty")]) == 0
+
+
 def test_an_option_of_another_rule_is_refused(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(

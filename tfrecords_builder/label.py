@@ -16,7 +16,7 @@ from hpa_tf import files, label_rules, records
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import CELL_COLUMNS, graded_data, read_cells
 from hpa_tf.errors import InputError
-from hpa_tf.identity import check_table
+from hpa_tf.identity import check_parquet
 from hpa_tf.image_labels import rows_of_images
 from hpa_tf.label_rules import LabelTable
 from tfrecords_builder.label_predictions import AddLikely, DropUnlikely, FiveLevels, OutOfFold
@@ -151,7 +151,7 @@ def run(arguments: Sequence[str]) -> None:
             return
         raise InputError("--rule", repr(names.rule), f"one of {', '.join(RULES)}", "choose one")
     rule = tyro.cli(RULES[names.rule], args=rest, prog=f"{PROGRAM} --rule {names.rule}")
-    check_table("--out", rule.out)
+    check_parquet("--out", rule.out)
     before = rule.start() if isinstance(rule, Rule) and not isinstance(rule, FromImage) else None
     labels = rule.apply()
     label_rules.write_labels(labels, rule.out)

@@ -14,7 +14,7 @@ import tyro
 from hpa_tf import files
 from hpa_tf.devices import find_gpus, memory_explained
 from hpa_tf.errors import HpaError, InputError
-from hpa_tf.identity import check_table
+from hpa_tf.identity import check_parquet
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models.fcan import Fcan, Readout
 from hpa_tf.recipes import (
@@ -216,7 +216,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.member_weights:
         raise InputError("--member-weights", "no --system", "--system NAME", "give one recipe its own with --weights")
     if options.out_of_fold:
-        check_table("--out-of-fold", options.out_of_fold)
+        check_parquet("--out-of-fold", options.out_of_fold)
     if options.show_sampling:
         print(show_sampling(options.recipe, options.data))
         return
@@ -251,7 +251,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         fix = "train the folds first; fine-tune a system that is trained without --folds"
         raise InputError("--fine-tune", f"--folds {options.folds}", "one network a member", fix)
     if options.out_of_fold:
-        check_table("--out-of-fold", options.out_of_fold)
+        check_parquet("--out-of-fold", options.out_of_fold)
 
     trained = [member.recipe for member in system.members]
     if not options.folds:
