@@ -1,6 +1,7 @@
 """The build end to end: contents against the inputs, determinism, change detection, unusable images, the lock."""
 
 import filecmp
+import importlib.util
 import itertools
 import os
 import re
@@ -475,6 +476,21 @@ def test_a_mended_image_joins_the_next_build(tmp_path):
     assert not (tmp_path / "data" / "failures.csv").exists()
     assert main([*inputs.arguments(tmp_path / "fresh"), "--num-folds", "2", "--on-error", "skip"]) == 0
     assert content(tmp_path / "data") == content(tmp_path / "fresh")
+
+
+def test_a_finished_folder_stays_so_where_an_extra_is_missing(tmp_path, monkeypatch, capsys):
+    inputs = write_inputs(tmp_path / "inputs", 1, size=16, grid=1)
+    arguments = [*inputs.arguments(tmp_path / "data"), "--num-folds", "1", "--workers", "1"]
+    assert main(arguments) == 0
+    manifest = (tmp_path / "data" / records.MANIFEST_NAME).read_bytes()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow_datasets" else find_spec(name)
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert main([*arguments, "--tfds"]) == 2
+    assert "no tensorflow_datasets; expected the extra [tfds]" in capsys.readouterr().err
+    assert (tmp_path / "data" / records.MANIFEST_NAME).read_bytes() == manifest
 
 
 @pytest.mark.parametrize(("marker", "what"), [("predictions.json", "a prediction"), ("recipe.json", "a run")])

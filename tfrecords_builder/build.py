@@ -28,6 +28,7 @@ from tfrecords_builder.image import Settings
 from tfrecords_builder.options import BuildOptions, asked_options, with_masks
 from tfrecords_builder.plan import Plan, Unit, find_inputs, make_plan
 from tfrecords_builder.pool import run_units, warm_up
+from tfrecords_builder.tfds_metadata import check_tfds, write_tfds_metadata
 from tfrecords_builder.unit import SIDECAR, STATE_FOLDER, UnitResult, read_sidecar, read_sidecar_table, sidecar_path
 
 FAILURES_NAME = "failures.csv"
@@ -53,6 +54,8 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
             or another build is writing to the folder.
     """
     check_kind(options.out, records.MANIFEST_NAME)
+    if options.tfds:
+        check_tfds()
     if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
     repairing = bad_shards is not None
@@ -243,8 +246,6 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     if failures := _failures_csv(plan, ordered):
         files.write_bytes(files.join(options.out, FAILURES_NAME), failures)
     if options.tfds:
-        from tfrecords_builder.tfds_metadata import write_tfds_metadata  # imports TensorFlow
-
         write_tfds_metadata(options.out, manifest)
     records.write_manifest(options.out, replace(manifest, checksums=_checksums(options)))
 

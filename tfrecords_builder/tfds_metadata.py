@@ -1,9 +1,10 @@
 """Metadata of TensorFlow Datasets beside the cell shards, by its own function for existing TFRecords.
 
-`tfds.builder_from_directory(DIR).as_dataset(split="fold0")` reads the folder then. Imports TensorFlow, so only the
-process that finishes a build calls it, and only when asked.
+`tfds.builder_from_directory(DIR).as_dataset(split="fold0")` reads the folder then. What writes it imports
+TensorFlow, so only the process that finishes a build calls it, and only when asked.
 """
 
+import importlib.util
 import os
 
 import numpy as np
@@ -12,19 +13,32 @@ from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.records import CELL_FIELDS, Manifest, RecordField
 
+_INSTALL = "pip install '.[tfds]'"
 _PICTURES = {"crop": 4, "region": 1}
+
+
+def check_tfds() -> None:
+    """Check, before anything is written, that TensorFlow Datasets is installed.
+
+    Raises:
+        InputError: It is not.
+    """
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise InputError("--tfds", "no tensorflow_datasets", "the extra [tfds]", _INSTALL)
 
 
 def write_tfds_metadata(folder: str | os.PathLike, manifest: Manifest) -> None:
     """Write `dataset_info.json` and `features.json`; the dataset is `cells`, its splits are the folds.
 
     Raises:
-        InputError: TensorFlow Datasets is missing, or the folder is remote in a way that TensorFlow cannot write.
+        InputError: TensorFlow Datasets cannot be imported, or the folder is remote in a way that TensorFlow cannot
+            write.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise InputError("--tfds", "no tensorflow_datasets", "the extra [tfds]", "pip install '.[tfds]'") from error
+        found = f"tensorflow_datasets cannot be imported ({error})"
+        raise InputError("--tfds", found, "the extra [tfds]", _INSTALL) from error
     crop_bits = max(manifest.bits, default=8)  # 8 bit crops are read as 16 bit (x257) where both are there
     folds = range(manifest.num_folds)
     template = tfds.core.ShardedFileTemplate(
