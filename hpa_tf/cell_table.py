@@ -180,8 +180,8 @@ def write_parts(tables: Iterable[pd.DataFrame], path: str | os.PathLike, kind: K
     """Check and write one cell table that comes in parts, such as one an image, holding one part in memory.
 
     Args:
-        tables: At least one; all have the columns and types of the first. No cell may be in two of them: that is
-            not checked here.
+        tables: At least one; all have the columns and types of the first that has rows. No cell may be in two of
+            them: that is not checked here.
         path: Parquet file, appears whole.
         kind: What the values are.
 
@@ -211,18 +211,28 @@ def parts_writer(
     if steps is not None:
         ours[_METADATA_STEPS] = json.dumps(list(steps), sort_keys=True).encode()
     writer: pq.ParquetWriter | None = None
+    empty: pd.DataFrame | None = None  # a part without rows does not say of which type its texts would be
     with files.atomic_writer(path) as stream, contextlib.ExitStack() as stack:
 
-        def write_part(table: pd.DataFrame) -> None:
+        def append(table: pd.DataFrame) -> None:
             nonlocal writer
-            arrow = pa.Table.from_pandas(check(table, path), writer and writer.schema, preserve_index=False)
+            arrow = pa.Table.from_pandas(table, writer and writer.schema, preserve_index=False)
             if writer is None:
                 schema = arrow.schema.with_metadata({**(arrow.schema.metadata or {}), **ours})
                 writer = stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
                 arrow = arrow.cast(schema)
             writer.write_table(arrow)
 
+        def write_part(table: pd.DataFrame) -> None:
+            nonlocal empty
+            if len(check(table, path)):
+                append(table)
+            else:
+                empty = table
+
         yield write_part
+        if writer is None and empty is not None:
+            append(empty)
         if writer is None:
             raise ValueError(f"{path}: no part was written")
 

@@ -26,7 +26,7 @@ def check_image_id(image_id: str, where: str | os.PathLike) -> str:
 
     Raises:
         InputError: It is empty, holds a path separator, `..`, a control character or bytes that are no UTF-8, or is
-            longer than 200 characters.
+            longer than 200 characters or 220 bytes.
     """
     if not _is_part_of_a_name(image_id):
         raise InputError(where, f"image id {image_id[:220]!r}", f"an id {_SAFE}", "rename the image and its rows")
@@ -45,14 +45,19 @@ def check_network_name(name: Any, where: str | os.PathLike) -> str:
     return name
 
 
-_SAFE = "in UTF-8 without path separators, '..' and control characters, 1 to 200 characters long"
+_MOST_CHARACTERS, _MOST_BYTES = 200, 220
+"""A file's name has at most 255 bytes; our longest is `.ID_nucleusmask.png.PID.tmp`, with 7 digits for PID."""
+_SAFE = "in UTF-8 without path separators, '..' and control characters, of 1 to "
+_SAFE += f"{_MOST_CHARACTERS} characters and at most {_MOST_BYTES} bytes"
 
 
 def _is_part_of_a_name(text: str) -> bool:
     """Tell whether a text is safe as part of a file name."""
-    if any(part in text for part in ("/", "\\", "..")) or not 1 <= len(text) <= 200:
+    if any(part in text for part in ("/", "\\", "..")) or not 1 <= len(text) <= _MOST_CHARACTERS:
         return False
-    return not any(ord(c) < 32 or ord(c) == 127 or _is_surrogate(c) for c in text)
+    if any(ord(c) < 32 or ord(c) == 127 or _is_surrogate(c) for c in text):
+        return False
+    return len(text.encode()) <= _MOST_BYTES
 
 
 def _is_surrogate(letter: str) -> bool:

@@ -79,6 +79,16 @@ def test_other_image_ids_are_kept(good):
     assert check_image_id(good, "here") == good
 
 
+def test_an_id_leaves_room_for_the_longest_name_that_is_made_of_it(tmp_path, monkeypatch):
+    """A file's name has 255 bytes, of which a letter may take three; also while it is written."""
+    with pytest.raises(InputError, match="at most 220 bytes"):
+        check_image_id("细" * 78, "here")
+    monkeypatch.setattr(os, "getpid", lambda: 4_194_304)  # Linux's largest
+    longest = check_image_id("细" * 73 + "a", "here")
+    files.write_bytes(tmp_path / f"{longest}_nucleusmask.png", b"")
+    assert os.listdir(tmp_path) == [f"{longest}_nucleusmask.png"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another --out"):
@@ -128,6 +138,15 @@ def test_cell_table_round_trip_keeps_unknown_values_and_bytes(tmp_path):
     assert cell_table.kind(tmp_path / "a.parquet") == "truth"
     cell_table.write(table(0), tmp_path / "empty.parquet", "labels")
     assert len(cell_table.read(tmp_path / "empty.parquet")) == 0
+
+
+def test_a_first_part_without_rows_does_not_say_what_its_texts_are(tmp_path):
+    texts = table().astype({"image_id": object}).assign(cell_line=pd.Series("A-431", range(len(table())), dtype=object))
+    path = tmp_path / "parts.parquet"
+    cell_table.write_parts([texts[:0], texts, texts[:0]], path, "predictions")
+    assert cell_table.read(path)["cell_line"].tolist() == ["A-431"] * len(texts)
+    cell_table.write_parts([texts[:0], texts[:0]], path, "predictions")
+    assert len(cell_table.read(path)) == 0
 
 
 def test_cell_table_errors_name_the_fault(tmp_path):
