@@ -115,6 +115,21 @@ def test_it_goes_on_where_it_was_stopped(data, trained, tmp_path, monkeypatch):
     assert again.read_bytes() == before and len(asked_again) == 2
 
 
+def test_a_damaged_record_of_a_cell_that_no_training_reads_is_named(data, trained, tmp_path, capfd):
+    folder, out = shutil.copytree(data, tmp_path / "data"), shutil.copytree(trained[0], tmp_path / "out")
+    table = read_cells(folder)
+    unclean = table[(table["cleaning_value"] < 0.01) & (table["fold"] == 1)].iloc[0]
+    shard = folder / unclean["shard"]
+    content = bytearray(shard.read_bytes())
+    content[unclean["offset"] + 100] ^= 1
+    shard.write_bytes(content)
+    (out / "fold1/one/out_of_fold-1.npz").unlink()
+    assert call(folder, out, "--folds", "2", "--out-of-fold", str(tmp_path / "again.parquet")) == 2
+    error = capfd.readouterr().err
+    assert f"{shard}: found a damaged record" in error and f"repair {folder}" in error
+    assert not (tmp_path / "again.parquet").exists()
+
+
 def test_a_prediction_of_other_weights_is_not_taken(data, trained, tmp_path):
     out, _ = trained
     examples, found = Data(str(data), clean=False).examples({0}), read_run(out / "fold0/two")

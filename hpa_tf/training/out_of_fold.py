@@ -19,10 +19,12 @@ from hpa_tf import cell_table, files, interrupts
 from hpa_tf.errors import HpaWarning
 from hpa_tf.models import weights
 from hpa_tf.pipeline import Examples
+from hpa_tf.pipeline.damage import damage_explained
 from hpa_tf.postprocessing import mean_of_known, weighted_mean, with_negative
 from hpa_tf.recipes import Member, Recipe, System, to_json
 from hpa_tf.recipes.runs import Run, read_run
 from hpa_tf.records import read_manifest
+from hpa_tf.training.run import records_of
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import chief_says, wait_for_all
 from hpa_tf.training.trainee import Trainee
@@ -47,6 +49,10 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
         folder_of: Where the run folders are.
         path: The table to write.
         site: Where it runs; every worker predicts, the first one writes.
+
+    Raises:
+        InputError: A record cannot be read, such as one of an unclean cell, which no training has read.
+        StoreError: The object store refused one.
     """
     wait_for_all(site.strategy)  # the first worker still exports the last network when the others come here
     interrupts.keeps("all networks are trained; the same command goes on with what they say")
@@ -100,7 +106,8 @@ def _of_member(
             said.append(values)
             continue
         ask = ask or _asking(recipe, site)
-        values = ask(run, own)
+        with damage_explained(records_of(recipe, own)):
+            values = ask(run, own)
         said.append(values)
         if site.is_chief:
             stream = io.BytesIO()
