@@ -2,6 +2,7 @@
 
 import csv
 import json
+import struct
 import unicodedata
 import warnings
 from pathlib import Path
@@ -587,6 +588,24 @@ def test_images_named_otherwise_are_checked(world, images):
     named = ["--pattern", "{ID}-{channel}.png", "--channels", "protein=gfp"]
     code, findings = check(world, EMPTY_A + EMPTY_B.replace("30,30", "40,30"), *images, *named)
     assert code == 1 and findings["text"].tolist() == ["size 40 x 30 px, the image has 30 x 30 px"]
+
+
+def test_sizes_are_those_of_every_file_that_prediction_reads(world, images):
+    """Packed 14-bit TIFF; and what it skips is no dead end: c has a damaged file, d two files for a channel."""
+    tags = [(256, 8), (257, 4), (258, 14), (259, 1), (262, 1), (273, 8 + 2 + 8 * 12 + 4), (278, 4), (279, 4 * 14)]
+    entries = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in tags)
+    for path in (world / "images").glob("b_*.png"):
+        path.unlink()
+        path.with_suffix(".tif").write_bytes(struct.pack("<4sIH", b"II*\0", 8, 8) + entries + bytes(4 + 4 * 14))
+    (world / "images/c_red.png").write_bytes(b"")
+    for name in ("d_red.png", "d_red.tif"):
+        write_mask(world / "images" / name, np.zeros((8, 8), np.uint8))
+    others = "".join(f"{image_id},8,4,{submission.empty_prediction(8, 4)}\n" for image_id in "bc")
+    code, findings = check(world, EMPTY_A + others, *images)
+    assert findings["image_id"].tolist() == ["c", "d"] and findings["level"].tolist() == ["warning", "error"] and code
+    assert "its size is not compared: " in findings["text"][0] and "c_red.png" in findings["text"][0]
+    assert findings["text"][1].startswith("the image has no row, and cannot be used: ")
+    assert "a second file for red" in findings["text"][1]
 
 
 @pytest.mark.parametrize(

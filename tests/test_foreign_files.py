@@ -21,7 +21,7 @@ from PIL import Image
 from hpa_tf import files
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.imaging.channel_files import read_channel_file
+from hpa_tf.imaging.channel_files import read_channel_file, read_size
 from hpa_tf.imaging.fields import FieldOfView, find_fields
 from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.naming import Naming
@@ -222,6 +222,7 @@ def test_packed_numbers_are_read_as_they_are(tmp_path, bits, order, deflate, is_
     """Of less than 8 bits, Pillow makes 8."""
     path, counts = tmp_path / "x_red.tif", np.random.default_rng(0).integers(0, 1 << bits, (7, 9))
     path.write_bytes(packed_tiff(counts, bits, order, is_white, deflate))
+    assert read_size(str(path)) == counts.shape[::-1]
     light = (1 << bits) - 1 - counts if is_white else counts
     np.testing.assert_array_equal(read_channel(str(path), "red"), light * (255 // ((1 << bits) - 1) if bits < 8 else 1))
 

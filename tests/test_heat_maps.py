@@ -10,6 +10,7 @@ import pandas as pd
 import prediction_cases as cases
 import pytest
 import tensorflow as tf
+import tifffile
 
 from hpa_tf import cell_table, heat_map_files, serving
 from hpa_tf.classes import CHANNELS, CLASSES
@@ -17,7 +18,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation import heat
 from hpa_tf.heat_map_files import HeatMaps, SeenSquare
 from hpa_tf.imaging.cells import cut_cells
-from hpa_tf.imaging.fields import FieldOfView
+from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
@@ -187,6 +188,19 @@ def test_the_table_is_by_class_and_the_command_writes_it(known, tmp_path, capsys
     assert table.loc[CLASSES[4], "cells"] == 1, "the even cell is left out"
     assert table.loc["mean over the classes", "iou"] == 0.5
     assert (tmp_path / "out/heat.png").read_bytes().startswith(b"\x89PNG") and CLASSES[3] in capsys.readouterr().out
+
+
+def test_the_scale_of_the_images_does_not_matter(known, tmp_path):
+    """`predict.py --um-per-px` took files that say a wrong one."""
+    usual, _ = heat.measure(known)
+    for path in (tmp_path / "images").glob("a_*.png"):
+        if "mask" not in path.name:
+            plane = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            tifffile.imwrite(path.with_suffix(".tif"), plane, imagej=True, resolution=(1, 1), metadata={"unit": "mm"})
+            path.unlink()
+    with pytest.raises(InputError, match="--um-per-px"):
+        read_field(find_fields(tmp_path / "images")[0])
+    pd.testing.assert_frame_equal(heat.measure(known)[0], usual)
 
 
 def test_with_a_truth_only_maps_of_true_classes_count(known, tmp_path):

@@ -155,6 +155,21 @@ def test_images_named_otherwise_are_shown(world, refused):
     assert "report" not in page(world, "--pattern", "{ID}_{channel}.png", "--channels", "protein=gfp")
 
 
+def test_an_image_that_prediction_skipped_is_left_out_and_no_other(world, refused):
+    usual = page(world)
+    for name in ("z_red.png", "z_red.tif"):
+        (world / "images" / name).write_bytes(b"")
+    assert page(world) == usual
+    folders = {"--predictions": "predictions", "--images": "images", "--masks": "images", "--out": "measured"}
+    words = [word for option, name in folders.items() for word in (option, str(world / name))]
+    assert main(["heat", *words, "--bootstrap", "0"]) == 0
+    (world / "images/a_red.tif").write_bytes(b"")
+    (world / "report.html").unlink()
+    (world / "picture.png").unlink(missing_ok=True)
+    assert "a second file for red" in refused()
+    assert main(["heat", *words, "--bootstrap", "0"]) == 2
+
+
 def test_heat_maps_of_images_named_otherwise_are_measured(world):
     def measured(*more: str) -> pd.DataFrame:
         folders = {"--predictions": "predictions", "--images": "images", "--masks": "images", "--out": "measured"}

@@ -15,14 +15,15 @@ import tyro
 from skimage.filters import threshold_otsu
 
 from hpa_tf import cell_table, files, heat_map_files, reporting, submission
-from hpa_tf.classes import CLASSES, GREEN
+from hpa_tf.classes import CLASSES, DEFAULT_UM_PER_PX, GREEN
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation.bootstrap import check_draws, draw_images, interval
+from hpa_tf.evaluation.image_folder import find_wanted
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.cells import find_boxes
-from hpa_tf.imaging.fields import find_fields, read_field
+from hpa_tf.imaging.fields import read_field
 from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.run_length import masks_of
 from hpa_tf.prediction_folder import CELLS
@@ -134,27 +135,27 @@ def measure(options: Heat) -> tuple[pd.DataFrame, list[Seen]]:
 
 def _cells(options: Heat, tables: Mapping[str, pd.DataFrame]) -> Iterator[Seen]:
     """Yield each cell that has a map of the same class in every folder."""
-    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.layout.parse())
-    with_maps = [
-        one
-        for one in fields
-        if all(files.exists(heat_map_files.path_of(folder, one.image_id)) for folder in options.predictions)
-    ]
-    for field_files in progress(with_maps, desc="heat maps", unit="image"):
-        maps = [heat_map_files.read(folder, field_files.image_id) for folder in options.predictions]
-        pixels = read_field(field_files, max_pixels=submission.MOST_PIXELS).pixels.astype(np.float32)
+
+    def has_maps(image_id: str) -> bool:
+        return all(files.exists(heat_map_files.path_of(folder, image_id)) for folder in options.predictions)
+
+    masks, fields = MaskFolder(options.masks), find_wanted(options.images, options.layout.parse(), has_maps)
+    for image_id, field_files in progress(fields.items(), desc="heat maps", unit="image"):
+        maps = [heat_map_files.read(folder, image_id) for folder in options.predictions]
+        field = read_field(field_files, DEFAULT_UM_PER_PX, submission.MOST_PIXELS)  # no scale is used: none is read
+        pixels = field.pixels.astype(np.float32)
         bright = (pixels / np.maximum(pixels.max(axis=(0, 1)), 1)).sum(axis=2)
-        mask = masks.read(field_files.image_id, bright.shape)
+        mask = masks.read(image_id, bright.shape)
         for folder, table in tables.items():
-            rows = table[table["image_id"] == field_files.image_id]
-            masks_of(mask, rows, folder, masks.path(field_files.image_id))  # they are those of the maps' cells
+            rows = table[table["image_id"] == image_id]
+            masks_of(mask, rows, folder, masks.path(image_id))  # they are those of the maps' cells
         boxes = dict(find_boxes(mask))
         for number, class_id, places in _shared(maps):
             if number in boxes:
                 rows, columns = boxes[number]
                 box = rows.start, columns.start, rows.stop, columns.stop
                 yield Seen(
-                    (field_files.image_id, number, class_id),
+                    (image_id, number, class_id),
                     mask[rows, columns] == number,
                     pixels[rows, columns, GREEN],
                     bright[rows, columns],

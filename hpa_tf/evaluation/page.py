@@ -19,12 +19,13 @@ from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
 from hpa_tf.evaluation.baselines import IMAGE_LABELS_COPIED, RANDOM
 from hpa_tf.evaluation.heat import MEASURES
+from hpa_tf.evaluation.image_folder import find_wanted
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.evaluation.matching import MetricSettings
 from hpa_tf.figures import to_png, training_curve
 from hpa_tf.heat_map_files import HeatMaps
 from hpa_tf.imaging.cells import cut_cells
-from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, find_fields, read_field
+from hpa_tf.imaging.fields import FieldOfView, check_um_per_px, read_field
 from hpa_tf.imaging.layout_options import USUAL_LAYOUT, LayoutOptions
 from hpa_tf.imaging.pictures import CLASS_COLOURS, composite, draw_outlines, heat_map, shrink, shrink_mask, stretch
 from hpa_tf.imaging.run_length import masks_of
@@ -182,8 +183,8 @@ def _read_fields(
     Raises:
         InputError: An image or its masks are missing, or the masks have another size or are not those of the cells.
     """
-    masks, fields = MaskFolder(options.masks), find_fields(options.images, layout=options.layout.parse())
-    found = {one.image_id: one for one in fields}
+    masks = MaskFolder(options.masks)
+    found = find_wanted(options.images, options.layout.parse(), image_ids.__contains__)
     if missing := sorted(image_ids - found.keys()):
         lacks = f"no image {missing[0]}" + (f", and {len(missing) - 1} more missing" if len(missing) > 1 else "")
         raise InputError(options.images, lacks, "the images that were predicted", "give their folder")

@@ -1,5 +1,6 @@
 """One channel of a field of view from a PNG, TIFF or JPEG file, checked by its header before it is decoded."""
 
+import gzip
 import io
 import os
 import warnings
@@ -76,6 +77,30 @@ def read_channel_file(
     except MemoryError as error:
         fix = "lower --max-pixels or cut the image into parts"
         raise InputError(path, "more data than memory", f"at most {max_pixels} px", fix) from error
+    except tiff.DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def read_size(path: str) -> tuple[int, int]:
+    """Return the (width, height), px, of one channel's file by its header; nothing is decoded.
+
+    Raises:
+        InputError: The file cannot be read, or is no PNG, TIFF or JPEG image.
+    """
+    try:
+        with files.open_file(path) as raw, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            stream = gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else raw
+            is_tiff = stream.read(4) in tiff.MAGIC
+            stream.seek(0)
+            if not is_tiff:
+                with Image.open(stream, formats=["PNG", "JPEG"]) as image:
+                    return image.size
+            with tifffile.TiffFile(stream) as opened:
+                page = next(page for page in opened.pages if not page.is_reduced)
+                return page.imagewidth, page.imagelength
+    except Image.DecompressionBombError as error:
+        raise too_large_for_pillow(path, error) from error
     except tiff.DAMAGE as error:
         raise damaged(path, error) from error
 
