@@ -30,7 +30,8 @@ from playwright.sync_api import Page, sync_playwright
 from hpa_tf import cell_table, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.encoding import encode_picture
-from hpa_tf.grade_journal import Decision, GradedData, Writer
+from hpa_tf.grade_decisions import Decision, GradedData
+from hpa_tf.grade_journal import Writer
 from hpa_tf.imaging.cells import BOX
 
 CLASS, CELLS_PER_IMAGE, DISTINCT = 11, 20, 500

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, image_table
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import GradedData
+from hpa_tf.grade_decisions import GradedData, Place
 from hpa_tf.manifest import CELL_TABLE_NAME, Manifest, Shard, read_manifest
 
 CELL_COLUMNS = (*cell_table.KEYS, *cell_table.PLACES)
@@ -68,9 +68,18 @@ def graded_data(folder: str | os.PathLike, manifest: Manifest, table: pd.DataFra
         raise InputError(path, f"no column {missing}", "the cell table of a build", "build the data again")
     image_of, image_ids = pd.factorize(table["image_id"].astype("str"), sort=True)
     numbers = np.column_stack([image_of, *(table[name] for name in CELL_COLUMNS[1:])]).astype("<i8")
+    numbers = numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))]
     digest = hashlib.sha256(json.dumps(list(image_ids)).encode())
-    digest.update(numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))].tobytes())
-    return GradedData(digest.hexdigest(), manifest.fingerprint)
+    digest.update(numbers.tobytes())
+    starts = np.searchsorted(numbers[:, 0], np.arange(len(image_ids) + 1))
+    rows_of = {image_id: slice(*starts[i : i + 2]) for i, image_id in enumerate(image_ids)}
+
+    def place_of(image_id: str, cell: int) -> Place | None:
+        own = numbers[rows_of.get(image_id, slice(0))]
+        places = own[own[:, 1] == cell, 2:].tolist()
+        return tuple(places[0]) if places else None
+
+    return GradedData(digest.hexdigest(), manifest.fingerprint, place_of)
 
 
 def _check_shard_names(table: pd.DataFrame, path: str, manifest: Manifest) -> None:

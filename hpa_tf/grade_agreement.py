@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpa_tf.grade_journal import Journal
+from hpa_tf.grade_decisions import Journal
 
 
 def self_agreement(journal: Journal) -> tuple[float, int]:

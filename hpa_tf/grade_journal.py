@@ -1,9 +1,10 @@
 """The journal of hand grades: one append-only file for each grader and class, one JSON line for each decision.
 
 `class-11.anna.jsonl` begins with a header (format, version, class, grader, digest of the cells of the data); every
-further line is a `Decision`. A line is on the disk before its decision counts, so a program that is killed at any
-moment loses nothing that it has acknowledged; a torn last line never counted and is cut off when the file is opened
-again. Nothing is ever erased: undoing and correcting are lines too. Several graders may share one folder.
+further line is a `Decision`, since version 2 with the place of its cell. A line is on the disk before its decision
+counts, so a program that is killed at any moment loses nothing that it has acknowledged; a torn last line never counted
+and is cut off when the file is opened again. Nothing is ever erased: undoing and correcting are lines too. Several
+graders may share one folder.
 """
 
 import contextlib
@@ -14,8 +15,7 @@ import threading
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, get_args
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -24,119 +24,11 @@ from hpa_tf import file_lock, files
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.file_names import check_image_id
+from hpa_tf.grade_decisions import Decision, GradedData, Journal
 
-FORMAT, VERSION = "hpa_tf grades", 1
-GRADES = (1, 2, 3, 4, 5)
-"""1 = surely does not show the class, 5 = surely does."""
-
-Action = Literal["grade", "skip", "undo"]
+FORMAT, VERSION = "hpa_tf grades", 2
 _NAME = re.compile(r"class-(\d{1,2})\.([\w-]{1,40})\.jsonl")
 _HEADER_KEYS = {"format", "version", "class", "grader", "data"}
-
-
-@dataclass(frozen=True)
-class GradedData:
-    """What tells the cells that were graded from other cells with the same numbers (`hpa_tf.data_folder.graded_data`).
-
-    Attributes:
-        cells: Digest of which cells the data have; journals name their data by it.
-        fingerprint: That of the build, by which journals of earlier versions name their data, whatever the masks hold.
-    """
-
-    cells: str
-    fingerprint: str
-
-    def check(self, journal: "Journal", where: str | os.PathLike) -> None:
-        """Refuse a journal of other data.
-
-        Raises:
-            InputError: It is one.
-        """
-        if journal.data not in (self.cells, self.fingerprint):
-            found = f"grades of other data (class {journal.class_id}, {journal.grader}: cells {journal.data[:12]})"
-            fix = "give the data folder that was graded; where its masks were made again, grade into another folder"
-            raise InputError(where, found, f"grades of the cells {self.cells[:12]}", fix)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One line of a journal.
-
-    Attributes:
-        number: Its number in the file, from 1.
-        action: grade, skip (shown, not graded) or undo.
-        image_id: Field of view.
-        cell: Number of the cell in its mask.
-        grade: 1 to 5; None for skip and undo.
-        repeat: The cell was shown a second time, to see whether the grader agrees with himself or herself.
-        replaces: Number of the decision that this one undoes or corrects.
-        seconds: Time from the cell's appearance to the decision, s; of cells that were graded at once, its share of it.
-        time: When, UTC, ISO 8601.
-    """
-
-    number: int
-    action: Action
-    image_id: str
-    cell: int
-    grade: int | None = None
-    repeat: bool = False
-    replaces: int | None = None
-    seconds: float | None = None
-    time: str = ""
-
-
-@dataclass
-class Journal:
-    """What a journal says: all its lines, and those that stand (neither undone nor corrected).
-
-    Attributes:
-        class_id: The class that was graded.
-        grader: Who graded, in NFC.
-        data: Which data: see `GradedData`.
-        decisions: All lines in order.
-        standing: The decisions that stand, by number, in the order in which their cells were first decided.
-    """
-
-    class_id: int
-    grader: str
-    data: str
-    decisions: list[Decision] = field(default_factory=list)
-    standing: dict[int, Decision] = field(default_factory=dict)
-    _places: dict[int, int] = field(default_factory=dict)  # number -> key in `standing` under which it stands
-
-    def add(self, decision: Decision) -> None:
-        """Take in the next line.
-
-        Raises:
-            ValueError: Its number, grade or what it replaces does not fit the lines before.
-        """
-        if decision.number != len(self.decisions) + 1:
-            raise ValueError(f"number {decision.number} after {len(self.decisions)} lines")
-        if decision.action not in get_args(Action) or (decision.grade in GRADES) != (decision.action == "grade"):
-            raise ValueError(f"action {decision.action!r} with grade {decision.grade!r}")
-        if decision.replaces is None:
-            if decision.action == "undo":
-                raise ValueError("an undo that names no decision")
-            self._places[decision.number] = decision.number
-            self.standing[decision.number] = decision
-        else:
-            self._replace(decision, decision.replaces)
-        self.decisions.append(decision)
-
-    def _replace(self, decision: Decision, number: int) -> None:
-        place = self._places.get(number)
-        if place is None or self.standing.get(place, decision).number != number:
-            raise ValueError(f"decision {number}, which does not stand, replaced")
-        undone = self.standing[place]
-        if (undone.image_id, undone.cell) != (decision.image_id, decision.cell):
-            raise ValueError(f"decision {number}, of another cell, replaced")
-        if decision.action != "undo":
-            self.standing[place] = decision
-            self._places[decision.number] = place
-        elif undone.replaces is None:
-            del self.standing[place]
-        else:
-            self.standing[place] = self.decisions[undone.replaces - 1]  # the decision that it had corrected
 
 
 def file_name(class_id: int, grader: str) -> str:
@@ -185,23 +77,29 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
     fix = "restore the file from a copy, or remove the damaged line and renumber"
     try:
         header = json.loads(lines[0])
-        if header.keys() != _HEADER_KEYS or (header["format"], header["version"]) != (FORMAT, VERSION):
+        known = header.keys() == _HEADER_KEYS and header["format"] == FORMAT
+        if not known or header["version"] not in range(1, VERSION + 1):
             raise ValueError(f"header {header}")
         if not 0 <= int(header["class"]) < NUM_CLASSES:
             raise ValueError(f"class {header['class']}")
         grader = unicodedata.normalize("NFC", str(header["grader"]))
         journal = Journal(int(header["class"]), grader, str(header["data"]))
     except (IndexError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version {VERSION}", fix) from error
+        raise InputError(
+            f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version 1 to {VERSION}", fix
+        ) from error
     _check_name(journal, path)
     names = {one.name for one in fields(Decision)}
     for number, line in enumerate(lines[1:], start=2):
         try:
             found = json.loads(line)
-            if not isinstance(found, dict) or found.keys() != names:
+            if not isinstance(found, dict) or {*found, "place"} != names:
                 raise ValueError("other keys than those of a decision")
+            if not isinstance(found["image_id"], str) or type(found["cell"]) is not int:
+                raise ValueError("an image or cell of another kind")
             check_image_id(found["image_id"], path)
-            journal.add(Decision(**found))
+            place = found.get("place")
+            journal.add(Decision(**{**found, "place": None if place is None else tuple(place)}))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}, line {number}", f"a damaged line ({error})", "a decision", fix) from error
     return journal
@@ -257,6 +155,7 @@ class Writer:
             raise InputError(self.path, f"{error.strerror}", "a file to write to", "choose another --out") from error
         self._lock = threading.Lock()
         try:
+            self._place_of = data.place_of
             self._open(folder, class_id, grader, data)
         except BaseException:
             os.close(self._descriptor)
@@ -283,17 +182,18 @@ class Writer:
         os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def append(self, decisions: Sequence[Decision]) -> None:
-        """Write decisions and flush them to the disk; when this returns they are there for good.
+        """Write decisions, with the places of their cells, to the disk; when this returns they are there for good.
 
         Raises:
             InputError: The disk is full or broken; nothing was written.
             ValueError: A decision does not fit the lines before; nothing was written.
         """
+        placed = [replace(one, place=self._place_of(one.image_id, one.cell)) for one in decisions]
         with self._lock:
             try:
-                for decision in decisions:
+                for decision in placed:
                     self.journal.add(decision)
-                self._write([asdict(decision) for decision in decisions])
+                self._write([asdict(decision) for decision in placed])
             except BaseException:
                 self.journal = read(self.path)  # what is on the disk counts
                 raise

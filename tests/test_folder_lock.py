@@ -239,7 +239,8 @@ del os.O_DIRECTORY, os.pwrite
 from hpa_tf import Predictor, files
 from hpa_tf.errors import InputError
 from hpa_tf.folder_lock import locked
-from hpa_tf.grade_journal import GradedData, Writer
+from hpa_tf.grade_decisions import GradedData
+from hpa_tf.grade_journal import Writer
 files.write_bytes(sys.argv[1] + "/a", b"x")
 for use in (lambda: locked(sys.argv[1]).__enter__(), lambda: Writer(sys.argv[1], 11, "anna", GradedData("", ""))):
     try:

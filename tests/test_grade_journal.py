@@ -18,7 +18,8 @@ from sklearn.metrics import cohen_kappa_score
 from hpa_tf import file_lock
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_agreement import agreement_between, self_agreement, weighted_kappa
-from hpa_tf.grade_journal import Decision, GradedData, Journal, Writer, grades_table, read, read_folder
+from hpa_tf.grade_decisions import Decision, GradedData, Journal
+from hpa_tf.grade_journal import Writer, grades_table, read, read_folder
 
 DATA = GradedData("data", "of a build")
 
@@ -114,6 +115,7 @@ def test_one_process_a_journal_and_one_data_folder(tmp_path):
     with pytest.raises(InputError, match="grading this class already"):
         Writer(tmp_path, 11, "anna", DATA)
     other = Writer(tmp_path, 11, "ben", DATA)  # another grader may write into the same folder
+    writer.append([grade(1)])
     writer.close()
     other.close()
     with pytest.raises(InputError, match="other data"):

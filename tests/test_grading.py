@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,8 @@ from werkzeug.test import Client
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import GradedData, Writer, read
+from hpa_tf.grade_decisions import Decision
+from hpa_tf.grade_journal import Writer, read
 from hpa_tf.grading import pixels
 from hpa_tf.grading.cells import read_cells
 from hpa_tf.grading.command import Options, main, make_session
@@ -420,8 +422,6 @@ def test_a_grade_is_on_the_disk_before_the_answer(app):
 def test_grades_of_other_data_are_refused(data, tmp_path):
     cells = read_cells(data[0], CLASS)
     writer = Writer(tmp_path, CLASS, "anna", cells.data)
-    from hpa_tf.grade_journal import Decision
-
     writer.append([Decision(1, "grade", "image-99999", 1, 4)])
     with pytest.raises(InputError, match="image-99999"):
         Session(cells, CLASS, np.arange(90), writer)
@@ -446,16 +446,59 @@ def test_grades_belong_to_the_cells_and_not_to_the_build(data, tmp_path):
 
 
 def test_a_journal_of_an_earlier_version_goes_on(data, tmp_path):
-    """It names its data by the fingerprint of the build."""
-    known = read_cells(data[0], CLASS).data
-    Writer(tmp_path, CLASS, "anna", GradedData(known.fingerprint, "")).close()
+    """It names its data by the fingerprint of the build, and does not say where its cells are."""
     session = open_session(data[0], tmp_path)
     session.grade(session.state()["upcoming"][:1], 4, None)
     session.writer.close()
-    assert open_session(data[0], tmp_path).state()["graded"] == 1
-    Writer(tmp_path, CLASS, "ben", GradedData("2" * 64, "")).close()
-    with pytest.raises(InputError, match="grades of other data"):
-        make_session(Options(data=str(data[0]), class_=str(CLASS), out=str(tmp_path), grader="ben"))
+    path = Path(session.writer.path)
+    header, line = map(json.loads, path.read_text().splitlines())
+    assert len(line.pop("place")) == 5
+
+    def written_on(fingerprint):
+        old = {**header, "version": 1, "data": fingerprint}
+        path.write_text(f"{json.dumps(old)}\n{json.dumps(line)}\n")
+
+    written_on(read_cells(data[0], CLASS).data.fingerprint)
+    for graded in (1, 2):
+        session = open_session(data[0], tmp_path)
+        assert session.state()["graded"] == graded
+        session.grade(session.state()["upcoming"][:1], 4, None)
+        session.writer.close()
+    written_on("2" * 64)
+    with pytest.raises(InputError, match=r"grades of other data .*cells 222222222222"):
+        open_session(data[0], tmp_path)
+
+
+def test_grades_go_on_where_images_came_but_not_where_their_cells_went(data, tmp_path):
+    """Only the cells that were decided count; those that come later stand in the same journal."""
+    session = open_session(data[0], tmp_path / "grades")
+    session.grade(session.state()["upcoming"][:3], 4, None)
+    session.writer.close()
+    write_cells(tmp_path / "more" / "data", 98)
+    more = open_session(tmp_path / "more" / "data", tmp_path / "grades", which="all")
+    assert more.state()["graded"] == 3
+    new = [row for row in range(len(more.cells)) if more.cells.key(row)[0] not in set(data[1]["image_id"])]
+    more.grade(new[:1], 5, None)
+    more.undo()
+    more.writer.close()
+    open_session(data[0], tmp_path / "grades").writer.close()  # undone: its cell need not be there
+    more = open_session(tmp_path / "more" / "data", tmp_path / "grades", which="all")
+    more.grade(new[:1], 5, None)
+    more.writer.close()
+    with pytest.raises(InputError, match=r"grades of other data .*expected a cell that the data have"):
+        open_session(data[0], tmp_path / "grades")
+
+
+def test_a_journal_that_was_begun_on_other_cells_says_so_of_each_decision(data, tmp_path):
+    """Nothing was decided on the first data, whose digest the journal has: its grades are those of the second."""
+    open_session(data[0], tmp_path / "grades").writer.close()
+    write_cells(tmp_path / "other" / "data", 90, seed=1)
+    session = open_session(tmp_path / "other" / "data", tmp_path / "grades")
+    session.grade(session.state()["upcoming"][:3], 4, None)
+    session.writer.close()
+    assert read(session.writer.path).data == read_cells(data[0], CLASS).data.cells
+    with pytest.raises(InputError, match=r"grades of other data .*as in the data"):
+        open_session(data[0], tmp_path / "grades")
 
 
 def test_a_table_that_does_not_say_which_cells_they_are_is_refused(tmp_path):

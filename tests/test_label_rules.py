@@ -17,7 +17,8 @@ from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.grade_journal import Decision, Writer
+from hpa_tf.grade_decisions import Decision
+from hpa_tf.grade_journal import Writer
 from hpa_tf.label_rules.label_table import SET_BY, given
 from hpa_tf.pipeline.examples import read_examples
 from hpa_tf.records import read_manifest
@@ -420,6 +421,27 @@ def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):
     arguments = ["label", "--rule", "from_grades", "--grades", str(tmp_path / "grades"), "--out", str(tmp_path / "l")]
     assert main([*arguments, "--data", str(tmp_path / "again")]) == 2
     assert "grades of other data (class 11, anna" in capsys.readouterr().err and not (tmp_path / "l").exists()
+
+
+def test_grades_stay_good_where_an_image_is_added(data, tmp_path, capsys):
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    more = tmp_path / "more"
+    larger = write_dataset(more, ones(28, 3, 11), num_shards=1, size=(30, 50))
+
+    def labels_of(place):
+        out = str(tmp_path / "labels.parquet")
+        arguments = ["label", "--rule", "from_grades", "--grades", str(tmp_path / "grades"), "--out", out]
+        return rules.read_labels(out) if main([*arguments, "--data", str(place)]) == 0 else None
+
+    before, after = labels_of(folder), labels_of(more)
+    rows = before.rows_of(after.cells)
+    np.testing.assert_array_equal(after.values[rows], before.values)
+    assert len(after) == 28 and (rows >= 0).all()
+    cell_table.write(larger.assign(cell=5 - larger["cell"]), more / "cells.parquet", "labels")
+    capsys.readouterr()
+    assert labels_of(more) is None  # renumbered
+    assert "grades of other data (class 11, anna: image " in capsys.readouterr().err
 
 
 def test_labels_of_other_masks_are_refused(data, tmp_path, capsys):

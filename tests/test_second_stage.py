@@ -16,7 +16,8 @@ from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import HpaWarning, InputError
-from hpa_tf.grade_journal import Decision, Writer
+from hpa_tf.grade_decisions import Decision
+from hpa_tf.grade_journal import Writer
 from hpa_tf.pipeline.sampling import draw_epoch
 from hpa_tf.recipes import Member, System, recipe_named
 from hpa_tf.recipes.milimed import MILIMED_B0_FLIPS, fine_tuning

@@ -15,7 +15,7 @@ from hpa_tf.data_folder import CELL_COLUMNS, check_file, graded_data
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
-from hpa_tf.grade_journal import GradedData
+from hpa_tf.grade_decisions import GradedData
 from hpa_tf.imaging import rules
 
 MAX_PIXELS = 1 << 26

@@ -17,7 +17,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from hpa_tf.errors import HpaError, InputError
-from hpa_tf.grade_journal import GRADES
+from hpa_tf.grade_decisions import GRADES
 from hpa_tf.grading import pixels
 from hpa_tf.grading.context import ContextPictures
 from hpa_tf.grading.session import Conflict as SessionConflict

@@ -14,7 +14,8 @@ import numpy as np
 
 from hpa_tf.classes import CLASSES, NUM_CLASSES
 from hpa_tf.errors import InputError
-from hpa_tf.grade_journal import GRADES, Decision, Writer
+from hpa_tf.grade_decisions import GRADES, Decision
+from hpa_tf.grade_journal import Writer
 from hpa_tf.grading.cells import Cells
 from hpa_tf.grading.order import REPEAT_GAP, upcoming
 from hpa_tf.grading.standing import Standing

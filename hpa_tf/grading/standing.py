@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from hpa_tf.grade_agreement import weighted_kappa
-from hpa_tf.grade_journal import Decision, Journal
+from hpa_tf.grade_decisions import Decision, Journal
 
 
 class Standing:

@@ -11,7 +11,8 @@ from hpa_tf import files
 from hpa_tf.classes import MITOTIC_SPINDLE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.grade_agreement import agreement_between, self_agreement
-from hpa_tf.grade_journal import GRADES, GradedData, Journal, file_names, grades_table, read_folder
+from hpa_tf.grade_decisions import GRADES, GradedData, Journal
+from hpa_tf.grade_journal import file_names, grades_table, read_folder
 from hpa_tf.label_rules.label_table import GRADED, LabelTable
 
 GradeMap = Mapping[int, float]
