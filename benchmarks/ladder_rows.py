@@ -13,7 +13,7 @@ from hpa_tf.losses import CrossEntropy, SquaredError
 from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.fcan import ALL_CLASSES
-from hpa_tf.objectives import Labels
+from hpa_tf.objectives import AnyLoss, Labels
 from hpa_tf.pipeline import EveryCell, InverseFrequency, PasteCells, SemiBalanced
 from hpa_tf.recipes import ALL_FOLDS, Recipe, recipe_named, system_named
 from hpa_tf.recipes.optimization import Cosine
@@ -132,10 +132,13 @@ PUZZLE = Training(_short("puzzle_cam", "cpu_puzzle_cam"), _PUZZLE)
 DUO = Training(_short("duo_branch", "cpu_duo_branch"), _BAGS)
 
 
-def _student(labels: str, name: str = "student", times: int = 1) -> Training:
-    """Return a student of the teachers of that name, trained `times` as long: square error to their answers."""
+_SQUARED = SquaredError()
+
+
+def _student(labels: str, name: str = "student", times: int = 1, loss: AnyLoss = _SQUARED) -> Training:
+    """Return a student of the teachers of that name, trained `times` as long: by its loss between their answers."""
     network = Classifier(_LITE, dropout=0.2, classes=ALL_CLASSES)
-    changes = {"network": network, "objective": (Labels(loss=SquaredError()),), "sampling": EveryCell()}
+    changes = {"network": network, "objective": (Labels(loss=loss),), "sampling": EveryCell()}
     return Training(_short(name, "cpu_lite0", **changes), times * _CELLS, labels)
 
 
@@ -216,6 +219,8 @@ _FCAN_AFTER = replace(FCAN, recipe=_slower("fcan_after_plain", FCAN.recipe), sta
 FURTHER: tuple[Row, ...] = (
     Row("student of all four, trained 4 times as long", (Part(_student("all_four", "student_longer", 4)),)),
     Row("student of image x cell, mixed .6/.4", (Part(_student("image_x_cell")),), own=0.6),
+    Row("student of image x cell, cross-entropy", (Part(_student("image_x_cell", "student_ce", loss=CrossEntropy())),)),
+    Row("student of all four, cross-entropy", (Part(_student("all_four", "student_ce", loss=CrossEntropy())),)),
     Row("duo-branch, started from plain", (Part(_DUO_AFTER),)),
     Row("mean of plain and that duo-branch", (Part(PLAIN, 0.5), Part(_DUO_AFTER, 0.5))),
     Row("FCAN, started from plain", (Part(_FCAN_AFTER),)),
