@@ -22,6 +22,7 @@ from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.runtimes import Device, tensorflow_run
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.serving import server
+from hpa_tf.serving.request import instances
 from hpa_tf.views import Bag, CellInField, Crop
 
 TOYS = {recipe.name: recipe for recipe in toy_networks.TOYS}
@@ -134,6 +135,13 @@ def test_pictures_too_large_together_are_refused_before_any_is_decoded(kind):
     one = {"image": large, "masks": large} if served.recipe.asked_view.reads == "fields" else {"crop": [large] * 2}
     with pytest.raises(ValueError, match="200000000 pixels together"):
         server.predict(served, {"instances": [one]})
+
+
+@pytest.mark.parametrize("name", ["signature_name", "inputs"])
+def test_what_networks_of_single_cells_take_besides_is_refused_by_its_name(name):
+    payload = {"instances": [{"crop": [b64(COLOUR)]}], name: "serving_default"}
+    with pytest.raises(ValueError, match=f"found '{name}'; networks of bags and of fields take instances alone"):
+        instances(payload)
 
 
 def test_more_crops_than_a_request_may_have_are_refused_before_any_is_decoded():

@@ -92,7 +92,10 @@ def instances(payload: Any) -> list[dict[str, Any]]:
     """
     if isinstance(payload, bytes):
         payload = _json(payload)
-    found = payload.get(_ROWS) if isinstance(payload, dict) and set(payload) == {_ROWS} else None
+    if isinstance(payload, dict) and (others := sorted(payload.keys() - {_ROWS})):
+        named = ", ".join(map(repr, others))[:200]
+        raise ValueError(f"found {named}; networks of bags and of fields take {_ROWS} alone")
+    found = payload.get(_ROWS) if isinstance(payload, dict) else None
     if not isinstance(found, list) or not 1 <= len(found) <= MAX_INSTANCES:
         raise ValueError(f'expected {{"{_ROWS}": [1 to {MAX_INSTANCES} images]}}')
     if not all(isinstance(one, dict) for one in found):
