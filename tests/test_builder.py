@@ -24,9 +24,9 @@ from hpa_tf import cell_table, files, folder_lock, framing, records
 from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
-from hpa_tf.imaging import rules
 from tfrecords_builder import build, options, plan
 from tfrecords_builder.__main__ import main
+from tfrecords_builder.table import count_cells
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,26 @@ def test_cell_table_says_what_the_records_say(built):
     shards = {shard.name: shard.num_records for shard in records.read_manifest(built).shards_of("cells")}
     for name, rows in table.groupby("shard"):
         assert rows["record"].tolist() == list(range(shards[name]))
-    np.testing.assert_array_equal(table["cleaning_value"], rules.cell_values(table, rules.CLEANING_BORDER))
+    assert (table["cleaning_value"] == 1).all(), "whole cells, equally bright"
+
+
+def test_cleaning_values_are_those_of_cut_and_dark_cells(tmp_path):
+    """Nuclei whose longest side leaves .15, .25 and .5 of their box free, and a cell of a fiftieth of the red."""
+    inputs = write_inputs(tmp_path / "inputs", 1, size=64, grid=2)
+    cell, nucleus = draw_masks(64, 2)[0], np.zeros((64, 64), np.uint16)
+    for number, flat in enumerate((17, 15, 10, 10), start=1):
+        top, left = np.argwhere(cell == number).mean(axis=0).astype(int) - 9
+        nucleus[top : top + 20, left + 1 : left + 1 + flat] = number
+        nucleus[top + 10, left : left + 20] = number
+    cv2.imwrite(str(inputs.masks / "image_0000_nucleusmask.png"), nucleus)
+    red = cv2.imread(str(inputs.images / "image_0000_red.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(inputs.images / "image_0000_red.png"), np.where(cell == 4, red // 50, red).astype(np.uint8))
+    assert main([*inputs.arguments(tmp_path / "data"), "--num-folds", "1", "--workers", "1"]) == 0
+    table = cell_table.read(tmp_path / "data" / records.CELL_TABLE_NAME)
+    np.testing.assert_allclose(table["border_ud"], [0.15, 0.25, 0.5, 0.5])
+    assert (table["border_lr"] > 0.9).all()
+    assert table["cleaning_value"].tolist() == [0.001, 1, 1, 0.001]
+    assert count_cells(table) == {"found": 4, "border": 1, "outlier": 1, "rejected": 2}
 
 
 def test_image_records_hold_the_cells_in_table_order(inputs, built):

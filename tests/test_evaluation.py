@@ -797,6 +797,57 @@ def test_ablation_of_an_unfinished_prediction_is_refused(world, capsys):
     assert "state 'running'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("shape", "option", "usual", "changed"),
+    [
+        ("halves", "--iou-threshold 0.4", (0.25, "1 of 2", "no mask"), (0.5, "2 of 2", "not claimed")),
+        ("corner", "--geometry boxes", (0.25, "1 of 2", "no mask"), (0.75, "2 of 2", "found")),
+        ("whole", "--verified present", (0.75, "2 of 2", "found"), (1.0, "2 of 2", "found")),
+    ],
+)
+def test_settings_of_the_metric_reach_each_command(tmp_path, capsys, shape, option, usual, changed):
+    """A cell of class 0 that is found as a square, and one of class 3 that fits; 3 is said more surely of the first.
+
+    The true cells of the square are two halves of it (IoU .5), one corner (IoU 11/36, the same box), or all of it.
+    """
+    true = grid_mask(1)
+    if shape == "halves":
+        true[:6, 3:6] = 2
+    elif shape == "corner":
+        true[1:6, 1:6] = 0
+    for image_id, mask in (("x", true), ("y", grid_mask(1))):
+        write_mask(tmp_path / "masks" / f"{image_id}_cellmask.png", grid_mask(1))
+        write_mask(tmp_path / "true" / f"{image_id}_cellmask.png", mask)
+    probabilities, labels = np.zeros((2, 18)), np.eye(NUM_CLASSES)[[0, 3]]
+    probabilities[0, [0, 3]], probabilities[1, 3] = (0.9, 0.8), 0.5
+    cell_table.write(cell_table.from_values(["x", "y"], [1, 1], labels), tmp_path / "truth.parquet", "truth")
+    write_prediction(tmp_path, tmp_path / "prediction", {"net": (1.0, probabilities)}, np.ones(2), np.ones(2))
+    cells = [1, 2, 1] if shape == "halves" else [1, 1]
+    image_ids = ["x"] * (len(cells) - 1) + ["y"]
+    truth = cell_table.from_values(image_ids, cells, np.eye(NUM_CLASSES)[[0] * (len(cells) - 1) + [3]])
+    cell_table.write(truth, tmp_path / "truth.parquet", "truth")
+
+    paths = ["--truth-masks", str(tmp_path / "true"), "--truth-labels", str(tmp_path / "truth.parquet")]
+    for words, (expected, matched, fate) in (([], usual), (option.split(), changed)):
+        words = [*paths, *words, "--out", str(tmp_path / "out")]
+        submitted = ["--submission", str(tmp_path / "prediction/submission.csv"), "--bootstrap", "5"]
+        assert main(["score", *words, *submitted]) == 0
+        scores = json.loads((tmp_path / "out/scores.json").read_text())
+        assert scores["mAP"] == pytest.approx(expected)
+        fates = pd.read_csv(tmp_path / "out/true_cells.csv").query("image_id == 'x'")["fate"]
+        assert fates.iloc[-1] == fate
+        capsys.readouterr()
+        asked = ["--prediction", str(tmp_path / "prediction")]
+        assert main(["diagnose", *words, *asked]) == 0
+        assert f"mAP {expected:.4f}; {matched} cells matched" in capsys.readouterr().out
+        assert main(["ablation", *words, *asked, "--bootstrap", "5"]) == 0
+        table = pd.read_csv(tmp_path / "out/ablation.csv", index_col="variant")
+        assert table.loc["baseline", "mAP"] == pytest.approx(expected)
+    settings = {"iou_threshold": 0.6, "geometry": "masks", "verified": "all", "bootstrap": 5, "seed": 0}
+    name, value = option.removeprefix("--").replace("-", "_").split()
+    assert scores["settings"] == settings | {name: 0.4 if name == "iou_threshold" else value}
+
+
 # -- what other tools write -------------------------------------------------------------------------------------------
 
 

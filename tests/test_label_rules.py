@@ -163,6 +163,22 @@ def test_drop_unlikely_lowers_unlikely_positives_only():
     np.testing.assert_array_equal(untouched.values, values)
 
 
+def test_drop_unlikely_goes_by_its_own_threshold_and_label():
+    table = table_of(np.vstack([ones(3, 3), 0.1 * ones(1, 3)]))
+    p = probabilities(table, c3=[0.59, 0.6, 0.29, 0.1])
+    dropped = rules.drop_unlikely(table, p, {}, threshold=0.6, to=0.2)
+    np.testing.assert_allclose(dropped.values[:, 3], [0.2, 1, 0.2, 0.1])
+    assert dropped.steps[1].options["threshold"] == 0.6 and dropped.steps[1].options["to"] == 0.2
+
+
+def test_add_likely_goes_by_its_own_threshold_label_and_classes():
+    table = table_of(ones(4, 0))
+    p = probabilities(table, c5=[0.5, 0.49, 0.9, np.nan], c11=1)
+    added = rules.add_likely(table, p, {}, threshold=0.5, to=0.7, classes=(5,))
+    np.testing.assert_allclose(added.values[:, 5], [0.7, 0, 0.7, 0])
+    assert not added.values[:, SPINDLE].any()
+
+
 def test_add_likely_looks_at_images_without_the_label():
     values = np.vstack([ones(2, 11), ones(4, 0)])
     values[1, 11] = 0.01  # a cell of a positive image that was dropped stays dropped
@@ -493,6 +509,30 @@ def test_a_chain_of_commands_and_its_pictures(data, tmp_path, capsys):
     page = (tmp_path / "3.parquet.changes.html").read_text()
     assert page.count("<figure>") == 6 and "1.00 to 0.00</span> by from_grades" in page
     assert (tmp_path / "3.parquet.changes.png").stat().st_size > 1000
+
+
+def test_rules_go_by_the_options_of_their_command(data, tmp_path):
+    """All cells have classes 3 and 11; the networks say .05 more of each next cell."""
+    folder, table = data
+    p, values = 0.025 + 0.05 * np.arange(24).clip(max=19), np.full((24, 19), np.nan)
+    values[:, [3, 5, 11]] = p[:, None]
+    oof, out = tmp_path / "oof.parquet", str(tmp_path / "out.parquet")
+    cell_table.write(cell_table.from_values(table["image_id"], table["cell"], values), oof, "out_of_fold")
+
+    def labels(rule: str) -> np.ndarray:
+        name, *options = rule.split()
+        if name != "soften":
+            options += ["--predictions", str(oof)]
+        assert main(["label", "--rule", name, "--data", str(folder), "--out", out, *options]) == 0
+        return rules.read_labels(out).values
+
+    dropped = labels("drop_unlikely --threshold .5 --to .2 --classes 3 5")
+    np.testing.assert_allclose(dropped, np.where((p < 0.5)[:, None] & (np.arange(19) == 3), 0.2, ones(24, 3, 11)))
+    added = labels("add_likely --threshold .6 --to .8 --classes 5 11")
+    np.testing.assert_allclose(added, ones(24, 3, 11) + 0.8 * ones(24, 5) * (p >= 0.6)[:, None])
+    mixed = labels("out_of_fold --share .25 --classes 5 11")
+    np.testing.assert_allclose(mixed[:, [3, 5, 11]], np.stack([p**0, p / 4, 0.75 + p / 4], axis=1), atol=1e-6)
+    np.testing.assert_allclose(labels("soften --share .1"), np.where(ones(24, 3, 11), 0.8, 0.2), rtol=1e-6)
 
 
 def test_ids_are_escaped_in_the_page(tmp_path):

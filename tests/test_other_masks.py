@@ -233,3 +233,5 @@ def test_softened_labels_are_those_of_the_formula():
     np.testing.assert_allclose(found[0, 0], 0.02)
     np.testing.assert_allclose(found[1, [2, 3]], [0.99, 0.01])
     assert np.isnan(found[2]).all()
+    more = rules.soften(rules.from_image(table, {}), 0.3).values
+    np.testing.assert_allclose(more[:2, [1, 2]], [[0.5, 0.5], [0.3, 0.7]], err_msg="at most half of the way")

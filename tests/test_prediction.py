@@ -110,20 +110,49 @@ def test_probabilities_are_those_of_the_network_on_the_prepared_cells(world, poo
     assert spread.std(axis=0).min() > 0.01, "a network whose answers do not depend on the cell tests nothing"
 
 
+def mixed(raw: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return the scores of one image's cells by METHODS 3: probabilities [N, 19] x values [N], mixed by Final 2."""
+    weighted = raw * value[:, None]
+    mean = weighted[value == 1].mean(axis=0) if (value == 1).any() else weighted
+    scores = 0.7 * weighted + 0.3 * mean
+    scores[:, [11, 18]] = weighted[:, [11, 18]]
+    return scores
+
+
 def test_scores_follow_the_rules_of_post_processing(world, pool):
     root, _, _ = world
     table = cell_table.read(root / "out/cells.parquet")
     raw = table[[f"raw: {name}" for name in CLASSES]].to_numpy(float)
     np.testing.assert_allclose(raw[:, 18], 1 - raw[:, :18].max(axis=1), atol=1e-12)
     for image_id, rows in table.groupby("image_id"):
-        weighted = raw[rows.index] * rows["value"].to_numpy()[:, None]
-        valid = (rows["value"] == 1).to_numpy()
-        mean = weighted[valid].mean(axis=0) if valid.any() else weighted
-        expected = 0.7 * weighted + 0.3 * mean
-        expected[:, [11, 18]] = weighted[:, [11, 18]]
+        expected = mixed(raw[rows.index], rows["value"].to_numpy())
         np.testing.assert_allclose(cell_table.values(rows), expected, atol=1e-9, err_msg=image_id)
-    assert (table["value"] == table["border_value"] * table["outlier_factor"]).all()
-    assert ((table["value"] == 1) == (table["rule"] == "")).all()
+
+
+def test_cells_that_the_frame_cuts_and_dark_ones_have_low_scores_and_enter_no_mean(world, pool, tmp_path):
+    """Of 3 x 3 cells the frame cuts the upper three, one of which is dark, and so is one of the others."""
+    images, cut, dark = tmp_path / "images", 11, (4, 16)
+    mask = cases.write_field(images, "g7", 9, 10)[cut:]
+    for path in images.iterdir():
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[cut:]
+        if path.stem.endswith("red"):
+            picture[np.isin(mask, dark)] //= 50
+        cv2.imwrite(str(path), picture)
+    out = tmp_path / "out"
+    predict(replace(world[2], out=str(out), images=str(images), masks=str(images), embeddings=False), pool)
+    table = cell_table.read(out / "cells.parquet")
+    assert table["rule"].tolist() == ["border", "border + outlier", "border", "", "", "outlier", "", "", ""]
+
+    nucleus = cv2.imread(str(images / "g7_nucleusmask.png"), cv2.IMREAD_UNCHANGED)
+    sides = [(nucleus[0] == number).sum() / (nucleus == number).any(axis=0).sum() for number in (1, 4, 7)]
+    border = np.array([*((3.33 * (1 - side)) ** 0.1 for side in sides), 1, 1, 1, 1, 1, 1])
+    assert (border[:3] > 0.9).all() and (border[:3] < 1).all()
+    np.testing.assert_allclose(table["border_value"], border, atol=1e-12)
+    np.testing.assert_array_equal(table["outlier_factor"], np.where(np.isin(table["cell"], dark), 0.001, 1))
+    value = border * np.array([1, 0.001, 1, 1, 1, 0.001, 1, 1, 1])
+    np.testing.assert_allclose(table["value"], value, atol=1e-12)
+    raw = table[[f"raw: {name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(cell_table.values(table), mixed(raw, value), atol=1e-9)
 
 
 def test_submission_has_every_image_and_every_mask(world, pool):
