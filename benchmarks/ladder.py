@@ -322,8 +322,9 @@ def chosen_rows(options: Options) -> list[Row]:
         InputError: There is no such row, or no bench to run it on.
     """
     if unknown := [name for name in options.rows if name not in BY_NAME]:
-        near = difflib.get_close_matches(unknown[0], BY_NAME, n=1, cutoff=0)
-        raise InputError("--rows", repr(unknown[0]), f"rows such as {near[0]!r}", "docs/ladder.md lists them all")
+        near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], BY_NAME, n=3, cutoff=0)))
+        expected = f"some of {', '.join(map(repr, BY_NAME))}"
+        raise InputError("--rows", repr(unknown[0]), expected, f"did you mean {near}?")
     for name in ("train", "test"):
         if not os.path.isdir(os.path.join(options.bench, name, "images")):
             fix = f"hpa-tf generate bench --out {options.bench}"
