@@ -50,6 +50,13 @@ def test_modules_stay_readable():
     assert not too_long
 
 
+def test_folders_name_their_modules():
+    for folder in filter(Path.is_dir, ROOT.glob("hpa_tf/*")):
+        said = (folder / "__init__.py").read_text().split('"""')[1] if (folder / "__init__.py").exists() else ""
+        modules = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py", "command.py"}
+        assert modules <= set(re.findall(r"\w+\.py", said)), folder
+
+
 def test_no_pickle_is_ever_loaded():
     for path in [*ROOT.glob("hpa_tf/**/*.py"), *ROOT.glob("tfrecords_builder/*.py")]:
         text = path.read_text()

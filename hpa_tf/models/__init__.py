@@ -19,5 +19,7 @@ swish.py          swish with a gradient in one loop
 tensor_file.py    tensors by name from a file of weights, PyTorch's or safetensors
 torch_file.py     tensors of a PyTorch file (state dict, whole module, TorchScript; both formats) without PyTorch
 torch_pickle.py   the pickles inside, interpreted without running them
-weights.py        where a network starts: random, ImageNet, a file, another run
+weights.py        where a network starts: random, ImageNet, a file, another run; weights_file.py: is a file one?
+packed.py         weights as one small file
+dpn_unet.py, small_unet.py    networks of masks: HPACellSegmentator's, and one for two cores
 """

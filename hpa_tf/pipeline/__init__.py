@@ -11,6 +11,13 @@ Trade-off. Records are read by their byte offset, in the order of one permutatio
 buffer (memory: the records being decoded and the batches waiting), an exact shuffle, nothing to skip on resume, and
 each worker reads only its own part. The price is one small read a cell, which SSDs and object stores serve well and
 spinning disks do not.
+
+examples.py      which cells, with which labels; sampling.py: which of them in an epoch
+batches.py       planned records -> batches; loaders.py: a record -> what a view sees; parsing.py: its fields
+augmentation.py  what is drawn, and what is done; steps.py: a row of warps.py and photometry.py
+dropping.py      channels that are black at times; pasting.py: cells of other images in a field
+cutting.py       cells cut by a line; vanished.py: cells that vanish when a field is shrunk
+damage.py        shards that are not what the build wrote
 """
 
 from hpa_tf.pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, augment_batch, augment_record

@@ -14,7 +14,7 @@ aside.py      pictures for overlays, from the worker that reads an image to the 
   what predicts
 default_run.py  which run, where none is named
 runtimes.py   devices and runtimes; opens the networks that are asked for
-members.py    runs and systems -> networks with their weights in the mean
+members.py    runs and systems -> networks with their weights in the mean; member_data.py: what they were trained on
 adapting.py   --adapt: a run with the batch statistics of the images to predict
 trained_on.py whether images are like those of the training
 

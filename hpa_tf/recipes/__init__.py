@@ -7,7 +7,7 @@ choices.py        fields that may be of several classes, on the command line
 upgrades.py       recipes of earlier versions
 bestfitting.py, red_ai.py, mpware_zfturbo_dieter.py, milimed.py    teams 1 to 4
 relabel.py        one single-output network a class, for pseudo-labels
-small.py          recipes that a CPU trains
+small.py          recipes that a CPU trains; starter.py: that of the network that comes with hpa_tf
 runs.py           a trained run, for those who use its network
 """
 

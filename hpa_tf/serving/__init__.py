@@ -22,6 +22,15 @@ prepare_* and metadata, by the names of its view's inputs; `prepared` answers [B
 of an example) and `embedding` [B, D] or [B, K, D], `activation_maps` [B, K or 1, ...]: of a field, maps of all of it.
 
 A PNG's size is read from its header, in the graph, before anything is decoded.
+
+exporting.py     writes a SavedModel; png.py: from PNG to a network's input, in the graph
+loading.py       finds, checks and loads one; operations.py: what it may hold
+runs.py          where a run is on this machine; starter.py: the starter as a run; cache.py: the user's cache
+server.py        serves a run over HTTP; web.py: what it lets in
+request.py       what a request asks; whole_images.py: requests about bags and fields
+heat_maps.py     where a network sees a class in a cell
+onnx.py          a network as ONNX
+bioimageio.py    a bioimage.io package; about.py: what it says of itself
 """
 
 import importlib

@@ -2,6 +2,8 @@
 
 command.py      the options of train.py
 run.py          one run folder: check, train or go on, export
+start.py        what a training starts from
+model_card.py   README.md of a run folder
 claim.py        makes the folder this run's own; site.py: the data and the devices of a training
 systems.py      all members of a system; folds.py: cross-validation
 out_of_fold.py  what networks say of cells that they have not seen; leaks.py: whether that is so
