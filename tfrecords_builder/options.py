@@ -90,7 +90,8 @@ class BuildOptions:
     none gets them added, its cells stay as they are."""
     encoding: Encoding = "png"
     """How pictures are stored, without loss: png = smallest; png-stored = PNG that is not compressed, about twice as
-    large, read 5 times as fast; npy = NumPy's .npy, as large, read 15 times as fast, not with --tfds."""
+    large, 8 bits decoded 4 to 5 times as fast; npy = NumPy's .npy, as large, decoded 11 to 21 times as fast
+    (docs/data.md, docs/measurements.md), not with --tfds."""
     drop_unclean: bool = False
     """Leave cells out of the shards that the border and outlier rules reject (mitotic images keep all). Default: keep
     all; the recipe decides."""

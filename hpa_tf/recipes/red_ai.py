@@ -27,11 +27,12 @@ the maximum while training, as theirs did (asked, there are none), but add nothi
 always shown in one of the 8 flips and turns, theirs half of the time; brightness and contrast are added and multiplied,
 not moved in logits; the lens does not move off the centre (their library rounds its shift of .05 px to 0).
 
-The EfficientNets start from Keras' ImageNet weights. Noisy student's, and those of all other networks, are files of
-timm, one a member; without them the others start from random weights (docs/teams.md lists them):
+The EfficientNets start from Keras' ImageNet weights. Noisy student's, from which their B5 of fields and of cells
+started, and those of all other networks are files of timm, one a member; without them the others start from random
+weights (docs/teams.md lists them):
 
     train.py --data DIR --no-clean --system red_ai --out runs/red_ai
-        --member-weights red_ai_duo_b5=tf_efficientnet_b5_ns.pth red_ai_duo_resnet200d=resnet200d.pth
+        --member-weights red_ai_field_b5=tf_efficientnet_b5_ns.pth red_ai_duo_resnet200d=resnet200d.pth
 
 Here: at full size one step of each network; `cpu_red_ai` was trained on 200 generated images in 6 min of two busy cores
 (docs/teams.md). Source: SYSTEMS 2.

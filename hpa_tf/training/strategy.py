@@ -59,7 +59,8 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, OSError, tf.errors.OpError) as error:
         found = f"no TPU ({str(error).splitlines()[0][:200]})"
-        fix = "run on a TPU machine with pip install '.[tpu]', or set TPU_NAME"
+        fix = "run on a TPU machine with tensorflow-tpu in place of tensorflow, which is to be uninstalled first"
+        fix += " (docs/training.md, 'A TPU VM'); where the TPU is not a local one, set TPU_NAME"
         raise InputError("--strategy tpu", found, "a TPU", fix) from error
     return tf.distribute.TPUStrategy(resolver)
 
