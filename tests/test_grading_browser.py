@@ -272,6 +272,45 @@ def test_holding_a_key_grades_one_cell(page, tmp_path):
     assert len(journal_of(tmp_path).decisions) == 1
 
 
+def test_space_clicks_a_focused_button_and_arrows_move_a_focused_slider(page, tmp_path):
+    page.press("5")
+    row = page.row()
+    page.tab.focus("#look input[aria-label=brightness]")
+    page.tab.keyboard.press("ArrowRight")
+    page.tab.keyboard.press("ArrowRight")
+    assert page.tab.evaluate("document.activeElement.value") == "1.1" and page.row() == row
+    page.tab.focus("#look button[title=protein]")
+    for pressed in ("false", "true"):
+        page.tab.keyboard.press("Space")
+        assert page.tab.get_attribute("#look button[title=protein]", "aria-pressed") == pressed
+    page.tab.focus("#grades button:nth-child(4)")
+    page.press("Space")
+    page.tab.click("#grades button:nth-child(3)")
+    page.wait("performance.getEntriesByName('key to paint').length == 3")
+    page.press("Space")  # a button that was clicked has no focus
+    page.press("2")
+    page.tab.keyboard.press("v")
+    page.wait("document.querySelectorAll('#graded .tile').length == 5")
+    page.tab.focus("#older")
+    page.tab.keyboard.press("Space")
+    time.sleep(0.2)
+    assert [d.grade for d in journal_of(tmp_path).decisions] == [5, 4, 3, None, 2]
+
+
+def test_a_slider_follows_the_mouse(page):
+    slider = page.tab.locator("#look input[aria-label=brightness]")
+    box, values = slider.bounding_box(), []
+    for x in (0.2, 0.4, 0.6, 0.8):
+        page.tab.mouse.move(box["x"] + x * box["width"], box["y"] + box["height"] / 2)
+        if not values:
+            page.tab.mouse.down()
+        values.append(float(slider.input_value()))
+    page.tab.mouse.up()
+    assert page.tab.evaluate("document.activeElement === document.body"), "arrows go back and forward again"
+    assert values[0] < values[1] < values[2] < values[3]
+    assert page.tab.evaluate("JSON.parse(localStorage.getItem('grading-look')).brightness") == values[3]
+
+
 def test_channels_brightness_gamma_and_surroundings_change_the_picture(page, data):
     record_pixels = {}
     for keys in ("", "g", "g", "m", "m", "m", "+", "0", "]", "0", "r", "r", "o", "o"):

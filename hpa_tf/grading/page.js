@@ -37,6 +37,7 @@ const cells = new Cells(client);
 let state = null; // the server's last word
 let look = { ...PLAIN, ...JSON.parse(localStorage.getItem("grading-look") || "{}") };
 let before = null; // channels before "green alone"
+const controls = []; // functions that make a control of the display show the look
 let view = "one"; // one, grid or review
 let shown = []; // {row, cell, picture, tile, mark, item, decided, broken}: what is on the stage
 let chosen = 0; // index in shown
@@ -303,46 +304,49 @@ function setLook(change) {
   showLook();
 }
 
-function showLook() {
-  const only = (channel) => look.channels.every((on, index) => on === (index === channel));
-  const channel = (index) =>
-    make("button", {
-      textContent: CHANNELS[index],
-      title: CHANNEL_MEANING[index],
-      aria: { pressed: look.channels[index] },
-      onclick: () => toggle(index),
+const showLook = () => controls.forEach((show) => show());
+
+// Make the controls of the display, once: one that is replaced loses its focus, and a slider the mouse that drags it.
+function makeLook() {
+  const button = (text, pressed, onclick, title = "") => {
+    const made = make("button", { onclick, title });
+    controls.push(() => {
+      made.textContent = text();
+      made.setAttribute("aria-pressed", pressed());
     });
-  const preset = (text, pressed, onclick) => make("button", { textContent: text, aria: { pressed }, onclick });
-  const slider = (name, min, max) => [
-    make("span", { textContent: name }),
-    make("input", { type: "range", min, max, step: 0.05, value: look[name], aria: { label: name },
-      oninput: (event) => setValue(name, Number(event.target.value)) }),
-    make("span", { textContent: look[name].toFixed(2) }),
-  ];
-  $("look").replaceChildren(
-    make("div", { className: "row" }, preset("green alone", only(1), greenAlone), preset("RGB", false, () => setLook({ channels: PLAIN.channels }))),
-    make("div", { className: "row" }, ...[0, 1, 2, 3].map(channel)),
+    return made;
+  };
+  const slider = (name, min, max) => {
+    const input = make("input", { type: "range", min, max, step: 0.05, aria: { label: name },
+      oninput: () => setLook({ [name]: Number(input.value) }) });
+    const number = make("span");
+    controls.push(() => {
+      input.value = look[name];
+      number.textContent = look[name].toFixed(2);
+    });
+    return [make("span", { textContent: name }), input, number];
+  };
+  const row = (...children) => make("div", { className: "row" }, ...children);
+  const channel = (index) => button(() => CHANNELS[index], () => look.channels[index], () => toggle(index), CHANNEL_MEANING[index]);
+  const flag = (text, name) => button(() => text, () => look[name], () => setLook({ [name]: !look[name] }));
+  $("look").append(
+    row(button(() => "green alone", isGreenAlone, greenAlone), button(() => "RGB", () => false, plainChannels)),
+    row(...[0, 1, 2, 3].map(channel)),
     ...slider("brightness", 0.2, 5),
     ...slider("gamma", 0.3, 3),
-    make("div", { className: "row" },
-      preset(`surroundings ${look.surroundings}`, look.surroundings !== "black", surroundings),
-      preset("outline", look.outline, () => setLook({ outline: !look.outline })),
-      preset("as in image", look.relative, () => setLook({ relative: !look.relative }))),
+    row(button(() => `surroundings ${look.surroundings}`, () => look.surroundings !== "black", surroundings),
+      flag("outline", "outline"), flag("as in image", "relative")),
   );
-}
-
-function setValue(name, value) {
-  const focused = document.activeElement?.getAttribute("aria-label");
-  setLook({ [name]: value });
-  if (focused === name) $("look").querySelector(`[aria-label=${name}]`).focus();
 }
 
 const toggle = (index) => setLook({ channels: look.channels.map((on, at) => (at === index ? !on : on)) });
 const scale = (name, factor) => setLook({ [name]: Math.min(5, Math.max(0.2, look[name] * factor)) });
 
+const isGreenAlone = () => look.channels.every((on, index) => on === (index === 1));
+const plainChannels = () => setLook({ channels: PLAIN.channels });
+
 function greenAlone() {
-  const alone = look.channels.every((on, index) => on === (index === 1));
-  const channels = alone ? before || PLAIN.channels : [false, true, false, false];
+  const channels = isGreenAlone() ? before || PLAIN.channels : [false, true, false, false];
   before = look.channels;
   setLook({ channels });
 }
@@ -372,7 +376,7 @@ const ACTIONS = {
   ArrowDown: (event) => view !== "one" && move(rowLength(), event),
   g: greenAlone,
   G: () => toggle(1),
-  c: () => setLook({ channels: PLAIN.channels }),
+  c: plainChannels,
   r: () => toggle(0),
   b: () => toggle(2),
   y: () => toggle(3),
@@ -393,6 +397,8 @@ const ACTIONS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.repeat || $("help").open || event.target.matches("input[type=search], select")) return;
+  if (event.key === " " && event.target.matches("button")) return; // the browser clicks the button
+  if (event.key.startsWith("Arrow") && event.target.matches("input[type=range]")) return; // and moves the slider
   if (event.ctrlKey || event.metaKey || event.altKey) {
     if (event.key === "z" && event.ctrlKey) {
       event.preventDefault();
@@ -407,6 +413,11 @@ document.addEventListener("keydown", (event) => {
   else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key](event);
   else return;
   event.preventDefault();
+});
+
+// What the mouse has used does not keep the focus: Space goes on skipping, and arrows go back and forward.
+document.addEventListener("click", (event) => {
+  if (event.detail && document.activeElement.matches("button, input[type=range]")) document.activeElement.blur();
 });
 
 // -- start ------------------------------------------------------------------------------------------------------------
@@ -430,6 +441,7 @@ $("filter-grade").onchange = $("filter-text").oninput = () => {
 };
 $("newer").onclick = () => alone(() => ((page.offset = Math.max(0, page.offset - page.limit)), showReview()));
 $("older").onclick = () => alone(() => ((page.offset += page.offset + page.limit < page.total ? page.limit : 0), showReview()));
+makeLook();
 showLook();
 alone(async () => {
   state = await client.get("api/state");
