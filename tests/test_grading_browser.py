@@ -163,7 +163,7 @@ def test_reload_and_a_killed_server_lose_nothing(browser, data, tmp_path):
 
 
 def test_grid_grades_in_any_order_and_the_rest_at_once(page, tmp_path):
-    page.tab.keyboard.press("d")
+    page.press("d")
     page.tab.wait_for_selector("#stage.grid")
     rows = [int(c.get_attribute("data-row")) for c in page.tab.locator("#stage canvas").all()]
     assert len(rows) == 12
@@ -183,18 +183,74 @@ def test_grid_grades_in_any_order_and_the_rest_at_once(page, tmp_path):
     [
         ("&", "Digit1", False, [1]),  # AZERTY types its digits with Shift
         ("1", "Digit1", True, [1] * 12),
+        ("+", "Digit1", False, [1]),  # Czech, too
         ("4", "Numpad4", False, [4]),
         ("ArrowLeft", "Numpad4", True, [4] * 12),
         ("2", "", False, [2]),  # a keyboard on the screen
     ],
 )
 def test_the_row_of_digits_counts_by_its_places(page, tmp_path, key, code, shift, grades):
-    page.tab.keyboard.press("d")
+    page.press("d")
     page.tab.wait_for_selector("#stage.grid")
     pressed = f"{{key: '{key}', code: '{code}', shiftKey: {str(shift).lower()}, bubbles: true}}"
     page.tab.evaluate(f"document.body.dispatchEvent(new KeyboardEvent('keydown', {pressed}))")
     page.wait(f"document.querySelector('#progress-text').textContent === '{len(grades)} of 60'")
     assert [d.grade for d in journal_of(tmp_path).decisions] == grades
+
+
+@pytest.mark.parametrize("code", ["Digit1", "Digit3", "Digit4"])  # Swiss, Hungarian, Turkish
+def test_plus_typed_as_a_shifted_digit_is_brightness(page, tmp_path, code):
+    page.press("d")
+    pressed = f"{{key: '+', code: '{code}', shiftKey: true, bubbles: true}}"
+    page.tab.evaluate(f"document.body.dispatchEvent(new KeyboardEvent('keydown', {pressed}))")
+    assert "1.15" in page.tab.inner_text("#look")
+    page.press("5")
+    assert [d.grade for d in journal_of(tmp_path).decisions] == [5]
+
+
+def test_a_cell_without_an_answer_is_neither_graded_nor_skipped(page, tmp_path):
+    page.tab.route("**/api/cell/*", lambda route: route.abort())
+    page.tab.reload()
+    page.tab.wait_for_selector("#stage .broken")
+    for key in ("5", "s", "d", "s", "Shift+Digit1"):
+        page.press(key)
+        assert key == "d" or "reload the page" in page.tab.inner_text("#status")
+    assert journal_of(tmp_path).decisions == []
+    page.tab.unroute("**/api/cell/*")
+    page.tab.reload()
+    page.tab.wait_for_selector("#stage canvas")
+    assert page.tab.locator("#stage .broken").count() == 0
+
+
+def test_a_new_address_in_the_same_tab_opens_the_page(browser, data, tmp_path):
+    with served_page(data, tmp_path / "grades") as address:
+        tab = browser.new_page()
+        tab.goto(address.split("#")[0] + "#old")
+        tab.wait_for_selector("#status.bad")
+        tab.goto(address)
+        tab.wait_for_selector("#stage canvas")
+        tab.close()
+
+
+def test_the_view_changes_when_what_was_begun_is_done(page, tmp_path):
+    held = []
+    page.tab.route("**/api/state", lambda route: held.append(route))
+    page.tab.reload()
+    page.tab.keyboard.press("v")
+    assert page.tab.inner_text("#status") == "" and not page.tab.is_visible("#review")
+    page.wait("1 + 1 == 2")
+    held[0].continue_()
+    page.tab.wait_for_selector("#review")
+    page.press("Escape")
+    row = page.row()
+    page.tab.route("**/api/grade", lambda route: held.append(route))
+    page.tab.keyboard.press("5")
+    for key in ("d", "v", "4", "v", "v"):
+        page.tab.keyboard.press(key)
+    assert page.tab.is_visible("#grading") and page.row() == row
+    held[1].continue_()
+    page.tab.wait_for_selector("#graded .tile")
+    assert [d.grade for d in journal_of(tmp_path).decisions] == [5]
 
 
 def damage_cell(folder, place, out):
@@ -219,7 +275,7 @@ def test_a_cell_that_cannot_be_shown_is_skipped_and_stops_nothing(browser, data,
         page = Page(browser, address)
         first = page.row()
         if view == "grid":
-            page.tab.keyboard.press("d")
+            page.press("d")
             page.tab.wait_for_selector("#stage.grid")
         page.press("5")
         assert page.tab.inner_text("#progress-text") == "1 of 60" and page.tab.inner_text("#status") == ""
@@ -234,7 +290,7 @@ def test_a_cell_that_cannot_be_shown_is_skipped_and_stops_nothing(browser, data,
         page.press("s")
         page.wait("document.querySelectorAll('#stage .broken').length == 0")
         assert page.row() not in (first, bad) and page.tab.inner_text("#status") == ""
-        page.tab.keyboard.press("v")
+        page.press("v")
         page.wait("document.querySelectorAll('#graded .broken').length == 1")
         assert page.errors == []
         page.tab.close()
@@ -245,7 +301,7 @@ def test_a_cell_that_cannot_be_shown_is_skipped_and_stops_nothing(browser, data,
 def test_review_filters_and_corrects(page, tmp_path):
     for key in "512s1":
         page.press(key)
-    page.tab.keyboard.press("v")
+    page.press("v")
     page.wait("document.querySelectorAll('#graded .tile').length == 5")
     page.tab.select_option("#filter-grade", "grade=1")
     page.wait("document.querySelectorAll('#graded .tile').length == 2")
@@ -289,7 +345,7 @@ def test_space_clicks_a_focused_button_and_arrows_move_a_focused_slider(page, tm
     page.wait("performance.getEntriesByName('key to paint').length == 3")
     page.press("Space")  # a button that was clicked has no focus
     page.press("2")
-    page.tab.keyboard.press("v")
+    page.press("v")
     page.wait("document.querySelectorAll('#graded .tile').length == 5")
     page.tab.focus("#older")
     page.tab.keyboard.press("Space")
@@ -361,7 +417,7 @@ def test_hostile_ids_are_text(browser, tmp_path):
             seen.add(page.tab.text_content("#context-text").rpartition(", cell")[0])
             page.press("5")
         assert seen == set(HOSTILE)
-        page.tab.keyboard.press("v")
+        page.press("v")
         page.wait("document.querySelectorAll('#graded .tile').length == 20")
         assert page.tab.locator("#graded img").count() == 0 and page.errors == [] and page.elsewhere == []
         page.tab.close()

@@ -9,24 +9,28 @@ export class Client {
     this.token = token;
   }
 
-  async ask(path, options = {}) {
+  // Return what the server answers, read as "json", "blob" or "arrayBuffer". Where no whole answer came, the error is
+  // marked as `lost`: it says nothing of what was asked for.
+  async ask(path, kind, options = {}) {
     const headers = { [TOKEN_HEADER]: this.token, ...(options.body ? { "Content-Type": "application/json" } : {}) };
-    let response;
+    let response, content;
     try {
       response = await fetch(path, { ...options, headers });
+      content = await response[response.ok ? kind : "text"]();
     } catch {
-      throw new Error("The program does not answer. Start it again with the same command and open the new address.");
+      const text = "The program does not answer. Start it again with the same command and open the new address.";
+      throw Object.assign(new Error(text), { lost: true });
     }
-    if (!response.ok) throw new Error((await response.text()).trim() || `error ${response.status}`);
-    return response;
+    if (!response.ok) throw new Error(content.trim() || `error ${response.status}`);
+    return content;
   }
 
-  async get(path) {
-    return (await this.ask(path)).json();
+  get(path) {
+    return this.ask(path, "json");
   }
 
-  async post(path, value) {
-    return (await this.ask(path, { method: "POST", body: JSON.stringify(value) })).json();
+  post(path, value) {
+    return this.ask(path, "json", { method: "POST", body: JSON.stringify(value) });
   }
 }
 
@@ -68,7 +72,7 @@ export class Cells {
   }
 
   async fetch(row) {
-    const data = await (await this.client.ask(`api/cell/${row}`)).arrayBuffer();
+    const data = await this.client.ask(`api/cell/${row}`, "arrayBuffer");
     const length = new DataView(data).getUint32(0, true);
     const cell = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
     const area = cell.width * cell.height;

@@ -8,9 +8,10 @@ const GRID_SIZE = 12;
 const CONTEXT_DELAY = 120; // ms on a cell before its image is asked for: a fast grader does not wait for any
 const GRADES = { 1: "surely not", 2: "probably not", 3: "unsure", 4: "probably", 5: "surely" };
 const NOT_SEEN = "This cell cannot be shown, so it cannot be graded: skip it with s.";
+const NO_ANSWER = "The program did not answer for this cell: reload the page.";
 const KEYS = [
   ["1 - 5", "grade the cell; the next one follows"],
-  ["Shift + 1 - 5", "in the grid: grade every cell that is left; in the row above the letters also where digits are typed with Shift"],
+  ["Shift + 1 - 5", "in the grid: grade every cell that is left; in the row above the letters also where digits are typed with Shift; where Shift + a digit types +, with the number pad"],
   ["s, Space", "skip"],
   ["u, Backspace, Ctrl + z", "undo the last decision"],
   ["←, →", "back to decided cells, and forward; a grade there corrects. In the grid: choose a cell"],
@@ -31,6 +32,7 @@ const KEYS = [
 const $ = (id) => document.getElementById(id);
 const token = location.hash.slice(1) || sessionStorage.getItem("grading-token") || "";
 sessionStorage.setItem("grading-token", token);
+addEventListener("hashchange", () => location.reload()); // the address of the program that was started again
 const client = new Client(token);
 const cells = new Cells(client);
 
@@ -39,10 +41,11 @@ let look = { ...PLAIN, ...JSON.parse(localStorage.getItem("grading-look") || "{}
 let before = null; // channels before "green alone"
 const controls = []; // functions that make a control of the display show the look
 let view = "one"; // one, grid or review
-let shown = []; // {row, cell, picture, tile, mark, item, decided, broken}: what is on the stage
+let shown = []; // {row, cell, picture, tile, mark, item, decided, broken}: what is on the stage; broken: why it is not seen, or ""
 let chosen = 0; // index in shown
 let back = 0; // decisions back from the newest; 0 = the queue
 let busy = false;
+let wantedView = ""; // asked for while an action ran
 let since = 0; // when the cell was painted
 let contextTimer = 0;
 let page = { offset: 0, limit: 48, total: 0 };
@@ -77,7 +80,7 @@ function tileOf(row, item) {
   const picture = make("canvas", { data: { row } });
   const mark = make("span", { className: "mark" });
   const tile = make("figure", { className: "tile" }, picture, mark);
-  return { row, item, picture, tile, mark, cell: null, decided: false, broken: false };
+  return { row, item, picture, tile, mark, cell: null, decided: false, broken: "" };
 }
 
 // Draw a cell; what is wrong with one that cannot be shown stands in its place.
@@ -88,7 +91,7 @@ async function fill(entry) {
   } catch (error) {
     const text = make("p", { className: "broken", textContent: error.message, data: { row: entry.row } });
     entry.picture.replaceWith(text);
-    Object.assign(entry, { picture: text, broken: true });
+    Object.assign(entry, { picture: text, broken: error.lost ? NO_ANSWER : NOT_SEEN });
   }
 }
 
@@ -120,7 +123,7 @@ function choose(index) {
 
 async function showContext(entry) {
   try {
-    const picture = await (await client.ask(`api/context/${entry.row}`)).blob();
+    const picture = await client.ask(`api/context/${entry.row}`, "blob");
     if (shown[chosen] !== entry) return;
     URL.revokeObjectURL($("context").src);
     $("context").src = URL.createObjectURL(picture);
@@ -188,7 +191,8 @@ async function alone(action, event) {
     say(error.message, true);
   } finally {
     busy = false;
-    if (filtersChanged) showFiltered(); // changed while the action ran
+    if (wantedView) setView(wantedView);
+    else if (filtersChanged) showFiltered(); // changed while the action ran
   }
 }
 
@@ -210,13 +214,16 @@ function seconds() {
   return since ? (performance.now() - since) / 1000 : null;
 }
 
+// Say why a cell that is not seen cannot be decided so, or "": one of a damaged record may be skipped.
+const refusal = ({ broken }, grade) => (grade === null && broken === NOT_SEEN ? "" : broken);
+
 const decide = (grade, event, all = false) =>
   alone(async () => {
     if (view === "review" || back) return correct(grade);
     const open = shown.filter((entry) => !entry.decided);
     const wanted = all ? open : [shown[chosen]].filter((entry) => entry && !entry.decided);
-    const entries = wanted.filter((entry) => grade === null || !entry.broken);
-    if (!entries.length) return wanted.length && say(NOT_SEEN, true);
+    const entries = wanted.filter((entry) => !refusal(entry, grade));
+    if (!entries.length) return wanted.length && say(refusal(wanted[0], grade), true);
     state = await save("api/grade", { rows: entries.map((entry) => entry.row), grade, seconds: seconds() });
     if (view === "one" || entries.length === open.length) return advance();
     showState();
@@ -234,7 +241,8 @@ function mark(entry, grade) {
 async function correct(grade) {
   const entry = shown[chosen];
   if (!entry) return;
-  if (entry.broken && grade !== null) return say(NOT_SEEN, true);
+  const refused = refusal(entry, grade);
+  if (refused) return say(refused, true);
   state = await save("api/correct", { number: entry.item.number, grade });
   showState();
   if (view === "review") {
@@ -285,15 +293,21 @@ async function showReview() {
   shown.forEach(fill);
 }
 
-function setView(wanted) {
+// Change the view and its content together: at once, or when the action that runs has ended.
+function setView(wanted, event) {
+  wantedView = busy ? wanted : "";
+  if (busy || !state) return;
   view = wanted;
   $("grading").hidden = view === "review";
   $("review").hidden = view !== "review";
   $("mode-button").textContent = view === "grid" ? "One cell" : "Grid";
   $("review-button").textContent = view === "review" ? "Grade" : "Review";
   page.offset = 0;
-  return alone(view === "review" ? showReview : advance);
+  filtersChanged = false;
+  alone(view === "review" ? showReview : advance, event);
 }
+
+const switchView = (name, event) => setView((wantedView || view) === name ? "one" : name, event);
 
 // -- display ----------------------------------------------------------------------------------------------------------
 
@@ -389,11 +403,20 @@ const ACTIONS = {
   m: surroundings,
   o: () => setLook({ outline: !look.outline }),
   i: () => setLook({ relative: !look.relative }),
-  d: () => setView(view === "grid" ? "one" : "grid"),
-  v: () => setView(view === "review" ? "one" : "review"),
-  Escape: () => setView("one"),
+  d: (event) => switchView("grid", event),
+  v: (event) => switchView("review", event),
+  Escape: (event) => setView("one", event),
   "?": () => $("help").showModal(),
 };
+
+// Return the grade that a key stands for, or 0. The row of digits counts by its places: where Shift types the digits
+// (AZERTY), it still tells one cell from all. But what is listed and typed with Shift and a digit (Swiss: +) is that.
+function gradeOf({ key, code, shiftKey }) {
+  const [, block, digit] = /^(Digit|Numpad)([1-5])$/.exec(code) || [];
+  if (block === "Digit" && shiftKey && Object.hasOwn(ACTIONS, key)) return 0;
+  if (block === "Digit" || (block && shiftKey)) return Number(digit);
+  return /^[1-5]$/.test(key) ? Number(key) : 0;
+}
 
 document.addEventListener("keydown", (event) => {
   if (event.repeat || $("help").open || event.target.matches("input[type=search], select")) return;
@@ -406,9 +429,7 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  // The row of digits counts by its places: where Shift types the digits (AZERTY), it still tells one cell from all.
-  const [, block, digit] = /^(Digit|Numpad)([1-5])$/.exec(event.code) || [];
-  const grade = block === "Digit" || (block && event.shiftKey) ? Number(digit) : /^[1-5]$/.test(event.key) ? Number(event.key) : 0;
+  const grade = gradeOf(event);
   if (grade) decide(grade, event, event.shiftKey && view === "grid");
   else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key](event);
   else return;
@@ -431,8 +452,8 @@ for (const [keys, meaning] of KEYS) {
   const each = keys.split(", ").flatMap((key) => [make("kbd", { textContent: key }), " "]);
   $("keys").append(make("tr", {}, make("td", {}, ...each), make("td", { textContent: meaning })));
 }
-$("mode-button").onclick = () => setView(view === "grid" ? "one" : "grid");
-$("review-button").onclick = () => setView(view === "review" ? "one" : "review");
+$("mode-button").onclick = (event) => switchView("grid", event);
+$("review-button").onclick = (event) => switchView("review", event);
 $("help-button").onclick = () => $("help").showModal();
 $("filters").onsubmit = (event) => event.preventDefault();
 $("filter-grade").onchange = $("filter-text").oninput = () => {
