@@ -47,6 +47,8 @@ def test_confusion_by_hand():
     pairs = confused_pairs(matrix, labels.sum(axis=0), count=2)
     assert pairs[0] == (CLASSES[2], CLASSES[7], 0.5, 2)
     assert matrix[2, 2] == 1  # the matrix itself is left alone
+    named = {(true, other) for true, other, _, _ in confused_pairs(matrix, labels.sum(axis=0), count=400)}
+    assert named == {(CLASSES[2], CLASSES[7]), (CLASSES[5], CLASSES[7]), (CLASSES[5], CLASSES[2])}
 
 
 @pytest.mark.parametrize("score", [0.0, np.nan])
@@ -126,6 +128,18 @@ def test_images_without_a_cell_line_are_a_group(tmp_path, missing):
     assert main(["diagnose", *arguments, "--submission", str(world / "s.csv"), "--out", str(world / "out")]) == 0
     groups = pd.read_csv(world / "out" / "by_cell_line.csv").set_index("group")["num_images"]
     assert groups.to_dict() == {"A": 2, "B": 2, "unknown": 3}
+
+
+def test_the_page_says_that_no_classes_are_confused(diagnosed):
+    folder, _ = diagnosed
+    assert "<td>none</td>" not in (folder / "out" / "report.html").read_text()
+    labels = true_labels(folder)
+    write_submission(folder, labels * 0.5, folder / "right.csv")
+    arguments = ["--truth-labels", str(folder / "truth.parquet"), "--truth-masks", str(folder / "masks")]
+    assert (
+        main(["diagnose", *arguments, "--submission", str(folder / "right.csv"), "--out", str(folder / "right")]) == 0
+    )
+    assert '<td colspan="4">none</td>' in (folder / "right" / "report.html").read_text()
 
 
 def test_the_page_is_self_contained(diagnosed):

@@ -183,7 +183,8 @@ def confused_pairs(matrix: np.ndarray, counts: np.ndarray, count: int = 12) -> l
     """Return the most frequent confusions: (true class, named class, share of its cells, number of its cells)."""
     off = np.nan_to_num(matrix, nan=0.0)
     np.fill_diagonal(off, 0)
-    places = np.argsort(-(off * counts[:, None]), axis=None, kind="stable")[:count]
+    frequencies = off * counts[:, None]
+    places = [place for place in np.argsort(-frequencies, axis=None, kind="stable")[:count] if frequencies.flat[place]]
     pairs = [np.unravel_index(place, off.shape) for place in places]
     return [(CLASSES[true], CLASSES[named], float(off[true, named]), int(counts[true])) for true, named in pairs]
 
