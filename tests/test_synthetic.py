@@ -285,6 +285,32 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert trees[0] == trees[1] and len(trees[0]) == 3 + 5 * 6 and not (tmp_path / "once/unfinished").exists()
 
 
+def test_a_data_set_has_the_images_that_are_there_not_those_that_were_asked_for(tmp_path, monkeypatch):
+    """A number too large, or a wrong option, that was stopped does not keep the folder."""
+    config, real_make, made = SyntheticConfig(seed=6, debris=0.0), dataset.make, []
+
+    def stopping(config, index):
+        if config.seed == 7 or index == 2:
+            raise KeyboardInterrupt
+        made.append(index)
+        return real_make(config, index)
+
+    monkeypatch.setattr(dataset, "make", stopping)
+    for begun in (SyntheticConfig(seed=7), config):
+        with pytest.raises(KeyboardInterrupt):
+            dataset.write(begun, str(tmp_path), 10_000)
+    with pytest.raises(InputError, match=r"found 2 images; expected at most 1.*--num-images 2 or more"):
+        dataset.write(config, str(tmp_path), 1)
+    with pytest.raises(InputError, match="another configuration"):
+        dataset.write(SyntheticConfig(seed=7), str(tmp_path), 2)
+    dataset.write(config, str(tmp_path), 2)
+    assert len(dataset.read(str(tmp_path)).image_ids) == 2 and made == [0, 1]
+    for path in tmp_path.glob("*/*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="found 2 images"):  # of the truth
+        dataset.write(config, str(tmp_path), 1)
+
+
 def test_two_runs_in_one_folder_are_one_too_many(tmp_path):
     with folder_lock.locked(str(tmp_path)), pytest.raises(InputError, match="one command at a time"):
         dataset.write(SyntheticConfig(), str(tmp_path), 1)
@@ -313,6 +339,8 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path, capsys):
         {"num_labels": (0.0, 0.0)},
         {"cells": (10, 5)},
         {"photons": (0.0, 1.0)},
+        {"coverage": (0.5, -1.0)},
+        {"coverage": (1.5, 0.1)},
         {"debris": -1.0},
         {"penetrance_concentration": 0.0},
     ],

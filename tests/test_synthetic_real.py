@@ -210,6 +210,26 @@ def test_dots_of_a_visible_class_are_larger():
     assert areas == pytest.approx([np.pi, 4 * np.pi], rel=0.3)
 
 
+@pytest.mark.parametrize("name", ["blur-um", "photons", "read-noise", "background", "coverage"])
+def test_options_of_easy_pictures_are_refused(tmp_path, capsys, name):
+    arguments = ["--out", str(tmp_path / "set"), "--num-images", "1", "--difficulty", "real", f"--{name}", "0.3", "0.4"]
+    assert command.main(arguments) == 2
+    assert f"--{name}: found (0.3, 0.4)" in capsys.readouterr().err and not (tmp_path / "set").exists()
+
+
+def test_a_set_of_an_earlier_version_with_options_of_easy_pictures_goes_on(tmp_path, monkeypatch):
+    config = dataclasses.replace(REAL, photons=(1.0, 2.0))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(SyntheticConfig, "check_drawn", lambda config: None)
+        dataset.write(config, str(tmp_path), 1)
+    dataset.write(config, str(tmp_path), 1)
+
+
+def test_what_is_real_by_itself_is_no_option_of_easy_pictures():
+    for config in (REAL, bench.TRAIN, bench.TEST, dataclasses.replace(REAL, coverage=(0.58, 0.0), illumination=0.0)):
+        config.check_drawn()
+
+
 def test_visibility_is_of_real_images_alone_and_as_drawn_by_default():
     every = (1.0,) * (NUM_CLASSES - 1)
     for wrong in (every[1:], (0.0, *every[1:]), (-1.0, *every[1:]), (5.5, *every[1:]), (float("nan"), *every[1:])):

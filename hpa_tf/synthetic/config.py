@@ -72,6 +72,9 @@ AS_DRAWN = (1.0,) * 18
 _ADDED = {"difficulty": "easy", "frequencies": "train", "visibility": AS_DRAWN}
 """Fields that came later, and the values under which data sets are what they were: their files do not name them."""
 
+_OF_EASY_PICTURES = ("blur_um", "photons", "read_noise", "background")
+"""Fields that pictures of real difficulty do not look at (`hpa_tf.synthetic.real.settings` has theirs)."""
+
 
 def _is_distribution(shares: tuple[float, ...]) -> bool:
     return 1 <= len(shares) <= 18 and min(shares) >= 0 and 0 < sum(shares) < float("inf")
@@ -120,7 +123,8 @@ class SyntheticConfig:
     mitotic: float = 0.015
     """Share of dividing cells among those whose classes allow it, besides the cells with a mitotic spindle."""
     coverage: tuple[float, float] = (0.58, 0.15)
-    """Share of the field that cells cover: mean and standard deviation. Source: measured on 164 real images."""
+    """Share of the field that cells cover: mean (with `difficulty` real each cell line has its own) and standard
+    deviation. Source: measured on 164 real images."""
     cells: tuple[int, int] = (5, 50)
     """Least and most cells in a field of 164 um; a larger field may hold more in proportion."""
     debris: float = 0.5
@@ -130,15 +134,15 @@ class SyntheticConfig:
     dark: float = 0.12
     """Share of cells whose red and yellow stain is faint."""
     blur_um: tuple[float, float] = (0.10, 0.17)
-    """Standard deviation of the point spread function, um: from, to."""
+    """Standard deviation of the point spread function, um: from, to; of `difficulty` easy."""
     photons: tuple[float, float] = (0.4, 4.0)
-    """Photons per grey level (1/255 of the range): from, to."""
+    """Photons per grey level (1/255 of the range): from, to; of `difficulty` easy."""
     read_noise: tuple[float, float] = (0.3, 1.5)
-    """Standard deviation of the read noise, grey levels (1/255): from, to."""
+    """Standard deviation of the read noise, grey levels (1/255): from, to; of `difficulty` easy."""
     illumination: float = 0.25
     """Largest drop of the illumination towards the corners."""
     background: tuple[float, float] = (-9.0, 2.0)
-    """Background after the camera's offset is taken off, grey levels (1/255): from, to."""
+    """Background after the camera's offset is taken off, grey levels (1/255): from, to; of `difficulty` easy."""
     least_area_um2: float = 12.0
     """A piece of a cell in the frame that is smaller than this has no mask, um2."""
     nucleus_in_frame: float = 0.6
@@ -164,6 +168,10 @@ class SyntheticConfig:
             ),
             "penetrance_concentration": (self.penetrance_concentration > 0, "more than 0"),
             "cells": (1 <= self.cells[0] <= self.cells[1] // 2, "at least 1, and twice as many at most as at least"),
+            "coverage": (
+                0 <= self.coverage[0] <= 1 and 0 <= self.coverage[1] <= 1,
+                "two numbers from 0 to 1, mean and standard deviation",
+            ),
             "photons": (0 < self.photons[0] <= self.photons[1], "two numbers above 0, in order"),
             "background": (self.background[0] <= self.background[1], "two numbers, in order"),
         }
@@ -181,6 +189,22 @@ class SyntheticConfig:
             self._refuse("visibility", "1 for every class with --difficulty easy")
         if not 0.02 <= self.pixel_um <= 1.0:
             self._refuse("um_per_px", "0.02 to 1.0 um per px")
+
+    def check_drawn(self) -> None:
+        """Check that every number is looked at: pictures of real difficulty have a camera and cell lines of their own.
+
+        Raises:
+            InputError: One that is not looked at differs from its default.
+        """
+        if self.difficulty == "real":
+            default = SyntheticConfig()
+            for name in _OF_EASY_PICTURES:
+                if getattr(self, name) != getattr(default, name):
+                    self._refuse(name, "no such option with --difficulty real, whose pictures have their own")
+            if self.coverage[0] != default.coverage[0]:
+                self._refuse(
+                    "coverage", f"the mean {default.coverage[0]} with --difficulty real, whose lines have their own"
+                )
 
     def _refuse(self, name: str, expected: str):
         raise InputError("--" + name.replace("_", "-"), str(getattr(self, name)), expected, "change the option")

@@ -14,6 +14,7 @@ comes from it.
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ def write(config: SyntheticConfig, out: str, num_images: int, workers: int = 1) 
     for name, number in (("--num-images", num_images), ("--workers", workers)):
         if number < 1:
             raise InputError(name, str(number), "1 or more", "change the option")
+    if not _is_begun(out):
+        config.check_drawn()  # what earlier versions have begun goes on
     for folder in (out, *(files.join(out, name) for name in (IMAGES, MASKS, UNFINISHED))):
         files.make_folder(folder)
     _check_free(out)
@@ -136,25 +139,48 @@ def read(folder: str) -> Dataset:
 
 def _check_free(out: str) -> None:
     """Refuse a folder with real images or labels in the places of generated ones."""
-    if files.exists(files.join(out, CONFIG)):
-        return
-    taken = [name for name in (TRAIN_CSV, TRUTH) if files.exists(files.join(out, name))]
-    taken += [f"{name}/{found[0]}" for name in (IMAGES, MASKS) if (found := files.list_shown(files.join(out, name)))]
-    if taken:
+    if (taken := _taken(out)) and not files.exists(files.join(out, CONFIG)):
         expected = "a folder without such files, or a data set that was begun here"
         raise InputError(out, f"{', '.join(taken)} of others", expected, "choose another --out")
 
 
+def _taken(out: str) -> list[str]:
+    """Name files in the places of generated images and tables."""
+    taken = [name for name in (TRAIN_CSV, TRUTH) if files.exists(files.join(out, name))]
+    return taken + [f"{folder}/{names[0]}" for folder, names in _shown(out).items() if names]
+
+
+def _shown(out: str) -> dict[str, list[str]]:
+    """Return the names of the files in each folder of a data set that is there."""
+    folders = {name: files.join(out, name) for name in (IMAGES, MASKS, UNFINISHED)}
+    return {name: files.list_shown(folder) for name, folder in folders.items() if files.exists(folder)}
+
+
+def _is_begun(out: str) -> bool:
+    """Tell whether a data set of this generator is in a folder: its configuration and a first image, or a table."""
+    return files.exists(files.join(out, CONFIG)) and bool(_taken(out))
+
+
+def _num_begun(config: SyntheticConfig, out: str) -> int:
+    """Return how many images a data set has, by the names of its files and the rows of its truth."""
+    names = [name for names in _shown(out).values() for name in names]
+    if files.exists(files.join(out, TRUTH)):
+        names += cell_table.read(files.join(out, TRUTH))["image_id"].unique().tolist()
+    pattern = re.compile(re.escape(image_id(config, 0)[:-6]) + r"(\d{6,})(?:[_.].*)?")
+    return max((int(found[1]) + 1 for name in names if (found := pattern.fullmatch(name))), default=0)
+
+
 def _claim(config: SyntheticConfig, out: str, num_images: int) -> None:
-    """Write the configuration, unless the folder belongs to another one."""
+    """Write the configuration, unless the folder has images of another one, or more of them."""
     path = files.join(out, CONFIG)
     content = {"version": VERSION, "num_images": num_images, "um_per_px": config.pixel_um, "config": config.as_dict()}
-    if files.exists(path):
+    if _is_begun(out):
         found, several = files.read_json(path), ("num_images",)
         before, now = ({name: v for name, v in one.items() if name not in several} for one in (found, content))
         check_same(out, before, now, "configuration", "choose another --out, or make the same data set")
-        if found.get("num_images", 0) > num_images:
-            raise InputError(out, f"{found['num_images']} images", f"at most {num_images}", "choose another --out")
+        if (num_begun := _num_begun(config, out)) > num_images:
+            fix = f"take --num-images {num_begun} or more, or choose another --out"
+            raise InputError(out, f"{num_begun} images", f"at most {num_images}", fix)
     files.write_json(path, content)
 
 
