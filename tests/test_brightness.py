@@ -1,6 +1,7 @@
 """How bright images are: exact percentiles, what is far off, and --full-scale against files of the full range."""
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +94,9 @@ def test_the_check_of_a_prediction_counts_its_images():
     light = LightCheck([SimpleNamespace(name="starter", served=SimpleNamespace(dataset=trained))])
     for _ in range(7):
         light.add((0.12, 0.1, 0.2, 0.12))
-    light.check()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        light.check()
     light.add((0.12, 0.1, 0.2, 0.12))
     with pytest.warns(HpaWarning, match=r"8 images: another .* than starter was trained on: darker.*14 bits: 16383"):
         light.check()

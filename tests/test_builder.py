@@ -170,10 +170,11 @@ def test_builds_run_without_tensorflow(inputs, tmp_path):
         "import sys\n"
         "from tfrecords_builder import pool, build, verify, inspect, repair\n"
         "from tfrecords_builder.__main__ import main\n"
-        f"main({inputs.arguments(tmp_path / 'data')!r})\n"
+        f"assert main({inputs.arguments(tmp_path / 'data')!r}) == 0\n"
         "sys.exit(any(name.split('.')[0] in ('tensorflow', 'keras') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert records.read_manifest(tmp_path / "data").num_cells == 48
 
 
 # -- changes ----------------------------------------------------------------------------------------------------------

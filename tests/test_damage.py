@@ -199,21 +199,23 @@ def test_hidden_files_of_the_system_are_no_damage(folder):
 # -- files of a stranger ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../../victim.tfrecord-00000-of-00001", "/tmp/victim.tfrecord-0", "..", "a/../../b"])
-def test_no_command_follows_a_name_out_of_the_folder(folder, tmp_path, name, capsys):
+@pytest.mark.parametrize("name", ["../VICTIM", "x/../../VICTIM", "ROOT/VICTIM", "..", "x/cells"])
+def test_no_command_follows_a_name_out_of_the_folder(folder, reference, tmp_path, name, capsys):
     victim = tmp_path / "victim.tfrecord-00000-of-00001"
     victim.write_bytes(b"keep me")
     value = json.loads((folder / records.MANIFEST_NAME).read_text())
-    value["shards"][0]["name"] = name
+    value["shards"][0]["name"] = name.replace("VICTIM", victim.name).replace("ROOT", str(tmp_path))
+    (folder / "x").mkdir()
     value = {key: item for key, item in value.items() if key not in ("sha256", "manifest_version")}
     value = {key: item for key, item in value.items() if key not in ("brightness", "checksums", "without")}
     (folder / records.MANIFEST_NAME).write_text(json.dumps(value))
     for command in ("verify", "inspect"):
         assert main([command, str(folder)]) == 2
-    assert "the file name" in capsys.readouterr().err
+        assert "the file name" in capsys.readouterr().err
     with pytest.raises(InputError, match="the file name"):
         read_by_training_and_prediction(folder)
-    main(["repair", str(folder), "--workers", "1"])
+    assert main(["repair", str(folder), "--workers", "1"]) == 0
+    assert verify(folder) == [] and content(folder) == content(reference)
     assert victim.read_bytes() == b"keep me"
 
 

@@ -152,10 +152,11 @@ def test_many_at_once_are_one_after_the_other(tmp_path):
     inside, most, turns = [], [], []
 
     def work():
-        while len(turns) < 200:
+        while len(turns) < 30:
             try:
                 with locked(tmp_path):
                     inside.append(1)
+                    time.sleep(0.002)
                     most.append(len(inside))
                     turns.append(1)
                     inside.pop()
@@ -168,6 +169,23 @@ def test_many_at_once_are_one_after_the_other(tmp_path):
     for thread in threads:
         thread.join()
     assert max(most) == 1
+
+
+def test_a_lock_on_a_file_that_its_last_owner_removed_is_taken_again(tmp_path, monkeypatch):
+    """Removed between our open and our lock: whoever comes next locks another file."""
+    take, taken = file_lock.take, []
+
+    def late(descriptor: int) -> bool:
+        if not taken:
+            os.unlink(tmp_path / folder_lock.NAME)
+        taken.append(descriptor)
+        return take(descriptor)
+
+    monkeypatch.setattr(file_lock, "take", late)
+    with locked(tmp_path) as owner:
+        assert len(taken) == 2 and folder_lock.read(tmp_path) == owner
+        with pytest.raises(InputError, match=f"process {os.getpid()} "), locked(tmp_path):
+            pass
 
 
 def test_a_lock_that_cannot_be_opened_is_named(tmp_path):

@@ -174,6 +174,11 @@ def test_training_has_finite_gradients_and_draws_no_image_without_cells(folders,
     network, view, objective = NETWORKS[name]
     examples, model, seen = read_examples(folders[1], clean=False), built(network, view), set()
     batches = training_batches(examples, view, Augmentation(), EveryCell(), batch_size=2, seed=0, epoch=0)
+    for batch in batches:
+        rows = batch.rows.numpy()
+        assert (rows[:, 0] >= 0).all() and (batch.weight.numpy() == 1).all()
+        seen |= set(examples.table["image_id"].iloc[rows[rows >= 0]])
+    assert seen == {image_id for image_id, count in COUNTS.items() if count}
     for batch in batches.take(2):
         with example_seeds(batch.seed), tf.GradientTape() as tape:
             outputs = model({key: batch.inputs[key] for key in model.input}, training=True)
@@ -181,6 +186,3 @@ def test_training_has_finite_gradients_and_draws_no_image_without_cells(folders,
         assert np.isfinite(loss).all()
         gradients = [one for one in tape.gradient(loss, model.trainable_variables) if one is not None]
         assert gradients and all(np.isfinite(one).all() for one in gradients)
-        rows = batch.rows.numpy()
-        seen |= set(examples.table["image_id"].iloc[rows[rows >= 0]])
-    assert seen and "a_none" not in seen

@@ -317,7 +317,7 @@ def test_a_later_members_epoch_is_looked_at_first(data, tmp_path):
 
 
 def test_epochs_of_the_second_stage_are_looked_at_first(data, graded):
-    """24 cells of the validation fold, graded ones of the other, and 2 more draws of each graded one."""
+    """24 cells of the validation fold, 5 graded ones of the other, and 2 more draws of each of the 11 graded ones."""
 
     def check(batch_size: int) -> None:
         small = recipe_named("cpu_small")
@@ -325,9 +325,9 @@ def test_epochs_of_the_second_stage_are_looked_at_first(data, graded):
         asked = lambda recipe: recipe, Data(str(data[0])), str(graded[0]), Site(make_strategy("one"), "float32")
         check_second_stage(System("tiny", (Member(small, 1.0),)), *asked)
 
-    with pytest.raises(InputError, match=r"100 of cpu_small for (\d+) draws of cells in the second stage") as caught:
+    draws = 24 + 5 + 2 * 11
+    with pytest.raises(InputError, match=f"100 of cpu_small for {draws} draws of cells in the second stage") as caught:
         check(200)
-    draws = int(caught.value.found.split(" for ")[1].split()[0])
     assert f"--recipe.optimization.batch-size {2 * draws} or less" in caught.value.fix
     with pytest.warns(HpaWarning, match=f"cpu_small: {draws // 2 - 1} of {draws} draws .* are left out"):
         check(2 * (draws - draws // 2 + 1))
