@@ -35,7 +35,7 @@ def run_each(
     Raises:
         InputError: Beam is missing, its options cannot be used, or the pipeline failed.
     """
-    options = _pipeline_options(runner, beam_options, num_workers)
+    options = pipeline_options(runner, beam_options, num_workers)
     import apache_beam as beam
 
     try:
@@ -46,7 +46,12 @@ def run_each(
         raise InputError(runner, last, "a pipeline that ends", "mend the cause, then run the same command") from error
 
 
-def _pipeline_options(runner: str, beam_options: Sequence[str], num_workers: int):
+def pipeline_options(runner: str, beam_options: Sequence[str], num_workers: int):
+    """Return Beam's options of a pipeline; arguments as of `run_each`.
+
+    Raises:
+        InputError: Beam is missing, or its options cannot be used.
+    """
     if any("multi_threading" in option for option in beam_options):
         found = "direct_running_mode multi_threading"
         fix = "use --direct_running_mode=multi_processing or in_memory"

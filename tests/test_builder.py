@@ -510,6 +510,11 @@ def test_a_finished_folder_stays_so_where_an_extra_is_missing(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert main([*arguments, "--tfds"]) == 2
     assert "no tensorflow_datasets; expected the extra [tfds]" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    next((tmp_path / "data").glob("cells-*")).unlink()  # so that there is work, for which the manifest goes
+    assert main([*arguments, "--runner", "DirectRunner"]) == 2
+    assert "no apache_beam; expected the extra [beam]" in capsys.readouterr().err
     assert (tmp_path / "data" / records.MANIFEST_NAME).read_bytes() == manifest
 
 

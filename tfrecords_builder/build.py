@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import cell_table, files, folder_lock, image_table, interrupts, records
-from hpa_tf.beam import LOCAL
+from hpa_tf.beam import LOCAL, pipeline_options
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.identity import check_kind
@@ -56,7 +56,9 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
     check_kind(options.out, records.MANIFEST_NAME)
     if options.tfds:
         check_tfds()
-    if options.runner == LOCAL and not files.exists(files.join(options.out, records.MANIFEST_NAME)):
+    if options.runner != LOCAL:
+        pipeline_options(options.runner, options.beam_options, options.workers)  # refused before anything changes
+    elif not files.exists(files.join(options.out, records.MANIFEST_NAME)):
         warm_up()
     repairing = bad_shards is not None
     saved = _saved_plan(options, repairing)
