@@ -341,12 +341,12 @@ def test_one_connection_too_many_is_closed_at_once(address):
     assert len(client.predict(address[0], "hpa", [GOOD])[0]) == 19
 
 
-def is_closed(connection: socket.socket, seconds: float = 0.01) -> bool:
+def is_closed(connection: socket.socket, seconds: float = 0) -> bool:
     """Tell whether the server closes a connection, of which it is asked nothing, within some seconds."""
     connection.settimeout(seconds)
     try:
         return connection.recv(1) == b""
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         return False
     except ConnectionResetError:
         return True
