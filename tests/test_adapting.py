@@ -168,6 +168,7 @@ def test_the_statistics_are_those_of_the_images_cells(world):
     assert norms(adapted)[0].moving_mean.numpy() == pytest.approx(mixed, abs=0.02 * float(np.abs(seen).mean()))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
     root, options = world
     before = contents(root / "mine"), (root / "out/submission.csv").read_bytes()
@@ -194,6 +195,7 @@ def test_a_folder_of_an_earlier_version_goes_on_with_another_limit_of_pixels(wor
     assert contents(tmp_path / "mine") == before
 
 
+@pytest.mark.slow
 def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypatch):
     """It adapts the run that it adapted the first time, and not the adapted one, which is newer by then."""
     root, options = world
@@ -309,6 +311,7 @@ class Killing:
         return self.image_ids[index]
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_is_named_or_skipped():
     with Workers(1) as workers:
         assert list(adapting._fields(Killing(), workers, skip=True)) == ["good"]

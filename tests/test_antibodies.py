@@ -66,6 +66,7 @@ def test_some_cells_number_their_own_antibodies(folder):
     assert (read_examples(folder / "without", clean=False).antibodies == -1).all()
 
 
+@pytest.mark.slow
 def test_they_are_told_apart_after_a_little_training(folder):
     examples = read_examples(folder / "data", clean=False)
     trainee = Trainee(RECIPE, make_strategy("one"), "float32")

@@ -194,6 +194,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_reaches_every_weight(name):
     spec, policy = TINY[name], POLICIES.get(name, "mixed_bfloat16")
@@ -220,6 +221,7 @@ def test_a_gradient_reaches_every_weight(name):
     assert all(np.isfinite(gradient).all() for gradient in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_exported_it_answers_the_same(name, tmp_path):
     model = TINY[name].build((80, 80, 4))

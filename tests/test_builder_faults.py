@@ -107,6 +107,7 @@ def test_finished_shards_are_not_built_again(inputs, reference, tmp_path):
 # -- a full disk ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_build_goes_on_once_there_is_room(inputs, reference, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -256,6 +257,7 @@ def test_an_image_that_vanishes_during_the_build(inputs, tmp_path):
         build_unit(unit, replace(Settings.of(options), skip_errors=False), vanish)
 
 
+@pytest.mark.slow
 def test_one_poisoned_image_among_1000(tmp_path, capsys):
     inputs = write_inputs(tmp_path / "inputs", 1000, size=16, grid=1)
     poisoned = inputs.images / f"{inputs.ids[617]}_yellow.png"

@@ -117,6 +117,7 @@ def test_members_of_no_system_are_refused(data, tmp_path, capsys):
     assert "--member-weights: found no --system" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_members_that_have_begun_need_their_file_no_more(call, files, capsys):
     (files / "away.weights.h5").write_bytes((files / "two.weights.h5").read_bytes())
     options = ["--member-weights", f"two={files}/away.weights.h5"]

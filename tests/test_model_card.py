@@ -53,7 +53,7 @@ def test_it_says_what_the_files_say(tmp_path):
     assert rows["channels"] == ["red, green, blue, yellow"] and rows["weights at the start"] == ["imagenet"]
     assert rows["steps"] == ["20"] and rows["batch"] == ["16 of SemiBalanced"]
     assert rows["Nuclear membrane"] == ["0.020"] and rows["Aggresome"] == ["-"]
-    assert "mAP 0.432, AUC 0.765, calibration error 0.099 (epoch 2)" in card
+    assert "soft-label mAP 0.432 (about .3 by chance), AUC 0.765, calibration error 0.099 (epoch 2)" in card
     recipe = recipe_named("zfturbo_green")
     model_card.write_card(str(write_run(tmp_path / "by_auc", recipe)))
     assert "(epoch 2, chosen by AUC)" in (tmp_path / "by_auc" / "README.md").read_text()
@@ -67,8 +67,8 @@ def test_it_says_what_the_files_say(tmp_path):
     [
         ({}, "kept out of the training but chose the epoch, against the labels"),
         ({"scored": {**BEST, "epoch": 3, "mAP": 0.1234}, "checkpoints": {"weights/epoch-0003.weights.h5": 1.0}},
-         "kept out of the training, against the labels named above: mAP 0.123, AUC 0.765, calibration error 0.099 "
-         "(epoch 3). "),
+         "kept out of the training, against the labels named above: soft-label mAP 0.123 (about .3 by chance), "
+         "AUC 0.765, calibration error 0.099 (epoch 3). "),
         ({"checkpoints": {"weights/epoch-0001.weights.h5": 0.5, "weights/epoch-0002.weights.h5": 0.5}},
          "(epoch 2 alone: the mean that predicts was not measured)"),
         ({"may_have_seen_fold": True}, "The weights at the start have seen this fold, or may have seen it"),

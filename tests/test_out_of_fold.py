@@ -96,6 +96,7 @@ def test_the_table_is_the_mean_of_the_members_that_have_not_seen_the_image(data,
         np.testing.assert_allclose(cell_table.values(own), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(data, trained, tmp_path, monkeypatch):
     out, path = trained
     before, again = path.read_bytes(), tmp_path / "again.parquet"

@@ -131,6 +131,7 @@ def test_what_is_bright_at_the_frame_and_has_no_mask_is_left_out():
 # -- its training -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(examples, tmp_path, monkeypatch):
     from hpa_tf.models.small_unet import SmallUnet
     from hpa_tf.segmenting import learning

@@ -25,6 +25,7 @@ def test_channel_means_and_histograms_do_not_give_the_classes_away(measured):
     assert chance < found < 0.6
 
 
+@pytest.mark.slow
 def test_the_check_would_find_a_leak(measured):
     """A constant that depends on the class, in one pixel's worth of brightness, is found at once."""
     (known, known_truth), (features, truth) = measured

@@ -108,6 +108,7 @@ def test_divergence_stops_with_step_rate_and_images_and_keeps_a_good_checkpoint(
     assert all(np.isfinite(array).all() for array in final_state(out).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps, schedule",  # epochs of 4 steps: all at once; 3 + 1
     [

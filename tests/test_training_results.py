@@ -359,10 +359,10 @@ def test_the_end_of_a_training_shows_what_predicts(every_step, tmp_path, capsys,
     out, given = tmp_path / "out", ["--data", str(every_step.parent / "data"), *TINY, *OPTIONS]
     assert command.main([*given, "--out", str(out), "--recipe.ensemble", "0.5", "0.5"]) == 0
     shown, card = capsys.readouterr().out, (out / "README.md").read_text()
-    assert re.search(r"^epoch 2 .* cells +AP$", shown, re.MULTILINE)
+    assert re.search(r"^epoch 2 .* cells +soft-label AP$", shown, re.MULTILINE)
     assert "the last epoch alone: the mean of 2 that predicts was not measured" in shown
     row = pd.read_csv(out / "history.csv").iloc[-1]
-    assert f"kept out of the training, against the labels named above: mAP {row['mAP']:.3f}" in card
+    assert f"kept out of the training, against the labels named above: soft-label mAP {row['mAP']:.3f}" in card
     assert "(epoch 2 alone: the mean that predicts was not measured)" in card
 
 

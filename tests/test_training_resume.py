@@ -42,6 +42,7 @@ def run_through(data, out, deaths) -> None:
     assert train(arguments) == 0
 
 
+@pytest.mark.slow
 def test_killed_in_a_step_and_a_write_and_asked_to_stop_while_it_traces_and_validates(data, undisturbed, tmp_path):
     run_through(data, tmp_path / "out", [("write", 2), ("step", 11), ("trace", 9), ("validate", 1)])
     assert_identical(tmp_path / "out", undisturbed)
