@@ -259,6 +259,7 @@ def test_cut_at_a_stride(spec, strides):
         )
 
 
+@pytest.mark.slow
 def test_inception_without_pools_keeps_its_maps_large():
     assert InceptionV3(pools=False).build((128, 128, 4)).output.shape[1:] == (14, 14, 2048)
 

@@ -324,6 +324,7 @@ def test_damage_is_found_named_and_repaired(damaged, reference, capsys, damage, 
     assert content(damaged) == content(reference)
 
 
+@pytest.mark.slow
 def test_damage_to_field_shards_and_tables_is_repaired(damaged, reference, capsys):
     flip(sorted(damaged.glob("fields-*"))[1])
     (damaged / records.CELL_TABLE_NAME).write_bytes(b"no table")
@@ -404,6 +405,7 @@ def test_repair_says_when_the_inputs_changed_and_leaves_the_folder(tmp_path, cap
     assert everything(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged_files", [["a shard"], ["a shard", ".build/plan.json"]])
 def test_a_repair_that_fails_on_its_way_can_be_repeated(tmp_path, capsys, damaged_files):
     """An image that cannot be read, though its size and time are as they were: seen when its shard is rebuilt."""

@@ -797,6 +797,7 @@ def test_ablation_of_an_unfinished_prediction_is_refused(world, capsys):
     assert "state 'running'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "option", "usual", "changed"),
     [

@@ -268,6 +268,7 @@ for use in (lambda: locked(sys.argv[1]).__enter__(), lambda: Writer(sys.argv[1],
 """
 
 
+@pytest.mark.slow
 def test_on_windows_modules_are_imported_and_a_lock_is_refused_in_one_line(tmp_path):
     """A system without the module fcntl, which opens no folder as a file; every import ended in a traceback."""
     command = [sys.executable, "-c", WITHOUT_LOCKS, str(tmp_path)]

@@ -60,6 +60,7 @@ def test_members_start_from_files_of_their_own(call, data, files, tmp_path, caps
         assert read_run(tmp_path / "out" / name).recipe.weights == f"{files}/{name}.weights.h5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "said"), [(True, "needs labels of its own"), (False, "is needed to predict, and not trained here")]
 )

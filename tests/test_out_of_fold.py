@@ -116,6 +116,7 @@ def test_it_goes_on_where_it_was_stopped(data, trained, tmp_path, monkeypatch):
     assert again.read_bytes() == before and len(asked_again) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_a_cell_that_no_training_reads_is_named(data, trained, tmp_path, capfd):
     folder, out = shutil.copytree(data, tmp_path / "data"), shutil.copytree(trained[0], tmp_path / "out")
     table = read_cells(folder)

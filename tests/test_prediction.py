@@ -59,6 +59,7 @@ def world(tmp_path_factory, pool):
     return root, masks, options
 
 
+@pytest.mark.slow
 def test_one_command_at_a_time_writes_to_a_folder(world, pool, tmp_path, monkeypatch):
     """Also while the final files are written; one that is refused leaves the other's open files alone."""
     out, held = str(tmp_path / "out"), []
@@ -262,6 +263,7 @@ def test_going_on_with_other_weights_is_refused(world, pool, tmp_path):
         predict(replace(options, out=str(tmp_path / "out"), run=(str(other),)), pool)
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(world, pool, tmp_path):
     root, _, options = world
     out = tmp_path / "out"
@@ -287,6 +289,7 @@ def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(world, pool, t
             assert found == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["network", "none"])
 def test_results_whose_request_was_removed_are_predicted_again(small, pool, tmp_path, change):
     """Nothing says which network and options they are of."""
@@ -303,6 +306,7 @@ def test_results_whose_request_was_removed_are_predicted_again(small, pool, tmp_
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_object_store_holds_what_a_local_folder_does(world, pool, tmp_path, monkeypatch):
     """Files behind a URL, whose folders are there once they hold a file."""
     root, _, options = world

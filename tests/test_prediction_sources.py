@@ -255,6 +255,7 @@ def test_a_table_of_labels_of_other_images_is_told(world, pool, tmp_path):
         predict(asked, pool)
 
 
+@pytest.mark.slow
 def test_shards_that_were_built_again_are_predicted_again(pool, tmp_path):
     images, masks, data = tmp_path / "images", str(tmp_path / "images"), tmp_path / "data"
     for seed, image_id in enumerate("abcd"):

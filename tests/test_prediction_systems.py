@@ -135,6 +135,7 @@ def test_folds_that_are_not_whole_are_named(tmp_path, monkeypatch):
         members.load_members(system, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_members_may_have_unlike_numbers_of_folds(tmp_path, monkeypatch):
     """SYSTEMS 2: team 2 had 5 folds of duo-branch and 2 of the fields; here trained one by one, each by its recipe."""
     others = replace(CELLS, name="others")
@@ -246,6 +247,7 @@ def test_members_of_other_labels_or_other_cells_are_named(tmp_path):
         check(run("unclean", of_images, clean=False), known)
 
 
+@pytest.mark.slow
 def test_specialists_that_are_trained_beside_the_members_have_their_data(tmp_path):
     one = replace(CELLS, name="one", network=replace(CELLS.network, classes=(0,)))
     write_member(tmp_path / "cells", CELLS)

@@ -340,6 +340,7 @@ def test_a_refused_record_is_no_damaged_shard(shards, refuse, monkeypatch):
     assert caught.value.where.startswith(shards.folder) and caught.value.found.endswith("has expired.)")
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_write_stops_in_a_line_and_goes_on(folder, tmp_path, monkeypatch, capsys):
     def put(self, local, path, **more):
         if path.endswith("step-00000008.npz"):

@@ -156,6 +156,7 @@ def test_bad_options(data, tmp_path, capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_relabelling_that_fails_midway_keeps_its_networks_and_which_labels_they_have_seen(
     data, tmp_path, monkeypatch, capsys
 ):
@@ -193,6 +194,7 @@ def test_relabelling_that_fails_midway_keeps_its_networks_and_which_labels_they_
     assert len(both) == len(said) and (both["cell_area"] == both["cell_area of the data"]).all(), "which cells it means"
 
 
+@pytest.mark.slow
 def test_relabelling_on_another_worker_needs_no_file_of_the_first(data, tmp_path, monkeypatch):
     """That of the weights may not be there yet, or be of an earlier epoch; and the first says what is done."""
     arguments = ["--data", str(data[0]), *TINY_RELABELLING, "--recipe.optimization.ema-decay", "0.5"]

@@ -350,6 +350,7 @@ def test_images_that_cannot_be_used_are_named_and_left_out(images, weights, done
         assert text in listed
 
 
+@pytest.mark.slow
 def test_parts_of_a_folder_share_the_list_of_what_was_left_out(weights, tmp_path, monkeypatch):
     own, out = tmp_path / "fields", tmp_path / "out"
     ids = ["-a", "b", "c", "d"]

@@ -116,6 +116,7 @@ def write_run(folder: Path, classes: tuple[int, ...]) -> Recipe:
     return recipe
 
 
+@pytest.mark.slow
 def test_a_system_reads_its_specialists_from_beside_its_members_or_its_folds(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "_averages", lambda run: False)
     member = write_run(tmp_path / "runs" / "fold0" / "member", ALL)

@@ -254,6 +254,7 @@ def test_files_and_command_line(tmp_path, capsys):
     assert "labels per cell" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     """Images that are whole are not made again; one whose files are gone is; the result is that of one run."""
     config, made, real_make = SyntheticConfig(difficulty="real", seed=4), [], dataset.make

@@ -132,6 +132,7 @@ def test_many_steps_an_execution_are_the_same_steps(data, tmp_path, capsys, step
         np.testing.assert_allclose(array, expected[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_plateau_falls_by_the_measure_of_its_recipe(data, tmp_path):
     """By the loss of the validation, worked out here from the history, and not as the mAP would have it."""
     options = "epochs 5 schedule Plateau schedule.patience 0 schedule.factor 0.5 measure loss learning-rate 0.1"
@@ -390,6 +391,7 @@ def test_system_trains_its_members_and_skips_finished_ones(data, tmp_path, capsy
         )
 
 
+@pytest.mark.slow
 def test_out_of_fold_table_is_by_the_network_that_has_not_seen_the_image(data, tmp_path):
     table_path = tmp_path / "out_of_fold.parquet"
     assert call(data, tmp_path / "out", "--folds", "2", "--out-of-fold", str(table_path)) == 0

@@ -427,6 +427,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_tpu_connects_to_the_server_that_tpu_name_says():
     """TensorFlow's own server, as on a TPU's machine; it has no TPU, which is found out once it is connected."""
     result = subprocess.run([sys.executable, "-c", CONNECT], capture_output=True, text=True, timeout=120)

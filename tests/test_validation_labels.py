@@ -56,6 +56,7 @@ def call(data, grades, tmp_path, monkeypatch):
     return train
 
 
+@pytest.mark.slow
 def test_members_that_keep_no_fold_out_are_trained_without_it(call, tmp_path, capsys):
     assert call(SYSTEM) == 0
     said = "trained on all folds, and not measured by --validation-labels: on_all"
