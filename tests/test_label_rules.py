@@ -1,5 +1,6 @@
 """Rules of labels: each against the text of its source, provenance always true, files that come back."""
 
+import hashlib
 import json
 import shutil
 from typing import get_args
@@ -426,6 +427,9 @@ def test_a_copy_of_a_journal_in_a_second_folder_is_refused(data, tmp_path, capsy
         assert f"{second}: found the journal of class 11 by anna, of which {first} has" in said
         assert not (tmp_path / "l.parquet").exists()
     assert main([*command, "--grades", str(on), str(apart)]) == 0  # two sessions of one grader
+    name = "class-11.anna.jsonl"
+    sums = [hashlib.sha256((place / name).read_bytes()).hexdigest() for place in (on, apart)]
+    assert rules.read_labels(tmp_path / "l.parquet").steps[-1].inputs == {name: sums[0], f"{name} 2": sums[1]}
 
 
 def test_grades_of_cells_of_other_masks_are_refused(data, tmp_path, capsys):

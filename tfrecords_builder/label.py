@@ -81,7 +81,7 @@ class FromGrades(Rule):
         found = [label_rules.grades_of_folder(folder, data) for folder in self.grades]
         label_rules.check_no_copies(self.grades, [journals for _, journals, _ in found])
         print(label_rules.describe_grades([journal for _, journals, _ in found for journal in journals]))
-        sums = {name: digest for _, _, some in found for name, digest in some.items()}
+        sums = label_rules.joined_sums(some for _, _, some in found)
         if self.write_maps:
             label_rules.write_maps(maps, self.write_maps)
         table = pd.concat([grades for grades, _, _ in found], ignore_index=True)

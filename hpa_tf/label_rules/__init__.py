@@ -19,6 +19,7 @@ from hpa_tf.label_rules.grades import (
     describe_grades,
     from_grades,
     grades_of_folder,
+    joined_sums,
     read_maps,
     write_maps,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "from_grades",
     "from_image",
     "grades_of_folder",
+    "joined_sums",
     "match_cells",
     "merge",
     "on_own_cells",

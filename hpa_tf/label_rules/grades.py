@@ -1,7 +1,7 @@
 """Hand grades 1 to 5 -> soft labels, by a map for each class that stands in a file and can be edited."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
@@ -159,6 +159,17 @@ def check_no_copies(folders: Sequence[str], journals: Sequence[Sequence[Journal]
             found = f"the journal of class {key[0]} by {key[1]}, of which {folder_of[key]} has another state"
             raise InputError(folder, found, "each journal once", "leave the older one out")
         folder_of |= begun
+
+
+def joined_sums(sums: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the SHA-256 of the journals of several folders by name, `NAME 2` for the second one of that name."""
+    found: dict[str, str] = {}
+    for name, digest in (item for own in sums for item in own.items()):
+        number = 1
+        while (key := f"{name} {number}" if number > 1 else name) in found:
+            number += 1
+        found[key] = digest
+    return found
 
 
 def soft_labels(grades: pd.DataFrame, maps: GradeMaps) -> pd.DataFrame:
