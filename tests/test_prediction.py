@@ -59,7 +59,6 @@ def world(tmp_path_factory, pool):
     return root, masks, options
 
 
-@pytest.mark.slow
 def test_one_command_at_a_time_writes_to_a_folder(world, pool, tmp_path, monkeypatch):
     """Also while the final files are written; one that is refused leaves the other's open files alone."""
     out, held = str(tmp_path / "out"), []
