@@ -247,6 +247,15 @@ def test_cells_without_a_row_stop_unless_told(folder, tmp_path):
 
 
 @pytest.mark.parametrize("unknown_cells", ["error", "keep", "drop"])
+def test_labels_of_other_images_alone_are_refused(folder, tmp_path, unknown_cells):
+    path = overlay(tmp_path, slice(None))
+    table = cell_table.read(path)
+    cell_table.write(table.assign(image_id=table["image_id"] + "_blue"), path, "labels")
+    with pytest.raises(InputError, match=r"no row of a cell of the dataset.*'image-\d+_blue' cell 4.*'image-00000' c"):
+        read_examples(folder, labels=path, unknown_cells=unknown_cells, clean=False)
+
+
+@pytest.mark.parametrize("unknown_cells", ["error", "keep", "drop"])
 def test_labels_of_other_masks_are_refused_however_many_cells_they_have(folder, tmp_path, unknown_cells):
     """Numbers that fit by chance are other cells: their areas tell."""
     path = overlay(tmp_path, slice(None))

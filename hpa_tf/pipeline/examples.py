@@ -259,13 +259,17 @@ def overlay_labels(
         The table with the new labels, and bool [N]: cells that stay.
 
     Raises:
-        InputError: `unknown_cells` is "error" and one of the two tables has a cell that the other lacks, or they are
-            of other masks.
+        InputError: No cell is in both tables, or `unknown_cells` is "error" and one of the two has a cell that the
+            other lacks, or they are of other masks.
     """
     cell_table.check_same_cells(table, other, where)
     keys, other_keys = (pd.MultiIndex.from_frame(one[cell_table.KEYS]) for one in (table, other))
     rows = other_keys.get_indexer(keys)
     found = rows >= 0
+    if not found.any():
+        first, own = (f"image {one[0][0]!r} cell {one[0][1]}" if len(one) else "none" for one in (other_keys, keys))
+        fix = "give the table of these data, with their image ids and the numbers of their cells"
+        raise InputError(where, f"no row of a cell of the dataset: the first is {first}", f"such as {own}", fix)
     surplus = len(other) - int(found.sum())
     if unknown_cells == "error" and (surplus or not found.all()):
         raise InputError(
