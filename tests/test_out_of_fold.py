@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from shards import one_hot, write_dataset
 from training_process import TINY, words
@@ -19,7 +20,7 @@ from hpa_tf.postprocessing import PREDICTED_NEGATIVE, PostProcessing, mean_of_kn
 from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.run_folder import write_result
-from hpa_tf.training import command, leaks, out_of_fold, run
+from hpa_tf.training import command, leaks, out_of_fold, relabelling, run
 from hpa_tf.training.loop import Progress
 from hpa_tf.training.out_of_fold import mix
 from hpa_tf.training.site import Data, Site
@@ -161,6 +162,22 @@ def test_folds_that_were_not_trained_are_said(tmp_path, monkeypatch):
         texts = [str(one.message) for one in caught if issubclass(one.category, HpaWarning)]
         assert [said in text for text in texts] == ([True] if said else [])
         assert set(cell_table.read(path)["fold"]) == set(range(num_folds))
+
+
+def test_every_cell_is_predicted_whatever_cells_were_trained_on(data, tmp_path, monkeypatch):
+    part, path = tmp_path / "part.parquet", str(tmp_path / "said.parquet")
+    table = read_cells(data)
+    cell_table.write(table[table["cell"] <= 2], part, "labels")  # two of the four cells of each image
+    trained_on = Data(str(data), labels=str(part), unknown_cells="drop")
+    monkeypatch.setattr(out_of_fold, "_of_member", lambda number, member, examples, *rest: [
+        np.full((len(one), 19), 0.5) for one in examples
+    ])  # fmt: skip
+    out_of_fold.out_of_fold_table(SYSTEM, 2, trained_on, None, path, SITE)
+    monkeypatch.setattr(relabelling, "_train_class", lambda *arguments: None)
+    recipe = replace(recipes.recipe_named("relabel_small"), weights="none")
+    relabelled = relabelling._tables(recipe, range(2), trained_on, records.read_manifest(data), str(tmp_path), SITE)
+    for found in (cell_table.read(path), pd.concat(relabelled)):
+        assert set(map(tuple, found[cell_table.KEYS].to_numpy())) == set(map(tuple, table[cell_table.KEYS].to_numpy()))
 
 
 def test_members_of_other_classes_are_mixed_where_they_answer():

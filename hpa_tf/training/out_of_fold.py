@@ -45,7 +45,7 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
     Args:
         system: Members as they were trained; one that is asked through another view says so.
         num_folds: Folds that were trained; cells of other folds are not in the table.
-        data: What was trained on; unclean cells are predicted too.
+        data: What was trained on; cells that were left out of it are predicted too.
         folder_of: Where the run folders are.
         path: The table to write.
         site: Where it runs; every worker predicts, the first one writes.
@@ -56,7 +56,7 @@ def out_of_fold_table(system: System, num_folds: int, data: Data, folder_of: Fol
     """
     wait_for_all(site.strategy)  # the first worker still exports the last network when the others come here
     interrupts.keeps("all networks are trained; the same command goes on with what they say")
-    examples = [replace(data, clean=False).examples({fold}) for fold in range(num_folds)]
+    examples = [data.asked({fold}) for fold in range(num_folds)]
     said = [_of_member(number, member, examples, folder_of, site) for number, member in enumerate(system.members)]
     if not site.is_chief:
         return

@@ -11,7 +11,6 @@ single class, 0, whose place the class in question takes in the labels. Stopped 
 import io
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -51,7 +50,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
     Args:
         recipe: One of `hpa_tf.recipes.relabel`.
         num_folds: Folds to predict; 0 = all.
-        data: What is trained on; unclean cells are predicted too.
+        data: What is trained on; cells that are left out of it are predicted too.
         out: Folder.
         path: The table to write; None = `out`/out_of_fold.parquet.
         site: Where it runs.
@@ -73,7 +72,7 @@ def train_relabelling(recipe: Recipe, num_folds: int, data: Data, out: str, path
     check_first(recipe, manifest)
     check_unseen([recipe], range(folds), data.data)
     check_batch_size(recipe, site.strategy)
-    check_shard_sizes(manifest, records_of(recipe, replace(data, clean=False).examples(None)))
+    check_shard_sizes(manifest, records_of(recipe, data.asked(None)))
     networks = [_class_folder(out, fold, class_id) for fold in range(folds) for class_id in range(NEGATIVE)]
     with claimed(recipe, data, manifest, out, site, networks):
         table = pd.concat(_tables(recipe, range(folds), data, manifest, out, site), ignore_index=True)
@@ -111,7 +110,7 @@ def _tables(
     first = trainee.arrays()
     for fold in folds:
         others = data.examples(set(range(manifest.num_folds)) - {fold})
-        own = replace(data, clean=False).examples({fold})
+        own = data.asked({fold})
         values = np.full((len(own), len(CLASSES)), np.nan, np.float32)
         for class_id in range(NEGATIVE):
             folder = _class_folder(out, fold, class_id)

@@ -89,6 +89,13 @@ class Data:
             self.data, folds=folds, clean=self.clean, labels=self.labels, unknown_cells=self.unknown_cells
         )
 
+    def asked(self, folds: set[int] | None) -> Examples:
+        """Return all cells of some folds, which are predicted out of fold; None = all.
+
+        The labels have no say in it: unclean cells are among them, and those that the labels table lacks.
+        """
+        return replace(self, clean=False, labels=None, unknown_cells="error").examples(folds)
+
 
 @dataclass(frozen=True)
 class Site:
