@@ -8,7 +8,7 @@ DEMO ?= demo
 
 # -- the demo: the whole path on generated images, 4 to 6 minutes on 2 cores; DEMO_OPTIONS="--recipe cpu_b0", ... ---------
 demo: .venv/run
-	$(BIN)/hpa-tf demo --out $(DEMO) $(DEMO_OPTIONS)
+	$(BIN)/hpa-tf demo --out "$(DEMO)" $(DEMO_OPTIONS)
 
 # -- the starter network: generate, train, pack into hpa_tf/starter; half an hour to an hour, continues where it was stopped --------
 starter: .venv/run
@@ -40,4 +40,4 @@ measurements: .venv/test
 	$(BIN)/python benchmarks/measurements.py $(TABLES)
 
 clean:
-	rm -rf $(DEMO)
+	rm -rf "$(DEMO)"

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from hpa_tf import files
+from hpa_tf.errors import InputError
 
 UM_PER_PX = "0.32"
 TRAIN_SEED, TEST_SEED = "1", "2"
@@ -66,6 +67,13 @@ def steps(demo: Demo) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code of the step that failed, or 0."""
     demo = tyro.cli(Demo, args=files.expand_home(arguments), prog="hpa-tf demo")
+    if demo.options and not demo.options[0].startswith("-"):  # said now, not by the training
+        fix = "write a folder whose name has spaces in quotation marks"
+        error = InputError(
+            "hpa-tf demo", repr(demo.options[0]), "an option of the training, such as --recipe.seed 1", fix
+        )
+        print(error, file=sys.stderr)
+        return 2
     start = time.monotonic()
     for command in steps(demo):
         print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)

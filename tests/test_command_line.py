@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpa_tf import command_line
-from hpa_tf.demo import Demo, steps
+from hpa_tf.demo import Demo, main, steps
 from tfrecords_builder import command
 
 ROOT = Path(__file__).parent.parent
@@ -119,3 +119,17 @@ def test_the_steps_of_the_demo_are_commands_and_use_what_the_ones_before_wrote()
     written = {words[words.index("--out") + 1] for words in commands}
     read = {word for words in commands for word in words if word.startswith("there/")} - written
     assert all(any(word.startswith(folder + "/") for folder in written) for word in read)
+
+
+def test_the_demo_refuses_words_that_are_no_options_before_its_first_step(tmp_path, monkeypatch, capsys):
+    """`--out my folder` without quotation marks."""
+    monkeypatch.setattr("hpa_tf.demo.steps", lambda asked: [])
+    assert main(["--out", str(tmp_path / "my"), "folder"]) == 2
+    assert "'folder'" in capsys.readouterr().err
+
+
+def test_make_clean_removes_the_folder_of_the_demo_alone(tmp_path):
+    for name in ("my demo", "my", "demo"):
+        (tmp_path / name).mkdir()
+    subprocess.run(["make", "-f", ROOT / "Makefile", "clean", "DEMO=my demo"], cwd=tmp_path, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "my"]
