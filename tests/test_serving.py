@@ -25,7 +25,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
-from hpa_tf.serving import server
+from hpa_tf.serving import command, server
 from hpa_tf.serving.operations import check_operations
 from hpa_tf.serving.request import MAX_CELLS, instances
 from hpa_tf.views import Crop
@@ -323,6 +323,14 @@ def test_wrong_region_maps_as_arrays_get_a_clear_error(served, bad, signature):
         arrays = {name: np.stack([array, array]) for name, array in arrays.items()}
     with pytest.raises(tf.errors.InvalidArgumentError, match="region of highest value"):
         call(served["masked"], signature, **arrays)
+
+
+def test_the_commands_take_the_memory_of_a_gpu_as_they_need_it(monkeypatch):
+    grows = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grows.__setitem__)
+    assert command.main(["onnx", "--run", "nowhere"]) == 2
+    assert grows == {"a GPU": True}
 
 
 def test_a_run_without_savedmodel(tmp_path):

@@ -380,6 +380,14 @@ def test_a_port_that_is_taken_is_one_line(run, address, capsys):
     assert "--port" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("host", ["127.0..1", 70 * "a"])
+def test_a_host_that_no_name_can_be_is_one_line(host, capsys):
+    pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+    assert command.main(["serve", "--run", "nowhere", "--host", host, "--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert f"{host} 0" in error and error.count("\n") == 1
+
+
 def test_many_clients_at_once_get_their_own_answers(address):
     crops = [png(cell(seed)[0]) for seed in range(8)]
     alone = [client.predict(address[0], "hpa", [crop])[0] for crop in crops]

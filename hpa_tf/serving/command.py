@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(command: Onnx | Bioimageio | Serve) -> None:
     import_tensorflow()
+    from hpa_tf.devices import find_gpus
+
+    find_gpus()  # takes their memory as it is needed
     if isinstance(command, Serve):
         from hpa_tf.serving.server import serve
 

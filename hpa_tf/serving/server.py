@@ -104,6 +104,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        fix = "choose another --port, or stop what listens there"
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a host that no name can be
+        fix = "choose another --port, or stop what listens there; or mend --host"
         raise InputError("--host --port", f"{host} {port} ({error})", "an address to listen on", fix) from error
