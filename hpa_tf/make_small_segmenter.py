@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps; return the exit code of the step that failed, or 0."""
     asked = tyro.cli(MakeSmallSegmenter, args=files.expand_home(arguments), prog="hpa-tf make-small-segmenter")
     try:
+        if asked.steps < 1:
+            raise InputError("--steps", asked.steps, "1 or more", "leave it out, or give a larger number")
+        files.check_can_be_written("--package", asked.package)
         if importlib.util.find_spec("tf2onnx") is None:  # said now, not after the training
             raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'")
         for command in asked.commands():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.evaluation.mask_folder import MaskFolder
 from hpa_tf.imaging.cells import border_ratios
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
@@ -76,6 +76,17 @@ def test_lzw_tiff_and_fortran_order(tmp_path):
     np.save(tmp_path / "f.npy", np.asfortranarray(mask))
     for name in ("lzw.tif", "f.npy"):
         np.testing.assert_array_equal(read_mask(tmp_path / name), mask)
+
+
+def test_a_mask_stored_column_by_column_is_looked_at_like_any_other(tmp_path):
+    ring = np.zeros((40, 40), np.uint8)
+    ring[5:35, 5:35] = 1
+    ring[7:33, 7:33] = 0
+    mask = np.asfortranarray(np.concatenate([ring, 2 * ring], axis=1))
+    np.save(tmp_path / "a_1_cellmask.npy", mask)
+    with pytest.warns(HpaWarning, match="2 of 2 cells are thin rings"):
+        found = MasksOnDisk(str(tmp_path)).cell_mask("a_1")
+    np.testing.assert_array_equal(found, mask)
 
 
 @settings(max_examples=50, deadline=None)

@@ -451,6 +451,11 @@ def test_files_are_recognised_by_checksum_then_by_name():
     assert published.recognise("x/dpn_unet_cell_v2.pth", "", None) == ("cells", False)
     assert published.recognise("my_nuclei.pth", "", None) == ("nuclei", True)
     assert published.recognise("weights.pth", "", "cells") == ("cells", True)
+    for name, network in (("hpacellseg_nucleus.pth", "nuclei"), ("HPA-Cell-Segmentation_cell.pt", "cells")):
+        assert published.recognise(name, "", None) == (network, True)
+    for ambiguous in ("hpacellseg.pth", "nuclei_of_cells.pth"):
+        with pytest.raises(InputError, match="--network"):
+            published.recognise(ambiguous, "", None)
     with pytest.raises(InputError, match="add --network"):
         published.recognise("weights.pth", "", None)
     with pytest.raises(InputError, match=r"cells: .* is cell_model.pt"):

@@ -234,6 +234,17 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     assert str(tmp_path / "build" / "real") in asked[0]
 
 
+@pytest.mark.parametrize(
+    "wrong, named", [("--steps=0", "--steps: found 0"), ("--steps=-1", "--steps"), ("--package={}", "--package")]
+)
+def test_what_cannot_be_made_is_said_before_anything_is(tmp_path, monkeypatch, capsys, wrong, named):
+    monkeypatch.setattr(make_small_segmenter.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(make_small_segmenter.subprocess, "call", lambda command: pytest.fail(str(command)))
+    given = ["--out", str(tmp_path / "build"), "--package", str(tmp_path / "small.onnx"), wrong.format(tmp_path)]
+    assert make_small_segmenter.main(given) == 2
+    assert named in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is not None, reason="the package is there")
 def test_a_missing_package_is_said_before_anything_is_made(tmp_path, capsys):
     out = tmp_path / "build"

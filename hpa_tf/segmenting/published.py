@@ -61,6 +61,10 @@ FILES = (
         )
     ),
 )
+_WORDS: dict[NetworkName, str] = {"nuclei": "nuc", "cells": "cell"}
+"""What file names say of each network."""
+_CELL_SEGMENTATOR = re.compile(r"cell[\W_]*seg[a-z]*")
+"""The program, in lower case: files of both networks are named after it."""
 _GIGABYTES = "0.56 GB"  # 139 million float32
 
 
@@ -141,7 +145,8 @@ def recognise(path: str, sha256: str, network: NetworkName | None) -> tuple[Netw
         if network not in (None, known.network):
             raise InputError("--network", network, f"{known.network}: {path} is {known.file}", "leave --network out")
         return known.network, known.yellow
-    guessed = {kind for kind in ("nuclei", "cells") if re.search(kind.rstrip("s"), name)}
+    said = _CELL_SEGMENTATOR.sub("", name)
+    guessed: set[NetworkName] = {kind for kind, word in _WORDS.items() if word in said}
     if network is None and len(guessed) != 1:
         found = f"a file whose name does not say whether it is the nuclei or the cell network ({name})"
         raise InputError(path, found, "a published name, or --network", "add --network nuclei or --network cells")

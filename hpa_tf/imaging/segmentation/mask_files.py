@@ -139,4 +139,4 @@ def _as_numbers(array: np.ndarray, path: str) -> np.ndarray:
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest > _LARGEST:
         raise InputError(path, f"the number {lowest if lowest < 0 else highest}", f"0 to {_LARGEST}", _SAVE_NUMBERS)
-    return array.astype(np.int32)
+    return array.astype(np.int32, order="C")  # as OpenCV takes it
