@@ -22,6 +22,7 @@ from hpa_tf.imaging import ome
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
 from hpa_tf.imaging.layout import channel_of
 from hpa_tf.imaging.layout_options import LayoutOptions
+from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, NUCLEUS_PATTERNS
 from hpa_tf.prediction.options import Options as PredictionOptions
 from hpa_tf.records import read_manifest
 from hpa_tf.segmenting.options import Options as SegmentingOptions
@@ -229,11 +230,12 @@ def test_channels_that_are_not_wanted_need_no_name(tmp_path, pixels):
     np.testing.assert_array_equal(np.stack(list(found.values())), pixels[[0, 3, 2]])
 
 
-def test_masks_beside_stacks_are_no_images(tmp_path, pixels):
-    write_ome(tmp_path, pixels, NAMES, "a.ome.tif")
-    for name in ("a_cellmask", "a_cp_masks", "a.ome_cp_masks", "a_nucleusmask", "a_labels"):
-        tifffile.imwrite(tmp_path / f"{name}.tif", np.ones(SIZE, np.uint16))
-    assert [field.image_id for field in find_fields(tmp_path)] == ["a"]
+@pytest.mark.parametrize("pattern", sorted({*CELL_PATTERNS, *NUCLEUS_PATTERNS} - {"{ID}"}))
+def test_masks_beside_stacks_are_no_images(tmp_path, pixels, pattern):
+    for image_id in ("a", "a_cell"):
+        write_ome(tmp_path, pixels, NAMES, f"{image_id}.ome.tif")
+        tifffile.imwrite(tmp_path / f"{pattern.replace('{ID}', image_id)}.tif", np.ones(SIZE, np.uint16))
+    assert [field.image_id for field in find_fields(tmp_path)] == ["a", "a_cell"]
 
 
 def test_images_of_a_file_each_beside_one_of_four_files_are_told(tmp_path, pixels):

@@ -20,8 +20,11 @@ from hpa_tf.imaging.stacks import files_of_set, has_one_plane
 
 _COMPOSITE = re.compile(rf"(?P<id>.+?)(?:_(?:{'|'.join(CHANNELS)}))+", re.I)
 _MASK = re.compile(
-    r"(?P<id>.+?)(?:\.ome)?_(?:cell|nucleus|nuclei|cell_|nucleus_|nuclei_|cp_)?(?:masks?|cells|nuclei|labels?)", re.I
+    rf"(?:\.ome)?(?:_(?:cell|nucleus|nuclei|cp|{'|'.join(CHANNELS)}))*"
+    r"_(?:cell|nucleus|nuclei)?(?:masks?|cells|nuclei|labels?|stardist)",
+    re.I,
 )
+"""What stands after an image's name in that of a mask."""
 _STEM = re.compile(r"(?:\.ome)?\.tiff?$", re.I)
 _TIFF = re.compile(r"\.tiff?(?:\.gz)?$", re.I)
 _SET = re.compile(r"\.ome\.tiff?$", re.I)
@@ -206,8 +209,8 @@ def _stacks(
 
 
 def _is_mask(image_id: str, stems: set[str]) -> bool:
-    match = _MASK.fullmatch(image_id)
-    return match is not None and match["id"] in stems
+    places = (sign.start() for sign in re.finditer(r"[._]", image_id))
+    return any(image_id[:place] in stems and _MASK.fullmatch(image_id, place) for place in places)
 
 
 def _sets(folder: str | os.PathLike, grouped: Mapping[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
