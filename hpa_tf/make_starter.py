@@ -114,7 +114,9 @@ def join_truth(out: str, sets: Iterable[str]) -> None:
 
 def pack_run(run: str, package: str) -> None:
     """Write recipe, manifest and weights of a finished run as the package's data."""
-    from hpa_tf import run_folder
+    from hpa_tf import quiet, run_folder
+
+    quiet.import_tensorflow()
     from hpa_tf.models import packed, weights
     from hpa_tf.recipes.runs import read_run
 

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+from hpa_tf.errors import InputError
+
 _KNOWN = re.compile(
     r"All log messages before absl::InitializeLog"
     r"|port\.cc:\d+\] oneDNN custom operations are on"
@@ -28,21 +30,36 @@ _KNOWN = re.compile(
 )
 """Lines that say nothing a user could act on. A GPU that is there but cannot be used is said by `devices` itself."""
 
-
+_BACKEND = "tensorflow"
 _NOT_USED = ("sklearn", "matplotlib")
 
 
 def import_tensorflow(*, whole_keras: bool = False) -> None:
     """Import TensorFlow and Keras and list the devices, quietly; later imports find them loaded.
 
+    Keras computes with TensorFlow, in float32, channels last, whatever the user's keras.json and environment say.
+
     Args:
         whole_keras: Let Keras find scikit-learn and matplotlib: `keras.wrappers` and `keras.visualization` work.
+
+    Raises:
+        InputError: Keras is already imported, with another backend.
     """
-    if "tensorflow" in sys.modules:
-        return
+    if not {"tensorflow", "keras"} <= sys.modules.keys():
+        _import(() if whole_keras else _NOT_USED)
+    keras = sys.modules["keras"]
+    if (backend := keras.config.backend()) != _BACKEND:
+        fix = f"`from hpa_tf import Predictor` before keras is imported, or set KERAS_BACKEND={_BACKEND}"
+        raise InputError("KERAS_BACKEND", backend, _BACKEND, fix)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+
+
+def _import(hidden: Sequence[str]) -> None:
+    os.environ["KERAS_BACKEND"] = _BACKEND  # goes before keras.json
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors
     with _without_known_lines():
-        with _hidden(() if whole_keras else _NOT_USED):
+        with _hidden(hidden):
             tensorflow = importlib.import_module("tensorflow")
             importlib.import_module("keras")
         with contextlib.suppress(RuntimeError):  # a driver that fails is said where the devices are chosen

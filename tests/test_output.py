@@ -1,13 +1,16 @@
 """What commands print: nothing from TensorFlow's libraries, progress in lines where there is no terminal."""
 
+import json
 import os
 import subprocess
 import sys
 
+import keras
 import pytest
 
+from hpa_tf.errors import InputError
 from hpa_tf.progress import progress
-from hpa_tf.quiet import _without_known_lines
+from hpa_tf.quiet import _without_known_lines, import_tensorflow
 
 CUDA = "I0000 00:00:1795.365599    6941 cudart_stub.cc:31] Could not find cuda drivers on your machine"
 
@@ -19,6 +22,22 @@ def test_tensorflow_starts_in_silence_and_without_what_keras_would_wrap_which_ca
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stdout, result.stderr) == (0, "set() (1, 2)\n", "")
+
+
+def test_keras_computes_with_tensorflow_whatever_the_user_has_set(tmp_path):
+    code = "import hpa_tf.quiet as quiet; quiet.import_tensorflow(); import keras; c = keras.config; "
+    code += "print(c.backend(), c.image_data_format(), c.floatx(), c.dtype_policy().name)"
+    settings = {"backend": "theano", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout) == (0, "tensorflow channels_last float32 float32\n"), result.stderr
+
+
+def test_keras_that_was_imported_with_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(InputError, match="KERAS_BACKEND: found jax; expected tensorflow"):
+        import_tensorflow()
 
 
 def test_lines_that_are_not_known_are_kept(capfd):
