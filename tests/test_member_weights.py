@@ -13,6 +13,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.recipes import Member, Specialist, System
+from hpa_tf.recipes.optimization import Plateau
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
 from hpa_tf.training.start import parse_member_weights, warn_of_random_starts
@@ -89,6 +90,37 @@ def test_members_that_differ_by_seed_alone_stay_different(name, options, first, 
     members = [member.recipe for member in recipes.system_named(name).members]
     assert len({recipe.seed for recipe in members}) > 1
     assert [recipe.seed for recipe in adapted] == [recipe.seed + first for recipe in members]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--recipe.validation-fold 1 --recipe.optimization.early-stopping 3 --recipe.optimization.measure AUC",
+        "--recipe.validation_fold=1 --recipe.optimization.early_stopping=3 --recipe.optimization.measure=AUC",
+        "--recipe.validation-fold 1 --recipe.optimization.schedule Plateau",
+    ],
+)
+def test_members_choose_a_fold_beside_a_network_of_cut_cells_that_keeps_none_out(options, tmp_path, monkeypatch):
+    adapted = []
+
+    def train_system(system, adapt, *rest):
+        adapted.extend(adapt(one.recipe) for one in (*system.members, *system.specialists))
+
+    monkeypatch.setattr(command, "train_system", train_system)
+    given = ["--system", "cpu_bestfitting", "--data", "nowhere", "--out", str(tmp_path / "out"), "--weights", "none"]
+    assert (
+        command.main([*given, "--deterministic", "off", "--recipe.optimization.batch-size", "8", *words(options)]) == 0
+    )
+    *members, completeness = adapted
+    own = recipes.recipe_named("cpu_completeness")
+    expected = replace(own, weights="none", optimization=replace(own.optimization, batch_size=8))
+    assert completeness == expected and completeness.validation_fold == -1
+    for recipe in members:
+        assert recipe.validation_fold == 1
+        assert (recipe.optimization.early_stopping, recipe.optimization.measure) == (3, "AUC") or "Plateau" in options
+        assert isinstance(recipe.optimization.schedule, Plateau) == ("Plateau" in options)
+    for recipe in adapted:
+        run.check_fields_together(recipe)
 
 
 @pytest.mark.parametrize(

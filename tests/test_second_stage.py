@@ -339,12 +339,28 @@ def test_epochs_of_the_second_stage_are_looked_at_first(data, graded):
 
 
 @pytest.mark.parametrize(
+    ("system", "named"),
+    [
+        ("bestfitting", "bestfitting_fcan, bestfitting_fcan_2 of"),
+        ("cpu_bestfitting", "cpu_fcan of"),
+        ("cpu_red_ai", "cpu_duo_branch"),
+    ],
+)
+def test_members_whose_loss_is_of_labels_of_images_are_not_fine_tuned(tmp_path, capsys, system, named):
+    """Also where they paste cells by labels of cells."""
+    given = ["--system", system, "--data", "nowhere", "--out", str(tmp_path / "out"), "--weights", "none"]
+    assert command.main([*given, "--fine-tune", "grades"]) == 2
+    error = capsys.readouterr().err
+    assert f"--fine-tune: found {named}" in error and "whose loss is of labels of images alone" in error
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (None, "nowhere"),
         (lambda table: table, "no cell to train on that is marked as graded"),
         (lambda table: table.assign(graded=False), "no cell to train on that is marked as graded"),
-        (lambda table: table.assign(graded=True, image_id="x" + table["image_id"]), "0 of 48 cells left"),
+        (lambda table: table.assign(graded=True, image_id="x" + table["image_id"]), "no row of a cell of the dataset"),
     ],
 )
 def test_grades_that_cannot_be_used_are_refused_before_the_first_stage(

@@ -38,7 +38,7 @@ from hpa_tf.training.run import show_sampling, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.start import parse_member_weights, warn_of_random_starts
 from hpa_tf.training.strategy import Precision, StrategyName, describe, make_strategy, resolve_precision
-from hpa_tf.training.systems import system_out_of_fold_table, train_system, train_system_folds
+from hpa_tf.training.systems import changed_by, system_out_of_fold_table, train_system, train_system_folds
 
 DEFAULT_RECIPE = "cpu_lite0"
 DEFAULT_DATA, DEFAULT_RUNS = "shards", "runs"
@@ -261,7 +261,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
     shift = options.recipe.seed - system.members[0].recipe.seed
 
     def of_member(recipe: Recipe) -> Recipe:
-        changed = parse(rest, recipe).recipe
+        changed = changed_by(lambda one: parse(rest, one).recipe, recipe)
         seed = recipe.seed + shift  # some members differ by their seeds alone
         return replace(changed, weights=own.get(recipe.name, changed.weights), seed=seed)
 
@@ -271,11 +271,11 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
             print(f"{recipe.name}\n{show_sampling(recipe, options.data.keeping_out(recipe.validation_fold))}\n")
         return
     recipes = [of_member(member.recipe) for member in system.members]
-    by_image = [recipe.name for recipe in recipes if not recipe.learns_from_cells]
+    by_image = [recipe.name for recipe in recipes if not recipe.has_loss_of_cells]
     if options.fine_tune and by_image:
-        found = f"{', '.join(dict.fromkeys(by_image))} of {system.name}, which learn from labels of images alone"
+        found = f"{', '.join(dict.fromkeys(by_image))} of {system.name}, whose loss is of labels of images alone"
         fix = "fine-tune one of the others: --recipe NAME --labels TABLE --weights RUN"
-        raise InputError("--fine-tune", found, "members that learn from labels of cells", fix)
+        raise InputError("--fine-tune", found, "members with a loss of labels of cells", fix)
     site = start(options)
     if site.is_chief:
         warn_of_unused_labels(recipes, options.data.labels)

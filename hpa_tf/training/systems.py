@@ -9,6 +9,7 @@ import keras
 from hpa_tf import files
 from hpa_tf.identity import check_same
 from hpa_tf.recipes import ALL_FOLDS, Recipe, Specialist, System, system_from_json, system_to_json
+from hpa_tf.recipes.optimization import Plateau
 from hpa_tf.records import read_manifest
 from hpa_tf.run_folder import CHECKPOINTS, SYSTEM, fold_folder, is_finished
 from hpa_tf.training import checkpoint
@@ -20,6 +21,25 @@ from hpa_tf.training.out_of_fold import out_of_fold_table
 from hpa_tf.training.run import check_examples, check_first, split, train
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.start import check_starts
+
+
+def changed_by(change: Callable[[Recipe], Recipe], recipe: Recipe) -> Recipe:
+    """Return a recipe with changes that all networks of a system share.
+
+    A network of cells that are cut keeps no fold out, whatever fold the others do: nobody knows of the cells of a fold
+    whether they are whole. So what a validation decides stays as it is, too.
+    """
+    augmentation, own = recipe.augmentation, recipe.optimization
+    if augmentation.cut is None:
+        return change(recipe)
+    changed = change(replace(recipe, augmentation=replace(augmentation, cut=None)))  # cells of a fold can be measured
+    optimization = replace(changed.optimization, early_stopping=own.early_stopping, measure=own.measure)
+    if isinstance(optimization.schedule, Plateau):
+        optimization = replace(optimization, schedule=own.schedule)
+    augmentation = replace(changed.augmentation, cut=augmentation.cut)
+    return replace(
+        changed, augmentation=augmentation, optimization=optimization, validation_fold=recipe.validation_fold
+    )
 
 
 def train_system(system: System, adapt: Callable[[Recipe], Recipe], data: Data, out: str, site: Site) -> None:
