@@ -105,15 +105,17 @@ def test_a_map_lies_where_its_square_is():
 
 
 def test_the_square_ends_where_the_crops_of_the_images_end(tmp_path):
-    """They are cut as wide as the networks need, which is not the margin of a network that looks at no margin."""
-    recipes = (cases.recipe(square="grow"), cases.recipe(square="pad"))
+    """Or before, where the network was trained on less: they are cut as wide as the networks need that look there."""
+    recipes = (cases.recipe(square="grow"), cases.recipe(square="pad"), cases.recipe(margin=50))
     served = [
         serving.Served("", {"activation_maps": None}, recipe, {**vars(cases.MANIFEST), "margin": margin}, 32, None)
-        for recipe, margin in zip(recipes, (4, 60), strict=True)
+        for recipe, margin in zip(recipes, (4, 60, 30), strict=True)
     ]
     networks = [Network(str(i), 1.0, one, "", "") for i, one in enumerate(served)]
-    assert needs_of(networks).margin == 4
-    assert heat_writer(str(tmp_path), networks, None).square == SeenSquare(grows=True, margin=0, stored=4)
+    assert needs_of(networks).margin == 30
+    for margin, seen in ((None, 4), (30, 4), (3, 3)):
+        square = heat_writer(str(tmp_path), networks, margin).square
+        assert square == SeenSquare(grows=True, margin=0, stored=seen)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no", "pickle", "shapes"])

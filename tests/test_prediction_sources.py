@@ -95,7 +95,8 @@ def test_what_shards_lack_is_told(world):
         ({"um_per_px": (0.32,)}, {}, "images of 0.08 um per px, but run was trained at 0.32"),
         ({"segmenter": "classical-4"}, {}, "cells are found by small-3, but run was trained on those of classical-4"),
         ({"margin": 3}, {"margin": 2}, None),  # sees no more than was stored
-        ({"margin": 3}, {"margin": 5}, "crops stored with 8 px around the cell, but run was trained on 3 px"),
+        ({"margin": 3}, {"margin": 5}, None),
+        ({"margin": 9}, {"margin": 10}, "crops stored with 8 px around the cell, but run was trained on 9 px"),
         ({"margin": 20}, {"square": "grow"}, "crops stored with 8 px around the cell, but run was trained on 20 px"),
     ],
 )

@@ -259,6 +259,29 @@ def test_the_margin_is_that_of_the_views_that_use_it():
     assert [margin(Crop(16, square="grow")), margin(Bag(2, Crop(16, margin=3)))] == [9, 9]
 
 
+@pytest.mark.parametrize(
+    "view", [Crop(16, "all", margin=6), Bag(2, Crop(16, "background", "grow"))], ids=["crop", "bag"]
+)
+def test_beside_a_network_of_a_wider_margin_each_sees_what_it_was_trained_on(images, view):
+    def trained(margin: int) -> Network:
+        one = network(view, str(margin))
+        return replace(one, served=replace(one.served, dataset={**one.served.dataset, "margin": margin}))
+
+    asked = [trained(margin) for margin in (0, 8, 3)]
+
+    def seen(networks: list[Network]) -> list[dict[str, np.ndarray]]:
+        shown = [[] for _ in networks]
+        runs = [lambda inputs, own=own: own.append(inputs) or brightness(view)(inputs) for own in shown]
+        fields = (field for field in read(images, networks) if field.image_id in ("c_five", "e_large"))
+        assert len(list(predict_fields(fields, networks, runs, 8))) == 2
+        return [{name: np.concatenate([one[name] for one in own]) for name in own[0]} for own in shown]
+
+    together, alone = seen(asked), [seen([one])[0] for one in asked]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_equal(one, other)
+    assert not np.array_equal(alone[0]["image"], alone[1]["image"])
+
+
 def test_a_network_of_one_class_is_refused(tmp_path):
     spindle = replace(cases.recipe(), network=replace(SMALL, classes=(11,)))
     keras.utils.set_random_seed(0)

@@ -145,6 +145,14 @@ def region_map(cell_mask: np.ndarray, nucleus_mask: np.ndarray, number: int) -> 
     return region
 
 
+def narrowed(crop: np.ndarray, region: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a crop [H, W, 4] and its region map as `cut_cells` cuts them with this margin, where theirs is larger."""
+    left, top, width, height = cv2.boundingRect(is_cell(region).view(np.uint8))
+    rows = slice(max(top - margin, 0), top + height + margin)
+    columns = slice(max(left - margin, 0), left + width + margin)
+    return crop[rows, columns], region[rows, columns]
+
+
 def check_region(region: np.ndarray, where: str) -> np.ndarray:
     """Return a region map, integer [H, W], if its values can be those of one.
 

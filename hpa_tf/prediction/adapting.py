@@ -26,7 +26,6 @@ from hpa_tf.progress import progress
 
 if TYPE_CHECKING:  # TensorFlow
     from hpa_tf.prediction.members import Network
-    from hpa_tf.serving import Served
 
 RECORD = "adapted.json"
 _ASKED = "asked_run"
@@ -89,7 +88,7 @@ class Adaptation:
         elif files.exists(files.join(self.out, run_folder.RECIPE)):
             raise InputError(self.out, "another run", "a new folder for the adapted run", "choose another --adapt")
         fields = _fields(source, workers, self.skip)
-        cells = sample(fields, networks[0].served, view.specs()["image"].shape)
+        cells = sample(fields, networks[0], view.specs()["image"].shape)
         if len(cells) < LEAST_CELLS:
             fix = "predict without --adapt, or give more images"
             raise InputError("--adapt", f"{len(cells)} cells in the images", f"{LEAST_CELLS} or more", fix)
@@ -127,12 +126,12 @@ def _fields(source: Source, workers: Workers, skip: bool) -> Iterator[FieldCells
                 raise field.error
 
 
-def sample(fields: Iterator[FieldCells], served: "Served", shape: tuple[int, int, int]) -> np.ndarray:
+def sample(fields: Iterator[FieldCells], network: "Network", shape: tuple[int, int, int]) -> np.ndarray:
     """Prepare a sample of the cells as the network sees them: those whose names have the smallest hashes.
 
     Args:
         fields: Cells of each image, in any order.
-        served: Prepares them.
+        network: Prepares them.
         shape: [S, S, C] of a prepared cell.
 
     Returns:
@@ -146,7 +145,7 @@ def sample(fields: Iterator[FieldCells], served: "Served", shape: tuple[int, int
             key = -int.from_bytes(hashlib.sha256(name).digest()[:8])
             if len(kept) == most and key < kept[0][0]:
                 continue
-            entry = (key, served.prepare(crop=crop, region=region)["image"].numpy())
+            entry = (key, network.prepare(crop=crop, region=region)["image"].numpy())
             heapq.heappush(kept, entry) if len(kept) < most else heapq.heapreplace(kept, entry)
     images = [image for _, image in sorted(kept, key=lambda entry: -entry[0])]
     return np.stack(images) if images else np.zeros((0, *shape), np.float32)

@@ -15,7 +15,6 @@ import numpy as np
 from hpa_tf.imaging.squares import Square
 from hpa_tf.prediction.members import Network
 from hpa_tf.prediction.sources import FieldCells
-from hpa_tf.serving import Served
 from hpa_tf.views import AnyView
 from hpa_tf.views.asking import records_of, rows_of_image
 
@@ -30,14 +29,14 @@ class Stream:
 
     Attributes:
         view: How they see an image.
-        served: One of them: it prepares.
+        first: One of them: it prepares.
         square: How fields of view are shrunk for them; None for views of single cells.
         networks: Their numbers.
         size: Examples of a batch.
     """
 
     view: AnyView
-    served: Served
+    first: Network
     square: Square | None
     networks: tuple[int, ...]
     size: int
@@ -51,13 +50,13 @@ def streams_of(networks: Sequence[Network], batch_size: int, replicas: int = 1) 
         batch_size: Cells of a batch: examples of K cells come batch_size / K at a time, at least one for each replica.
         replicas: Devices that share a batch.
     """
-    alike: dict[tuple[AnyView, Square | None], list[int]] = {}
+    alike: dict[tuple[AnyView, Square | None, int], list[int]] = {}
     for number, network in enumerate(networks):
-        alike.setdefault((network.view, network.square), []).append(number)
+        alike.setdefault((network.view, network.square, network.margin), []).append(number)
     streams = []
-    for (view, square), numbers in alike.items():
+    for (view, square, _), numbers in alike.items():
         size = batch_size if view.num_cells == 1 else max(batch_size // view.num_cells, replicas)
-        streams.append(Stream(view, networks[numbers[0]].served, square, tuple(numbers), size))
+        streams.append(Stream(view, networks[numbers[0]], square, tuple(numbers), size))
     return streams
 
 
@@ -106,7 +105,7 @@ class _Collected:
         place = len(self.owners)
         for i, record in enumerate(records, start=place * self._stream.view.num_records):
             if record is not None:
-                for name, value in self._stream.served.prepare(**record).items():
+                for name, value in self._stream.first.prepare(**record).items():
                     self._records[name][i] = value.numpy()
         self._rows[place] = rows
         self.owners.append(owner)

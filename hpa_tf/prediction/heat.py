@@ -51,8 +51,6 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     Raises:
         InputError: The first network has no maps.
     """
-    from hpa_tf.prediction.members import needs_of  # TensorFlow: not in the workers
-
     first = networks[0].served
     if not first.has_maps:
         found = f"{networks[0].name}, a network without maps of its classes, or exported by an earlier version"
@@ -65,5 +63,5 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     files.make_folder(files.join(out, heat_map_files.FOLDER))
     if crop is None:
         return HeatWriter(out, TIGHT)
-    margin = needs_of(networks).margin if stored_margin is None else stored_margin
+    margin = networks[0].margin if stored_margin is None else min(networks[0].margin, stored_margin)
     return HeatWriter(out, SeenSquare(crop.square == "grow", crop.margin, margin))

@@ -3,13 +3,17 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
 
 from hpa_tf import files, run_folder, serving
 from hpa_tf.classes import CHANNELS, CLASSES, NUM_CLASSES
 from hpa_tf.errors import HpaWarning, InputError, counted
+from hpa_tf.imaging.cells import narrowed
 from hpa_tf.imaging.squares import Square
 from hpa_tf.models import weights
 from hpa_tf.models.network import LOCATED
@@ -62,6 +66,12 @@ class Network:
         return view if isinstance(view, Crop) else None
 
     @property
+    def margin(self) -> int:
+        """Pixels around a cell's tight box that it can see: those of its training data; 0 where it looks at none."""
+        looks = self.crop is not None and (self.crop.square == "grow" or self.crop.margin > 0)
+        return self.served.dataset["margin"] if looks else 0
+
+    @property
     def square(self) -> Square | None:
         """How a field of view is shrunk for it; None where it sees single cells."""
         return square_of(self.view, self.served.dataset)
@@ -70,6 +80,12 @@ class Network:
     def has_negative(self) -> bool:
         """Whether it answers Negative itself."""
         return self.served.recipe.network.classes == _ALL_CLASSES
+
+    def prepare(self, **stored: np.ndarray) -> Mapping[str, tf.Tensor]:
+        """Turn one record into its part of the inputs as `Served.prepare`, with no more around a cell than `margin`."""
+        if "crop" in stored:
+            stored["crop"], stored["region"] = narrowed(stored["crop"], stored["region"], self.margin)
+        return self.served.prepare(**stored)
 
 
 def load_networks(runs: Sequence[str]) -> list[Network]:
@@ -216,6 +232,7 @@ def _check_classes_of(recipe: Recipe, network: Network) -> None:
 def _networks_of(
     run: str, name: str, weight: float, asked: AnyView | None = None, alone: bool = False
 ) -> list[Network]:
+    """Load a run's networks; `asked`: through this view, if any; `alone`: one class, which is no member of a mean."""
     if asked is not None and asked != read_run(run).recipe.asked_view:
         return _from_weights(run, name, weight, asked)
     if _averages(run) and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
@@ -240,14 +257,7 @@ def _averages(run: str) -> bool:
 def _from_weights(
     run: str, name: str, weight: float, asked: AnyView | None = None, alone: bool = False
 ) -> list[Network]:
-    """Build a run's network anew with each of the weights that it predicts with.
-
-    Args:
-        run: Run folder.
-        name: Name of the network.
-        weight: Of the run.
-        asked: What it is asked through; None = as its recipe says.
-        alone: It answers one class, and is no member of a mean.
+    """Build a run's network anew with each of the weights that it predicts with; arguments as of `_networks_of`.
 
     Raises:
         InputError: The weights are missing or damaged, or the view has other channels than the network.
@@ -289,9 +299,7 @@ def digest(path: str | os.PathLike) -> str:
     path, total = Path(path), hashlib.sha256()
     below = sorted(item for item in path.rglob("[!.]*") if item.is_file()) if path.is_dir() else [path]
     for item in below:
-        with open(item, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
-        total.update(str(item.relative_to(path)).encode() + b"\0" + content)
+        total.update(str(item.relative_to(path)).encode() + b"\0" + bytes.fromhex(files.sha256(item)))
     return total.hexdigest()
 
 
@@ -316,10 +324,6 @@ def needs_of(networks: Sequence[Network], pictures: bool = False) -> Needs:
     squares = dict.fromkeys(square for network in networks if (square := network.square))
     first = networks[0].crop
     shows_cells = first is not None and first.channels == CHANNELS
-    margins = [
-        network.served.dataset["margin"]
-        for network in networks
-        if (crop := network.crop) and (crop.square == "grow" or crop.margin)
-    ]
+    margin = max(network.margin for network in networks)
     crops = any(network.view.reads == "cells" for network in networks)
-    return Needs(crops, max(margins, default=0), tuple(squares), pictures and not shows_cells)
+    return Needs(crops, margin, tuple(squares), pictures and not shows_cells)

@@ -102,18 +102,15 @@ def check_segmenter(found_by: str | None, networks: Sequence["Network"]) -> None
 
 
 def check_margin(stored: int, networks: Sequence["Network"]) -> None:
-    """Warn, once, of crops in shards that show a network more or less around a cell than those that it learned from.
+    """Warn, once, of crops in shards that show a network less around a cell than those that it learned from.
 
     Args:
         stored: Pixels around a cell's tight box.
-        networks: `members.Network`s.
+        networks: `members.Network`s; what is stored beyond their own margins is not seen.
     """
     for network in networks:
-        crop, trained = network.crop, network.served.dataset["margin"]
-        if crop is None:
-            continue
-        most = max(stored, trained) if crop.square == "grow" else crop.margin  # what is stored beyond is not seen
-        if min(most, stored) != min(most, trained):
+        crop, trained = network.crop, network.margin
+        if stored < (trained if crop is None or crop.square == "grow" else min(crop.margin, trained)):
             found = f"crops stored with {stored} px around the cell, but {network.name} was trained on {trained} px"
             fix = f"expect other scores; predict from --images, or build the data with --margin {trained}"
             warnings.warn(f"{found}: {fix}", HpaWarning, stacklevel=3)
