@@ -94,6 +94,28 @@ def test_labels_of_the_second_stage(data, graded):
     assert len(stage_labels(Data(str(folder)), str(graded[0]), -1)) == len(table)
 
 
+def test_cells_that_the_labels_lack_keep_those_of_the_data_in_the_second_stage(data, graded, tmp_path):
+    """Ungraded cells of the validation fold, and graded ones."""
+    folder, table = data
+    own, path = table[table["cell"] == 2].reset_index(), str(tmp_path / "labels.parquet")
+    marked = {"graded": np.arange(len(own)) == 0}
+    cell_table.write(
+        cell_table.from_values(own["image_id"], own["cell"], np.full((len(own), 19), 0.25), marked), path, "labels"
+    )
+    labels = stage_labels(Data(str(folder), labels=path, unknown_cells="keep"), str(graded[0]), 0)
+    rules.write_labels(labels, path)
+    labels = rules.read_labels(path)
+    rows = labels.rows_of(table)
+    by_hand = np.isin(rows, graded[1])
+    assert set(rows) == set(np.flatnonzero(table["fold"] == 0)) | set(graded[1])
+    assert labels.cells["graded"].tolist() == (by_hand | (rows == own["index"][0])).tolist()
+    in_table = (table["cell"] == 2).to_numpy()[rows]
+    expected = np.where(in_table[:, None], 0.25, cell_table.values(table)[rows])
+    np.testing.assert_array_equal(labels.values[~by_hand, 4:], expected[~by_hand, 4:])
+    rule_of = np.asarray([step.rule for step in labels.steps])[labels.set_by[~by_hand, 4]]
+    assert rule_of.tolist() == np.where(in_table, "given", "from_image")[~by_hand].tolist()
+
+
 def test_validation_by_grades_alone(data, graded, tmp_path):
     folder, table = data
     path = str(tmp_path / "validation.parquet")

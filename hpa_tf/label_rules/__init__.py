@@ -5,13 +5,13 @@ weak.py         from_image, soften, five_levels
 grades.py       from_grades: hand grades 1 to 5 -> soft labels, by maps that can be edited
 predicted.py    drop_unlikely, add_likely, out_of_fold: what a network that has not seen a cell says of it
 other_masks.py  predictions of cells of other masks, matched to one's own by how far they overlap
-combine.py      merge by an explicit priority; what changed between two tables
+combine.py      merge by an explicit priority; complete by another table; what changed between two tables
 
 Rules read and write tables only. `python -m tfrecords_builder label --rule NAME` runs one; `train.py --labels` trains
 on the result. Source: METHODS 3 (hand grades, pseudo-labels); SYSTEMS 1h (five levels), 3h (students).
 """
 
-from hpa_tf.label_rules.combine import changes, count_changes, merge
+from hpa_tf.label_rules.combine import changes, completed, count_changes, merge
 from hpa_tf.label_rules.grades import (
     MAPS,
     GradeMaps,
@@ -37,6 +37,7 @@ __all__ = [
     "add_likely",
     "changes",
     "check_no_copies",
+    "completed",
     "count_changes",
     "describe_grades",
     "digest",

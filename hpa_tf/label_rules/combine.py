@@ -1,4 +1,4 @@
-"""Tables of labels against each other: merged by an explicit priority, or compared."""
+"""Tables of labels against each other: merged by an explicit priority, completed, or compared."""
 
 from collections.abc import Sequence
 
@@ -48,6 +48,17 @@ def merge(tables: Sequence[LabelTable], names: Sequence[str], priority: Sequence
         if marked:
             cells[mark] = np.any(marked, axis=0)
     return LabelTable(cells, values.astype(np.float32), set_by.astype(np.int16), steps)
+
+
+def completed(own: LabelTable, other: LabelTable) -> LabelTable:
+    """Return a table of labels and, after its cells, those of another one that it lacks; they are not marked."""
+    lacking = np.flatnonzero(other.rows_of(own.cells) < 0)
+    added = other.cells.iloc[lacking].reindex(columns=own.cells.columns)
+    added = added.assign(**dict.fromkeys(set(MARKS) & set(added), False))
+    steps, (codes, others) = _joined_steps([own, other])
+    set_by = np.concatenate([codes[own.set_by], others[other.set_by[lacking]]])
+    cells = pd.concat([own.cells, added], ignore_index=True)
+    return LabelTable(cells, np.concatenate([own.values, other.values[lacking]]), set_by, steps)
 
 
 def _aligned(first: LabelTable, table: LabelTable, name: str) -> LabelTable:

@@ -175,11 +175,10 @@ def stage_labels(data: Data, grades: str, validation_fold: int) -> LabelTable:
     graded = graded_data(data.data, manifest, table)
     found, journals, sums = label_rules.grades_of_folder(grades, graded)
     print(label_rules.describe_grades(journals), flush=True)
-    start = (
-        label_rules.read_labels(data.labels)
-        if data.labels
-        else label_rules.from_image(table, {"data": manifest.fingerprint})
-    )
+    start = label_rules.from_image(table, {"data": manifest.fingerprint})
+    if data.labels:
+        own = label_rules.read_labels(data.labels)
+        start = label_rules.completed(own, start) if data.unknown_cells == "keep" else own
     labels = label_rules.from_grades(start, found, label_rules.MAPS["validation"], sums)
     keep = labels.cells["graded"].to_numpy(bool, copy=True)
     fold_of = table["fold"].to_numpy()[labels.rows_of(table)]
