@@ -259,6 +259,31 @@ def test_the_small_segmenter_hides_nothing_that_is_wrong_with_green(tmp_path):
         read(_stack_of(tmp_path / "bright", four, planes[:4]), "")
 
 
+@pytest.mark.parametrize(
+    "segmenter, bits, full_scale, said",
+    [
+        ("small", 12, None, "if the camera has 12 bits, give --full-scale 4095"),
+        ("hpa", 12, None, "if the camera has 12 bits, give --full-scale 4095"),
+        ("small", 12, 4095, None),
+        ("small", 8, 4095, "nothing was stretched"),
+        ("small", 16, None, None),
+    ],
+)
+def test_a_full_scale_that_is_missing_or_has_no_effect_is_said_once(
+    tmp_path, request, recwarn, segmenter, bits, full_scale, said
+):
+    for image_id in "ab":
+        cases.write_field(tmp_path / "images", image_id, cases.PLACES, dtype=np.uint8 if bits == 8 else np.uint16)
+    for path in (tmp_path / "images").iterdir() if bits == 12 else ():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) >> 4)
+    given = str(request.getfixturevalue("weights")) if segmenter == "hpa" else None
+    how = {"um_per_px": cases.UM_PER_PX, "workers": 1, "full_scale": full_scale}
+    segment(Options(str(tmp_path / "images"), str(tmp_path / "out"), segmenter, given, **how))
+    texts = [str(warning.message) for warning in recwarn if issubclass(warning.category, HpaWarning)]
+    of_depth = [text for text in texts if "16-bit" in text or "16 bits" in text]
+    assert [said in text for text in of_depth] == ([True] if said else []), texts
+
+
 def test_a_scale_for_all_images_is_not_that_of_their_files(weights, tmp_path):
     """--scale 0.25 is the default's number, and another answer where a file says how large its pixels are."""
     tiff = FieldFiles("a", {}, ("a.ome.tif",))

@@ -16,8 +16,7 @@ from hpa_tf.beam import LOCAL, pipeline_options
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.identity import check_kind
-from hpa_tf.imaging.brightness import at_most_12_bits, brightness_range, dark_images
-from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
+from hpa_tf.imaging.brightness import brightness_range, dark_images, warn_of_full_scale
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
@@ -234,12 +233,7 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
         warnings.warn(text, HpaWarning, stacklevel=2)
     _warn_of_dark_images(options, plan, ordered)
     manifest = _manifest(options, plan, results)
-    if options.full_scale and manifest.bits == (8,):
-        warnings.warn(NOTHING_STRETCHED, HpaWarning, stacklevel=2)
-    if not options.full_scale and manifest.bits == (16,) and at_most_12_bits(manifest.brightness or {}):
-        text = "no 16-bit image is brighter than 4095 of 65535, so networks will see nearly black pictures"
-        fix = "if the camera has 12 bits, give --full-scale 4095, here and to every later command; else 65535"
-        warnings.warn(f"{text}; {fix}", HpaWarning, stacklevel=2)
+    warn_of_full_scale(manifest.bits, manifest.brightness or {}, bool(options.full_scale))
     cell_table.write_parts(
         _table_parts(options, plan, manifest), files.join(options.out, records.CELL_TABLE_NAME), "labels"
     )

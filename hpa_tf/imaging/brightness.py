@@ -4,17 +4,21 @@ A 12-bit camera writes counts up to 4095 into 16-bit files: a network sees a six
 file says so, but the brightest pixels do: of each channel the 99.9th percentile, so that hot pixels do not count.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from hpa_tf.classes import CHANNELS
+from hpa_tf.errors import HpaWarning
 
 QUANTILE = 0.999
 Range = Mapping[str, tuple[float, float, float] | None]
 """Smallest, median and largest brightness of each channel over the images, 0..1; None where every image is blank."""
 
+NOTHING_STRETCHED = "--full-scale: no image has 16 bits, so nothing was stretched"
+"""What a command says whose option had no effect."""
 _DARK = 4095 / 65535
 """Brightest channel of an image of 12 bits in 16-bit files. The darkest of 76 real fields of view has .16."""
 _DARKER = 1 / 12
@@ -25,10 +29,10 @@ _DIGITS = 6
 
 
 def brightness(pixels: np.ndarray) -> np.ndarray:
-    """Return the 99.9th percentile of each channel as a share of full scale, float64 [4] in 0..1; NaN = blank channel.
+    """Return the 99.9th percentile of each channel as a share of full scale, float64 [C] in 0..1; NaN = blank channel.
 
     Args:
-        pixels: uint8 or uint16 [H, W, 4], counts.
+        pixels: uint8 or uint16 [H, W, C], counts.
     """
     full = np.iinfo(pixels.dtype).max
     shares = np.full(pixels.shape[-1], np.nan)
@@ -90,6 +94,22 @@ def unlike(found: Range, trained: Range, num_images: int = 1) -> str | None:
 def at_most_12_bits(found: Range) -> bool:
     """Tell whether no image has more light than counts up to 4095 say in 16-bit files; False where none is known."""
     return 0 < _largest(found, 2) <= _DARK
+
+
+def warn_of_full_scale(bits: Collection[int], found: Range, is_given: bool) -> None:
+    """Warn of images of 12 bits in 16-bit files where `--full-scale` is missing, or that it had no effect.
+
+    Args:
+        bits: Which bits per channel the images have; none where no image was read.
+        found: Range of the images.
+        is_given: Whether the option is.
+    """
+    if is_given and set(bits) == {8}:
+        warnings.warn(NOTHING_STRETCHED, HpaWarning, stacklevel=3)
+    if not is_given and set(bits) == {16} and at_most_12_bits(found):
+        text = "no 16-bit image is brighter than 4095 of 65535, so networks will see nearly black pictures"
+        fix = "if the camera has 12 bits, give --full-scale 4095, here and to every later command; else 65535"
+        warnings.warn(f"{text}; {fix}", HpaWarning, stacklevel=3)
 
 
 def _fewer_bits(found: Range, trained: Range, num_images: int) -> str | None:

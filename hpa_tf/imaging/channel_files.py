@@ -20,8 +20,6 @@ from hpa_tf.imaging.stacks import COMPRESSIONS, open_stack
 
 MAX_PIXELS = 100_000_000
 """Largest height x width that is decoded, px: 10,000 x 10,000."""
-NOTHING_STRETCHED = "--full-scale: no image has 16 bits, so nothing was stretched"
-"""What a command says whose option had no effect."""
 
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 _GREY_MODES = ("L", "I;16", "I;16B", "I;16L")

@@ -10,7 +10,7 @@ from hpa_tf import cell_table, files, interrupts
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning, counted
 from hpa_tf.image_labels import read_image_labels
-from hpa_tf.imaging.channel_files import NOTHING_STRETCHED
+from hpa_tf.imaging.brightness import NOTHING_STRETCHED
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter

@@ -4,7 +4,7 @@ Without TensorFlow.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
+from hpa_tf.imaging.brightness import brightness
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView, channel_counts, read_planes
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.components import equal_regions
@@ -34,6 +35,8 @@ class Field:
         shape: (H, W), px.
         um_per_px: Micrometres per pixel.
         seen: What the networks need of it.
+        bits: Bits per channel of its files: 8 or 16.
+        brightness: Of each channel, see `imaging.brightness`; NaN also where it was not read.
         warnings: What is unusual about it.
     """
 
@@ -42,7 +45,16 @@ class Field:
     shape: tuple[int, int]
     um_per_px: float
     seen: np.ndarray
+    bits: int = 8
+    brightness: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def light(planes: Mapping[str, np.ndarray]) -> tuple[int, tuple[float, ...]]:
+    """Return bits and brightness, as `Field` has them, of planes uint8 or uint16 [H, W] by channel."""
+    shares = {channel: float(brightness(plane[..., None])[0]) for channel, plane in planes.items()}
+    bits = next(iter(planes.values())).dtype.itemsize * 8
+    return bits, tuple(shares.get(channel, np.nan) for channel in CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ class Reader:
         if not self.yellow:
             shrunk.insert(1, np.zeros_like(shrunk[0]))
         texts = tuple(str(warning.message) for warning in caught)
-        return Field(field_files, stamp, shape, read.um_per_px, np.stack(shrunk, axis=-1), texts)
+        seen = np.stack(shrunk, axis=-1)
+        return Field(field_files, stamp, shape, read.um_per_px, seen, *light(read.by_channel), texts)
 
 
 @dataclass(frozen=True)

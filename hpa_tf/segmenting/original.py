@@ -14,7 +14,7 @@ from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, read_planes
 from hpa_tf.imaging.segmentation import Masks
-from hpa_tf.segmenting.fields import Field
+from hpa_tf.segmenting.fields import Field, light
 from hpa_tf.segmenting.options import Options
 
 PACKAGE = "hpacellseg"
@@ -37,7 +37,7 @@ class _Reader:
             fix = f"give --um-per-px {read.um_per_px:g}, for images that all have it, or use --segmenter hpa"
             raise InputError(f"image {field_files.image_id}", found, f"{DEFAULT_UM_PER_PX}, as nothing was said", fix)
         seen = np.stack(list(read.by_channel.values()), axis=-1)
-        return Field(field_files, stamp, seen.shape[:2], read.um_per_px, seen)
+        return Field(field_files, stamp, seen.shape[:2], read.um_per_px, seen, *light(read.by_channel))
 
 
 def _digests(folder: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from hpa_tf import files, folder_lock
 from hpa_tf.errors import HpaWarning, InputError, counted
+from hpa_tf.imaging.brightness import brightness_range, warn_of_full_scale
 from hpa_tf.imaging.fields import Fault, FieldFiles, find_fields
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.interrupts import keeps
@@ -102,8 +103,10 @@ def segment(options: Options) -> Outcome:
         left = [one for one in fields if one.image_id not in kept]
         todo = [one for one in left if done.get(one.image_id) != stamps[one.image_id] or one.image_id not in drawn]
         start = time.perf_counter()
-        _Run(options, method, workers, outcome).run(todo, stamps)
+        run = _Run(options, method, workers, outcome)
+        run.run(todo, stamps)
         outcome.seconds = time.perf_counter() - start
+        warn_of_full_scale(run.bits, brightness_range(np.array(run.brightness)), options.full_scale is not None)
         known = {one.image_id for one in found} | {image_id for image_id, _ in faults or ()}
         others = {image_id for image_id in known if not is_in_part(image_id, *part)}
         _write_failures(options.out, outcome.failures, others)
@@ -141,9 +144,18 @@ def batches(fields: Iterable[Field], size: int) -> Iterator[list[Field]]:
 
 
 class _Run:
+    """A run over the fields that are left.
+
+    Attributes:
+        bits: Bits per channel of the fields that were read.
+        brightness: The same fields' brightness, see `Field`.
+    """
+
     def __init__(self, options: Options, method: Method, workers: Workers, outcome: Outcome):
         self._options, self._method, self._workers, self._outcome = options, method, workers, outcome
         self._finish = Finisher(method.label, options.out, options.overlays, options.max_pixels, options.full_scale)
+        self.bits: set[int] = set()
+        self.brightness: list[tuple[float, ...]] = []
         self._finishing: collections.deque[tuple[str, Future]] = collections.deque()
 
     def run(self, todo: Sequence[FieldFiles], stamps: dict[str, str]) -> None:
@@ -166,6 +178,8 @@ class _Run:
                 if read is not None:
                     for text in read.warnings:
                         warnings.warn(text, HpaWarning, stacklevel=2)
+                    self.bits.add(read.bits)
+                    self.brightness.append(read.brightness)
                     yield read
 
     def _submit(self, image_id: str, function: Callable, *arguments: Any) -> Future:

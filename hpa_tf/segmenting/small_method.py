@@ -13,7 +13,7 @@ from hpa_tf.imaging.fields import FieldFiles, FieldOfView, Planes, channel_count
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.imaging.segmentation.small import SmallSegmenter
 from hpa_tf.segmenting import preparation
-from hpa_tf.segmenting.fields import Field
+from hpa_tf.segmenting.fields import Field, light
 from hpa_tf.segmenting.options import Options
 
 _NEEDED = ("red", "blue", "yellow")
@@ -36,7 +36,7 @@ class _Reader:
         for channel, plane in read.by_channel.items():
             pixels[..., CHANNELS.index(channel)] = plane
         texts = tuple(str(warning.message) for warning in caught)
-        return Field(field_files, stamp, first.shape, read.um_per_px, pixels, texts)
+        return Field(field_files, stamp, first.shape, read.um_per_px, pixels, *light(read.by_channel), texts)
 
     def _planes(self, field_files: FieldFiles) -> Planes:
         asked = field_files.stack and "green" in field_files.layout.given  # then it must be there
