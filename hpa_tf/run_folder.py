@@ -62,6 +62,11 @@ def is_finished(folder: str | os.PathLike) -> bool:
     return files.exists(files.join(folder, RESULT))
 
 
+def has_saved_model(folder: str | os.PathLike) -> bool:
+    """Tell whether a run folder holds a SavedModel."""
+    return files.exists(files.join(folder, SAVED_MODEL, "saved_model.pb"))
+
+
 def write_result(folder: str | os.PathLike, shares: Mapping[str, float], facts: Mapping[str, Any]) -> None:
     """Mark a run as finished.
 

@@ -174,13 +174,15 @@ def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
     before = contents(root / "mine"), (root / "out/submission.csv").read_bytes()
     predict(options, pool)  # finished: nothing is made again
     assert contents(root / "mine") == before[0]
-    for name in (run_folder.RESULT, run_folder.BEST_WEIGHTS):  # as if killed before the end
-        files.remove(root / "mine" / name)
-    shutil.rmtree(root / "out")
-    predict(options, pool)
-    after = contents(root / "mine")
-    assert after.keys() == before[0].keys()
-    assert (root / "out/submission.csv").read_bytes() == before[1]
+    killed = (root / "mine" / run_folder.RESULT, root / "mine" / run_folder.BEST_WEIGHTS)
+    without_saved_model = (root / "mine" / run_folder.SAVED_MODEL / "saved_model.pb",)
+    for lost in (killed, without_saved_model):
+        for path in lost:
+            files.remove(path)
+        shutil.rmtree(root / "out")
+        predict(options, pool)
+        assert contents(root / "mine").keys() == before[0].keys()
+        assert (root / "out/submission.csv").read_bytes() == before[1]
 
 
 def test_a_folder_of_an_earlier_version_goes_on_with_another_limit_of_pixels(world, pool, tmp_path):

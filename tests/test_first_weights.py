@@ -45,7 +45,7 @@ def call(folder, out: str, weights: str, *options: str) -> int:
 def test_a_run_goes_on_from_the_same_weights_however_they_are_spelled(folder, capsys, spelling):
     shutil.copytree(folder / "a", folder / "renamed")
     assert call(folder, "b", f"{folder}/{spelling}") == 0
-    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_other_weights_at_the_same_place_are_another_run(folder, capsys):

@@ -333,8 +333,18 @@ def test_the_commands_take_the_memory_of_a_gpu_as_they_need_it(monkeypatch):
     assert grows == {"a GPU": True}
 
 
-def test_a_run_without_savedmodel(tmp_path):
-    with pytest.raises(InputError, match=r"train\.py"):
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (None, r"no recipe\.json: it is no run folder.*train\.py"),
+        ("recipe.json", r"no saved_model/1/saved_model\.pb.*the same training command again"),
+        ("system.json", "the runs of a system.*/MEMBER"),
+    ],
+)
+def test_a_run_without_savedmodel(tmp_path, there, said):
+    if there:
+        (tmp_path / there).touch()
+    with pytest.raises(InputError, match=said):
         serving.load(tmp_path)
 
 

@@ -90,6 +90,18 @@ def test_run_folder_is_complete_with_its_saved_model(data, tmp_path, capsys):
     assert "Nucleoplasm" in printed and "calibration error" in printed and "process 1" not in printed
 
 
+def test_a_finished_run_gets_a_missing_export_again(data, plain, tmp_path, monkeypatch, capsys):
+    out, made = shutil.copytree(plain, tmp_path / "out"), []
+    monkeypatch.setattr(run, "export", lambda recipe, manifest, *where: made.append((recipe, *where)))
+    assert call(data, out) == 0
+    assert made == [(read_run(out).recipe, str(out), {"weights/best.weights.h5": 1.0})]
+    assert "is finished: its SavedModel is missing and is made again" in capsys.readouterr().out
+    (out / "saved_model/1").mkdir(parents=True)
+    (out / "saved_model/1/saved_model.pb").touch()
+    assert call(data, out) == 0
+    assert len(made) == 1 and "is finished: nothing to do" in capsys.readouterr().out
+
+
 def test_mirrored_without_gpu_warns():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")

@@ -83,7 +83,7 @@ class Adaptation:
             before = _read_record(self.out)
             fix = "choose another --adapt, or remove the folder"
             check_same(self.out, {name: before.get(name) for name in record}, record, "adapted run", fix)
-            if run_folder.is_finished(self.out):
+            if run_folder.is_finished(self.out) and run_folder.has_saved_model(self.out):
                 return
         elif files.exists(files.join(self.out, run_folder.RECIPE)):
             raise InputError(self.out, "another run", "a new folder for the adapted run", "choose another --adapt")

@@ -6,7 +6,7 @@ from hpa_tf import files, starter
 from hpa_tf.prediction import results
 from hpa_tf.prediction.adapting import RECORD, run_of
 from hpa_tf.prediction_folder import MANIFEST
-from hpa_tf.run_folder import RESULT, SAVED_MODEL, SYSTEM, fold_folder, is_finished
+from hpa_tf.run_folder import RESULT, SYSTEM, fold_folder, has_saved_model, is_finished
 
 FOLDER = "runs"
 
@@ -51,7 +51,7 @@ def _newest(folder: str, to_adapt: bool) -> tuple[str, str]:
     for run in below:
         if to_adapt and os.path.exists(files.join(run, RECORD)):
             continue
-        if is_finished(run) and os.path.exists(files.join(run, SAVED_MODEL, "saved_model.pb")):
+        if is_finished(run) and has_saved_model(run):
             found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
     kind = "finished run that is not adapted" if to_adapt else "finished run"
     several = _of_several(below)

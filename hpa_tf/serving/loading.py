@@ -19,12 +19,13 @@ from hpa_tf.file_names import check_name
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
+from hpa_tf.run_folder import RECIPE, SAVED_MODEL, SYSTEM, has_saved_model
 from hpa_tf.serving import runs
 from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
-from hpa_tf.serving.operations import FIX, check_operations
+from hpa_tf.serving.operations import EXPORT_AGAIN, FIX, check_operations
 from hpa_tf.starter import NAME as STARTER
 
-_COPY_AGAIN = "copy the run again, or export it again from its weights"
+_COPY_AGAIN = f"copy the run again, or {EXPORT_AGAIN}"
 
 _DAMAGE = (
     *(OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, RecursionError),
@@ -80,13 +81,17 @@ def find(run_folder: str | os.PathLike) -> str:
     """
     run_folder = runs.resolve(str(run_folder))
     folder = os.path.join(run_folder, FOLDER, VERSION)
-    if not os.path.isdir(run_folder):
+    if has_saved_model(run_folder):
+        return folder
+    found = f"no {SAVED_MODEL}/saved_model.pb"
+    fix = "give the same training command again: it trains to the end, or makes the SavedModel from the weights"
+    if os.path.isfile(os.path.join(run_folder, SYSTEM)):
+        found = "the runs of a system"
+        fix = f"give one member: {run_folder}/MEMBER; predict.py asks all of them: --system NAME --runs {run_folder}"
+    elif not os.path.isfile(os.path.join(run_folder, RECIPE)):
+        found = f"no {RECIPE}: it is no run folder" if os.path.isdir(run_folder) else "no such folder"
         fix = f"train one (python train.py --strategy mirrored --out {run_folder}), or use --run {STARTER}"
-        raise InputError(run_folder, "no such folder", "a run folder", fix)
-    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-        fix = "let the training end (python train.py with the same --out continues it)"
-        raise InputError(run_folder, f"no {FOLDER}/{VERSION}/saved_model.pb", "a run folder with a SavedModel", fix)
-    return folder
+    raise InputError(run_folder, found, "a run folder with a SavedModel", fix)
 
 
 def has_checkpoints(run_folder: str | os.PathLike) -> bool:

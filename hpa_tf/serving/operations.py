@@ -75,7 +75,10 @@ OBJECTS = frozenset(("bare_concrete_function", "function", "user_object", "varia
 _MOST_BYTES = 2**31 - 1
 """Largest message of protobuf; weights are in other files."""
 
-FIX = "export the run again with this version of hpa_tf, or use a run from a source you trust"
+EXPORT_AGAIN = "remove saved_model/ from the run folder and give the command that made the run again"
+"""How a SavedModel is made anew from a finished run's weights."""
+
+FIX = f"{EXPORT_AGAIN}, with this version of hpa_tf; or use a run from a source you trust"
 
 
 def check_operations(folder: str) -> None:

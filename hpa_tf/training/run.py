@@ -15,7 +15,15 @@ from hpa_tf.pipeline.damage import check_shard_sizes, damage_explained
 from hpa_tf.recipes import ALL_FOLDS, Recipe
 from hpa_tf.recipes.optimization import Plateau, best_epoch
 from hpa_tf.records import Manifest, read_manifest
-from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights, is_finished, write_result
+from hpa_tf.run_folder import (
+    BEST_WEIGHTS,
+    CHECKPOINTS,
+    epoch_weights,
+    has_saved_model,
+    is_finished,
+    read_result,
+    write_result,
+)
 from hpa_tf.training import checkpoint, start
 from hpa_tf.training.claim import claimed
 from hpa_tf.training.inputs import (
@@ -38,7 +46,9 @@ FEWER_FOLDS = "build the data with fewer folds (--num-folds)"
 
 
 def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
-    """Train one network into the run folder `out`; goes on where a stopped run left, does nothing if it is finished.
+    """Train one network into the run folder `out`; goes on where a stopped run left.
+
+    Of a finished run it makes the SavedModel again if that is missing, and nothing else.
 
     Raises:
         InputError: `out` holds another run, another training writes to it, or data, recipe and devices do not fit.
@@ -60,9 +70,14 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
+            is_whole = has_saved_model(out)
+            todo = "nothing to do" if is_whole else "its SavedModel is missing and is made again from its weights"
+            logs.say(f"{out} is finished: {todo}")
             if site.is_chief:
+                if not is_whole:
+                    interrupts.keeps(f"{out} keeps its weights; the same command makes the SavedModel")
+                    export(recipe, manifest, out, read_result(out)["checkpoints"])
                 write_card(out)
-            logs.say(f"{out} is finished: nothing to do")
             return
         progress = _train(recipe, training, validation, logs, site)
         interrupts.keeps(f"{out} keeps every epoch; the same command makes the SavedModel")
