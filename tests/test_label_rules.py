@@ -684,6 +684,19 @@ def test_the_command_of_five_levels(data, said_by_fcan, capsys):
     assert positive.any() and "no prediction" not in capsys.readouterr().out
 
 
+def test_two_tables_of_one_name_keep_both_checksums(data, said_by_fcan, tmp_path):
+    (words, out), count = said_by_fcan, len(data[1])
+    arguments, sums = words(np.resize([0.8, 0.1], count), np.full(count, 0.6)), []
+    for name in ("image", "cell"):
+        path = tmp_path / f"{name}s" / "said.parquet"
+        path.parent.mkdir()
+        (tmp_path / f"{name}.parquet").rename(path)
+        arguments[arguments.index(f"--{name}-predictions") + 1] = str(path)
+        sums.append(rules.digest(path))
+    assert main(arguments) == 0
+    assert rules.read_labels(out).steps[-1].inputs == {"said.parquet": sums[0], "said.parquet 2": sums[1]}
+
+
 def test_tables_of_cells_and_of_images_that_are_exchanged_are_refused(data, said_by_fcan, capsys):
     (words, out), count = said_by_fcan, len(data[1])
     assert main(words(np.full(count, 0.6), np.resize([0.8, 0.1], count))) == 2

@@ -239,4 +239,5 @@ class FiveLevels(Rule):
         of_image, first = reader.read(labels, self.image_predictions)
         check_of_images(labels, of_image, self.image_predictions)
         of_cell, second = reader.read(labels, self.cell_predictions)
-        return label_rules.five_levels(labels, of_image, of_cell, {**first, **second}, self.keep, self.add)
+        inputs = label_rules.joined_sums((first, second))
+        return label_rules.five_levels(labels, of_image, of_cell, inputs, self.keep, self.add)

@@ -162,7 +162,7 @@ def check_no_copies(folders: Sequence[str], journals: Sequence[Sequence[Journal]
 
 
 def joined_sums(sums: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the SHA-256 of the journals of several folders by name, `NAME 2` for the second one of that name."""
+    """Return the SHA-256 of the files of several folders by name, `NAME 2` for the second one of that name."""
     found: dict[str, str] = {}
     for name, digest in (item for own in sums for item in own.items()):
         number = 1
