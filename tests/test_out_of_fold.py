@@ -295,6 +295,24 @@ def test_a_run_that_says_it_may_have_seen_its_fold_is_believed(data, tmp_path):
     assert f"--weights {zero}: may have seen the fold that it left out" in unseen and "fold 0, which" in measured
 
 
+def test_a_head_of_antibodies_that_other_data_number_is_told(data, tmp_path):
+    own = write_run(tmp_path / "own", data, 0)
+    other = write_run(tmp_path / "other", data, 0, other_data=True)
+    (tmp_path / "other/weights/best.weights.h5").touch()
+    fcan = recipes.recipe_named("cpu_fcan_antibodies")
+    for recipe, source, told in (
+        (fcan, own, False), (fcan, other, True), (fcan, f"{other}/weights/best.weights.h5", True),
+        (fcan, f"backbone:{other}", False), (fcan, "imagenet", False), (recipes.recipe_named("cpu_fcan"), other, False),
+    ):  # fmt: skip
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", HpaWarning)
+            leaks.warn_of_other_antibodies(replace(recipe, weights=source), records.read_manifest(data))
+        texts = [str(one.message) for one in found if one.category is HpaWarning]
+        assert [f"--weights {other}: was trained on another data folder, so its head" in one for one in texts] == (
+            [True] * told
+        )
+
+
 def test_a_training_ends_well_from_weights_that_do_not_say_what_they_saw(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "write_card", lambda out: None)
     bare = write_run(tmp_path / "bare", data, -1)

@@ -84,11 +84,13 @@ class Examples:
 
     @cached_property
     def antibodies(self) -> np.ndarray:
-        """int32 [N]: the antibody of each cell's image, numbered from 0 in the order of the names; -1 = not known."""
+        """int32 [N]: the antibody of each cell's image, numbered from 0 in the order of the names; -1 = not known.
+
+        All cells of the folder are numbered together, so that a number means the same to all trainings on it.
+        """
         if ANTIBODY not in self.table:
             return np.full(len(self), -1, np.int32)
-        names = self.table[ANTIBODY]
-        return pd.factorize(names.where(names != ""), sort=True)[0].astype(np.int32)
+        return self.table[ANTIBODY].cat.codes.to_numpy(np.int32)
 
     @cached_property
     def shards(self) -> tuple[list[str], np.ndarray]:
@@ -209,6 +211,9 @@ def read_examples(
     missing = sorted(set(_NEEDED) - set(table.columns))
     if missing:
         raise InputError(where, f"no column {missing}", "the cell table of a build", "build the data again")
+    if ANTIBODY in table:
+        names = table[ANTIBODY]
+        table[ANTIBODY] = pd.Categorical(names.where(names != ""))
     keep = np.ones(len(table), bool)
     if clean:
         keep &= clean_cells(table)

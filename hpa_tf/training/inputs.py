@@ -41,21 +41,21 @@ def check_epoch(recipe: Recipe, examples: Examples) -> None:
 
 
 def check_antibodies(recipe: Recipe, examples: Examples) -> None:
-    """Check that the training cells have the antibodies that a term of the objective tells apart, and not too many.
+    """Check that training cells have antibodies, which a term of the objective tells apart, and the data not too many.
 
     Raises:
         InputError: They do not.
     """
     if not any(isinstance(term, Antibodies) for term in recipe.objective):
         return
-    count = int(examples.antibodies.max(initial=-1)) + 1
-    if count == 0:
+    if (examples.antibodies < 0).all():
         found = f"no antibody of any cell (column {ANTIBODY!r} of the cell table)"
         fix = f"build the data with --columns {ANTIBODY}: the public list says it, other label tables need the column"
         raise InputError(examples.folder, found, "antibodies, for a term of the objective", fix)
+    count = len(examples.table[ANTIBODY].cat.categories)
     if count > recipe.network.antibodies:
         found, fix = f"{recipe.network.antibodies} for {count} antibodies", f"--recipe.network.antibodies {count}"
-        raise InputError("recipe.network.antibodies", found, "at least as many as the training cells have", fix)
+        raise InputError("recipe.network.antibodies", found, "at least as many as the data have", fix)
 
 
 def warn_of_donors(recipe: Recipe, examples: Examples) -> None:

@@ -1,8 +1,12 @@
-"""What a network predicts out of fold it must not have seen: neither the images, nor others of their groups."""
+"""What the runs saw that first weights come from: a network predicts out of fold what none of them has seen.
+
+Neither the images themselves, nor others of their groups.
+"""
 
 import os
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -66,6 +70,16 @@ def warn_of_seen_fold(recipe: Recipe, manifest: Manifest) -> None:
         found = f"--weights {run}: has seen, or may have seen, fold {recipe.validation_fold}, which is measured"
         fix = "its scores may be too high: start from weights of a run of the same data that kept this fold out"
         warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def warn_of_other_antibodies(recipe: Recipe, manifest: Manifest) -> None:
+    """Warn where a head of antibodies starts from one that may number them otherwise: that of a run of other data."""
+    if not getattr(recipe.network, "antibodies", 0) or backbone_of(recipe.weights) or _is_gone(recipe.weights):
+        return
+    for run, _, doubt in islice(_ancestors(recipe.weights, manifest), 1):
+        if doubt:
+            found = f"--weights {run}: {doubt}, so its head of antibodies may be of others in another order"
+            warnings.warn(f"{found}; --weights backbone:{run} lends no head", HpaWarning, stacklevel=2)
 
 
 def check_folds_apart(folder: str, manifest: Manifest) -> None:

@@ -33,7 +33,7 @@ from hpa_tf.training.inputs import (
     check_validation_labels,
     warn_of_donors,
 )
-from hpa_tf.training.leaks import warn_of_seen_fold, who_may_have_seen
+from hpa_tf.training.leaks import warn_of_other_antibodies, warn_of_seen_fold, who_may_have_seen
 from hpa_tf.training.logs import Logs, final_table
 from hpa_tf.training.loop import Loop, Progress, kept
 from hpa_tf.training.model_card import CARD, write_card
@@ -67,6 +67,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
         warn_of_donors(recipe, training)
         warn_of_no_measure(recipe, validation)
         warn_of_seen_fold(recipe, manifest)
+        warn_of_other_antibodies(recipe, manifest)
     with claimed(recipe, data, manifest, out, site):
         logs = Logs(out, site.is_chief)
         if is_finished(out):
