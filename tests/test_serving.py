@@ -25,6 +25,7 @@ from hpa_tf.models.classifier import Classifier
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
+from hpa_tf.run_folder import write_result
 from hpa_tf.serving import command, server
 from hpa_tf.serving.operations import check_operations
 from hpa_tf.serving.request import MAX_CELLS, instances
@@ -346,6 +347,14 @@ def test_a_run_without_savedmodel(tmp_path, there, said):
         (tmp_path / there).touch()
     with pytest.raises(InputError, match=said):
         serving.load(tmp_path)
+
+
+def test_a_savedmodel_of_one_of_several_checkpoints_is_refused(tmp_path):
+    """predict.py answers the mean of the weights."""
+    run = cases.write_run(tmp_path / "run")
+    write_result(run, {"weights/epoch-0001.weights.h5": 1.0, "weights/epoch-0002.weights.h5": 3.0}, {})
+    with pytest.raises(InputError, match=r"one of several checkpoints.*remove saved_model/"):
+        serving.load(run)
 
 
 def test_a_damaged_savedmodel(runs, tmp_path):

@@ -25,7 +25,7 @@ from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import Network, needs_of
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.recipes import Member, Recipe, Specialist, System
-from hpa_tf.run_folder import write_result
+from hpa_tf.run_folder import BEST_WEIGHTS, write_result
 from hpa_tf.views import Crop
 
 SMALL = Classifier(SmallCnn((4,)))
@@ -112,13 +112,12 @@ def test_a_missing_column_or_class_is_named():
 def write_run(folder: Path, classes: tuple[int, ...]) -> Recipe:
     recipe = replace(cases.recipe(folder.name), network=Classifier(SmallCnn((4,)), classes=classes))
     serving.export(folder, recipe.network.build(recipe.view.specs()), recipe, cases.MANIFEST)
-    write_result(folder, {}, {})
+    write_result(folder, {BEST_WEIGHTS: 1.0}, {})
     return recipe
 
 
 @pytest.mark.slow
-def test_a_system_reads_its_specialists_from_beside_its_members_or_its_folds(tmp_path, monkeypatch):
-    monkeypatch.setattr(members, "_averages", lambda run: False)
+def test_a_system_reads_its_specialists_from_beside_its_members_or_its_folds(tmp_path):
     member = write_run(tmp_path / "runs" / "fold0" / "member", ALL)
     whole = replace(cases.recipe("whole"), network=Classifier(SmallCnn((4,)), classes=(0,)))
     system = System("toy", (Member(member, 1.0),), specialists=(Specialist(whole, "completeness", own_labels=True),))

@@ -235,7 +235,7 @@ def _networks_of(
     """Load a run's networks; `asked`: through this view, if any; `alone`: one class, which is no member of a mean."""
     if asked is not None and asked != read_run(run).recipe.asked_view:
         return _from_weights(run, name, weight, asked)
-    if _averages(run) and not serving.has_checkpoints(run):  # exported before SavedModels held all checkpoints
+    if serving.lacks_checkpoints(run):
         return _from_weights(run, name, weight, alone=alone)
     served = serving.load(run)
     _check_classes(served.recipe, run, alone)
@@ -247,11 +247,6 @@ def _networks_of(
         Network(f"{name}@{epoch}", weight * (share / total), served.only(number), f"{sha256}, {epoch}", run)
         for number, (epoch, share) in enumerate(served.checkpoints)
     ]
-
-
-def _averages(run: str) -> bool:
-    """Tell whether a run predicts with several weights files."""
-    return files.exists(files.join(run, run_folder.RECIPE)) and len(read_run(run).checkpoints) > 1
 
 
 def _from_weights(

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpa_tf.serving.exporting import FOLDER, VERSION, Checkpoint, export
-    from hpa_tf.serving.loading import Served, find, from_network, has_checkpoints, load
+    from hpa_tf.serving.loading import Served, find, from_network, lacks_checkpoints, load
     from hpa_tf.serving.png import MAX_CROP_PIXELS
     from hpa_tf.serving.runs import resolve
 
@@ -51,14 +51,14 @@ __all__ = [
     "export",
     "find",
     "from_network",
-    "has_checkpoints",
+    "lacks_checkpoints",
     "load",
     "resolve",
 ]
 
 _MODULES = {
     **dict.fromkeys(("FOLDER", "VERSION", "Checkpoint", "export"), "exporting"),
-    **dict.fromkeys(("Served", "find", "from_network", "has_checkpoints", "load"), "loading"),
+    **dict.fromkeys(("Served", "find", "from_network", "lacks_checkpoints", "load"), "loading"),
     "MAX_CROP_PIXELS": "png",
     "resolve": "runs",
 }

@@ -19,7 +19,7 @@ from hpa_tf.file_names import check_name
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
-from hpa_tf.run_folder import RECIPE, SAVED_MODEL, SYSTEM, has_saved_model
+from hpa_tf.run_folder import RECIPE, SAVED_MODEL, SYSTEM, has_saved_model, is_finished, read_result
 from hpa_tf.serving import runs
 from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import EXPORT_AGAIN, FIX, check_operations
@@ -94,19 +94,23 @@ def find(run_folder: str | os.PathLike) -> str:
     raise InputError(run_folder, found, "a run folder with a SavedModel", fix)
 
 
-def has_checkpoints(run_folder: str | os.PathLike) -> bool:
-    """Tell whether a run's SavedModel holds several checkpoints; those of earlier versions held one of them."""
-    return os.path.exists(os.path.join(run_folder, FOLDER, VERSION, EXTRA, "checkpoints.json"))
+def lacks_checkpoints(run_folder: str | os.PathLike) -> bool:
+    """Tell whether several checkpoints of a run predict, and its SavedModel holds one: so earlier versions wrote it."""
+    held = os.path.join(run_folder, FOLDER, VERSION, EXTRA, "checkpoints.json")
+    return is_finished(run_folder) and len(read_result(run_folder)["checkpoints"]) > 1 and not os.path.exists(held)
 
 
 def load(run_folder: str | os.PathLike) -> Served:
     """Load a run's SavedModel.
 
     Raises:
-        InputError: There is none, it is damaged, holds operations that our own exports do not have (see `operations`),
-            or is made for other classes or channels.
+        InputError: There is none, it is damaged, holds operations that our own exports do not have (see `operations`)
+            or one of several checkpoints, or is made for other classes or channels.
     """
     folder = find(run_folder)
+    if lacks_checkpoints(os.path.dirname(os.path.dirname(folder))):
+        found = "one of several checkpoints, as an earlier version exported it"
+        raise InputError(folder, found, "their mean, as predict.py answers", EXPORT_AGAIN)
     check_kinds(folder)
     check_files(folder)
     check_operations(folder)
