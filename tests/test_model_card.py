@@ -142,6 +142,15 @@ def test_a_system_lists_its_members(tmp_path):
     assert 'href="cpu_b0/README.md"' in next(iter(rows))
 
 
+def test_a_system_lists_the_networks_that_were_trained(tmp_path):
+    """Options of the command line may have chosen another one than the system's recipe names."""
+    named = recipe_named("cpu_b0")
+    write_run(tmp_path / "cpu_b0", replace(recipe_named("cpu_small"), name="cpu_b0"))
+    model_card.write_system_card(System("one", (Member(named, 1.0),)), str(tmp_path))
+    ((_, _, network, _),) = tables((tmp_path / "README.md").read_text()).values()
+    assert network == "Classifier, SmallCnn"
+
+
 def test_the_curve_is_drawn_without_validation():
     table = pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.4], "mAP": [None, None]}, dtype=float)
     assert training_curve(table).startswith(b"\x89PNG")

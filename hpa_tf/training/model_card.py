@@ -66,7 +66,7 @@ def write_card(out: str) -> None:
 
 
 def write_system_card(system: System, out: str) -> None:
-    """Write the card of a system: its members, their weights and scores.
+    """Write the card of a system: its members as they were trained, their weights and scores.
 
     Args:
         system: It.
@@ -93,8 +93,9 @@ def write_system_card(system: System, out: str) -> None:
 
 def _member(recipe: Recipe, out: str) -> tuple[str, str]:
     folder = files.join(out, recipe.name)
-    row = _scored(read_result(folder)) if is_finished(folder) else {}
-    return _network(recipe), _number(row.get("mAP"))
+    if not is_finished(folder):
+        return _network(recipe), _number(None)
+    return _network(read_run(folder).recipe), _number(_scored(read_result(folder)).get("mAP"))
 
 
 def _scored(result: dict[str, Any]) -> dict[str, Any]:
