@@ -1,5 +1,6 @@
 """A real server on loopback: the right numbers, a clear error for every hostile request, and it stays up."""
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +397,41 @@ def test_many_clients_at_once_get_their_own_answers(address):
         answers = list(threads.map(lambda i: client.predict(address[0], "hpa", [crops[i % 8]])[0], range(64)))
     for i, answer in enumerate(answers):
         np.testing.assert_allclose(answer, alone[i % 8], atol=1e-6)
+
+
+def test_many_cells_are_computed_some_at_a_time_and_stay_in_order(served):
+    crops, sizes = [png(cell(seed)[0]) for seed in range(40)], []
+
+    def counted(crop: tf.Tensor) -> dict[str, tf.Tensor]:
+        sizes.append(len(crop))
+        return served.signatures["serving_default"](crop=crop)
+
+    found = server_module.predict(
+        replace(served, signatures={"serving_default": counted}), {"inputs": [b64(crop) for crop in crops]}
+    )
+    expected = served.signatures["serving_default"](crop=tf.constant(crops))["probabilities"].numpy()
+    np.testing.assert_allclose(found["outputs"]["probabilities"], expected, atol=1e-6)
+    assert sizes == [16, 16, 8]
+
+
+def test_an_error_of_the_server_is_said_to_both_sides(capsys):
+    pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+    from hpa_tf.serving import web
+
+    def fail(body: bytes) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when\nallocating")
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": ASKED}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    path, headers, sent = "/v1/models/hpa:predict", [(b"content-type", b"application/json")], []
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    asyncio.run(web.application("hpa", fail, 1)(scope, receive, send))
+    assert sent[0]["status"] == 500 and "ResourceExhaustedError" in json.loads(sent[1]["body"])["error"]
+    assert capsys.readouterr().err == "hpa: ResourceExhaustedError: OOM when allocating\n"
 
 
 @pytest.mark.parametrize("name", sorted(set(BAD_REQUESTS) - set(BAD_CROPS)))

@@ -20,7 +20,7 @@ from hpa_tf.errors import InputError
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.serving import whole_images
 from hpa_tf.serving.png import NEEDS_REGION
-from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, json_rows, parse
+from hpa_tf.serving.request import MAX_INSTANCES, MAX_REQUEST_PIXELS, Request, json_rows, parse
 from hpa_tf.views import Crop
 from hpa_tf.worker_processes import num_cores
 
@@ -45,14 +45,21 @@ def predict(served: serving.Served, payload: Any) -> dict[str, Any]:
     request = parse(payload)
     if served.recipe.asked_view.needs_region and "region" not in request.pictures:
         raise ValueError(f"crops without regions; {NEEDS_REGION}")
-    tensors = {name: tf.constant(data) for name, data in request.pictures.items()}
+    starts = range(0, len(request.pictures["crop"]), whole_images.CELLS_A_BATCH)
+    rows = [row for start in starts for row in _rows(served, request, start)]
+    columns = {"outputs": {"probabilities": rows}} if request.by_columns else {}
+    return {"predictions": [{"probabilities": row} for row in rows], **columns}
+
+
+def _rows(served: serving.Served, request: Request, start: int) -> list[list[float | None]]:
+    """Return the probabilities of one batch of a request's cells, as JSON values."""
+    some = slice(start, start + whole_images.CELLS_A_BATCH)
+    tensors = {name: tf.constant(data[some]) for name, data in request.pictures.items()}
     try:
         answer = served.signatures[request.signature](**tensors)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(_reason(error)) from error
-    rows = json_rows(answer["probabilities"].numpy())
-    columns = {"outputs": {"probabilities": rows}} if request.by_columns else {}
-    return {"predictions": [{"probabilities": row} for row in rows], **columns}
+    return json_rows(answer["probabilities"].numpy())
 
 
 def _reason(error: tf.errors.OpError) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import re
+import sys
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -125,7 +126,8 @@ def application(name: str, answer: Answer, at_once: int) -> Starlette:
 
     Args:
         name: The model's name.
-        answer: Turns a request's body into the answer, in a thread; a ValueError says what is wrong with it.
+        answer: Turns a request's body into the answer, in a thread; a ValueError says what is wrong with it; any
+            other error is the server's own.
         at_once: Requests that are computed at the same time; others wait.
     """
     turn, held = asyncio.Semaphore(at_once), _Held()
@@ -141,6 +143,10 @@ def application(name: str, answer: Answer, at_once: int) -> Starlette:
                     return JSONResponse(await asyncio.to_thread(answer, body))
                 except ValueError as error:
                     return _error(400, str(error)[:900])
+                except Exception as error:  # such as too little memory: a fault of this machine, said where it runs
+                    kind = type(error).__name__
+                    print(f"{name}: {kind}: {' '.join(str(error).split())[:500]}", file=sys.stderr, flush=True)
+                    return _error(500, f"no answer could be computed ({kind}); the server's own output says more")
 
     async def status(request: Request) -> Response:
         state = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}

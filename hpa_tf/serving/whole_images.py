@@ -24,7 +24,8 @@ from hpa_tf.serving.png import NEEDS_REGION
 from hpa_tf.serving.request import MAX_CELLS, PNG_MAGIC, instances, json_rows, picture
 from hpa_tf.views.asking import records_of, rows_of_image, square_of
 
-_CELLS_A_BATCH = 16
+CELLS_A_BATCH = 16
+"""Cells that are computed at a time: what a request takes of memory does not grow with it."""
 
 
 class _Asked(NamedTuple):
@@ -126,7 +127,7 @@ def _answer(served: Served, asked: _Asked) -> dict[str, Any]:
     view = served.recipe.asked_view
     rows = rows_of_image(view, len(asked.numbers))
     found: list[list[float | None]] = [[0.0]] * len(asked.numbers)
-    size = max(1, _CELLS_A_BATCH // view.num_cells)
+    size = max(1, CELLS_A_BATCH // view.num_cells)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         inputs = view.assemble(_prepared(served, some, asked), some)
