@@ -341,10 +341,74 @@ def test_masks_without_their_records_are_not_written_over(images, weights, done,
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "a_cellmask.png").write_bytes(b"corrected")
-    with pytest.raises(InputError, match=r"masks without the folder \.segmenting.*hidden files"):
+    with pytest.raises(InputError, match=r"a_cellmask\.png without a record.*copy .*\.segmenting"):
         segment(options(images, weights, tmp_path))
     assert (tmp_path / "a_cellmask.png").read_bytes() == b"corrected"
     assert not (tmp_path / mask_folder.STATE).exists()
+
+
+@pytest.fixture
+def small(tmp_path) -> Options:
+    """Two fields, and masks of them; nothing that needs TensorFlow."""
+    for image_id in "ab":
+        cases.write_field(tmp_path / "images", image_id, cases.PLACES)
+    asked = Options(str(tmp_path / "images"), str(tmp_path / "out"), "small", um_per_px=cases.UM_PER_PX, workers=1)
+    assert segment(asked).num_segmented == 2
+    return asked
+
+
+def test_masks_of_another_folder_need_their_records(small):
+    """As `cp part_1/* part_0/` joins them: a shell leaves hidden names out."""
+    out = Path(small.out)
+    (out / mask_folder.STATE / "b.json").unlink()
+    before = digests(out)
+    with pytest.raises(InputError, match=r"b_cellmask\.png without a record.*copy .*\.segmenting too, or move"):
+        segment(small)
+    assert digests(out) == before
+    part = next(part for part in ("0/2", "1/2") if not is_in_part("b", int(part[0]), 2))
+    assert segment(dataclasses.replace(small, shard=part)).num_segmented == 0  # it does not touch them
+
+
+@pytest.mark.parametrize("last", ["b_nucleusmask.png", "b_cellmask.png", "b.json"])
+def test_a_run_that_ends_between_masks_and_record_goes_on(small, monkeypatch, last):
+    out, write_bytes = Path(small.out), files.write_bytes
+    cases.write_field(Path(small.images), "b", cases.PLACES[:1])
+
+    def stopped(path, data):
+        if Path(path).name == last:
+            raise KeyboardInterrupt
+        write_bytes(path, data)
+
+    masks = Masks(*(2 * [np.ones((128, 160), np.int32)]))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "write_bytes", stopped)
+        mask_folder.write(str(out), "b", masks, "stamp")
+    assert segment(small).num_segmented == 1
+    assert sorted(path.name for path in (out / mask_folder.STATE).iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_correction_that_keeps_the_length_of_its_file_is_kept(small):
+    out = Path(small.out)
+    for image_id in "ab":
+        path = out / f"{image_id}_cellmask.png"
+        mask, length = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), path.stat().st_size
+        for pixel in zip(*np.nonzero(mask), strict=True):  # one that is taken from its cell
+            corrected = mask.copy()
+            corrected[pixel] = 0
+            cv2.imwrite(str(path), corrected)
+            if path.stat().st_size == length:
+                break
+        assert path.stat().st_size == length
+    before = digests(out)
+    cases.write_field(Path(small.images), "b", cases.PLACES[:1])
+    with pytest.warns(HpaWarning, match="masks of 1 image were changed since they were written; they are kept"):
+        assert segment(small).num_segmented == 0
+    with pytest.warns(HpaWarning, match="masks of 2 images were changed"):
+        assert segment(dataclasses.replace(small, overlays=True)).num_segmented == 0
+    assert digests(out) == before
+    for path in (out / mask_folder.STATE).iterdir():  # as earlier versions wrote it
+        files.write_json(path, {key: value for key, value in files.read_json(path).items() if key != "sha256"})
+    assert segment(small).num_segmented == 1
 
 
 def test_two_processes_do_not_share_a_folder(images, weights, done):
@@ -583,10 +647,11 @@ def test_hidden_files_of_the_system_are_no_masks_and_no_records(tmp_path):
     for path in (tmp_path / mask_folder.STATE).iterdir():
         path.unlink()
     (tmp_path / mask_folder.STATE).rmdir()
-    with pytest.raises(InputError, match="masks without the folder"):
-        mask_folder.check_records(str(tmp_path))
-    (tmp_path / "a_cellmask.png").unlink()
-    mask_folder.check_records(str(tmp_path))
+    with pytest.raises(InputError, match=r"a_cellmask\.png without a record"):
+        mask_folder.check_records(str(tmp_path), ["a"])
+    for name in ("a_cellmask.png", "a_nucleusmask.png"):
+        (tmp_path / name).unlink()
+    mask_folder.check_records(str(tmp_path), ["a"])
 
 
 def test_records_of_masks_are_read_side_by_side(tmp_path, monkeypatch):

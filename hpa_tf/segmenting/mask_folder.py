@@ -1,14 +1,15 @@
 """The folder of masks: whose it is, what is done, and masks and overlays written whole.
 
 An image is done when its record in `.segmenting/` is there, which is written last and holds the state of the image's
-files; so a run may be killed at any moment, and an image that was replaced is segmented again. Masks that somebody
-corrected are never written over.
+files; so a run may be killed at any moment, and an image that was replaced is segmented again. A mark stands there
+while masks are written. Masks that somebody corrected, or that have neither, are never written over.
 """
 
+import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,7 @@ from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
 
 STATE = ".segmenting"
 CELL, NUCLEUS, OVERLAYS = "{ID}_cellmask.png", "{ID}_nucleusmask.png", "overlays"
+_RECORD, _BEGUN = ".json", ".begun"
 _MOST_CELLS = 65_535
 _OVERLAY_SIZE = 1536
 _READERS = 16
@@ -60,17 +62,25 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[st
     files.write_json(path, identity)
 
 
-def check_records(out: str) -> None:
-    """Refuse masks of this program without their records: nobody could tell which of them were corrected.
+def check_records(out: str, image_ids: Collection[str]) -> None:
+    """Refuse masks of images that have no record: nobody could tell which of them were corrected.
+
+    Args:
+        out: Folder of masks.
+        image_ids: The images that are to be segmented.
 
     Raises:
-        InputError: The folder has its masks, and no `.segmenting`.
+        InputError: The folder has a mask of one of them, and neither a record nor the mark of a run that was killed.
     """
-    if not files.exists(files.join(out, ABOUT)) or files.exists(files.join(out, STATE)):
+    if not files.exists(files.join(out, ABOUT)):
         return
-    if any(name.endswith(CELL.removeprefix("{ID}")) for name in files.list_shown(out)):
-        found, expected = f"masks without the folder {STATE}", f"{STATE}, which says which masks are finished"
-        raise InputError(out, found, expected, "copy the folder with its hidden files, or choose another --out")
+    masks, folder = set(files.list_shown(out)), files.join(out, STATE)
+    known = {name.rpartition(".")[0] for name in files.list_shown(folder)} if files.exists(folder) else set()
+    for image_id in image_ids:
+        if image_id not in known and (there := masks.intersection(_masks(image_id))):
+            found, expected = f"{min(there)} without a record", f"{STATE}, which says which masks are finished"
+            fix = f"copy the hidden folder {STATE} too, or move such masks away"
+            raise InputError(out, found, expected, fix)
 
 
 def stamp_of(
@@ -101,15 +111,30 @@ def done_images(out: str) -> tuple[dict[str, str], set[str]]:
         return {}, set()
     there = files.list_stamps(out)
     found, changed = {}, set()
-    names = [name for name in files.list_shown(folder) if name.endswith(".json")]
+    names = [name for name in files.list_shown(folder) if name.endswith(_RECORD)]
     with ThreadPoolExecutor(_READERS) as pool:  # an object store takes .1 s for each
         records = list(pool.map(lambda name: files.read_json(files.join(folder, name)), names))
     for name, record in zip(names, records, strict=True):
         others = [mask for mask, size in record["sizes"].items() if there.get(mask, (-1,))[0] != size]
         if all(mask in there and _is_whole(files.join(out, mask)) for mask in others):
-            found[name.removesuffix(".json")] = record["stamp"]
-            changed |= {name.removesuffix(".json")} if others else set()
+            found[name.removesuffix(_RECORD)] = record["stamp"]
+            changed |= {name.removesuffix(_RECORD)} if others else set()
     return found, changed
+
+
+def changed_among(out: str, image_ids: Collection[str]) -> set[str]:
+    """Return those of some done images whose masks have another content than when they were written.
+
+    `done_images` compares sizes alone, of all of them. Records of earlier versions do not say the content.
+    """
+
+    def is_changed(image_id: str) -> bool:
+        digests = files.read_json(_record(out, image_id)).get("sha256", {})
+        return any(files.sha256(files.join(out, name)) != digest for name, digest in digests.items())
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        answers = zip(image_ids, pool.map(is_changed, image_ids), strict=True)
+        return {image_id for image_id, changed in answers if changed}
 
 
 def _is_whole(path: str) -> bool:
@@ -133,10 +158,20 @@ def drawn_images(out: str) -> set[str]:
 
 
 def forget(out: str, image_id: str) -> None:
-    """Take an image's masks away, the record first."""
-    masks = (_name(CELL, image_id), _name(NUCLEUS, image_id))
-    for name in (files.join(STATE, f"{image_id}.json"), *masks, files.join(OVERLAYS, f"{image_id}.png")):
-        files.remove(files.join(out, name))
+    """Take an image's masks away."""
+    with _begun(out, image_id):
+        for name in (*_masks(image_id), files.join(OVERLAYS, f"{image_id}.png")):
+            files.remove(files.join(out, name))
+
+
+@contextlib.contextmanager
+def _begun(out: str, image_id: str) -> Iterator[None]:
+    """Take an image's record away, and mark the image until its masks are whole, or gone; the mark outlasts errors."""
+    mark = files.join(out, STATE, f"{image_id}{_BEGUN}")
+    files.write_bytes(mark, b"")
+    files.remove(_record(out, image_id))
+    yield
+    files.remove(mark)
 
 
 def write(out: str, image_id: str, masks: Masks, stamp: str) -> int:
@@ -151,13 +186,14 @@ def write(out: str, image_id: str, masks: Masks, stamp: str) -> int:
         found = f"cells numbered up to {largest}"
         raise InputError(f"image {image_id}", found, f"at most {_MOST_CELLS} (16-bit PNG)", fix)
     num_cells = int(np.count_nonzero(np.unique(masks.cell)))  # numbers may have gaps
-    sizes = {}
-    for pattern, mask in ((NUCLEUS, masks.nucleus), (CELL, masks.cell)):
-        _, data = cv2.imencode(".png", mask.astype(np.uint16))
-        files.write_bytes(files.join(out, _name(pattern, image_id)), data.tobytes())
-        sizes[_name(pattern, image_id)] = len(data)
-    record = {"stamp": stamp, "sizes": sizes, "num_cells": num_cells}
-    files.write_json(files.join(out, STATE, f"{image_id}.json"), record)
+    sizes, digests = {}, {}
+    with _begun(out, image_id):
+        for name, mask in zip(_masks(image_id), (masks.nucleus, masks.cell), strict=True):
+            data = cv2.imencode(".png", mask.astype(np.uint16))[1].tobytes()
+            files.write_bytes(files.join(out, name), data)
+            sizes[name], digests[name] = len(data), hashlib.sha256(data).hexdigest()
+        record = {"stamp": stamp, "sizes": sizes, "sha256": digests, "num_cells": num_cells}
+        files.write_json(_record(out, image_id), record)
     return num_cells
 
 
@@ -171,5 +207,9 @@ def write_overlay(out: str, field: FieldOfView, masks: Masks) -> None:
     files.write_bytes(files.join(out, OVERLAYS, f"{field.image_id}.png"), data.tobytes())
 
 
-def _name(pattern: str, image_id: str) -> str:
-    return pattern.replace("{ID}", image_id)
+def _masks(image_id: str) -> tuple[str, str]:
+    return NUCLEUS.replace("{ID}", image_id), CELL.replace("{ID}", image_id)
+
+
+def _record(out: str, image_id: str) -> str:
+    return files.join(out, STATE, f"{image_id}{_RECORD}")

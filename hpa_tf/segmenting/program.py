@@ -77,7 +77,7 @@ def segment(options: Options) -> Outcome:
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
     found = find_fields(options.images, faults, options.layout.parse())
     fields = [one for one in found if is_in_part(one.image_id, *part)]
-    mask_folder.check_records(options.out)
+    mask_folder.check_records(options.out, [one.image_id for one in fields])
     for folder in (options.out, files.join(options.out, mask_folder.STATE)):
         files.make_folder(folder)
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
@@ -89,19 +89,21 @@ def segment(options: Options) -> Outcome:
         scales = {"own_scale": options.um_per_px is None, "for_all": options.is_default_scale_for_all}
         stamps = {one.image_id: mask_folder.stamp_of(one, listed, **scales) for one in fields}
         outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
-        if kept := corrected & stamps.keys():
+        drawn = mask_folder.drawn_images(options.out) if options.overlays else stamps.keys()
+        own = (done.keys() & stamps.keys()) - corrected
+        again = {image_id for image_id in own if done[image_id] != stamps[image_id] or image_id not in drawn}
+        if kept := corrected & stamps.keys() | mask_folder.changed_among(options.out, again):
             text = (
                 f"{options.out}: masks of {counted(len(kept), 'image')} were changed since they were written; they are"
             )
             how = "kept, without new overlays" if options.overlays else "kept"
             warnings.warn(f"{text} {how}; delete a mask to make those of its image anew", HpaWarning, stacklevel=2)
-        for image_id in (done.keys() & stamps.keys()) - kept:
+        again -= kept
+        for image_id in again:
             if done[image_id] != stamps[image_id]:
                 mask_folder.forget(options.out, image_id)
                 outcome.num_changed += 1
-        drawn = mask_folder.drawn_images(options.out) if options.overlays else stamps.keys()
-        left = [one for one in fields if one.image_id not in kept]
-        todo = [one for one in left if done.get(one.image_id) != stamps[one.image_id] or one.image_id not in drawn]
+        todo = [one for one in fields if one.image_id in again or one.image_id not in done]
         start = time.perf_counter()
         run = _Run(options, method, workers, outcome)
         run.run(todo, stamps)
