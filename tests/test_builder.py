@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from builder_inputs import Inputs, content, draw_masks, write_inputs
 
 from hpa_tf import cell_table, files, folder_lock, framing, records
 from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning
+from hpa_tf.segmenting.options import Options as SegmentingOptions
 from tfrecords_builder import build, options, plan
 from tfrecords_builder.__main__ import main
 from tfrecords_builder.table import count_cells
@@ -332,6 +334,21 @@ def test_inputs_are_checked_before_masks_are_made(tmp_path, monkeypatch, capsys)
     assert main([*words, "--labels", str(inputs.labels), "--group-by", "antibody", "--num-folds", "2"]) == 2
     assert "--num-folds" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("more, said", [((), "fail"), (("--on-change", "rebuild"), "rebuild")])
+def test_masks_of_a_network_are_rebuilt_with_the_rest(tmp_path, monkeypatch, more, said):
+    inputs = write_inputs(tmp_path / "inputs", 2, size=16, grid=1)
+    asked = []
+
+    def write_masks(request):
+        asked.append(tyro.cli(SegmentingOptions, args=request.arguments()).on_change)
+        shutil.copytree(inputs.masks, request.out)
+
+    monkeypatch.setattr("tfrecords_builder.options.write_masks", write_masks)
+    words = ["build", "--images", str(inputs.images), "--labels", str(inputs.labels), "--num-folds", "1"]
+    assert main([*words, "--out", str(tmp_path / "data"), "--segmenter", "hpa", *more]) == 0
+    assert asked == [said]
 
 
 def test_inputs_are_found_once_though_a_network_makes_masks_in_between(tmp_path, monkeypatch):

@@ -411,6 +411,21 @@ def test_a_correction_that_keeps_the_length_of_its_file_is_kept(small):
     assert segment(small).num_segmented == 1
 
 
+def test_masks_of_other_settings_are_made_anew_where_it_is_asked_for(small):
+    other = dataclasses.replace(small, um_per_px=0.16)
+    with pytest.raises(InputError, match=r"another set of masks .*--on-change rebuild"):
+        segment(other)
+    anew = dataclasses.replace(other, on_change="rebuild")
+    again = segment(anew)
+    assert (again.num_segmented, again.num_changed) == (2, 2)
+    assert segment(anew).num_segmented == 0 and segment(other).num_segmented == 0
+    cv2.imwrite(str(Path(small.out) / "b_cellmask.png"), np.ones((128, 160), np.uint16))
+    before = digests(Path(small.out))
+    with pytest.raises(InputError, match=r"masks of 1 image that were changed .* of b; .*move such masks away"):
+        segment(dataclasses.replace(small, on_change="rebuild"))
+    assert digests(Path(small.out)) == before
+
+
 def test_two_processes_do_not_share_a_folder(images, weights, done):
     with folder_lock.locked(done), pytest.raises(InputError, match=f"process {os.getpid()} on"):
         segment(options(images, weights, done))

@@ -215,7 +215,7 @@ def with_masks(options: BuildOptions) -> BuildOptions:
     for source, out in zip(options.sources, outs, strict=True):
         write_masks(
             MaskRequest(
-                *(options.segmenter, source.images, out, source.um_per_px, *how, source.full_scale),
+                *(options.segmenter, source.images, out, source.um_per_px, *how, source.full_scale, options.on_change),
                 layout=source.layout,
             )
         )

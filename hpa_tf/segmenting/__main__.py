@@ -57,7 +57,7 @@ def _summary(out: str, outcome) -> str:
     if outcome.num_segmented:
         lines.append(f"{outcome.num_cells} cells in them")
     if outcome.num_changed:
-        lines.append(f"{outcome.num_changed} images changed since their masks were written: old masks dropped")
+        lines.append(f"{outcome.num_changed} images or their settings changed since: old masks dropped")
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} images left out: {out}/failures.csv")
     return "\n".join(lines)

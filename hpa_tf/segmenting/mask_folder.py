@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from hpa_tf import files
-from hpa_tf.errors import InputError
-from hpa_tf.identity import check_same
+from hpa_tf.errors import InputError, counted
+from hpa_tf.identity import check_same, differences
 from hpa_tf.imaging import pictures
 from hpa_tf.imaging.fields import FieldFiles, FieldOfView
 from hpa_tf.imaging.segmentation import Masks
@@ -58,8 +58,16 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[st
         files.write_json(path, identity)
         return
     if has_masks:  # else nothing is lost by beginning anew
-        check_same(out, {**added, **files.read_json(path)}, identity, "set of masks", "choose another --out")
+        fix = "choose another --out; where it is an option, --on-change rebuild makes all anew"
+        check_same(out, {**added, **files.read_json(path)}, identity, "set of masks", fix)
     files.write_json(path, identity)
+
+
+def is_of_other_settings(out: str, identity: dict[str, Any], added: Mapping[str, Any]) -> bool:
+    """Tell whether other settings decided the masks of a folder; arguments as of `claim`."""
+    path = files.join(out, ABOUT)
+    before = {**added, **files.read_json(path)} if files.exists(path) else identity
+    return bool(differences(before, json.loads(json.dumps(identity))))
 
 
 def check_records(out: str, image_ids: Collection[str]) -> None:
@@ -162,6 +170,25 @@ def forget(out: str, image_id: str) -> None:
     with _begun(out, image_id):
         for name in (*_masks(image_id), files.join(OVERLAYS, f"{image_id}.png")):
             files.remove(files.join(out, name))
+
+
+def forget_all(out: str, done: Collection[str], changed: Collection[str]) -> None:
+    """Take all masks away, unless somebody corrected some.
+
+    Args:
+        out: Folder of masks.
+        done: The images whose masks are there.
+        changed: Those of them that are known to have other masks than were written.
+
+    Raises:
+        InputError: Masks were changed since they were written; all of them stay.
+    """
+    if corrected := {*changed, *changed_among(out, [image_id for image_id in done if image_id not in changed])}:
+        found = f"masks of {counted(len(corrected), 'image')} that were changed since they were written, first those of"
+        expected, fix = "none, to make all anew", "move such masks away, or choose another --out"
+        raise InputError(out, f"{found} {min(corrected)}", expected, fix)
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda image_id: forget(out, image_id), done))
 
 
 @contextlib.contextmanager

@@ -61,6 +61,9 @@ class Options:
     """Also write overlays/{ID}.png: the field with the outlines of its cells and nuclei."""
     on_error: Literal["fail", "skip"] = "fail"
     """What an image that cannot be used does: stop the run, or be listed in failures.csv and left out."""
+    on_change: Literal["fail", "rebuild"] = "fail"
+    """Where other settings, such as other weights, decided the masks in --out: say which, or make all of them anew,
+    those of other parts too; that is refused where somebody corrected some."""
     allow_failures: bool = False
     """Exit with 0 although --on-error skip left images out."""
 

@@ -56,7 +56,7 @@ class Method(Protocol):
 
 @dataclass
 class Outcome:
-    """What a run did: images in the folder, those segmented now, their cells, failures, images per second."""
+    """What a run did: images in the folder, segmented now, with old masks that were dropped; cells, failures, time."""
 
     num_images: int = 0
     num_segmented: int = 0
@@ -77,18 +77,23 @@ def segment(options: Options) -> Outcome:
     faults: list[Fault] | None = [] if options.on_error == "skip" else None
     found = find_fields(options.images, faults, options.layout.parse())
     fields = [one for one in found if is_in_part(one.image_id, *part)]
+    outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
     mask_folder.check_records(options.out, [one.image_id for one in fields])
     for folder in (options.out, files.join(options.out, mask_folder.STATE)):
         files.make_folder(folder)
     with folder_lock.locked(options.out), Workers(options.workers) as workers:
         method = make_method(options)
         done, corrected = mask_folder.done_images(options.out)
+        is_other = mask_folder.is_of_other_settings(options.out, method.identity, method.added)
+        if is_other and options.on_change == "rebuild":
+            mask_folder.forget_all(options.out, done, corrected)
+            outcome.num_changed = len(done)
+            done, corrected = {}, set()
         mask_folder.claim(options.out, method.identity, bool(done), method.added)
         keeps("finished masks are kept; the same command continues")
         listed = files.list_stamps(options.images)
         scales = {"own_scale": options.um_per_px is None, "for_all": options.is_default_scale_for_all}
         stamps = {one.image_id: mask_folder.stamp_of(one, listed, **scales) for one in fields}
-        outcome = Outcome(len(fields), failures=[one for one in faults or () if is_in_part(one[0], *part)])
         drawn = mask_folder.drawn_images(options.out) if options.overlays else stamps.keys()
         own = (done.keys() & stamps.keys()) - corrected
         again = {image_id for image_id in own if done[image_id] != stamps[image_id] or image_id not in drawn}

@@ -36,6 +36,7 @@ class MaskRequest:
         workers: Processes; 0 = one a core.
         on_error: "fail", or "skip": images without masks are then named again where their masks are missed.
         full_scale: Largest count of the camera in 16-bit files, or None.
+        on_change: "fail", or "rebuild": masks of other settings are made anew.
         shard: "i/n": a part of the images only, or None.
         layout: How the channels lie in files.
     """
@@ -49,6 +50,7 @@ class MaskRequest:
     workers: int = 0
     on_error: str = "fail"
     full_scale: int | None = None
+    on_change: str = "fail"
     shard: str | None = None
     layout: Layout = field(default_factory=Layout)
 
@@ -57,9 +59,9 @@ class MaskRequest:
         options = {
             **{"segmenter": self.segmenter, "images": self.images, "out": self.out, "um-per-px": self.um_per_px},
             **{"weights": self.weights, "max-pixels": self.max_pixels, "workers": self.workers},
-            **{"on-error": self.on_error, "full-scale": self.full_scale, "shard": self.shard},
+            **{"on-error": self.on_error, "full-scale": self.full_scale, "on-change": self.on_change},
             **{"pattern": self.layout.pattern, "without": ",".join(self.layout.without) or None},
-            "project": self.layout.project,
+            **{"project": self.layout.project, "shard": self.shard},
         }
         words = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
         named = [f"{channel}={name}" for channel, name in self.layout.channels]
