@@ -4,8 +4,6 @@ Generated images with known truth -> shards -> network -> predictions -> score -
 a stopped demo left.
 """
 
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from hpa_tf import files
+from hpa_tf import child_commands, files
 from hpa_tf.errors import InputError
 
 UM_PER_PX = "0.32"
@@ -76,10 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     start = time.monotonic()
     for command in steps(demo):
-        print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
-        code = subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command])
-        if code:
-            print(f"hpa-tf demo: that command ended with {code}; the same demo continues there", file=sys.stderr)
+        if code := child_commands.run("hpa-tf demo", command):
             return code
     page = Path(demo.out, "report.html").resolve()
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {page.as_uri()}")

@@ -4,8 +4,6 @@ Each step continues where a stopped one left.
 """
 
 import importlib.util
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from hpa_tf import files
+from hpa_tf import child_commands, files, interrupts
 from hpa_tf.errors import HpaError, InputError
 from hpa_tf.imaging.segmentation.small import WEIGHTS
 from hpa_tf.make_starter import is_made
@@ -60,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec("tf2onnx") is None:  # said now, not after the training
             raise InputError("tf2onnx", "it is not installed", "tf2onnx", "pip install 'hpa_tf[onnx]'")
         for command in asked.commands():
-            print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
-            if code := subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command]):
-                print(f"that command ended with {code}; the same command continues there", file=sys.stderr)
+            if code := child_commands.run("hpa-tf make-small-segmenter", command):
                 return code
         _train(asked)
     except HpaError as error:
@@ -74,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(asked: MakeSmallSegmenter) -> None:
     from hpa_tf import quiet
 
+    interrupts.keeps("fields and the last checkpoint are kept; the same command continues")
     quiet.import_tensorflow()
     from hpa_tf.segmenting.learning import Training, train, write_onnx
 

@@ -4,8 +4,6 @@ Each step continues where a stopped one left. With real fields it ends by asking
 """
 
 import json
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from hpa_tf import cell_table, files
+from hpa_tf import cell_table, child_commands, files
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import HpaError, InputError
 from hpa_tf.evaluation.whole_fields import Half, agreement, interval, labelled_fields, resampled
@@ -162,9 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for command in steps(asked):
             if command[0] == "train":
                 join_truth(asked.out, sizes(asked))
-            print(f"\n$ hpa-tf {shlex.join(command)}", flush=True)
-            if code := subprocess.call([sys.executable, "-m", "hpa_tf.command_line", *command]):
-                print(f"that command ended with {code}; the same command continues there", file=sys.stderr)
+            if code := child_commands.run("hpa-tf make-starter", command):
                 return code
         run = files.join(asked.out, "run")
         pack_run(run, asked.package)

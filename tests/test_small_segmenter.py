@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from hpa_tf import files, make_small_segmenter, make_starter
+from hpa_tf import child_commands, files, make_small_segmenter, make_starter
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.fields import FieldOfView
@@ -229,7 +229,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(make_small_segmenter.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(make_small_segmenter.subprocess, "call", lambda command: asked.append(command) or 3)
+    monkeypatch.setattr(child_commands, "run", lambda program, words: asked.append(words) or 3)
     assert make_small_segmenter.main(["--out=~/build"]) == 3
     assert str(tmp_path / "build" / "real") in asked[0]
 
@@ -239,10 +239,21 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_made_is_said_before_anything_is(tmp_path, monkeypatch, capsys, wrong, named):
     monkeypatch.setattr(make_small_segmenter.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(make_small_segmenter.subprocess, "call", lambda command: pytest.fail(str(command)))
+    monkeypatch.setattr(child_commands, "run", lambda program, words: pytest.fail(str(words)))
     given = ["--out", str(tmp_path / "build"), "--package", str(tmp_path / "small.onnx"), wrong.format(tmp_path)]
     assert make_small_segmenter.main(given) == 2
     assert named in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_a_stop_of_the_training_leaves_is_said(tmp_path, monkeypatch):
+    from hpa_tf.segmenting import learning
+
+    said = []
+    monkeypatch.setattr(make_small_segmenter.interrupts, "keeps", said.append)
+    monkeypatch.setattr(learning, "train", lambda training: said.append("training"))
+    monkeypatch.setattr(learning, "write_onnx", lambda network, path: None)
+    make_small_segmenter._train(make_small_segmenter.MakeSmallSegmenter(str(tmp_path)))
+    assert said == ["fields and the last checkpoint are kept; the same command continues", "training"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is not None, reason="the package is there")
