@@ -62,6 +62,27 @@ def test_the_folder_of_runs_is_listed_once(here, monkeypatch):
     assert chosen() == ("runs/a",) and listed.count("runs") == 1
 
 
+@pytest.mark.parametrize("adapt", [None, "runs/others"])
+def test_a_run_of_one_class_is_passed_over(here, capsys, adapt):
+    """A specialist predicts beside the members of a system only."""
+    write_run(here / "runs/spindle", 900)
+    (here / "runs/spindle/recipe.json").write_text('{"network": {"classes": [11]}}')
+    assert chosen(adapt=adapt) == ("starter",)
+    assert "no finished run of all classes" in capsys.readouterr().out
+    write_run(here / "runs/all", 300)
+    (here / "runs/all/recipe.json").write_text(f'{{"network": {{"classes": {list(range(18))}}}}}')
+    assert chosen(adapt=adapt) == ("runs/all",)
+    assert "runs/all: the newest finished run of all classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"network": {"classes": 1}}'])
+def test_a_run_whose_recipe_is_damaged_stays_and_is_named_later(here, damage):
+    write_run(here / "runs/a", 300)
+    write_run(here / "runs/b", 900)
+    (here / "runs/b/recipe.json").write_text(damage)
+    assert chosen() == ("runs/b",)
+
+
 def test_systems_and_folds_that_are_passed_over_are_named(here, capsys):
     write_run(here / "runs/cpu_final_2/cpu_flips", 900)
     (here / "runs/cpu_final_2/system.json").write_text("{}")

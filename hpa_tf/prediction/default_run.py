@@ -3,10 +3,12 @@
 import os
 
 from hpa_tf import files, starter
+from hpa_tf.classes import NUM_CLASSES
+from hpa_tf.errors import InputError, printable
 from hpa_tf.prediction import results
 from hpa_tf.prediction.adapting import RECORD, run_of
 from hpa_tf.prediction_folder import MANIFEST
-from hpa_tf.run_folder import RESULT, SYSTEM, fold_folder, has_saved_model, is_finished
+from hpa_tf.run_folder import RECIPE, RESULT, SYSTEM, fold_folder, has_saved_model, is_finished
 
 FOLDER = "runs"
 
@@ -46,18 +48,29 @@ def _newest(folder: str, to_adapt: bool) -> tuple[str, str]:
         folder: Of the run folders.
         to_adapt: Leave adapted runs out.
     """
-    found = []
+    found, kind = [], "finished run"
     below = [files.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
     for run in below:
         if to_adapt and os.path.exists(files.join(run, RECORD)):
             continue
         if is_finished(run) and has_saved_model(run):
-            found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
-    kind = "finished run that is not adapted" if to_adapt else "finished run"
+            if _is_of_few_classes(run):
+                kind = "finished run of all classes"
+            else:
+                found.append((os.stat(files.join(run, RESULT)).st_mtime_ns, run))
+    kind += " that is not adapted" if to_adapt else ""
     several = _of_several(below)
     if found:
         return max(found)[1], f"the newest {kind} in {folder}/{several}"
     return starter.NAME, f"no {kind} in {folder}/{several}, so the network that comes with hpa_tf"
+
+
+def _is_of_few_classes(run: str) -> bool:
+    """Tell whether a run's network answers some of the classes only; of a damaged recipe nobody knows."""
+    try:
+        return len(files.read_json(files.join(run, RECIPE))["network"]["classes"]) < NUM_CLASSES - 1
+    except (InputError, KeyError, TypeError):  # a recipe of the first versions does not say it: all of them
+        return False
 
 
 def _of_several(below: list[str]) -> str:

@@ -25,7 +25,7 @@ class Options:
     """Folder for the results. A prediction that was stopped continues there."""
     run: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained network, or starter: the network that comes with hpa_tf. Give it several times for the
-    mean of several networks. Default: the newest finished run below runs/, or else the starter."""
+    mean of several networks. Default: the newest finished run of all classes below runs/, or else the starter."""
     system: str | None = None
     """Name of a system (such as milimed_final_2) instead of runs; its networks are read from --runs."""
     adapt: str | None = None
