@@ -868,6 +868,39 @@ def test_an_image_without_permission_is_skipped_where_errors_are(small, pool, tm
     assert [image_id for image_id, _ in outcome.failures] == ["a"]
 
 
+def test_an_image_that_kills_its_worker_at_the_end_fails_or_is_skipped(small, pool, tmp_path, monkeypatch):
+    submit = pool.submit
+
+    def deadly(*call, name="", **more):
+        return submit(os._exit, 3, name=name) if name == "image a1" else submit(*call, name=name, **more)
+
+    monkeypatch.setattr(pool, "submit", deadly)
+    with pytest.raises(InputError, match="image a1: found its worker died: exit code 3"):
+        predict(replace(small[1], out=str(tmp_path / "fail")), pool)
+    outcome = predict(replace(small[1], out=str(tmp_path / "skip"), on_error="skip"), pool)
+    assert [image_id for image_id, _ in outcome.failures] == ["a1"] and outcome.num_predicted == 2
+    assert [row.image_id for row in submission.read(tmp_path / "skip/submission.csv")] == ["a", "b.2"]
+
+
+def test_answers_that_are_no_numbers_name_network_and_image(small, world, pool, tmp_path, monkeypatch):
+    import hpa_tf
+
+    take = inference._Collector.take
+
+    def overflown(self, network, rows, probabilities):
+        take(self, network, rows, probabilities * (np.nan if self._field.image_id == "a1" else 1))
+
+    monkeypatch.setattr(inference._Collector, "take", overflown)
+    told = r"image a1: found answers of run that are not a number.*--precision float32"
+    with pytest.raises(InputError, match=told):
+        predict(replace(small[1], out=str(tmp_path / "fail")), pool)
+    outcome = predict(replace(small[1], out=str(tmp_path / "skip"), on_error="skip"), pool)
+    assert [image_id for image_id, _ in outcome.failures] == ["a1"] and outcome.num_predicted == 2
+    pixels, mask = np.full((32, 32, 4), 200, np.uint8), np.pad(np.ones((20, 20), np.int32), 6)
+    with pytest.raises(InputError, match=told):
+        hpa_tf.Predictor(world[0] / "run").predict(FieldOfView("a1", pixels), mask)
+
+
 def broken(task):
     raise PermissionError(13, "Permission denied", "x_red.png") if task == 0 else RecursionError("deep")
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpa_tf.classes import CHANNELS, NEGATIVE, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.heat_map_files import cut_from_fields
 from hpa_tf.imaging.squares import with_every_cell
 from hpa_tf.prediction.batching import Inputs, ahead, batches, streams_of
@@ -34,12 +35,22 @@ class Predicted:
             where a network does not answer it.
         embedding: float32 [N, D] of the first network; None if not asked for.
         cards: What the report shows of each cell; None for a field that is not in the report.
+        faulty: Networks that answered something for a cell that is not a number.
     """
 
     field: FieldCells
     probabilities: np.ndarray
     embedding: np.ndarray | None = None
     cards: Cards | None = None
+    faulty: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> InputError | None:
+        """Why there can be no scores, if so."""
+        if not self.faulty:
+            return None
+        found = f"answers of {' and '.join(self.faulty)} that are not a number"
+        return InputError(f"image {self.field.image_id}", found, "probabilities", "--precision float32, or another run")
 
 
 def predict_fields(
@@ -205,7 +216,7 @@ class _Collector:
     """Gathers one field's cells from the batches they are in."""
 
     def __init__(self, field: FieldCells, networks: Sequence[Network], num_streams: int, with_cards: bool):
-        self._field, self.with_cards = field, with_cards
+        self._field, self._networks, self.with_cards = field, networks, with_cards
         self._whole_fields = networks[0].view.reads == "fields"
         self._num_cells = len(field.table)
         self.missing = self._num_cells * num_streams
@@ -231,7 +242,12 @@ class _Collector:
         if self._field.thumbnails is not None:
             self._shown["thumbnails"] = self._field.thumbnails
         cards = Cards(**self._shown) if self.with_cards else None
-        return Predicted(replace(self._field, thumbnails=None), self._probabilities, embedding, cards)
+        faulty = tuple(
+            network.name
+            for network, found in zip(self._networks, self._probabilities, strict=True)
+            if np.isnan(found[:, list(network.served.recipe.network.classes)]).any()
+        )
+        return Predicted(replace(self._field, thumbnails=None), self._probabilities, embedding, cards, faulty)
 
 
 def _of_cells(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class Predictor:
             measurements and the probabilities `raw: CLASS`. No row where there is no cell.
 
         Raises:
-            InputError: The image or the masks are of another kind or size.
+            InputError: The image or the masks are of another kind or size, or the network answers no numbers.
         """
         field = _field(image, um_per_px, channels, without, project, full_scale)
         is_said = um_per_px is not None or isinstance(image, FieldOfView) or field.um_per_px != DEFAULT_UM_PER_PX
@@ -130,6 +130,8 @@ class Predictor:
                 lambda image_id: heat_maps,
             )
         )
+        if found.fault is not None:
+            raise found.fault
         shares = tuple(network.weight for network in self._networks)
         table = score(cells.table, found.probabilities, shares, self._postprocessing)
         if embeddings:

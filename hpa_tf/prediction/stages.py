@@ -20,6 +20,7 @@ from hpa_tf.prediction.trained_on import LightCheck
 from hpa_tf.prediction.workers import Inline, Workers
 from hpa_tf.prediction_folder import CELLS
 from hpa_tf.progress import progress
+from hpa_tf.worker_processes import WorkerDied
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.inference import Predicted
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # TensorFlow: not in the workers
     from hpa_tf.prediction.runtimes import Device
 
 FAILURES = "failures.csv"
+FAILURE_COLUMNS = ("image_id", "error")
 GROUP = 32
 """Images in a group: at most so many are read again after a kill; the last batch of a group may not be full."""
 SMALLER = "a smaller --batch-size (and another --out, where this one holds results), fewer --workers"
@@ -183,18 +185,29 @@ class Stages:
 
     def _start_finishing(self, one: "Predicted") -> None:
         """Hand a predicted field to a worker; wait when too many are under way."""
-        if one.field.image_id in self._done:  # in a group that was begun before
+        image_id = one.field.image_id
+        is_done = image_id in self._done  # in a group that was begun before
+        if is_done or one.fault is not None:
             if one.field.picture is not None:
                 one.field.picture.drop()
+            if not is_done:
+                self._fail(Failed(image_id, one.fault))
             return
         arguments = (one.field, one.probabilities, one.embedding, one.cards)
-        self._finishing.append(self._workers.submit(self._finisher, *arguments, name=f"image {one.field.image_id}"))
-        self.outcome.num_cells += len(one.field.table)
-        while len(self._finishing) > self._limit or (self._finishing and self._finishing[0].done()):
+        future = self._workers.submit(self._finisher, *arguments, name=f"image {image_id}")
+        self._finishing.append((image_id, len(one.field.table), future))
+        while len(self._finishing) > self._limit or (self._finishing and self._finishing[0][-1].done()):
             self._finish()
 
     def _finish(self) -> None:
-        self.outcome.num_lowered += self._finishing.popleft().result()
+        image_id, num_cells, future = self._finishing.popleft()
+        try:
+            num_lowered = future.result()
+        except WorkerDied as error:
+            self._fail(Failed(image_id, error))
+            return
+        self.outcome.num_cells += num_cells
+        self.outcome.num_lowered += num_lowered
         self.outcome.num_predicted += 1
         self._bar.update()
 
@@ -215,7 +228,7 @@ def report(outcome: Outcome, failures: str) -> None:
         failures: The table.
     """
     if outcome.failures:
-        table = pd.DataFrame(outcome.failures, columns=["image_id", "error"])
+        table = pd.DataFrame(outcome.failures, columns=FAILURE_COLUMNS)
         reporting.write_csv(table, failures, marked=True)
     else:
         files.remove(failures)
