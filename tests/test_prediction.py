@@ -377,11 +377,44 @@ def test_merging_lists_the_images_that_parts_skipped(small, pool, tmp_path, caps
     failures = pd.read_csv(tmp_path / "whole/failures.csv")
     assert failures["image_id"].tolist() == ["a1"] and "a1_red.png" in failures["error"][0]
     assert [row.image_id for row in submission.read(tmp_path / "whole/submission.csv")] == ["a", "b.2"]
+    (table,) = tmp_path.glob("part?/failures.csv")
+    written = table.read_bytes()
+    told = "run the part's command again: it writes the table anew"
+    for damage in (None, b"image_id;error\r\na1;x\r\n", "image_id,error\na1,gestört\n".encode("cp1252"), b""):
+        table.unlink() if damage is None else table.write_bytes(damage)
+        assert merging.main([*folders, "--out", str(tmp_path / "none")]) == 2
+        assert told in capsys.readouterr().err and not (tmp_path / "none").exists()
+    table.write_bytes(written)
+    assert merging.main([*folders, "--out", str(tmp_path / os.fsdecode(b"merged/\xf6"))]) == 1
+    assert capsys.readouterr().out.count(rf"{tmp_path}/merged/\xf6") == 2
     shutil.copy(small[0] / "images/a1_red.png", red)  # mended: neither the parts nor the whole name it any more
     for i, folder in enumerate(folders):
         predict(replace(options, out=folder, shard=f"{i}/2"), pool)
     assert merging.main([*folders, "--out", str(tmp_path / "whole")]) == 0
     assert not list(tmp_path.glob("*/failures.csv"))
+
+
+def test_merging_nothing_is_refused(tmp_path, capsys):
+    assert merging.main(["--out", str(tmp_path / "whole")]) == 2
+    assert "PART: found no folder" in capsys.readouterr().err
+
+
+def test_merging_finds_a_table_of_labels_that_lies_elsewhere_now(small, world, pool, tmp_path):
+    labels, moved, whole = tmp_path / "labels.csv", tmp_path / "moved.csv", tmp_path / "whole"
+    labels.write_text("ID,Label\na1,3\n")
+    part = replace(small[1], out=str(tmp_path / "part"), shard="0/1", image_labels=str(labels), report_images=0)
+    predict(part, pool)
+    labels.rename(moved)
+    merge = merging.MergeOptions((part.out,), str(whole))
+    with pytest.raises(InputError, match=r"labels\.csv: found no such file.*--image-labels TABLE"):
+        merging.merge(merge)
+    with pytest.raises(InputError, match=r"--image-labels: found .*beside parts that were predicted without it"):
+        merging.merge(replace(merge, parts=(world[2].out,), image_labels=str(moved)))
+    assert not whole.exists()
+    assert merging.merge(replace(merge, image_labels=str(moved))) == 3
+    images = pd.read_csv(whole / "heterogeneity.csv", keep_default_na=False).set_index("image_id")
+    assert images["image_label"].to_dict() == {"a": "", "a1": CLASSES[3], "b.2": ""}
+    assert results.request_of(whole)["options"]["image_labels"] == str(moved)
 
 
 def test_the_failures_of_an_earlier_run_are_not_kept(tmp_path):

@@ -5,6 +5,7 @@ masks and runs may differ, as on machines that mount one disk at several places:
 """
 
 import dataclasses
+import io
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ import pandas as pd
 import tyro
 
 from hpa_tf import files, heat_map_files, interrupts, reporting
-from hpa_tf.errors import HpaError, HpaWarning, InputError, counted
+from hpa_tf.errors import HpaError, HpaWarning, InputError, counted, printable
 from hpa_tf.identity import differences
+from hpa_tf.image_labels import read_image_labels
 from hpa_tf.parts import parse_part
 from hpa_tf.prediction import results
 from hpa_tf.prediction.command import EXIT_FAILURES, fail
 from hpa_tf.prediction.outputs import check_anndata, write_final
-from hpa_tf.prediction.stages import FAILURES
+from hpa_tf.prediction.stages import FAILURE_COLUMNS, FAILURES
 from hpa_tf.prediction_folder import OVERLAYS, PARTS
 
 
@@ -32,26 +34,38 @@ class MergeOptions:
     """Folders that `predict.py --shard i/n` wrote."""
     out: str
     """Folder for the whole."""
+    image_labels: str | None = None
+    """Where the table lies now that the parts were predicted with; default: where it lay then."""
 
 
 def merge(options: MergeOptions) -> int:
     """Copy the parts' results together and write the final files; return the number of images.
 
     Raises:
-        InputError: Parts are missing, double, unfinished or differ in more than --shard; or two hold one image.
+        InputError: Parts are missing, double, unfinished or differ in more than --shard; or two hold one image; or a
+            table of theirs cannot be read.
     """
+    if not options.parts:
+        raise InputError("PART", "no folder", "those of all parts", "name them: --out DIR PART [PART ...]")
     requests = [_finished_request(folder) for folder in options.parts]
-    whole = _common_request(options.parts, requests)
+    whole = _with_image_labels(_common_request(options.parts, requests), options.image_labels)
+    failures = [_failures_of(folder) for folder in options.parts if results.summary_of(folder)["num_failures"]]
     if whole["options"]["anndata"]:
         check_anndata(options.out)
     with results.owned(options.out, whole):
-        num_images = _join(options, whole)
+        num_images = _join(options, whole, failures)
     interrupts.keeps(f"everything is written to {options.out}")
     return num_images
 
 
-def _join(options: MergeOptions, whole: dict[str, Any]) -> int:
-    """Write the whole, whose request is given; return the number of images."""
+def _join(options: MergeOptions, whole: dict[str, Any], failures: Sequence[pd.DataFrame]) -> int:
+    """Write the whole, whose request is given; return the number of images.
+
+    Args:
+        options: What is asked.
+        whole: Request of the whole.
+        failures: Images that parts have skipped.
+    """
     results.start(options.out, whole)
     interrupts.keeps(f"{options.out} is not whole; the same command makes it so, the parts are untouched")
     origin: dict[str, str] = {}
@@ -65,20 +79,57 @@ def _join(options: MergeOptions, whole: dict[str, Any]) -> int:
     results.reopen(options.out)
     for image_id, folder in sorted(origin.items()):
         _copy(folder, options.out, image_id)
-    write_final(options.out, sorted(origin), _join_failures(options))
+    path = files.join(options.out, FAILURES)
+    if failures:
+        reporting.write_csv(pd.concat(failures, ignore_index=True), path, marked=True)
+    else:
+        files.remove(path)
+    write_final(options.out, sorted(origin), sum(map(len, failures)))
     return len(origin)
 
 
-def _join_failures(options: MergeOptions) -> int:
-    """Write the images that the parts have skipped into one table, if any; return how many there are."""
-    path = files.join(options.out, FAILURES)
-    with_failures = [folder for folder in options.parts if results.summary_of(folder)["num_failures"]]
-    tables = [pd.read_csv(files.join(folder, FAILURES), dtype=str, keep_default_na=False) for folder in with_failures]
-    if tables:
-        reporting.write_csv(pd.concat(tables, ignore_index=True), path, marked=True)
-    else:
-        files.remove(path)
-    return sum(map(len, tables))
+def _failures_of(folder: str) -> pd.DataFrame:
+    """Return the table of the images that a part has skipped.
+
+    Raises:
+        InputError: It is missing, or was changed by another program.
+    """
+    path, fix = files.join(folder, FAILURES), "run the part's command again: it writes the table anew"
+    try:
+        table = pd.read_csv(io.BytesIO(files.read_bytes(path)), dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "the images that the part skipped", fix) from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no table
+        found = f"a table that cannot be read ({error})"
+        raise InputError(path, found, "the images that the part skipped", fix) from error
+    if tuple(table) != FAILURE_COLUMNS:
+        expected = f"the columns {', '.join(FAILURE_COLUMNS)}"
+        raise InputError(path, f"the columns {', '.join(table)}"[:200], expected, fix)
+    return table
+
+
+def _with_image_labels(whole: dict[str, Any], place: str | None) -> dict[str, Any]:
+    """Return the request of the whole with the place of its table of labels, which can be read.
+
+    Args:
+        whole: Request of the whole.
+        place: Where the table lies; None = where the request says.
+
+    Raises:
+        InputError: It is not there, damaged, or the parts were predicted without one.
+    """
+    before = whole["options"].get("image_labels")
+    if before is None:
+        if place is not None:
+            found, fix = f"{place} beside parts that were predicted without it", "leave it out, or predict with it"
+            raise InputError("--image-labels", found, "parts that were predicted with it", fix)
+        return whole
+    if place is None and not files.exists(before):
+        fix = "--image-labels TABLE says where it lies now"
+        raise InputError(before, "no such file", "the table of labels that the parts were predicted with", fix)
+    asked = results.in_full({**whole["options"], "image_labels": place or before})
+    read_image_labels(asked["image_labels"])
+    return {**whole, "options": asked}
 
 
 def _finished_request(folder: str) -> dict[str, Any]:
@@ -129,10 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = tyro.cli(MergeOptions, args=files.expand_home(arguments), prog="python -m hpa_tf.prediction.merge")
         with files.full_disk_explained(options.out):
-            print(f"{merge(options)} images in {options.out}")
+            print(printable(f"{merge(options)} images in {options.out}"))
     except HpaError as error:
         return fail("merge", error)
     if count := results.summary_of(options.out)["num_failures"]:
-        print(f"{counted(count, 'image')} skipped: {files.join(options.out, FAILURES)}")
+        print(printable(f"{counted(count, 'image')} skipped: {files.join(options.out, FAILURES)}"))
         return EXIT_FAILURES
     return 0
