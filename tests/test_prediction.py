@@ -32,8 +32,8 @@ from hpa_tf.imaging.brightness import brightness, brightness_range
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field
 from hpa_tf.imaging.segmentation import Masks
 from hpa_tf.parts import is_in_part
-from hpa_tf.postprocessing import PostProcessing
-from hpa_tf.prediction import beam_runner, cards, inference, members, merging, result_files, results, stages
+from hpa_tf.postprocessing import PREDICTED_NEGATIVE, PostProcessing
+from hpa_tf.prediction import beam_runner, cards, command, inference, members, merging, result_files, results, stages
 from hpa_tf.prediction.command import main, summary
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
@@ -225,6 +225,15 @@ def test_going_on_under_other_options_is_refused(world, pool, change, named):
     with pytest.raises(InputError) as error:
         predict(replace(options, **change), pool)
     assert named in str(error.value)
+
+
+def test_options_of_post_processing_tell_what_else_they_replace(small, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "usual_postprocessing", lambda networks: PREDICTED_NEGATIVE)
+    asked = PostProcessing(image_mixing=False, border_rule=False, cell_weights=PREDICTED_NEGATIVE.cell_weights)
+    with pytest.warns(HpaWarning) as caught:
+        predict(replace(small[1], out=str(tmp_path / "out"), postprocessing=asked), pool)
+    (said,) = [str(one.message) for one in caught if "--postprocessing" in str(one.message)]
+    assert "so also outlier_rule: False -> True; negative: 'predicted' -> 'derived': give" in said
 
 
 def test_another_spelling_of_the_same_folders_is_the_same_request(small, pool, tmp_path, monkeypatch):

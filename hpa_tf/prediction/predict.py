@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from hpa_tf import cell_table, files, interrupts
 from hpa_tf.beam import LOCAL
 from hpa_tf.errors import HpaWarning, counted
+from hpa_tf.identity import differences
 from hpa_tf.image_labels import read_image_labels
 from hpa_tf.imaging.brightness import NOTHING_STRETCHED
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK, FOLDER, MaskRequest, write_masks
 from hpa_tf.imaging.segmentation.choosing import make_segmenter
 from hpa_tf.memory import keep_freed_memory
+from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.adapting import Adaptation
 from hpa_tf.prediction.aside import Pictures
 from hpa_tf.prediction.finishing import Finisher
@@ -82,6 +84,15 @@ def _tell_of_other_images(image_labels: str, image_ids: Sequence[str]) -> None:
         warnings.warn(f"{text}: no cell is compared with its image's label", HpaWarning, stacklevel=2)
 
 
+def _tell_of_other_steps(asked: PostProcessing, usual: PostProcessing) -> None:
+    """Warn of the usual steps that options of others have put back to the defaults, as they replace all of them."""
+    asked_for, known, defaults = map(dataclasses.asdict, (asked, usual, PostProcessing()))
+    silent = [name for name, value in asked_for.items() if value == defaults[name]]
+    if lines := [line for name in silent for line in differences({name: known[name]}, {name: asked_for[name]})]:
+        text = "--postprocessing replaces all of the usual steps of these networks, so also"
+        warnings.warn(f"{text} {'; '.join(lines)}: give what is to stay as well", HpaWarning, stacklevel=3)
+
+
 def _run(
     options: Options, pictures: Pictures, workers: Workers | None, owning: contextlib.ExitStack
 ) -> tuple[Outcome, list[str]]:
@@ -100,6 +111,7 @@ def _run(
     device, networks, system = networks_asked.open()
     usual = system.postprocessing if system else usual_postprocessing(networks)
     postprocessing = options.postprocessing or usual
+    _tell_of_other_steps(postprocessing, usual)
     source = inputs.source(networks, needs_of(networks, options.report_images > 0 or options.heat_maps), pictures)
     if options.image_labels is not None:
         _tell_of_other_images(options.image_labels, source.image_ids)
