@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
 
-from hpa_tf.errors import show_warnings_plainly
+from hpa_tf.errors import printable, show_warnings_plainly
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 GRACE = 5.0
@@ -177,7 +177,7 @@ class _Guard:
         if not self.said:
             line = f"{self.program}: stopped by {SIGNALS[signal.Signals(number)]}; {_kept}\n"
             with contextlib.suppress(OSError):
-                os.write(self.errors, line.encode())
+                os.write(self.errors, printable(line).encode())
             self.said = True
         _end_workers()
         if threading.current_thread() is threading.main_thread():

@@ -48,6 +48,12 @@ def test_the_run_that_ended_last_predicts(here, capsys):
     assert "runs/b: the newest finished run in runs/" in capsys.readouterr().out
 
 
+def test_a_run_whose_name_is_no_utf8_is_printed(here, capsys):
+    write_run(here / os.fsdecode(b"runs/\xf6"), 300)
+    assert chosen() == (os.fsdecode(b"runs/\xf6"),)
+    assert r"--run runs/\xf6: the newest" in capsys.readouterr().out
+
+
 def test_without_a_run_the_starter_predicts(here, capsys):
     assert chosen() == ("starter",)
     write_run(here / "runs/still_training", None)

@@ -48,6 +48,13 @@ def test_a_reader_that_leaves_is_no_error(count):
     assert process.stderr.read() == "" and process.wait(30) in (0, 128 + signal.SIGPIPE)
 
 
+def test_a_kept_folder_whose_name_is_no_utf8_is_named():
+    code = "    import os, time\n    interrupts.keeps(os.fsdecode(b'kept in \\xf6'))\n"
+    code += "    print('ready', flush=True)\n    time.sleep(60)"
+    number, _, errors = stopped(code, signal.SIGTERM)
+    assert (number, errors) == (143, "tool: stopped by SIGTERM; kept in \\xf6\n")
+
+
 def test_windows_is_told_before_anything_is_imported(monkeypatch, capsys):
     """How commands start workers and answer to signals is of Linux and macOS."""
     monkeypatch.setattr(sys, "platform", "win32")

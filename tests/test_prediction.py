@@ -891,6 +891,12 @@ def test_nothing_is_predicted_into_a_folder_of_another_kind(small, pool, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [marker]
 
 
+def test_folders_whose_names_are_no_utf8_are_printed_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "predict", lambda options: stages.Outcome(num_images=1))
+    assert main(["--images", "images", "--out", str(tmp_path / os.fsdecode(b"\xf6"))]) == 0
+    assert rf"{tmp_path}/\xf6/submission.csv" in capsys.readouterr().out
+
+
 def test_a_prediction_of_nothing_names_no_file_that_is_not_there(tmp_path):
     failures = [("x", "damaged")]
     options = Options(str(tmp_path), run=("r",), images="i", on_error="skip")

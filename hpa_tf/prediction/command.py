@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from hpa_tf import files
-from hpa_tf.errors import HpaError, counted
+from hpa_tf.errors import HpaError, counted, printable
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.predict import predict
 from hpa_tf.prediction.report import REPORT
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = predict(options)
     except HpaError as error:
         return fail("predict.py", error)
-    print(summary(options, outcome))
+    print(printable(summary(options, outcome)))
     return EXIT_FAILURES if outcome.failures and not options.allow_failures else 0
 
 

@@ -25,7 +25,7 @@ def choose_run(out: str, adapt: str | None = None) -> str:
     """
     own = _begun_with(out) if adapt is None else _adapted_from(adapt)
     run, why = own or _newest(FOLDER, to_adapt=adapt is not None)
-    print(f"--run {run}: {why}; another: --run FOLDER", flush=True)
+    print(printable(f"--run {run}: {why}; another: --run FOLDER"), flush=True)
     return run
 
 
