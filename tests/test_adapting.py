@@ -185,15 +185,20 @@ def test_the_same_command_goes_on_with_the_same_bytes(world, pool):
         assert (root / "out/submission.csv").read_bytes() == before[1]
 
 
-def test_a_folder_of_an_earlier_version_goes_on_with_another_limit_of_pixels(world, pool, tmp_path):
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_folder_goes_on_with_another_limit_of_pixels_and_spelling_of_masks(world, pool, tmp_path, is_earlier):
+    """Earlier versions wrote down both."""
     root, options = world
     shutil.copytree(root / "mine", tmp_path / "mine")
     record = files.read_json(tmp_path / "mine" / adapting.RECORD)
-    record["reading"]["max_pixels"] = 100_000_000
-    files.write_json(tmp_path / "mine" / adapting.RECORD, record)
+    assert str(root) not in str(record["reading"])
+    if is_earlier:
+        masks = f"masks_on_disk({options.masks}, cell=None, nucleus=None)"
+        record["reading"] |= {"max_pixels": 100_000_000, "segmenter": masks}
+        files.write_json(tmp_path / "mine" / adapting.RECORD, record)
     before = contents(tmp_path / "mine")
-    change = {"adapt": str(tmp_path / "mine"), "out": str(tmp_path / "out"), "max_pixels": 10**6}
-    predict(dataclasses.replace(options, **change), pool)
+    change = {"adapt": str(tmp_path / "mine"), "out": str(tmp_path / "out"), "masks": f"{options.masks}/"}
+    predict(dataclasses.replace(options, max_pixels=10**6, **change), pool)
     assert contents(tmp_path / "mine") == before
 
 
@@ -215,7 +220,12 @@ def test_the_same_command_without_a_run_goes_on(world, pool, tmp_path, monkeypat
     "change",
     [
         *({"adapt_share": 0.3}, {"images": "more"}, {"adapt": "run"}),
-        *({"full_scale": 4095}, {"um_per_px": 0.16}, {"layout": LayoutOptions(channels=("protein=green",))}),
+        *(
+            {"full_scale": 4095},
+            {"um_per_px": 0.16},
+            {"cell_pattern": "{ID}_cellmask"},
+            {"layout": LayoutOptions(channels=("protein=green",))},
+        ),
     ],
 )
 def test_a_folder_of_something_else_is_kept(world, pool, tmp_path, change):

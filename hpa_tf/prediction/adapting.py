@@ -18,6 +18,7 @@ import numpy as np
 from hpa_tf import files, run_folder
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_kind, check_same
+from hpa_tf.imaging.segmentation.masks_on_disk import without_folder
 from hpa_tf.prediction.results import in_full
 from hpa_tf.prediction.sources import FieldCells, Source, digest
 from hpa_tf.prediction.stages import Failed, load, worker_died
@@ -111,6 +112,8 @@ def _read_record(folder: str) -> dict[str, Any]:
         raise InputError(path, f"a {type(found).__name__}", "what the run was adapted to", "remove the folder")
     if isinstance(reading := found.get("reading"), dict):
         reading.pop("max_pixels", None)  # earlier versions wrote it down; it changes nothing that is read
+        if isinstance(name := reading.get("segmenter"), str):
+            reading["segmenter"] = without_folder(name)  # and the folder
     return found
 
 

@@ -8,7 +8,7 @@ from hpa_tf import files
 from hpa_tf.classes import DEFAULT_UM_PER_PX
 from hpa_tf.identity import check_kind, check_same
 from hpa_tf.imaging.segmentation.child_process import BY_NETWORK
-from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT
+from hpa_tf.imaging.segmentation.masks_on_disk import ABOUT, without_folder
 from hpa_tf.postprocessing import PostProcessing
 from hpa_tf.prediction.options import Options
 from hpa_tf.prediction.results import comparable, in_full, request_of
@@ -95,7 +95,9 @@ def reading_of(options: Options, source: Source) -> dict[str, object]:
         options: What is asked.
         source: The images.
     """
-    return {**_asked(options, _READING), "segmenter": _segmenter(options, source)}
+    segmenter = _segmenter(options, source)
+    name = without_folder(segmenter) if isinstance(segmenter, str) else segmenter  # the stamps are of the files there
+    return {**_asked(options, _READING), "segmenter": name}
 
 
 def _asked(options: Options, names: Sequence[str]) -> dict[str, object]:

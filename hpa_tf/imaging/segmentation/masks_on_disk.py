@@ -36,6 +36,11 @@ _ENDING = re.compile(r"(?:\.ome)?\.(?:png|tiff?|npy|npz)$", re.I)
 _CHANNEL = re.compile(rf"_(?:{'|'.join(CHANNELS)})\.\w+$", re.I)
 
 
+def without_folder(name: str) -> str:
+    """Return the name of a segmenter without the folder, if it reads masks from one."""
+    return re.sub(r"^masks_on_disk\(.*, (?=cell=)", "masks_on_disk(", name, flags=re.DOTALL)
+
+
 @dataclass(frozen=True)
 class MasksOnDisk:
     """Read the masks of each field of view from a folder, which may be that of the images: a channel is no mask.
@@ -69,7 +74,7 @@ class MasksOnDisk:
 
     @property
     def name(self) -> str:
-        """Folder and patterns; the masks are whatever lies there."""
+        """Folder and patterns (see `without_folder`); the masks are whatever lies there."""
         return f"masks_on_disk({self.folder}, cell={self.cell_pattern}, nucleus={self.nucleus_pattern})"
 
     @property
