@@ -29,7 +29,7 @@ starter: .venv/run
 # -- the tests --------------------------------------------------------------------------------------------------------
 test: .venv/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=.test-results/fast.xml
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --junitxml=.test-results/fast.xml
 
 # after `make test`: the slow tests, every extra in an environment of its own, the built wheel: 25 to 35 minutes
 test-all: .venv/test

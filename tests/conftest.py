@@ -1,4 +1,4 @@
-"""What several test files share: the devices, worker processes, and the order in which the slow tests run."""
+"""What several test files share: the devices, worker processes, and the order in which the files run."""
 
 import gc
 import os
@@ -13,8 +13,11 @@ LONGEST = (
     *("test_training_views", "test_team_systems", "test_documented_commands", "test_training_distribution"),
     *("test_serving_operations", "test_prediction", "test_backbones", "test_starter", "test_ladder", "test_segmenting"),
     *("test_interrupts", "test_second_stage", "test_evaluation", "test_training_resume", "test_labels_benchmark"),
+    *("test_training", "test_grading_browser", "test_models", "test_builder_faults", "test_out_of_fold"),
+    *("test_member_weights", "test_views", "test_prediction_sources", "test_odd_images", "test_adapting"),
+    *("test_metric_oracle", "test_lite0"),
 )
-"""Files whose slow tests take longest, longest first: begun last, one of them would run alone at the end."""
+"""Files whose tests take longest: begun last, one of them would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -208,7 +208,7 @@ def labels_table(data: Path) -> pd.DataFrame:
         (lambda t: t.assign(graded="False"), ("graded", "False")),
         (lambda t: t.assign(mitotic_lookalike=0.5), ("mitotic_lookalike", "0.5")),
         (lambda t: t.assign(cell=t["cell"].astype(float).where(t.index > 0)), ("cell",)),
-        (lambda t: t.iloc[:0], ("without a row",)),
+        (lambda t: t.iloc[:0], ("no row of a cell",)),
     ],
 )
 def test_faults_of_a_labels_table_are_named(intact, tmp_path, refused, change, words_of_message):
@@ -276,7 +276,10 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
     [
         ("--system cpu_pair --folds 3", "--folds"),
         ("--system cpu_pair --folds 2 --fine-tune grades", "--fine-tune"),
-        ("--system cpu_bestfitting --fine-tune grades", "found cpu_fcan of cpu_bestfitting, which learn from labels"),
+        (
+            "--system cpu_bestfitting --fine-tune grades",
+            "found cpu_fcan of cpu_bestfitting, whose loss is of labels",
+        ),
         (
             "--system cpu_red_ai",
             "found no fields of view, which cpu_red_ai_field looks at",

@@ -89,7 +89,7 @@ def find(run_folder: str | os.PathLike) -> str:
         found = "the runs of a system"
         fix = f"give one member: {run_folder}/MEMBER; predict.py asks all of them: --system NAME --runs {run_folder}"
     elif not os.path.isfile(os.path.join(run_folder, RECIPE)):
-        found = f"no {RECIPE}: it is no run folder" if os.path.isdir(run_folder) else "no such folder"
+        found = f"{found} and no {RECIPE}: it is no run folder" if os.path.isdir(run_folder) else "no such folder"
         fix = f"train one (python train.py --strategy mirrored --out {run_folder}), or use --run {STARTER}"
     raise InputError(run_folder, found, "a run folder with a SavedModel", fix)
 
