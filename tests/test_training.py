@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+import time
 import uuid
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.runs import read_run
 from hpa_tf.training import command, run
+from hpa_tf.training.inputs import Batches
 from hpa_tf.training.logs import Profiler
 from hpa_tf.training.loop import Loop
 from hpa_tf.training.site import Data, Site
@@ -458,3 +461,23 @@ def test_mirrored_float16_equals_one_device(data, tmp_path):
     assert train([*options, "--out", str(tmp_path / "one")]) == 0
     assert train([*options, "--out", str(tmp_path / "two"), "--strategy", "mirrored"], devices=2) == 0
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)
+
+
+def test_an_iterator_is_freed_aside():
+    """On one core TensorFlow's destructor waits for as long as the epoch took, up to a minute."""
+    freed, may_end = [], threading.Event()
+
+    class Slow:
+        def __next__(self):
+            return "batch"
+
+        def __del__(self):
+            freed.append(may_end.wait(10))
+
+    batches = Batches(type("Dataset", (), {"__iter__": lambda self: Slow()})())
+    assert next(batches) == "batch"
+    batches.close()
+    may_end.set()
+    while not freed:
+        time.sleep(0.01)
+    assert freed == [True], "the caller waited for the destructor"

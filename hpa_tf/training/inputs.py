@@ -1,5 +1,6 @@
 """The pipeline's batches, distributed over the replicas of a strategy."""
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,6 +15,7 @@ from hpa_tf.pipeline.batches import draws_per_epoch
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import Cosine
+from hpa_tf.views import Batch
 
 
 def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
@@ -113,10 +115,32 @@ def check_validation_labels(recipe: Recipe, labels: str | None) -> None:
         raise InputError("--validation-labels", found, expected, "--recipe.optimization.measure mAP")
 
 
+class Batches:
+    """An iterator over global batches; `close` it when no more are wanted.
+
+    Attributes:
+        iterator: TensorFlow's own, for functions that take several batches themselves.
+    """
+
+    def __init__(self, dataset: tf.distribute.DistributedDataset):
+        self.iterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self.iterator)
+
+    def close(self) -> None:
+        """Free the iterator in a thread: TensorFlow waits until its tuning thread wakes up, which may take a minute."""
+        held = [self.__dict__.pop("iterator")]
+        threading.Thread(target=held.clear, daemon=True).start()
+
+
 def distributed_training_batches(
     strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples, epoch: int, first_step: int
-) -> Iterator:
-    """Return an iterator over an epoch's global batches from `first_step` on."""
+) -> Batches:
+    """Return an epoch's global batches from `first_step` on."""
 
     def make(shard: tuple[int, int]) -> tf.data.Dataset:
         return training_batches(
@@ -131,17 +155,17 @@ def distributed_training_batches(
             shard=shard,
         )
 
-    return iter(_distribute(strategy, make, recipe.optimization.batch_size))
+    return Batches(_distribute(strategy, make, recipe.optimization.batch_size))
 
 
-def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples) -> Iterator:
-    """Return an iterator over every cell once, in stored order; the last batch is padded."""
+def distributed_evaluation_batches(strategy: tf.distribute.Strategy, recipe: Recipe, examples: Examples) -> Batches:
+    """Return every cell once, in stored order; the last batch is padded."""
     size = recipe.optimization.batch_size
 
     def make(shard: tuple[int, int]) -> tf.data.Dataset:
         return evaluation_batches(examples, recipe.asked_view, batch_size=size, shard=shard)
 
-    return iter(_distribute(strategy, make, size))
+    return Batches(_distribute(strategy, make, size))
 
 
 def _distribute(strategy: tf.distribute.Strategy, make: Callable, batch_size: int) -> tf.distribute.DistributedDataset:

@@ -5,8 +5,9 @@ stopping rule are functions of (step, past validations), and the state is (weigh
 both are in each checkpoint, so a training that was killed goes on mid-epoch and ends with the same bits.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import Measure, best_epoch
 from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, epoch_weights
 from hpa_tf.training import checkpoint
-from hpa_tf.training.inputs import distributed_training_batches
+from hpa_tf.training.inputs import Batches, distributed_training_batches
 from hpa_tf.training.logs import Logs, Profiler, Watch
 from hpa_tf.training.preemption import Interrupted, Preemption
 from hpa_tf.training.trainee import Trainee
@@ -141,9 +142,10 @@ class Loop:
         end = (epoch + 1) * self.steps_per_epoch
         first = self.progress.step - epoch * self.steps_per_epoch
         batches = distributed_training_batches(self.strategy, self.recipe, self.training, epoch, first)
-        watch = Watch()
         description = f"epoch {epoch + 1} of {self.recipe.optimization.epochs}"
-        with self.logs.bar(description, self.steps_per_epoch * self.batch_size, first * self.batch_size) as bar:
+        bar_of = self.logs.bar(description, self.steps_per_epoch * self.batch_size, first * self.batch_size)
+        watch = Watch()
+        with contextlib.closing(batches), bar_of as bar:
             while self.progress.step < end:
                 step, count = self.progress.step, min(self.pace.steps_per_execution, end - self.progress.step)
                 losses = self.execute(batches, count, watch, show=first == 0 and step == end - self.steps_per_epoch)
@@ -158,13 +160,13 @@ class Loop:
             self.settle()
         return watch.times()
 
-    def execute(self, batches: Iterator[Batch], count: int, watch: Watch, show: bool) -> tf.Tensor:
+    def execute(self, batches: Batches, count: int, watch: Watch, show: bool) -> tf.Tensor:
         """Start `count` steps; return their losses, which may still be being computed: [count], or one number."""
         step = self.progress.step
         if self.take_steps is not None:
             ahead = range(step, step + self.pace.steps_per_execution)  # always as many: one trace; the rest is not used
             rates, decays = [self.rate(i) for i in ahead], [self.trainee.ema_decay(i) for i in ahead]
-            return self.take_steps(batches, tf.constant(count), tf.constant(rates), tf.constant(decays))
+            return self.take_steps(batches.iterator, tf.constant(count), tf.constant(rates), tf.constant(decays))
         batch = watch.waiting_for(batches)
         if show:
             images = self.strategy.experimental_local_results(batch.inputs["image"])[0].numpy()

@@ -1,5 +1,6 @@
 """Measure a network on the cells of its validation fold."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,11 +30,11 @@ def predict(
     `between` is called before each batch.
     """
     rows = plan_everything(examples, recipe.asked_view, recipe.optimization.batch_size).rows
-    batches = distributed_evaluation_batches(strategy, recipe, examples)
     parts = []
-    for _ in range(len(rows) // recipe.optimization.batch_size):
-        between()
-        parts.append(predict_step(next(batches)).numpy())
+    with contextlib.closing(distributed_evaluation_batches(strategy, recipe, examples)) as batches:
+        for _ in range(len(rows) // recipe.optimization.batch_size):
+            between()
+            parts.append(predict_step(next(batches)).numpy())
     found = np.concatenate(parts)  # [E, K or 1, classes]
     probabilities = np.full((len(examples), found.shape[-1]), np.nan, np.float32)
     is_real = rows >= 0
@@ -50,11 +51,11 @@ def mean_loss(
 ) -> float:
     """Return the mean loss of the examples through which a network is asked; arguments as of `predict`."""
     rows = plan_everything(examples, recipe.asked_view, recipe.optimization.batch_size).rows
-    batches = distributed_evaluation_batches(strategy, recipe, examples)
     sums = np.zeros(2)
-    for _ in range(len(rows) // recipe.optimization.batch_size):
-        between()
-        sums += loss_step(next(batches)).numpy()
+    with contextlib.closing(distributed_evaluation_batches(strategy, recipe, examples)) as batches:
+        for _ in range(len(rows) // recipe.optimization.batch_size):
+            between()
+            sums += loss_step(next(batches)).numpy()
     return float(sums[0] / sums[1])
 
 
