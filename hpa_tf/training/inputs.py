@@ -133,7 +133,8 @@ class Batches:
 
     def close(self) -> None:
         """Free the iterator in a thread: TensorFlow waits until its tuning thread wakes up, which may take a minute."""
-        held = [self.__dict__.pop("iterator")]
+        held = [self.iterator]
+        del self.iterator
         threading.Thread(target=held.clear, daemon=True).start()
 
 
