@@ -22,7 +22,8 @@ from hpa_tf.pipeline import evaluation_batches, training_batches
 from hpa_tf.postprocessing import with_negative
 from hpa_tf.recipes import Member, System
 from hpa_tf.recipes.runs import read_run
-from hpa_tf.training import command, run
+from hpa_tf.run_folder import CHECKPOINTS
+from hpa_tf.training import checkpoint, command, run, start
 from hpa_tf.training.inputs import Batches
 from hpa_tf.training.logs import Profiler
 from hpa_tf.training.loop import Loop
@@ -179,6 +180,21 @@ def test_a_loss_that_is_no_number_is_found_in_the_middle_of_an_execution(data, t
     assert 1 < int(re.search(r"at step (\d+)", message)[1]) <= 4
     assert len(re.findall(r"image-\d+/\d", message)) == 8  # those of that step's batch alone
     assert call(data, tmp_path / "out") == 0, "as the message says, with a lower rate"
+
+
+def test_weights_that_are_no_numbers_are_not_kept(data, tmp_path, monkeypatch, capsys):
+    """Nothing but prediction reads a moving variance, so every loss stays finite."""
+    initialize = start.initialize
+
+    def with_a_broken_variance(network, recipe):
+        initialize(network, recipe)
+        broken = next(variable for variable in network.variables if variable.path.endswith("moving_variance"))
+        broken.assign(np.full(broken.shape, np.nan))
+
+    monkeypatch.setattr(start, "initialize", with_a_broken_variance)
+    assert call(data, tmp_path / "out") == command.DIVERGED_EXIT_CODE
+    assert "a weight that is not a number at step 4" in capsys.readouterr().err
+    assert not checkpoint.steps_in(str(tmp_path / "out" / CHECKPOINTS))
 
 
 def test_xla_gives_the_same_losses(data, plain, tmp_path):
