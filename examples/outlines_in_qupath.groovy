@@ -4,6 +4,6 @@
 // Coordinates are pixels; dragging the file onto the open image does the same.
 def folder = "OUTLINES"
 def name = getProjectEntry()?.getImageName() ?: getCurrentServer().getMetadata().getName()
-def id = name.replaceAll(/_(red|green|blue|yellow).*$/, "").replaceAll(/\.[^.]+$/, "")
+def id = name.replaceAll(/(?i)(_(red|green|blue|yellow))?(\.ome)?\.(tiff?|png|jpe?g)(\.gz)?$/, "")
 importObjectsFromFile(buildFilePath(folder, id + ".geojson"))
 fireHierarchyUpdate()

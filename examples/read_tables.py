@@ -1,4 +1,4 @@
-"""Read what predict.py wrote: `python examples/read_tables.py PREDICTIONS`; needs pandas alone.
+"""Read what predict.py wrote: `python examples/read_tables.py PREDICTIONS`; needs pandas, pyarrow and hpa_tf.
 
 cells.parquet has a row for each cell: image_id, cell (its number in the mask), 19 scores, box, areas, the values of
 the border and outlier rules, and the probabilities before post-processing (`raw: CLASS`).

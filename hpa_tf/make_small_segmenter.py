@@ -36,7 +36,7 @@ class MakeSmallSegmenter:
     steps: int = 1200
     """Steps of training, 8 tiles of 128 px each."""
     package: str = str(WEIGHTS)
-    """File to write."""
+    """File to write. The default replaces the network of the package, which `build` and `predict.py` then use."""
 
     def commands(self) -> list[list[str]]:
         """Return the commands that generate what is not there yet, without `hpa-tf`."""

@@ -1,5 +1,6 @@
 """Members of a system may start from weights and seeds of their own; what cannot is refused before any is trained."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -148,6 +149,10 @@ def test_members_of_no_system_are_refused(data, tmp_path, capsys):
         command.main(["--data", str(data), "--out", str(tmp_path / "out"), "--member-weights", "cpu_lite0=none"]) == 2
     )
     assert "--member-weights: found no --system" in capsys.readouterr().err
+    assert command.main(["--data", str(data), "--out", str(tmp_path / "out"), "--fine-tune", "grades.parquet"]) == 2
+    said = capsys.readouterr().err
+    named = re.search(r"NAME is one of (.*)", said)[1].split(", ")
+    assert "--labels TABLE" in said and all(recipes.recipe_named(name.strip()) for name in named)
 
 
 @pytest.mark.slow

@@ -8,11 +8,13 @@ from pathlib import Path
 import pandas as pd
 import prediction_cases as cases
 import pytest
+import tyro
 from markdown_it import MarkdownIt
 
 from hpa_tf.classes import CLASSES
 from hpa_tf.figures import training_curve
 from hpa_tf.manifest import write_manifest
+from hpa_tf.prediction.options import Options
 from hpa_tf.recipes import RECIPES, System, recipe_named, save
 from hpa_tf.recipes.recipe import Member
 from hpa_tf.training import model_card
@@ -60,6 +62,26 @@ def test_it_says_what_the_files_say(tmp_path):
     assert "Diagnosis" in card and "Aggresome had no cell" in card
     assert "/home/ann" not in card and "masks" in rows["cells found by"][0]
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG") and "](training.png)" in card
+
+
+def test_its_command_is_one_that_predict_takes(tmp_path):
+    """Of images without a channel and of 12 bits; and of networks that take no part in a mean."""
+    options = {**cases.MANIFEST.options, "full_scale": [4095]}
+    run = write_run(tmp_path / "run", recipe_named("cpu_lite0"), without=(("yellow",),), options=options)
+    model_card.write_card(str(run))
+    card = (run / "README.md").read_text()
+    (words,) = re.findall(r"^python predict.py (.*)$", card, re.MULTILINE)
+    asked = tyro.cli(Options, args=words.split())
+    assert asked.layout.without == "yellow" and asked.full_scale == 4095 and asked.um_per_px == 0.16
+    assert tables(card)["channels"] == ["red, green, blue, yellow; black: yellow"]
+    for name, answer in {
+        "cpu_completeness": "how probably it is whole",
+        "zfturbo_spindle": "Mitotic spindle alone",
+    }.items():
+        model_card.write_card(str(write_run(tmp_path / name, recipe_named(name))))
+        card = (tmp_path / name / "README.md").read_text()
+        assert "python predict.py" not in card and f"answers for each cell: {answer}." in card
+    assert tables((tmp_path / "cpu_completeness" / "README.md").read_text())["labels"] == ["none are used"]
 
 
 @pytest.mark.parametrize(

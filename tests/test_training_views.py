@@ -158,4 +158,4 @@ def test_a_field_recipe_on_a_folder_without_fields_says_what_to_do(tmp_path, cap
     inputs = write_inputs(tmp_path / "inputs", 4, size=64, grid=2)
     assert builder([*inputs.arguments(tmp_path / "data"), "--num-folds", "2", "--workers", "1"]) == 0
     assert command.main(arguments(tmp_path / "data", tmp_path / "out", "toy_puzzle")) == 2
-    assert "--fields SIZE adds them" in capsys.readouterr().err
+    assert "--fields 32 adds them, its cells stay" in capsys.readouterr().err

@@ -82,7 +82,7 @@ class Options:
     """mirrored splits each batch over all GPUs."""
     shard: str | None = None
     """i/n: only part i (from 0) of n, chosen by the image id; `python -m hpa_tf.prediction.merge` joins the parts."""
-    postprocessing: PostProcessing | None = None
+    postprocessing: Annotated[None, tyro.conf.subcommand("usual")] | PostProcessing = None
     """Steps from probabilities to scores; the default is the system's, or team 4's Final 2."""
     overlays: bool = True
     """Write overlays/{ID}.png: outlines in the colour of each cell's first class, and its first classes."""

@@ -36,8 +36,8 @@ class Recipe:
     asked: AnyView | None = None
     """What the network sees when it is asked (validation and prediction), where that is something else."""
     weights: str = "none"
-    """Where its weights start: none (random), imagenet, a .weights.h5, Keras .h5 or Lite0 .pth file, a run
-    folder, or backbone:RUN (the backbone of a run whose network may be another one)."""
+    """Where its weights start: none (random), imagenet, starter, a file (.weights.h5, Keras' .h5 or .hdf5, timm's or a
+    team's .pth or .safetensors), a run folder, or backbone:RUN (the backbone of a run of any network)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of each example."""
     sampling: Sampling = field(default_factory=SemiBalanced)

@@ -211,7 +211,8 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     named = recipe_named(names.recipe or DEFAULT_RECIPE)
     options = parse(rest, named)
     if options.fine_tune:
-        fix = "one recipe: --recipe NAME_fine_tune --weights RUN"
+        forms = [recipe.name for recipe in RECIPES if recipe.name.endswith("_fine_tune")]
+        fix = f"one network: --recipe NAME --weights RUN --labels TABLE, where NAME is one of {', '.join(forms)}"
         raise InputError("--fine-tune", "no --system", "--system NAME", fix)
     if options.member_weights:
         raise InputError("--member-weights", "no --system", "--system NAME", "give one recipe its own with --weights")

@@ -51,8 +51,8 @@ def write_card(out: str) -> None:
         files.write_bytes(files.join(out, CURVE), training_curve(history))
     lines = [
         *_head(run.recipe),
-        *_use(run.manifest),
-        *_data(run.manifest, inputs),
+        *_use(run.recipe, run.manifest),
+        *_data(run.recipe, run.manifest, inputs),
         *_training(run.recipe, result, inputs, history),
         *_scores(run.recipe, result, inputs, row),
         *_limits(run.recipe, run.manifest, row),
@@ -128,34 +128,58 @@ def _network(recipe: Recipe) -> str:
     return text(f"{type(recipe.network).__name__}, {type(backbone).__name__} {size}".strip(", "))
 
 
+def _learns_without_labels(recipe: Recipe) -> bool:
+    """Tell whether it learns whole cells from cut ones: its one output is no location."""
+    return recipe.augmentation.cut is not None
+
+
+def _answers(recipe: Recipe) -> str:
+    classes = recipe.network.classes
+    if _learns_without_labels(recipe):
+        return "how probably it is whole"
+    if classes == LOCATED:
+        return "18 locations; Negative is 1 - the largest"
+    return CLASSES[classes[0]] + " alone" if len(classes) == 1 else f"{len(classes)} classes"
+
+
 def _head(recipe: Recipe) -> Iterator[str]:
-    view, classes = recipe.asked_view, recipe.network.classes
-    answers = "18 locations; Negative is 1 - the largest" if classes == LOCATED else f"{len(classes)} classes"
+    view = recipe.asked_view
     yield from ("---", "library_name: keras", "tags: [fluorescence-microscopy, protein-localization]", "---", "")
     yield f"# {text(recipe.name)}: where in the cell is a protein?"
     yield ""
     yield (
         f"A network ({_network(recipe)}) that sees views of {view.size} px ({type(view).__name__}) with the channels "
-        f"{', '.join(map(text, view.channels))} and answers for each cell: {answers}. "
-        "Trained with hpa_tf on labels of whole images or better ones, as said below."
+        f"{', '.join(map(text, view.channels))} and answers for each cell: {_answers(recipe)}. "
+        "Trained with hpa_tf, on what is said below."
     )
     yield ""
 
 
-def _use(manifest: Manifest) -> Iterator[str]:
-    scale = f"{manifest.um_per_px[0]:g}" if manifest.um_per_px else "0.08"
-    yield from ("## Use", "", "```", f"python predict.py --run FOLDER --images DIR --um-per-px {scale}", "```", "")
+def _use(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    yield from ("## Use", "")
+    if len(recipe.network.classes) < len(LOCATED):
+        yield "A part of a system: `predict.py --system NAME --runs DIR` asks it beside the others."
+        yield "`predict.py --run` refuses it, as it does not answer all locations."
+        yield ""
+        return
+    words = f"python predict.py --run FOLDER --images DIR --um-per-px {(manifest.um_per_px or (0.08,))[0]:g}"
+    if manifest.without and manifest.without[0]:
+        words += f" --without {','.join(manifest.without[0])}"
+    for full_scale in tuple(manifest.options.get("full_scale") or ())[:1]:
+        words += f" --full-scale {full_scale}" if full_scale else ""
+    yield from ("```", words, "```", "")
     yield "where FOLDER is this folder and images are at that scale; in Python: `hpa_tf.Predictor(FOLDER)`."
     yield ""
 
 
-def _data(manifest: Manifest, inputs: dict[str, Any]) -> Iterator[str]:
-    labels = "each cell has those of its image"
+def _data(recipe: Recipe, manifest: Manifest, inputs: dict[str, Any]) -> Iterator[str]:
+    labels = "none are used" if _learns_without_labels(recipe) else "each cell has those of its image"
+    black = " or ".join(", ".join(map(text, one)) if one else "none" for one in manifest.without)
     if inputs.get("labels_sha256"):
         labels = f"a table with the SHA-256 {text(inputs['labels_sha256'])}"
     rows = [
         ("images, cells, folds", f"{manifest.num_images:,}, {manifest.num_cells:,}, {manifest.num_folds}"),
-        ("channels", ", ".join(map(text, manifest.channels))),
+        ("channels", ", ".join(map(text, manifest.channels)) + ("" if black == "none" else f"; black: {black}")),
         ("µm per px", ", ".join(f"{one:g}" for one in manifest.um_per_px)),
         ("bits", ", ".join(map(str, manifest.bits))),
         ("cells found by", text(manifest.segmenter.split("(")[0])),  # what follows names folders
@@ -230,7 +254,7 @@ def _limits(recipe: Recipe, manifest: Manifest, row: dict[str, Any]) -> Iterator
     yield from ("## Not for", "")
     yield from (f"- {line}" for line in _LIMITS)
     scale = " and ".join(f"{one:g}" for one in manifest.um_per_px) or "that of its data"
-    yield f"- **Images at another scale** (µm per px: {scale}): crops are not scaled to it."
+    yield f"- **Images at a coarser scale** (µm per px: {scale}): they do not show what was learned from."
     unknown = [name for name in CLASSES[:NEGATIVE] if row.get(f"AP: {name}") is None]
     if unknown and recipe.validation_fold != ALL_FOLDS:
         yield f"- **Unmeasured locations**: {', '.join(unknown)} had no cell in the fold that was measured."

@@ -58,6 +58,7 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     check_fields_together(recipe)
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
+    check_fields(recipe, manifest)
     training, validation = split(recipe, data, manifest)
     check_examples(recipe, training, validation)
     check_shard_sizes(manifest, records_of(recipe, training, validation))
@@ -154,10 +155,25 @@ def check_first(recipe: Recipe, manifest: Manifest) -> None:
     """
     check_fields_together(recipe)
     check_fold(recipe, manifest)
-    of_fields = any(view.reads == "fields" for view in (recipe.view, recipe.asked_view))
-    if of_fields and not manifest.shards_of("fields"):
+    check_fields(recipe, manifest)
+
+
+def check_fields(recipe: Recipe, manifest: Manifest) -> None:
+    """Check that the data have fields of view where a network looks at them.
+
+    Raises:
+        InputError: They have none; it names the size that the network sees.
+    """
+    size = field_size(recipe)
+    if size and not manifest.shards_of("fields"):
         found, expected = f"no fields of view, which {recipe.name} looks at", "a data folder with them"
-        raise InputError("--data", found, expected, ADD_FIELDS)
+        raise InputError("--data", found, expected, ADD_FIELDS.replace("SIZE", str(size)))
+
+
+def field_size(recipe: Recipe) -> int:
+    """Return the side of the fields of view that a network sees, trained or asked, px; 0 = it sees cells alone."""
+    views = [view for view in (recipe.view, recipe.asked_view) if view.reads == "fields"]
+    return max((getattr(view, "whole", 0) or view.size for view in views), default=0)
 
 
 def check_fold(recipe: Recipe, manifest: Manifest) -> None:
@@ -209,8 +225,7 @@ def _nothing_to_measure(recipe: Recipe) -> str:
 def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
     """Warn where a network sees fields of view larger than they are stored: they are enlarged, and show no more."""
     stored = int(manifest.options.get("fields") or 0)
-    views = [view for view in (recipe.view, recipe.asked_view) if view.reads == "fields"]
-    seen = max((getattr(view, "whole", 0) or view.size for view in views), default=0)
+    seen = field_size(recipe)
     if 0 < stored < seen:
         found = f"{recipe.name}: fields of view of {seen} px, stored with {stored} px, are enlarged and show no more"
         warnings.warn(f"{found}; build the data with --fields {seen}, or lower recipe.view.size", HpaWarning, 2)
