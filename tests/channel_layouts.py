@@ -168,6 +168,7 @@ CASES: dict[str, Case] = {
         _files("{ID}_{channel}.tif", ("ch00", "ch01", "ch02", "ch03")),
         ("--channels", "nucleus=ch00", "microtubules=ch01", "er=ch02", "protein=ch03"),
     ),
+    "no pattern but numbers": Case(_files("{ID}_{channel}.tif", ("1", "2", "3", "4")), BY_NUMBER),
     "opera": Case(
         _files("{ID}p01-ch{channel}sk1fk1fl1.tiff", ("1", "2", "3", "4")),
         ("--pattern", "{ID}p01-ch{channel}sk1fk1fl1.tiff", *BY_NUMBER),

@@ -255,6 +255,30 @@ def test_images_of_a_file_each_beside_one_of_four_files_are_told(tmp_path, pixel
     assert [field.image_id for field in fields][-2:] == ["b_1", "b_2"]
 
 
+@pytest.mark.parametrize("case", ["cyx None classic", "samples", "imagej unnamed", "pyramid of pages"])
+def test_stacks_whose_names_end_in_a_number_are_no_channels(tmp_path, pixels, case):
+    """Numbers in --channels are those inside the files, where these hold several channels."""
+    for number in range(1, 7):
+        CASES[case].write(tmp_path, f"sample_{number}", np.roll(pixels, number, axis=1))
+    CASES[case].write(tmp_path, "A01", pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find_fields(tmp_path, layout=layout_of(BY_NUMBER))
+    assert [field.image_id for field in found] == ["A01", *(f"sample_{number}" for number in range(1, 7))]
+    for number, field in enumerate(found):
+        np.testing.assert_array_equal(np.moveaxis(read_field(field).pixels, -1, 0), np.roll(pixels, number, axis=1))
+
+
+def test_whether_numbers_are_of_names_or_inside_is_asked_where_either_may_be(tmp_path, pixels):
+    stack = np.stack([pixels // 2, pixels, pixels // 3])
+    for number, place in enumerate(FILE_ORDER, start=1):
+        tifffile.imwrite(tmp_path / f"a_{number}.tif", stack[:, place], metadata=None, **GREY)
+    with pytest.raises(InputError, match=r"several planes.*a_1.tif.*--pattern '\{ID\}.tif' if each file is an image"):
+        read_one(tmp_path, (*BY_NUMBER, "--project", "max"))
+    found = read_one(tmp_path, ("--pattern", "{ID}_{channel}.tif", *BY_NUMBER, "--project", "max"))
+    np.testing.assert_array_equal(np.moveaxis(found.pixels, -1, 0), pixels)
+
+
 @pytest.mark.parametrize("odd", ["Background.tif", "image_1b.tif", "overview.tif"])
 def test_a_picture_of_one_channel_among_stacks_does_not_hide_them(tmp_path, pixels, odd):
     for number in (1, 2):

@@ -3,6 +3,7 @@
 image_cells.py   from the files of an image to its cells: read, segment, cut, measure
 fields.py        the four channels of a field of view, read and checked
 field_files.py   which files of a folder are which image; naming.py: what a name says
+other_formats.py files that are to be converted first
 layout.py        how the channels lie in files; layout_options.py: the options that say so
 channel_files.py a file of one channel; tiff.py: TIFF files of one page
 stacks.py        TIFF files of several planes; stack_pixels.py: their pixels

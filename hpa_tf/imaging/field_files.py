@@ -16,6 +16,7 @@ from hpa_tf.errors import HpaWarning, InputError, counted, printable
 from hpa_tf.file_names import check_image_id
 from hpa_tf.imaging.layout import MEANINGS, Layout
 from hpa_tf.imaging.naming import EXTENSIONS, Naming
+from hpa_tf.imaging.other_formats import CONVERT, folders, other_formats
 from hpa_tf.imaging.stacks import files_of_set, has_one_plane
 
 _COMPOSITE = re.compile(rf"(?P<id>.+?)(?:_(?:{'|'.join(CHANNELS)}))+", re.I)
@@ -29,22 +30,6 @@ _STEM = re.compile(r"(?:\.ome)?\.tiff?$", re.I)
 _TIFF = re.compile(r"\.tiff?(?:\.gz)?$", re.I)
 _SET = re.compile(r"\.ome\.tiff?$", re.I)
 _LAST_WORD = re.compile(r"[\W_]+[^\W_]*$")
-_OTHER_FORMATS = {
-    ".czi": "Zeiss CZI",
-    ".nd2": "Nikon ND2",
-    ".lif": "Leica LIF",
-    ".lsm": "Zeiss LSM",
-    ".oib": "Olympus OIB",
-    ".oif": "Olympus OIF",
-    ".vsi": "Olympus VSI",
-    ".ims": "Imaris",
-    ".zarr": "Zarr",
-    ".dv": "DeltaVision",
-    ".svs": "Aperio SVS",
-}
-_CONVERT = (
-    "convert each to OME-TIFF: bfconvert IN OUT.ome.tif (Bio-Formats), or Fiji, Save As OME-TIFF; see docs/data.md"
-)
 _NUM_SHOWN = 5
 
 
@@ -105,7 +90,10 @@ def find_fields(
     problems: list[Fault] = []
     if naming.one_file_a_channel:
         found = _by_channel(folder, names, naming, layout, problems)
-        if found and layout.pattern is None:
+        if found and layout.pattern is None and _numbers_are_inside(folder, found, naming, layout):
+            problems.clear()
+            found = _stacks(folder, names, Naming(Layout("{ID}")), layout, problems)
+        elif found and layout.pattern is None:
             _tell_of_other_images(folder, names, naming, found)
         elif not problems and layout.pattern is None:
             naming = Naming(Layout("{ID}"))
@@ -162,6 +150,25 @@ def _by_channel(
         if own:
             kept[image_id] = FieldFiles(image_id, own, layout=layout)
     return kept
+
+
+def _numbers_are_inside(
+    folder: str | os.PathLike, found: Mapping[str, FieldFiles], naming: Naming, layout: Layout
+) -> bool:
+    """Tell whether the numbers of channels are those inside the files, not those that the files' names end in.
+
+    Raises:
+        InputError: They may be either, as planes are to be projected.
+    """
+    names = sorted(name for image in found.values() for name in image.names)
+    paths = [files.join(folder, name) for name in (names[0], names[len(names) // 2], names[-1])]
+    if not all(map(naming.uses_number, names)) or not all(map(_STEM.search, names)) or any(map(has_one_plane, paths)):
+        return False
+    if layout.project is not None:
+        what = f"files of several planes, named by numbers of --channels (first {names[0]})"
+        fix = "add --pattern '{ID}.tif' if each file is an image, or '{ID}_{channel}.tif' if each is a channel"
+        raise InputError(folder, what, "a --pattern beside --project", fix)
+    return True
 
 
 def _is_composite(image_id: str, found: Mapping[str, Mapping[str, str]], num_channels: int) -> bool:
@@ -257,13 +264,13 @@ def expected_names(layout: Layout) -> str:
 
 def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> InputError:
     shown = ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-    below = sorted(_folders(folder))
+    below = sorted(folders(folder))
     listed = ", ".join(below[:_NUM_SHOWN]) + (", ..." if len(below) > _NUM_SHOWN else "")
     nothing = f"no image, and no file, only folders ({listed})" if below else "no image, and no other file"
     found = f"no image among {counted(len(names), 'file')} ({shown})" if names else nothing
     expected = expected_names(layout)
-    if other := _other_formats(folder, names):
-        return InputError(folder, f"{found}, but {other}", expected, _CONVERT)
+    if other := other_formats(folder, names):
+        return InputError(folder, f"{found}, but {other}", expected, CONVERT)
     if layout.pattern is not None:
         seen = Naming(layout).channels_seen(names)
         if seen:
@@ -281,21 +288,6 @@ def _no_image(folder: str | os.PathLike, names: list[str], layout: Layout) -> In
         "protein=NAME nucleus=NAME er=NAME, or rename them: the channel's name stands after the image's, in one folder"
     )
     return InputError(folder, found, expected, fix)
-
-
-def _other_formats(folder: str | os.PathLike, names: Sequence[str]) -> str:
-    """Return in words which files, and folders, are of a format that is not read here; "" for none."""
-    every = [*names, *_folders(folder)]
-    counts = {kind: sum(name.lower().endswith(ending) for name in every) for ending, kind in _OTHER_FORMATS.items()}
-    return ", ".join(f"{count} of {kind}" for kind, count in counts.items() if count)
-
-
-def _folders(folder: str | os.PathLike) -> list[str]:
-    if files.is_remote(folder):
-        return []
-    own = [".zarr"] if any(os.path.exists(os.path.join(folder, name)) for name in (".zgroup", "zarr.json")) else []
-    with os.scandir(folder) as entries:
-        return own + [entry.name for entry in entries if entry.is_dir()]
 
 
 def _tell_of_other_images(
@@ -317,5 +309,5 @@ def _begins_with_id(stem: str, found: Mapping[str, FieldFiles]) -> bool:
 
 
 def _tell_of_other_formats(folder: str | os.PathLike, names: Sequence[str]) -> None:
-    if other := _other_formats(folder, names):
-        warnings.warn(f"{folder}: {other} are not read; {_CONVERT}", HpaWarning, stacklevel=3)
+    if other := other_formats(folder, names):
+        warnings.warn(f"{folder}: {other} are not read; {CONVERT}", HpaWarning, stacklevel=3)

@@ -99,6 +99,11 @@ class Naming:
         found = self._regex.fullmatch(_composed(name))
         return found is not None and _folded(found["channel"]) in given
 
+    def uses_number(self, name: str) -> bool:
+        """Tell whether a matching name has a number for a channel."""
+        found = self._regex.fullmatch(_composed(name))
+        return found is not None and found["channel"].isdecimal()
+
 
 def _check(pattern: str, parts: list[str]) -> None:
     expected = "a file name with {ID}, and {channel} where each channel has its own file, such as {ID}_{channel}.tif"
