@@ -85,6 +85,18 @@ def test_the_column_of_ids_is_taken_whatever_its_name(tmp_path):
     assert rows == {"x": ((16,), {}), "y": ((3, 4), {})}
 
 
+def test_the_column_id_goes_before_image(tmp_path):
+    rows, faults, _ = read_label_table(write_table(tmp_path, "ID,Image,Label\na,1,1\nb,1,2\nc,a,3\n"))
+    assert not faults and rows == {"a": ((1,), {}), "b": ((2,), {}), "c": ((3,), {})}
+    rows, _, _ = read_label_table(write_table(tmp_path, "ID,Image,Label\na,https://x/10005/921_B9_1,1\n"))
+    assert rows == {"a": ((1,), {"antibody": "10005"})}
+    for header in ("ID,Image,Label\na,b,1\na,c,2", "Image,ID,Label\nb,a,1\nc,a,2", "ID,Label\na,1\na,2"):
+        _, faults, _ = read_label_table(write_table(tmp_path, header))
+        assert [error.found for _, error in faults] == ["ID a more than once"] * 2
+    _, faults, _ = read_label_table(write_table(tmp_path, "Image,Label\nx/a,1\nx/a_,2\n"))
+    assert [error.found for _, error in faults] == ["Image a more than once"] * 2
+
+
 def test_repeated_rows_and_bad_rows_are_faults_with_their_line(tmp_path):
     rows, faults, _ = read_label_table(write_table(tmp_path, "ID,Label\na,1\nb,19\na,2\nc,3\n../x,1\n"))
     assert set(rows) == {"c"}

@@ -3,7 +3,7 @@
 Formats, told apart by their columns:
 - `ID`, `Label` (`a|b`): the competition's train.csv, or any table like it;
 - `Image`, `Label`, `Label_idx`, `Cellline`, `in_trainset`: the public HPA list, one row an image URL;
-- `ID`, `Label_idx`, ...: single-table extracts of that list.
+- `ID`, `Label_idx`, ...: single-table extracts of that list; `Image` beside `ID` names no image.
 Labels may be class ids or names; names that HPA uses and the competition folded are folded. Rows whose `in_trainset`
 is true are left out: the competition's training images are among the public ones.
 """
@@ -84,12 +84,12 @@ def read_label_table(path: str | os.PathLike) -> tuple[dict[str, Row], list[Faul
 
 
 def _image_id(row: CsvRow) -> str:
-    return _url_parts(row)[1] if "Image" in row.cells else row.cells["ID"]
+    return row.cells["ID"] if "ID" in row.cells else _url_parts(row)[1]
 
 
 def _url_parts(row: CsvRow) -> tuple[str, str]:
     """Return (antibody, image id) of the public list's URL: its last two parts."""
-    parts = row.cells["Image"].rstrip("/_").split("/")
+    parts = row.cells.get("Image", "").rstrip("/_").split("/")
     return parts[-2] if len(parts) > 1 else "", parts[-1]
 
 
@@ -103,10 +103,11 @@ def _rows(table: CsvTable, kept: list[tuple[str, CsvRow]], label_column: str, fa
         try:
             check_image_id(image_id, where)
             if times[image_id] > 1:
-                raise InputError(where, f"ID {image_id} more than once", "one row an image", "merge the rows")
+                column = "ID" if "ID" in row.cells else "Image"
+                raise InputError(where, f"{column} {image_id} more than once", "one row an image", "merge the rows")
             columns = {new: row.cells[name] for name, new in others.items()}
-            if "Image" in row.cells:
-                columns.setdefault("antibody", _url_parts(row)[0])
+            if (antibody := _url_parts(row)[0]) or "ID" not in row.cells:
+                columns.setdefault("antibody", antibody)
             rows[image_id] = parse_labels(row.cells[label_column], where), columns
         except InputError as error:
             faults.append((image_id, error))
