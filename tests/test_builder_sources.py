@@ -304,6 +304,8 @@ def test_which_cells_data_have_is_what_the_masks_say(tmp_path):
         ({"masks": (), "segmenter": "masks"}, "no --masks"),
         ({"segmenter": "classical"}, "--segmenter"),
         ({"margin": -1}, "--margin"),
+        ({"seed": -1}, "--seed: found -1; expected 0 to 4294967295"),
+        ({"seed": 5_000_000_000}, "--seed: found 5000000000; expected 0 to 4294967295"),
         ({"num_folds": 0}, "--num-folds"),
         ({"workers": 0}, "--workers"),
         ({"um_per_px": (0.0,)}, "--um-per-px"),

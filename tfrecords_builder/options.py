@@ -24,6 +24,8 @@ from tfrecords_builder.sources import Source
 
 _PER_SOURCE = ("masks", "um_per_px", "full_scale", "pattern", "without")
 """Options that may have one value a source, or one for all, or none."""
+_MAX_SEED = 2**32 - 1
+"""Largest seed of NumPy's `RandomState`, which scikit-learn draws with."""
 Runner = Literal["local", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"]
 
 
@@ -144,6 +146,8 @@ class BuildOptions:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise InputError(_flag(name), f"{value}", f"at least {minimum}", "correct it")
+        if not 0 <= self.seed <= _MAX_SEED:
+            raise InputError("--seed", f"{self.seed}", f"0 to {_MAX_SEED}", "correct it")
         for um_per_px in self.um_per_px:
             check_um_per_px(um_per_px)
         for full_scale in self.full_scale:
