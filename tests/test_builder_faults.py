@@ -401,8 +401,36 @@ def test_repair_says_when_the_inputs_changed_and_leaves_the_folder(tmp_path, cap
     change(own)
     before = everything(folder)
     assert main(["repair", str(folder), "--workers", "1"]) == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert "choose another --out" not in error and ("--on-change" not in error or "the build's own command" in error)
     assert everything(folder) == before
+
+
+def test_repair_leaves_images_that_were_left_out_alone(tmp_path, capsys):
+    """An image that was mended joins the next build: it is no damage of the folder."""
+    own, folder = write_inputs(tmp_path / "inputs", 5, size=32, grid=1), tmp_path / "data"
+    image = own.images / f"{own.ids[1]}_red.png"
+    whole = image.read_bytes()
+    truncate(image)
+    times = image.stat()
+    assert main([*own.arguments(folder), "--workers", "1", "--on-error", "skip"]) == 1
+    image.write_bytes(whole)
+    before, stamps = everything(folder), {path: path.stat().st_mtime_ns for path in folder.glob("cells*")}
+    repair = ["repair", str(folder), "--workers", "1"]
+    assert main(repair) == 0
+    assert "nothing, no shard was bad" in capsys.readouterr().out
+    assert everything(folder) == before
+    left_out = next(path for path in folder.glob("cells-*") if b"image" not in path.read_bytes())
+    victim = next(path for path in folder.glob("cells-*") if path != left_out)
+    flip(victim)
+    assert main(repair) == 2
+    assert f"image or mask files changed (size or time): {own.ids[1]}" in capsys.readouterr().err
+    image.write_bytes(whole[:-7])
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert main(repair) == 0
+    assert everything(folder) == before
+    assert left_out.stat().st_mtime_ns == stamps[left_out]
 
 
 @pytest.mark.slow

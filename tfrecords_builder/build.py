@@ -68,7 +68,7 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
     for folder in (options.out, files.join(options.out, STATE_FOLDER)):
         files.make_folder(folder)
     with folder_lock.locked(options.out):
-        results, todo = _results_so_far(options, plan, saved, bad_shards or ())
+        results, todo = _results_so_far(options, plan, saved, bad_shards)
         if todo or repairing or not _is_finished(options, plan, results):
             if not repairing:
                 files.remove(files.join(options.out, records.MANIFEST_NAME))
@@ -100,7 +100,7 @@ def _saved_plan(options: BuildOptions, repairing: bool) -> dict[str, Any] | None
 
 
 def _results_so_far(
-    options: BuildOptions, plan: Plan, saved: dict[str, Any] | None, bad_shards: Collection[str]
+    options: BuildOptions, plan: Plan, saved: dict[str, Any] | None, bad_shards: Collection[str] | None
 ) -> tuple[Results, list[Unit]]:
     """Return the results of the units that are done, and the others, some of which lack only their fields of view.
 
@@ -115,16 +115,18 @@ def _results_so_far(
             raise InputError(options.out, f"{foreign[0]}, but no record of a build", "a new folder", fix)
         return {}, list(plan.units)
     found = {unit.name: read_sidecar(options.out, unit) for unit in plan.units}
-    failed = {failure[0] for result in found.values() if result for failure in result.failures}
+    # a build tries failed images again: they are the reason why somebody runs the command again; a repair does not
+    repairing = bad_shards is not None
+    failures = {} if repairing else {name: result.failures for name, result in found.items() if result}
     has_shards = any(".tfrecord-" in name or name == records.MANIFEST_NAME for name in stamps)
     if options.on_change == "fail" and has_shards:  # else nothing is lost by beginning anew
-        _check_unchanged(options, plan, saved, failed)
-    # failed images are tried again: they are the reason why somebody runs the command again
+        failed = {failure[0] for its in failures.values() for failure in its}
+        _check_unchanged(options, plan, saved, failed, repairing)
     results, todo = {}, []
     for unit in plan.units:
         result = found[unit.name]
-        is_bad = unit.shard("cells") in bad_shards or unit.shard("fields") in bad_shards
-        if result is None or result.failures or is_bad or not state.is_done(unit, result, stamps):
+        is_bad = not {unit.shard("cells"), unit.shard("fields")}.isdisjoint(bad_shards or ())
+        if result is None or failures.get(unit.name) or is_bad or not state.is_done(unit, result, stamps):
             todo.append(unit)
         elif options.fields is None or _has_fields(options, unit, result, stamps):
             results[unit.name] = result
@@ -133,7 +135,9 @@ def _results_so_far(
     return results, todo
 
 
-def _check_unchanged(options: BuildOptions, plan: Plan, saved: dict[str, Any], failed: set[str]) -> None:
+def _check_unchanged(
+    options: BuildOptions, plan: Plan, saved: dict[str, Any], failed: set[str], repairing: bool
+) -> None:
     """Check that the folder was begun with the same options and inputs; of a damaged plan its manifest knows it.
 
     Raises:
@@ -146,6 +150,8 @@ def _check_unchanged(options: BuildOptions, plan: Plan, saved: dict[str, Any], f
         changed = [] if is_same else [f"{state.PLAN_NAME} is damaged and does not say which"]
     if changed:
         fix = "undo the change, choose another --out, or give --on-change rebuild"
+        if repairing:
+            fix = "undo the change, or run the build's own command with --on-change rebuild, then repair again"
         raise InputError(options.out, f"changes since it was begun: {'; '.join(changed)}", "the same inputs", fix)
 
 

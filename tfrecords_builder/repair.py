@@ -35,10 +35,12 @@ def repair(folder: str, deep: bool = False, workers: int | None = None) -> list[
     workers = workers or num_cores()
     asked, where = _asked(folder)
     before, faults = _state(folder, deep, workers)
+    if not faults:
+        return []
     bad = sorted({fault.shard for fault in faults if ".tfrecord-" in fault.shard and not fault.shard.endswith(SIDECAR)})
     with contextlib.chdir(where):  # relative paths are relative to where the build ran
-        manifest = build(_options(asked, folder, workers), bad if faults else None)
-    if faults and not before:  # no shard could be checked without the manifest: now they can
+        manifest = build(_options(asked, folder, workers), bad)
+    if not before:  # no shard could be checked without the manifest: now they can
         return repair(folder, deep, workers)
     other = [shard.name for shard in manifest.shards if shard.name in before and before[shard.name] != shard]
     if other:
