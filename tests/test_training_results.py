@@ -167,6 +167,42 @@ def test_fields_stored_smaller_than_they_are_seen_are_told(stored, told):
 
 
 @pytest.mark.parametrize(
+    ("name", "stored", "told"),
+    [
+        ("cpu_puzzle_cam", 200, "lower recipe.view.whole and recipe.asked.size"),
+        ("cpu_puzzle_cam", 100, "lower recipe.view.whole and recipe.view.size and recipe.asked.size"),
+        ("cpu_mask_pooled", 100, "lower recipe.view.size"),
+    ],
+)
+def test_every_field_that_enlarges_what_is_stored_is_named(name, stored, told):
+    with pytest.warns(HpaWarning, match=f"or {re.escape(told)}$"):
+        run.warn_of_small_fields(recipe_named(name), SimpleNamespace(options={"fields": stored}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "lacking"),
+    [
+        ("cpu_fcan", "--recipe.view.size 128", "--recipe.asked.size 128"),
+        ("cpu_fcan", "--recipe.view.size 128 --recipe.asked.num-cells 8", "--recipe.asked.size 128"),
+        ("cpu_fcan", "--recipe.view.size 128 --recipe.asked.size 128", None),
+        ("cpu_fcan", "--recipe.view.size=128 --recipe.asked.size=192", None),
+        ("cpu_fcan", "--recipe.view Field", "--recipe.asked.size 512"),
+        ("cpu_duo_branch", "--recipe.view.cell.size 96", "--recipe.asked.cell.size 96"),
+        ("cpu_duo_branch", "--recipe.view.cell.size 96 --recipe.asked.cell.size 96", None),
+        ("cpu_puzzle_cam", "--recipe.view.size 96", None),  # smaller squares of the same field
+        ("cpu_puzzle_cam", "--recipe.view.size 96 --recipe.view.whole 128", "--recipe.asked.size 128"),
+        ("cpu_mask_pooled", "--recipe.view.size 96", None),  # it is asked as it is trained
+    ],
+)
+def test_a_network_is_not_asked_at_an_old_size_without_a_word(name, options, lacking):
+    if lacking is None:
+        assert command.parse(words(options), recipe_named(name))
+        return
+    with pytest.raises(InputError, match=f"recipe.view: found {name}, trained at .* Fix: give {lacking}, too"):
+        command.parse(words(options), recipe_named(name))
+
+
+@pytest.mark.parametrize(
     ("name", "stored", "wanted"),
     [
         ("bestfitting_inception", 0, 80),

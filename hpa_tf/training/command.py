@@ -17,20 +17,12 @@ from hpa_tf.errors import HpaError, InputError
 from hpa_tf.identity import check_parquet
 from hpa_tf.memory import keep_freed_memory
 from hpa_tf.models.fcan import Fcan, Readout
-from hpa_tf.recipes import (
-    RECIPES,
-    SYSTEMS,
-    Recipe,
-    choose_classes,
-    describe_choices,
-    recipe_named,
-    system_named,
-)
+from hpa_tf.recipes import RECIPES, SYSTEMS, Recipe, choose_classes, describe_choices, recipe_named, system_named
 from hpa_tf.recipes.relabel import is_relabelling
 from hpa_tf.recipes.upgrades import upgrade_options
 from hpa_tf.training.fine_tuning import FINE_TUNED, check_second_stage, fine_tune_system
 from hpa_tf.training.folds import out_of_fold_table, train_folds
-from hpa_tf.training.inputs import warn_of_schedules, warn_of_unused_labels
+from hpa_tf.training.inputs import check_asked, warn_of_schedules, warn_of_unused_labels
 from hpa_tf.training.loop import Diverged, Pace
 from hpa_tf.training.preemption import EXIT_CODE, Interrupted
 from hpa_tf.training.relabelling import train_relabelling
@@ -101,15 +93,17 @@ def parse(arguments: Sequence[str], recipe: Recipe, name: str | None = None) -> 
     """Return the options; fields of `recipe` are the defaults of --recipe.FIELD, `name` (or its own) that of --out.
 
     Raises:
-        InputError: Options exclude each other, or one has no effect beside another.
+        InputError: Options exclude each other, one has no effect beside another, or lacks another (`check_asked`).
     """
     kind = tyro.conf.configure(tyro.conf.AvoidSubcommands)(Options)
-    recipe, rest = choose_classes(recipe, upgrade_options(arguments))
+    before, arguments = recipe, upgrade_options(arguments)
+    recipe, rest = choose_classes(recipe, arguments)
     out = f"{DEFAULT_RUNS}/{name or recipe.name}"
     default = Options(out=out, data=Data(data=DEFAULT_DATA), recipe=recipe)
     description = f"{DESCRIPTION}\n\nFields of several classes:\n{describe_choices(recipe)}"
     options = tyro.cli(kind, args=rest, default=default, prog="train.py", description=description)
     check_together(options, recipe)
+    check_asked(before, options.recipe, arguments)
     if options.weights is not None:
         options = replace(options, recipe=replace(options.recipe, weights=options.weights))
     return options

@@ -15,7 +15,8 @@ from hpa_tf.pipeline.batches import draws_per_epoch
 from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import Cosine
-from hpa_tf.views import Batch
+from hpa_tf.records import Manifest
+from hpa_tf.views import AnyView, Bag, Batch
 
 
 def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
@@ -101,6 +102,51 @@ def warn_of_schedules(recipes: Sequence[Recipe]) -> None:
         found = f"{recipe.name}: the learning rate falls over {schedule.epochs:g} epochs of {epochs}, and {end}"
         fix = f"--recipe.optimization.schedule.epochs {epochs} lets it fall over all"
         warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def check_asked(before: Recipe, now: Recipe, arguments: Sequence[str]) -> None:
+    """Check that a network whose view was given another size is not asked at the old one without a word.
+
+    Args:
+        before: The chosen recipe.
+        now: With the changes of the command line.
+        arguments: Of the command line.
+
+    Raises:
+        InputError: It is.
+    """
+    view, asked = now.view, now.asked
+    if asked is None or asked.reads != view.reads or side_of(view) in (side_of(before.view), asked.size):
+        return
+    option = f"--recipe.asked{'.cell' if isinstance(asked, Bag) else ''}.size"
+    named = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    if not named & {option, "--recipe.asked"}:
+        found = f"{now.name}, trained at {side_of(view)} px, and still validated and asked at {asked.size} px"
+        fix = f"give {option} {side_of(view)}, too (or {option} {asked.size}, where two sizes are meant)"
+        raise InputError("recipe.view", found, "one size", fix)
+
+
+def side_of(view: AnyView) -> int:
+    """Return the side that a view shrinks or enlarges what it sees to, px: of a cell's image, or of the whole field."""
+    return getattr(view, "whole", 0) or view.size
+
+
+def field_size(recipe: Recipe) -> int:
+    """Return the side of the fields of view that a network sees, trained or asked, px; 0 = it sees cells alone."""
+    views = [view for view in (recipe.view, recipe.asked_view) if view.reads == "fields"]
+    return max(map(side_of, views), default=0)
+
+
+def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
+    """Warn where a network sees fields of view larger than they are stored: they are enlarged, and show no more."""
+    stored = int(manifest.options.get("fields") or 0)
+    seen = field_size(recipe)
+    if 0 < stored < seen:
+        found = f"{recipe.name}: fields of view of {seen} px, stored with {stored} px, are enlarged and show no more"
+        views = {name: view for name in ("view", "asked") if (view := getattr(recipe, name)) and view.reads == "fields"}
+        sides = {f"recipe.{name}.{one}": getattr(views[name], one, 0) for name in views for one in ("whole", "size")}
+        fix = f"lower {' and '.join(name for name, side in sides.items() if side > stored)}"
+        warnings.warn(f"{found}; build the data with --fields {seen}, or {fix}", HpaWarning, 2)
 
 
 def check_validation_labels(recipe: Recipe, labels: str | None) -> None:

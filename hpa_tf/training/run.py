@@ -31,7 +31,9 @@ from hpa_tf.training.inputs import (
     check_batch_size,
     check_epoch,
     check_validation_labels,
+    field_size,
     warn_of_donors,
+    warn_of_small_fields,
 )
 from hpa_tf.training.leaks import warn_of_other_antibodies, warn_of_seen_fold, who_may_have_seen
 from hpa_tf.training.logs import Logs, final_table
@@ -170,12 +172,6 @@ def check_fields(recipe: Recipe, manifest: Manifest) -> None:
         raise InputError("--data", found, expected, ADD_FIELDS.replace("SIZE", str(size)))
 
 
-def field_size(recipe: Recipe) -> int:
-    """Return the side of the fields of view that a network sees, trained or asked, px; 0 = it sees cells alone."""
-    views = [view for view in (recipe.view, recipe.asked_view) if view.reads == "fields"]
-    return max((getattr(view, "whole", 0) or view.size for view in views), default=0)
-
-
 def check_fold(recipe: Recipe, manifest: Manifest) -> None:
     """Check that the data have cells of the fold that is kept out of training, if one is, and of another one.
 
@@ -220,15 +216,6 @@ def warn_of_no_measure(recipe: Recipe, validation: Examples | None) -> None:
 def _nothing_to_measure(recipe: Recipe) -> str:
     beside = ", beside one known to be without it" if recipe.optimization.measure == "AUC" else ""
     return f"no cell of fold {recipe.validation_fold} with a class that it answers (label .5 or more){beside}"
-
-
-def warn_of_small_fields(recipe: Recipe, manifest: Manifest) -> None:
-    """Warn where a network sees fields of view larger than they are stored: they are enlarged, and show no more."""
-    stored = int(manifest.options.get("fields") or 0)
-    seen = field_size(recipe)
-    if 0 < stored < seen:
-        found = f"{recipe.name}: fields of view of {seen} px, stored with {stored} px, are enlarged and show no more"
-        warnings.warn(f"{found}; build the data with --fields {seen}, or lower recipe.view.size", HpaWarning, 2)
 
 
 def warn_of_tight_crops(recipe: Recipe, manifest: Manifest) -> None:
