@@ -121,6 +121,7 @@ def test_workers_agree_to_stop(monkeypatch):
     monkeypatch.setattr(preemption, "gathered", lambda strategy, values: [values, [1]])
     asked = preemption.Preemption()
     assert [asked.must_stop(None) for _ in range(AGREE_AFTER)] == [False] * (AGREE_AFTER - 1) + [True]
+    assert [asked.must_stop(None), asked.must_stop(None, is_last=True)] == [False, True]
 
 
 @pytest.mark.slow

@@ -1,17 +1,22 @@
 """Killed at any moment, the same command goes on and ends with the same bits."""
 
+import os
 import shutil
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 from training_process import TINY, assert_identical, train, words, write_tiny_dataset
 
 from hpa_tf.models import weights
+from hpa_tf.recipes import recipe_named
 from hpa_tf.training import checkpoint, run
 from hpa_tf.training.command import main
-from hpa_tf.training.loop import Loop
-from hpa_tf.training.preemption import EXIT_CODE
+from hpa_tf.training.loop import Loop, Pace, Progress
+from hpa_tf.training.preemption import EXIT_CODE, Interrupted, Preemption
 
 OPTIONS = TINY + words(
     "--recipe.sampling.num-cells 80 --recipe.optimization.epochs 3 --recipe.optimization.schedule Plateau "
@@ -53,6 +58,37 @@ def test_stop_on_request_loses_no_step(data, tmp_path):
     out = tmp_path / "out"
     assert train(["--data", str(data), "--out", str(out), *OPTIONS], die=("term", 4)) == EXIT_CODE
     assert (out / "checkpoints" / "step-00000005.npz").exists()  # the step that ran when the signal came was finished
+
+
+class LastEpoch(Loop):
+    """A training to whose process a signal comes while the end of its only epoch is written."""
+
+    def __init__(self, folder):
+        recipe = recipe_named("cpu_small")
+        self.recipe = replace(recipe, optimization=replace(recipe.optimization, epochs=1))
+        self.logs, self.trainee = SimpleNamespace(folder=folder, is_chief=True), mock.Mock()
+        self.strategy, self.progress, self.saved = None, Progress(), 0
+
+    def resume(self):
+        pass
+
+    def train_epoch(self):
+        self.preemption.watch()
+
+    def end_epoch(self, predict_step, times):
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.progress = Progress(step=5, rows=[{"mAP": None}])
+
+    def save(self):
+        self.saved += 1
+
+
+def test_a_stop_at_the_end_of_the_last_epoch_is_not_forgotten(tmp_path):
+    """Otherwise --folds and --system go on with the next network."""
+    loop = LastEpoch(tmp_path)
+    with Preemption() as preemption, pytest.raises(Interrupted, match="after step 5"):
+        loop.run(Pace(), preemption)
+    assert loop.saved == 1
 
 
 class Killed(Exception):

@@ -128,6 +128,7 @@ class Loop:
             while len(self.progress.rows) < optimization.epochs and not optimization.should_stop(self.past):
                 times = self.train_epoch()
                 self.end_epoch(predict_step, times)
+            self.stop_if_requested(is_last=True)  # before other networks of the same command begin
         except Interrupted:
             self.save()
             raise
@@ -201,9 +202,9 @@ class Loop:
         if now // pace.checkpoint_steps > step // pace.checkpoint_steps:
             self.save()
 
-    def stop_if_requested(self) -> None:
+    def stop_if_requested(self, is_last: bool = False) -> None:
         """Leave, if a signal asked for it; all workers call this together."""
-        if self.preemption.must_stop(self.strategy):
+        if self.preemption.must_stop(self.strategy, is_last):
             raise Interrupted(
                 f"stopped by a signal after step {self.progress.step}; the same command goes on from there"
             )

@@ -37,15 +37,17 @@ class Preemption:
         if not self._previous and threading.current_thread() is threading.main_thread():  # Python allows no other
             self._previous = {number: signal.signal(number, self._request) for number in interrupts.SIGNALS}
 
-    def must_stop(self, strategy: tf.distribute.Strategy) -> bool:
+    def must_stop(self, strategy: tf.distribute.Strategy, is_last: bool = False) -> bool:
         """Tell whether to stop now: all workers, which call this together, if a signal came to any of them.
 
-        They agree at every `AGREE_AFTER`-th call: they have to end after the same step.
+        They agree at every `AGREE_AFTER`-th call, and at the last one: they have to end after the same step.
         """
         if worker(strategy)[1] == 1:
             return self.requested
         self._asked += 1
-        return self._asked % AGREE_AFTER == 0 and any(stop for (stop,) in gathered(strategy, [int(self.requested)]))
+        if self._asked % AGREE_AFTER and not is_last:
+            return False
+        return any(stop for (stop,) in gathered(strategy, [int(self.requested)]))
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
