@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from hpa_tf.models.efficientnet import EfficientNet
 from hpa_tf.models.small_cnn import SmallCnn
 from hpa_tf.objectives import Alike, Labels
 from hpa_tf.pipeline import Augmentation, CutCells, EveryCell, PasteCells, Sampling, SemiBalanced
-from hpa_tf.pipeline.photometry import Noise
+from hpa_tf.pipeline.photometry import Blur, MedianBlur, MotionBlur, Noise
 from hpa_tf.recipes import Optimization
 from hpa_tf.recipes.optimization import Constant, Cosine, Plateau, Steps, best_epoch, plateaus, waiting
 from hpa_tf.views import Bag, CellInField, Crop, Field
+
+BLURS = (Blur, MotionBlur, MedianBlur)
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
@@ -327,6 +330,49 @@ def test_impossible_recipes_are_refused():
     ):
         with pytest.raises(InputError, match=f"recipe.{next(iter(options))}"):
             replace(recipe, **options)
+
+
+@pytest.mark.parametrize(
+    ("made", "field"),
+    [
+        (lambda recipe: replace(recipe, ensemble=(math.nan,)), "ensemble.0"),
+        (lambda recipe: replace(recipe, augmentation=Augmentation(rotation=math.nan)), "augmentation.rotation"),
+        (
+            lambda recipe: replace(recipe, augmentation=Augmentation(steps=(Noise(deviation=(0, math.inf)),))),
+            "augmentation.steps.0.deviation.1",
+        ),
+        (
+            lambda recipe: replace(recipe, optimization=Optimization(learning_rate=math.inf)),
+            "optimization.learning_rate",
+        ),
+        (
+            lambda recipe: replace(recipe, optimization=Optimization(schedule=Cosine(final=-math.inf))),
+            "optimization.schedule.final",
+        ),
+        (lambda recipe: replace(recipe, objective=(Labels(), Labels(weight=math.nan))), "objective.1.weight"),
+        (lambda recipe: replace(recipe, objective=(Labels(), Alike("a", "b", weight=-1))), "objective.1.weight"),
+    ],
+)
+def test_numbers_that_no_training_can_take_are_named(made, field):
+    with pytest.raises(InputError, match=rf"^recipe\.{re.escape(field)}: "):
+        made(recipes.recipe_named("cpu_small"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "bad", "least"),
+    [
+        (Cosine, "schedule.final", -1e-9, 0.0),
+        (Plateau, "schedule.final", -1e-9, 0.0),
+        (Steps, "schedule.factors", (1, 1, 1, 1, -1e-9), (1, 1, 1, 1, 0)),
+        (SemiBalanced, "sampling.mitotic_shares", (-1e-9, 0.5, 0.5), (0, 0.5, 0.5)),
+        *((blur, "augmentation.steps: found sizes", bad, (1, 3, 5, 7)) for blur in BLURS for bad in ((3, 9), (2,), ())),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(kind, field, bad, least):
+    name = "sizes" if kind in BLURS else field.split(".")[1]
+    with pytest.raises(InputError, match=field):
+        kind(**{name: bad})
+    assert getattr(kind(**{name: least}), name) == least
 
 
 @pytest.mark.parametrize("sampling", typing.get_args(Sampling))

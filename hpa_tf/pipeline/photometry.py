@@ -12,7 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from hpa_tf.errors import InputError
+
 _LARGEST_KERNEL = 7
+
+
+def _check_sizes(sizes: tuple[int, ...]) -> None:
+    if not sizes or not set(sizes) <= set(range(1, _LARGEST_KERNEL + 1, 2)):
+        expected = f"odd sides of a blur, 1 to {_LARGEST_KERNEL} px"
+        raise InputError("recipe.augmentation.steps", f"sizes {sizes}", expected, "change them")
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ class Blur:
     sizes: tuple[int, ...] = (3, 5)
     """Sides of the square, px, odd and at most 7; one is drawn."""
 
+    def __post_init__(self):
+        _check_sizes(self.sizes)
+
     def draw(self, seed: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Draw the weights of the square, float32 [7, 7], zero outside."""
         return _centred(_drawn_size(seed, self.sizes))
@@ -94,6 +105,9 @@ class MotionBlur:
     """How often it happens, 0..1."""
     sizes: tuple[int, ...] = (3, 5)
     """Sides of the square that the line's ends lie in, px, odd and at most 7; one is drawn."""
+
+    def __post_init__(self):
+        _check_sizes(self.sizes)
 
     def draw(self, seed: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Draw the weights of the line's pixels, float32 [7, 7].
@@ -123,6 +137,9 @@ class MedianBlur:
     """How often it happens, 0..1."""
     sizes: tuple[int, ...] = (3, 5, 7)
     """Sides of the square, px, odd and at most 7; one is drawn."""
+
+    def __post_init__(self):
+        _check_sizes(self.sizes)
 
     def draw(self, seed: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Draw the side's place in `sizes`, int32."""

@@ -50,6 +50,9 @@ class SemiBalanced:
     def __post_init__(self):
         _check_num_cells(self)
         _check_classes(self, "class_multipliers", "sure_repeats")
+        if min(self.mitotic_shares) < 0:
+            found = str(self.mitotic_shares)
+            raise InputError("recipe.sampling.mitotic_shares", found, "three numbers >= 0", "change them")
 
     def factors(self, examples: Examples, positive: np.ndarray) -> np.ndarray:
         """Return the draws of each example, float64 [N], before they are scaled to `num_cells`.

@@ -21,6 +21,7 @@ class Cosine:
     def __post_init__(self):
         if not self.epochs > 0:
             raise InputError("recipe.optimization.schedule.epochs", str(self.epochs), "a number > 0", "change it")
+        _check_rate(self.final)
 
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; arguments as of `Optimization.rate`, with the highest rate first."""
@@ -48,6 +49,7 @@ class Plateau:
             raise InputError("recipe.optimization.schedule.factor", str(self.factor), "a number in 0..1", "change it")
         if self.patience < 0:
             raise InputError("recipe.optimization.schedule.patience", str(self.patience), "a number >= 0", "change it")
+        _check_rate(self.final)
 
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; see `Cosine.rate`."""
@@ -68,6 +70,9 @@ class Steps:
         if len(self.factors) != len(self.ends) + 1 or list(self.ends) != sorted(self.ends):
             found = f"{len(self.factors)} factors for the ends {self.ends}"
             raise InputError("recipe.optimization.schedule", found, "rising ends, one factor more", "change them")
+        if min(self.factors) < 0:
+            found = str(self.factors)
+            raise InputError("recipe.optimization.schedule.factors", found, "numbers >= 0", "change them")
 
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; see `Cosine.rate`."""
@@ -81,6 +86,11 @@ class Constant:
     def rate(self, highest: float, step: int, steps_per_epoch: int, past: Sequence[float]) -> float:
         """Return the learning rate of a step; see `Cosine.rate`."""
         return highest
+
+
+def _check_rate(final: float) -> None:
+    if final < 0:
+        raise InputError("recipe.optimization.schedule.final", str(final), "a learning rate >= 0", "change it")
 
 
 _THRESHOLD = 1e-4

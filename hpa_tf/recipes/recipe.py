@@ -1,7 +1,8 @@
 """The types that describe a training: `Recipe` (one network), `Member` (its share), `System` (several networks)."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 from hpa_tf.classes import NUM_CLASSES
 from hpa_tf.errors import InputError
@@ -75,6 +76,7 @@ class Recipe:
         return (self.has_loss_of_cells and not self.augmentation.cut) or self.pastes
 
     def __post_init__(self):
+        _check_finite(self, "recipe")
         if any(weight <= 0 for weight in self.ensemble) or len(self.ensemble) > self.optimization.epochs:
             found = f"{self.ensemble} for {self.optimization.epochs} epochs"
             raise InputError(
@@ -95,6 +97,9 @@ class Recipe:
             self._check_cut()
         self._check_network()
         self._check_antibodies()
+        for i, term in enumerate(self.objective):
+            if term.weight < 0:
+                raise InputError(f"recipe.objective.{i}.weight", str(term.weight), "a number >= 0", "change it")
         if getattr(self.asked_view, "whole", 0):
             found = "random squares, for training only"
             raise InputError("recipe.asked", found, "a view of the whole field", "set recipe.asked.whole to 0")
@@ -130,6 +135,18 @@ class Recipe:
         if self.validation_fold != ALL_FOLDS:
             found = f"fold {self.validation_fold}: nobody knows of its cells whether they are whole"
             raise InputError("recipe.validation_fold", found, "-1 where recipe.augmentation.cut is set", "set it to -1")
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Check every number of a recipe, or of a part of it: neither infinite nor NaN, which JSON has no place for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(where, str(value), "a finite number", "change it")
+    if is_dataclass(value):
+        for one in fields(value):
+            _check_finite(getattr(value, one.name), f"{where}.{one.name}")
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_finite(item, f"{where}.{i}")
 
 
 Tta = Literal["none", "2", "8", "16"]
