@@ -12,8 +12,14 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 
 _MOST_NAMED = 20
-KINDS = {"predictions.json": "a prediction", "recipe.json": "a run", "dataset.json": "a data folder"}
+KINDS = {
+    "predictions.json": "a prediction",
+    "recipe.json": "a run",
+    "system.json": "the runs of a system",
+    "dataset.json": "a data folder",
+}
 """What a folder holds, by the file that says it; a run has the last, too."""
+_WITHOUT_TABLES = {"system.json"}
 _TABLES = ("cells.parquet", "images.parquet")
 """Tables of such folders, which what stands beside them belongs to."""
 _PARQUET = b"PAR1"
@@ -63,7 +69,8 @@ def check_table(option: str, path: str) -> None:
         InputError: It is a table of a data folder or a prediction, or cannot be written.
     """
     folder, name = os.path.split(path)
-    kind = next((kind for marker, kind in KINDS.items() if files.exists(files.join(folder, marker))), None)
+    markers = (marker for marker in KINDS if marker not in _WITHOUT_TABLES)
+    kind = next((KINDS[marker] for marker in markers if files.exists(files.join(folder, marker))), None)
     if kind and name in _TABLES:
         raise InputError(option, path, f"a table that is not the one of {kind} itself", "choose another name")
     files.check_can_be_written(option, path)

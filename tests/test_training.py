@@ -352,6 +352,19 @@ def test_another_data_folder_does_not_become_a_run(data, tmp_path, capsys):
     assert sorted(path.name for path in other.iterdir()) == before
 
 
+def test_a_run_and_a_system_do_not_replace_each_other(data, tmp_path, capsys):
+    for name in ("run", "system"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "system" / "system.json").write_text("{}")
+    assert call(data, tmp_path / "system") == 2
+    assert "found the runs of a system (system.json); expected a run, or neither" in capsys.readouterr().err
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    site = Site(make_strategy("one"), "float32")
+    with pytest.raises(InputError, match=r"found a run \(recipe.json\); expected the runs of a system, or neither"):
+        claim_system(recipes.system_named("cpu_pair"), str(tmp_path / "run"), site)
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"system.json", "recipe.json"}, "nothing was written"
+
+
 def test_a_mistake_before_the_first_checkpoint_leaves_the_folder_free(data, tmp_path, capsys):
     out = tmp_path / "out"
     assert call(data, out, "--weights", "no_such_file.h5") == 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 
 from hpa_tf import files
-from hpa_tf.identity import check_same
+from hpa_tf.identity import check_kind, check_same
 from hpa_tf.recipes import ALL_FOLDS, Recipe, Specialist, System, system_from_json, system_to_json
 from hpa_tf.recipes.optimization import Plateau
 from hpa_tf.records import read_manifest
@@ -170,13 +170,15 @@ def claim_system(system: System, out: str, site: Site) -> None:
     """Write which system a folder holds, or check that it holds the same one.
 
     Raises:
-        InputError: It holds another one, or a newer version of this program wrote it.
+        InputError: It holds another one, or a run or the like, or a newer version of this program wrote it.
     """
     path, value = files.join(out, SYSTEM), system_to_json(system)
     if files.exists(path):
         before = system_from_json(files.read_json(path), path)
         known, wanted = (system_to_json(_as_trained(one)) for one in (before, system))
         check_same(path, known, wanted, "system", "choose another --out")
+    else:
+        check_kind(out, SYSTEM)
     if site.is_chief:
         files.make_folder(out)
         files.write_json(path, value)
