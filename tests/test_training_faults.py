@@ -178,6 +178,10 @@ def test_a_training_fold_without_cells_is_no_fault(empty_fold):
     "options, words_of_message",
     [
         ("--recipe.validation-fold 4", ("fold 4 of 5", "choose fold 0 or 1 or 2 or 3", "--recipe.validation-fold -1")),
+        (
+            "--recipe.validation-fold 7",
+            ("fold 7 of 5; expected fold 0 to 4. Fix: choose fold 0 or 1 or 2 or 3; --rec",),
+        ),
         ("--folds 5", ("--folds: found 5, of which fold 4 has no cell", "--folds 4, or build the data with fewer")),
         ("--recipe relabel_small", ("--folds: found 5, of which fold 4 has no cell", "--folds 4, or build")),
         ("--recipe relabel_small --folds 5", ("--folds: found 5, of which fold 4 has no cell",)),

@@ -183,9 +183,11 @@ def check_fold(recipe: Recipe, manifest: Manifest) -> None:
         return
     found, expected = f"fold {fold} of {manifest.num_folds}", "one of two folds or more"
     fix = "--recipe.validation-fold -1 trains without validation"
-    if fold in range(manifest.num_folds) and manifest.num_folds > 1:
-        found = f"{found}, and cells of fold {', '.join(map(str, folds))} alone"
-        expected, fix = "a fold with cells, beside another one", f"{FEWER_FOLDS}; {fix}"
+    if manifest.num_folds > 1:
+        expected = f"fold 0 to {manifest.num_folds - 1}"
+        if fold < manifest.num_folds:
+            found = f"{found}, and cells of fold {', '.join(map(str, folds))} alone"
+            expected, fix = "a fold with cells, beside another one", f"{FEWER_FOLDS}; {fix}"
         if len(folds) > 1:
             fix = f"choose fold {' or '.join(map(str, folds))}; {fix}"
     raise InputError("recipe.validation_fold", found, expected, fix)
