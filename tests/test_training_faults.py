@@ -294,6 +294,7 @@ def test_weights_of_another_network_are_named(intact, tmp_path, refused):
         ("--system cpu_pair --show-sampling --folds 2", "--folds"),
         ("--folds 2 --recipe.validation-fold 1", "--recipe.validation-fold"),
         ("--folds 2 --show-sampling", "--show-sampling"),
+        ("--recipe relabel_small --show-sampling", "--show-sampling: found relabel_small, each of whose"),
         ("--unknown-cells drop", "--labels"),
         ("--weights none --recipe.weights imagenet", "--recipe.weights"),
         ("--xla --steps-per-execution 2", "--steps-per-execution 2"),

@@ -156,6 +156,12 @@ def check_together(options: Options, recipe: Recipe) -> None:
             "look at one fold: --recipe.validation-fold K without --folds",
         ),
         (
+            "--show-sampling",
+            options.show_sampling and is_relabelling(recipe),
+            f"{recipe.name}, each of whose networks draws by the labels of one class",
+            "leave it out",
+        ),
+        (
             "--out",
             not files.is_remote(options.out) and os.path.realpath(options.out) == os.path.realpath(data.data),
             f"the data folder {data.data}",
