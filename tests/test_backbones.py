@@ -360,6 +360,7 @@ def test_a_file_of_timm_starts_a_network(kind, tmp_path):
         lambda data: b"\xff" * 8 + data[8:],
         lambda data: data.replace(b'"F32"', b'"F99"', 1),
         lambda data: data[:8] + b"[" + data[9:],
+        lambda data: (10**5).to_bytes(8, "little") + b"[" * 10**5,
         lambda data: b"",
     ],
 )

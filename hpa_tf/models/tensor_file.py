@@ -32,7 +32,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return _read(files.read_bytes(path))
     except OSError as error:
         raise InputError(path, error.strerror or "no readable file", expected, "check the path") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(path, "a damaged file, or one of another format", expected, fix) from error
 
 
