@@ -289,6 +289,29 @@ def test_labels_of_cells_that_nobody_learns_from_are_told(names, told):
 
 
 @pytest.mark.parametrize(
+    ("inputs", "names", "told"),
+    [
+        ({"data": "a", "new.csv": "b"}, ["cpu_lite0", "cpu_duo_branch"], "cpu_duo_branch"),
+        ({"data": "a", "new.csv": "b"}, ["bestfitting_fcan", "cpu_lite0"], "bestfitting_fcan"),
+        ({"data": "a", "new.csv": "b"}, ["cpu_lite0"], None),
+        ({"data": "a"}, ["cpu_duo_branch"], None),
+    ],
+)
+def test_corrected_labels_of_images_that_do_not_reach_a_loss_are_told(tmp_path, inputs, names, told):
+    table = pd.DataFrame({"image_id": ["a"], "cell": [1], **dict.fromkeys(CLASSES, 0.0)})
+    path = str(tmp_path / "labels.parquet")
+    steps = [{"name": "from_image", "rule": "from_image", "options": {}, "inputs": inputs}]
+    cell_table.write(table, path, "labels", steps=steps)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_unused_labels([recipe_named(name) for name in names], path)
+    said = [str(one.message) for one in found if "stay those of --data" in str(one.message)]
+    assert [f": {told} learn from labels of images" in text and "new.csv" in text for text in said] == [True] * bool(
+        told
+    )
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"epochs": 30}, "cpu_lite0: the learning rate falls over 6 epochs of 30, and then stays at its lowest"),

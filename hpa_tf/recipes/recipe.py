@@ -66,6 +66,11 @@ class Recipe:
         return any(isinstance(term, Labels) and term.of == "cell" for term in self.objective)
 
     @property
+    def has_loss_of_images(self) -> bool:
+        """Whether a term of its loss compares with labels of images."""
+        return any(isinstance(term, Labels) and term.of == "image" for term in self.objective)
+
+    @property
     def pastes(self) -> bool:
         """Whether cells are pasted into other fields while it is trained."""
         return self.augmentation.paste is not None and self.augmentation.paste.probability > 0

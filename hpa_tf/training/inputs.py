@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.objectives import Antibodies
@@ -84,12 +85,32 @@ def warn_of_donors(recipe: Recipe, examples: Examples) -> None:
 
 
 def warn_of_unused_labels(recipes: Sequence[Recipe], labels: str | None) -> None:
-    """Warn where a table of labels of cells is given to networks none of which learns from labels of cells."""
-    if labels is None or any(recipe.learns_from_cells for recipe in recipes):
+    """Warn where a table of labels of cells is given to networks none of which learns from labels of cells.
+
+    Likewise where it brings corrected labels of images, and some learn from those of the shards.
+    """
+    if labels is None:
+        return
+    of_images = [recipe.name for recipe in recipes if recipe.has_loss_of_images]
+    if of_images and (table := _corrected_images(labels)):
+        found = f"--labels {labels}: {', '.join(of_images)} learn from labels of images, which stay those of --data"
+        fix = f"build the data again with the corrected ones (build --labels {table} --on-change rebuild)"
+        warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+    if any(recipe.learns_from_cells for recipe in recipes):
         return
     found = f"--labels {labels}: {', '.join(recipe.name for recipe in recipes)} learn from labels of images alone"
     fix = "the table only says which cells there are, how they are drawn, and what validation compares with"
     warnings.warn(f"{found}; {fix}", HpaWarning, stacklevel=2)
+
+
+def _corrected_images(labels: str) -> str | None:
+    """Return the name of the table of image labels that a table of labels was made from, if one was."""
+    try:
+        steps = cell_table.steps(labels) or []
+    except (OSError, ValueError, InputError):  # said where the table is read
+        return None
+    tables = (name for step in steps if step["rule"] == "from_image" for name in step["inputs"] if name != "data")
+    return next(tables, None)
 
 
 def warn_of_schedules(recipes: Sequence[Recipe]) -> None:
