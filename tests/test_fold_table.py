@@ -28,6 +28,8 @@ def table(path, text):
         ("fold;id\n" + "".join(f"{k % 2}.0;i{k}\n" for k in reversed(range(6))), None, [0, 1, 0, 1, 0, 1]),
         ("line\tFold\nl0\t1\nl1\t0\nl2\t1\n", "line", [1, 1, 0, 0, 1, 1]),
         ("ID,fold\n" + "".join(f"i{k},{k // 2 % 2}\n" for k in range(6)), "line", [0, 0, 1, 1, 0, 0]),
+        ("ID,line,fold\n" + "".join(f"i{k},l{k // 2},{k // 2 % 2}\n" for k in range(6)), "line", [0, 0, 1, 1, 0, 0]),
+        ("id,line,fold\n1,l0,1\n2,l1,0\n3,l2,1\n", "line", [1, 1, 0, 0, 1, 1]),
     ],
 )
 def test_tables_of_ids_and_of_groups(tmp_path, text, group_by, expected):
@@ -74,6 +76,8 @@ def test_every_fault_is_named_with_its_line(tmp_path):
         ("name,fold\ni0,0\n", None, "with --group-by"),
         ("ID,fold\n" + "".join(f"i{k},{1 + k % 2}\n" for k in range(6)), None, "no image in fold 0"),
         ("ID,fold\n" + "".join(f"i{k},{k % 2}\n" for k in range(6)), "line", "line 'l0' in folds 0, 1"),
+        ("ID,line,fold\n" + "".join(f"i{k},l{k // 2},{k % 2}\n" for k in range(6)), "line", "line 'l0' in folds 0, 1"),
+        ("line,fold\nl0,0\nl0,0\nl1,1\nl2,1\n", "line", "'l0' a second time"),
         ("line,fold\nl0,0\nl1,1\n", "line", "no row for line 'l2'"),
         ("ID,fold\n" + "i0,0,1\n" * 30, None, "and [0-9]+ more"),
     ],

@@ -20,8 +20,8 @@ def read_folds(path: str | os.PathLike, images: Sequence[LabelledImage], group_b
 
     Args:
         path: CSV file with a column `fold`, whole numbers from 0, and a column of image ids (ID) or, with `group_by`,
-            of groups. An id may be written as in label tables, see `image_labels.meant_id`. Rows of images that are not
-            there are passed over.
+            of groups; where it has both and a group has several rows, the ids count. An id may be written as in label
+            tables, see `image_labels.meant_id`. Rows of images that are not there are passed over.
         images: The images.
         group_by: Column of the label tables whose values name the groups; a group must not be in two folds.
 
@@ -59,6 +59,10 @@ def _columns(table: CsvTable, group_by: str | None) -> tuple[str, str]:
         found = f"columns {list(table.columns)[:12]}"
         groups = group_by or "a group's column, with --group-by"
         raise InputError(table.path, found, f"fold, and ID or {groups}", "rename the columns")
+    if len(names) > 1 and names[0] == group_by:
+        groups = [row.cells[group_by] for row in table.rows]
+        if len(set(groups)) < len(groups):  # a row an image, which says its group, too
+            return names[1], by_name[_FOLD]
     return names[0], by_name[_FOLD]
 
 
