@@ -6,6 +6,7 @@ A damaged or foreign file is named with the command that mends it; a name in a t
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterable
 
 import numpy as np
@@ -128,4 +129,10 @@ def check_shards(folder: str | os.PathLike, shards: Iterable[Shard]) -> None:
 
 def repair_of(folder: str | os.PathLike) -> str:
     """Return the fix of a damaged data folder."""
-    return f"python -m tfrecords_builder verify {folder} says what is damaged; repair mends it from the images"
+    quoted = shlex.quote(str(folder))
+    return f"python -m tfrecords_builder verify {quoted} says what is damaged; repair mends it from the images"
+
+
+def index_of(folder: str | os.PathLike) -> str:
+    """Return the fix of a data folder whose table of fields of view is missing, or of others."""
+    return f"python -m tfrecords_builder index {shlex.quote(str(folder))}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -120,7 +121,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     """
     path = files.join(folder, MANIFEST_NAME)
     if not files.exists(path):
-        fix = f"python -m tfrecords_builder build --images IMAGES --labels TABLE --segmenter small --out {folder}"
+        out = shlex.quote(str(folder))
+        fix = f"python -m tfrecords_builder build --images IMAGES --labels TABLE --segmenter small --out {out}"
         raise InputError(folder, f"no {MANIFEST_NAME}", "a finished data folder", fix)
     try:
         found = json.loads(files.read_bytes(path))
@@ -151,7 +153,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def _damaged_manifest(path: str, found: str) -> InputError:
-    fix = f"python -m tfrecords_builder repair {os.path.dirname(path)}, or copy the folder again"
+    fix = f"python -m tfrecords_builder repair {shlex.quote(os.path.dirname(path))}, or copy the folder again"
     return InputError(path, found, "the manifest as it was written", fix)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
 import struct
 from dataclasses import replace
@@ -15,14 +16,16 @@ import pytest
 from builder_inputs import Inputs, content, write_inputs
 
 from hpa_tf import cell_table, files, framing, records
-from hpa_tf.data_folder import check_shards, read_cells
+from hpa_tf.data_folder import check_shards, index_of, read_cells, repair_of
 from hpa_tf.encoding import decode_picture, encode_picture
 from hpa_tf.errors import InputError
 from hpa_tf.imaging.cells import check_region
 from hpa_tf.pipeline import read_examples
+from hpa_tf.pipeline.damage import _bad_shard
 from hpa_tf.prediction.shards import shard_source
 from tfrecords_builder.__main__ import main
 from tfrecords_builder.repair import repair
+from tfrecords_builder.state import load_plan
 from tfrecords_builder.verify import verify
 
 
@@ -114,6 +117,25 @@ def test_damage_is_repaired_to_the_same_bytes(folder, reference, names):
     repair(str(folder), workers=1)
     assert verify(folder) == []
     assert content(folder) == content(reference)
+
+
+@pytest.mark.parametrize("name", ["data", "my data", "mind's"])
+def test_commands_that_mend_a_folder_can_be_pasted(tmp_path, name):
+    folder = tmp_path / name
+    (folder / ".build").mkdir(parents=True)
+    said = [repair_of(folder), index_of(folder), _bad_shard(str(folder), "a", "b").fix]
+    for path, read in (
+        (folder / "none", records.read_manifest),
+        (folder / records.MANIFEST_NAME, records.read_manifest),
+        (folder / ".build" / "plan.json", load_plan),
+    ):
+        if path.name != "none":
+            path.write_text("damaged")
+        with pytest.raises(InputError) as raised:
+            read(str(folder))
+        said.append(raised.value.fix)
+    for fix in said:
+        assert str(folder) in shlex.split(fix.split(", or ")[0]), fix
 
 
 def test_repair_works_from_another_folder(inputs, tmp_path, monkeypatch, capsys):

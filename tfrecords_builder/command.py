@@ -133,7 +133,7 @@ def _run(command: BuildOptions | Verify | Repair | Inspect | Index | Label | Dif
         faults = verify(command.folder, command.deep, command.workers)
         print(report(faults) or f"{command.folder}: intact")
         if faults:
-            print(f"Fix: python -m tfrecords_builder repair {command.folder}")
+            print(f"Fix: python -m tfrecords_builder repair {shlex.quote(command.folder)}")
         return int(bool(faults))
     if isinstance(command, Repair):
         from tfrecords_builder.repair import repair

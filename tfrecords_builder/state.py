@@ -1,6 +1,7 @@
 """The state of a build between runs: the plan that the folder was begun with, and what changed since."""
 
 import os
+import shlex
 from typing import Any
 
 from hpa_tf import files
@@ -35,7 +36,7 @@ def load_plan(out: str) -> dict[str, Any] | None:
     path = files.join(out, STATE_FOLDER, PLAN_NAME)
     if not files.exists(path):
         return None
-    fix = f"python -m tfrecords_builder repair {out}, or the build's own command with --on-change rebuild"
+    fix = f"python -m tfrecords_builder repair {shlex.quote(out)}, or the build's own command with --on-change rebuild"
     try:
         value = files.read_json(path)
     except InputError as error:

@@ -5,6 +5,7 @@ TensorFlow says that a record is corrupt, not in which file. The checksums of wh
 """
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -84,6 +85,6 @@ def find_damage(examples: Examples) -> InputError | None:
 
 
 def _bad_shard(folder: str, name: str, found: str) -> InputError:
-    builder = "python -m tfrecords_builder"
-    fix = f"{builder} verify {folder} names all bad shards, {builder} repair {folder} builds them again"
+    builder, quoted = "python -m tfrecords_builder", shlex.quote(str(folder))
+    fix = f"{builder} verify {quoted} names all bad shards, {builder} repair {quoted} builds them again"
     return InputError(files.join(folder, name), found, "the shard that the build wrote", fix)

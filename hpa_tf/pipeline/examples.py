@@ -11,7 +11,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files, image_table, records
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
-from hpa_tf.data_folder import read_cells, read_images
+from hpa_tf.data_folder import index_of, read_cells, read_images
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import BOX
@@ -147,7 +147,7 @@ class Examples:
         """
         if "offset" not in self.images.table or FIELD_NUMBER not in self.table:
             found = "no fields of view with a table of their places"
-            there = f"where shards of fields are there already: python -m tfrecords_builder index {self.folder}"
+            there = f"where shards of fields are there already: {index_of(self.folder)}"
             fix = f"{image_table.ADD_FIELDS}; {there}"
             raise InputError(self.folder, found, f"{image_table.NAME} for a recipe that looks at whole fields", fix)
         return self.images

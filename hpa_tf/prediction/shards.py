@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import files, framing, records
-from hpa_tf.data_folder import check_shards, read_cells, read_images
+from hpa_tf.data_folder import check_shards, index_of, read_cells, read_images
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.image_table import ADD_FIELDS
@@ -115,7 +115,7 @@ def _with_fields(table: pd.DataFrame, folder: str, manifest: records.Manifest) -
     joined = table.merge(places, on="image_id", how="left", validate="many_to_one")
     if (lost := joined[_FIELD["shard"]].isna()).any():
         found = f"no field of view of image {joined['image_id'][lost].iloc[0]}"
-        raise InputError(folder, found, "one for each image with cells", f"python -m tfrecords_builder index {folder}")
+        raise InputError(folder, found, "one for each image with cells", index_of(folder))
     return joined
 
 
@@ -184,8 +184,8 @@ class ShardReader:
         path = files.join(self.folder, first[_FIELD["shard"]])
         record = _read_record(path, int(first[_FIELD["offset"]]), records.IMAGE_FIELDS)
         if record["image_id"].decode() != first["image_id"]:
-            fix = f"python -m tfrecords_builder index {self.folder}"
-            raise InputError(path, f"another field of view than {first['image_id']}", "what images.parquet names", fix)
+            found = f"another field of view than {first['image_id']}"
+            raise InputError(path, found, "what images.parquet names", index_of(self.folder))
         try:
             pixels, stored = decode_picture(record["image"]), decode_picture(record["masks"])
             order = np.zeros(len(rows) + 1, np.uint16)
