@@ -80,7 +80,7 @@ def graded_data(folder: str | os.PathLike, manifest: Manifest, table: pd.DataFra
         places = own[own[:, 1] == cell, 2:].tolist()
         return tuple(places[0]) if places else None
 
-    return GradedData(digest.hexdigest(), manifest.fingerprint, place_of)
+    return GradedData(digest.hexdigest(), manifest.fingerprint, place_of, rows_of.__contains__)
 
 
 def _check_shard_names(table: pd.DataFrame, path: str, manifest: Manifest) -> None:

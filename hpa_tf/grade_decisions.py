@@ -1,11 +1,12 @@
 """What graders decided, decision by decision, and of which cells: in memory; `grade_journal` keeps it in files."""
 
 import os
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError, counted
 
 GRADES = (1, 2, 3, 4, 5)
 """1 = surely does not show the class, 5 = surely does."""
@@ -103,6 +104,10 @@ def _nowhere(image_id: str, cell: int) -> Place | None:
     return None
 
 
+def _everywhere(image_id: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class GradedData:
     """Which cells data have: what tells graded cells from others with the same numbers (`data_folder.graded_data`).
@@ -111,23 +116,34 @@ class GradedData:
         cells: Digest of all cells; journals name by it the data that they were begun on.
         fingerprint: That of the build, by which journals of earlier versions name their data, whatever the masks hold.
         place_of: (image_id, cell) -> box and area of the cell; None = the data have no such cell.
+        has_image: Tells whether the data have a cell of an image.
     """
 
     cells: str
     fingerprint: str
     place_of: Callable[[str, int], Place | None] = _nowhere
+    has_image: Callable[[str], bool] = _everywhere
 
-    def check(self, journal: Journal, where: str | os.PathLike) -> None:
+    def check(self, journal: Journal, where: str | os.PathLike) -> Journal:
         """Refuse a journal of other cells; cells that it does not speak of may be others.
 
+        Returns:
+            The journal without the decisions of images that the data lack, of which a warning speaks.
+
         Raises:
-            InputError: The data lack a cell that a decision stands for, or have it at another place; or the decision
-                says no place, as in earlier versions, and the journal was begun on other data.
+            InputError: The data lack a cell of one of their images that a decision stands for, or have it at another
+                place, or lack all images of the decisions; or a decision says no place, as in earlier versions, and
+                the journal was begun on other data.
         """
         is_same = journal.data in (self.cells, self.fingerprint)
-        for one in journal.standing.values():
+        gone = {
+            number: one for number, one in journal.standing.items() if one.place and not self.has_image(one.image_id)
+        }
+        for number, one in journal.standing.items():
             own = self.place_of(one.image_id, one.cell)
             if one.place == own if one.place else is_same:
+                continue
+            if number in gone and len(gone) < len(journal.standing):
                 continue
             found, expected = f"cells {journal.data[:12]}", f"grades of the cells {self.cells[:12]}"
             if one.place:
@@ -136,3 +152,10 @@ class GradedData:
             fix = "give the data folder that was graded; where its masks were made again, grade into another folder"
             found = f"grades of other data (class {journal.class_id}, {journal.grader}: {found})"
             raise InputError(where, found, expected, fix)
+        if gone:
+            images = dict.fromkeys(one.image_id for one in gone.values())
+            text = f"{counted(len(gone), 'decision')} (class {journal.class_id}, {journal.grader}) left out: the data"
+            text = f"{where}: {text} lack {counted(len(images), 'image')}, first {next(iter(images))!r}"
+            warnings.warn(text, HpaWarning, stacklevel=3)
+        left = {number: one for number, one in journal.standing.items() if number not in gone}
+        return replace(journal, standing=left)

@@ -9,6 +9,7 @@ graders may share one folder.
 
 import contextlib
 import json
+import math
 import os
 import re
 import threading
@@ -84,7 +85,7 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
             raise ValueError(f"class {header['class']}")
         grader = unicodedata.normalize("NFC", str(header["grader"]))
         journal = Journal(int(header["class"]), grader, str(header["data"]))
-    except (IndexError, ValueError, AttributeError, TypeError) as error:
+    except (IndexError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}, line 1", f"{error}", f"the header of {FORMAT}, version 1 to {VERSION}", fix
         ) from error
@@ -95,14 +96,28 @@ def _parse(data: bytes, path: str | os.PathLike) -> Journal:
             found = json.loads(line)
             if not isinstance(found, dict) or {*found, "place"} != names:
                 raise ValueError("other keys than those of a decision")
-            if not isinstance(found["image_id"], str) or type(found["cell"]) is not int:
-                raise ValueError("an image or cell of another kind")
+            _check_values(found)
             check_image_id(found["image_id"], path)
             place = found.get("place")
             journal.add(Decision(**{**found, "place": None if place is None else tuple(place)}))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}", f"a damaged line ({error})", "a decision", fix) from error
     return journal
+
+
+def _check_values(found: dict) -> None:
+    """Refuse values that a table of grades cannot hold, or would hold as others.
+
+    Raises:
+        ValueError: There is one.
+    """
+    cell, seconds = found["cell"], found["seconds"]
+    if not isinstance(found["image_id"], str) or type(cell) is not int or not 0 < cell < 1 << 31:
+        raise ValueError("an image or cell of another kind")
+    if type(found["repeat"]) is not bool or type(found["grade"]) not in (int, type(None)):
+        raise ValueError("a grade or repeat of another kind")
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < math.inf):
+        raise ValueError(f"seconds {seconds!r}")
 
 
 def _check_name(journal: Journal, path: str | os.PathLike) -> None:

@@ -99,7 +99,13 @@ def test_damage_in_the_middle_is_named(tmp_path):
     writer.append([grade(1), grade(2, 2), grade(3, 3)])
     writer.close()
     lines = Path(writer.path).read_text().splitlines(keepends=True)
-    for bad in ("garbage\n", "[]\n", "{}\n", lines[1], lines[2].replace('"image"', '"../image"')):
+    changes = (
+        *(('"image"', '"../image"'), ('"cell": 2', f'"cell": {1 << 40}'), ('"cell": 2', '"cell": 0')),
+        *(('"seconds": null', f'"seconds": {value}') for value in ('"soon"', "-1", "NaN", "Infinity", "true")),
+        *(('"repeat": false', '"repeat": "no"'), ('"grade": 3', '"grade": 3.0')),
+    )
+    assert all(old in lines[2] for old, _ in changes)
+    for bad in ("garbage\n", "[]\n", "{}\n", "[" * 100_000 + "\n", lines[1], *(lines[2].replace(*c) for c in changes)):
         with open(writer.path, "w") as stream:
             stream.writelines([*lines[:2], bad, lines[3]])
         with pytest.raises(InputError, match="line 3"):

@@ -16,7 +16,7 @@ from werkzeug.test import Client
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.encoding import encode_picture
-from hpa_tf.errors import InputError
+from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_decisions import Decision
 from hpa_tf.grade_journal import Writer, read
 from hpa_tf.grading import pixels
@@ -469,7 +469,7 @@ def test_a_journal_of_an_earlier_version_goes_on(data, tmp_path):
         open_session(data[0], tmp_path)
 
 
-def test_grades_go_on_where_images_came_but_not_where_their_cells_went(data, tmp_path):
+def test_grades_go_on_where_images_came_or_went(data, tmp_path):
     """Only the cells that were decided count; those that come later stand in the same journal."""
     session = open_session(data[0], tmp_path / "grades")
     session.grade(session.state()["upcoming"][:3], 4, None)
@@ -485,8 +485,15 @@ def test_grades_go_on_where_images_came_but_not_where_their_cells_went(data, tmp
     more = open_session(tmp_path / "more" / "data", tmp_path / "grades", which="all")
     more.grade(new[:1], 5, None)
     more.writer.close()
+    with pytest.warns(HpaWarning, match=r"1 decision \(class 11, anna\) left out: the data lack 1 image, first 'im"):
+        fewer = open_session(data[0], tmp_path / "grades")
+    assert fewer.state()["graded"] == 3 and fewer.graded("", None, "", 0, 9)["total"] == 3
+    for _ in range(3):
+        fewer.undo()
+    assert fewer.undo() is None and len(fewer.writer.journal.standing) == 1
+    fewer.writer.close()
     with pytest.raises(InputError, match=r"grades of other data .*expected a cell that the data have"):
-        open_session(data[0], tmp_path / "grades")
+        open_session(data[0], tmp_path / "grades")  # all are of other images
 
 
 def test_a_journal_that_was_begun_on_other_cells_says_so_of_each_decision(data, tmp_path):

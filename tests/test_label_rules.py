@@ -464,6 +464,21 @@ def test_grades_stay_good_where_an_image_is_added(data, tmp_path, capsys):
     assert "grades of other data (class 11, anna: image " in capsys.readouterr().err
 
 
+def test_grades_of_images_that_are_gone_are_left_out(data, tmp_path):
+    folder, table = data
+    grade_some(folder, table, tmp_path / "grades")
+    names = [f"image-{number:05}" for number in range(6)]
+    less = write_dataset(tmp_path / "less", ones(24, 3, 11), num_shards=1, size=(30, 50), rename=[*names[:2], *"abcd"])
+    graded = graded_data(tmp_path / "less", read_manifest(tmp_path / "less"), less)
+    with pytest.warns(HpaWarning, match=r"2 decisions \(class 11, anna\) left out: the data lack 1 image, first 'im"):
+        found, (journal,), _ = rules.grades_of_folder(tmp_path / "grades", graded)
+    assert found["image_id"].tolist() == [names[0]] * 4 + [names[1]] * 4
+    assert len(journal.standing) == 8 and len(journal.decisions) == 12
+    renumbered = graded_data(tmp_path / "less", read_manifest(folder), less.assign(cell=5 - less["cell"]))
+    with pytest.raises(InputError, match="grades of other data"):
+        rules.grades_of_folder(tmp_path / "grades", renumbered)
+
+
 def test_labels_of_other_masks_are_refused(data, tmp_path, capsys):
     """The cells have the same numbers; the labels would be given to other cells, and trained on as theirs."""
     folder, table = data

@@ -58,7 +58,8 @@ class Session:
         self._start = 0  # rows of the queue before it are decided
         self._offered: set[int] = set()  # rows that this process has shown as repeats
         self._standing = Standing(self.writer.journal, self.cells.finder())
-        if lost := [decision for row, decision in self._standing.decided if row < 0]:
+        # those that say a place are of images that the data lack: opening the journal warned of them
+        if lost := [decision for decision in self._standing.lost if decision.place is None]:
             found = f"image {lost[0].image_id!r} cell {lost[0].cell}, which the data lacks"
             raise InputError(self.writer.path, found, "grades of cells of the data", "choose another --out")
 

@@ -15,10 +15,11 @@ class Standing:
         times: How often each row was decided; rows that never were are not in it.
         repeated: Rows that were shown a second time.
         grades: How often each grade was given; None counts skips.
+        lost: Decisions of cells that have no row: they are in none of the others.
     """
 
     def __init__(self, journal: Journal, find: Callable[[str, int], int]):
-        """Args: journal: The journal. find: (image_id, cell) -> row."""
+        """Args: journal: The journal. find: (image_id, cell) -> row, -1 = there is none."""
         self._find = find
         self.rebuild(journal)
 
@@ -30,8 +31,13 @@ class Standing:
         self.grades: Counter[int | None] = Counter()
         self._first: dict[int, int] = {}
         self._again: dict[int, int] = {}
+        self.lost: list[Decision] = []
         for decision in journal.standing.values():
-            self.add(self._find(decision.image_id, decision.cell), decision)
+            row = self._find(decision.image_id, decision.cell)
+            if row < 0:
+                self.lost.append(decision)
+            else:
+                self.add(row, decision)
 
     def add(self, row: int, decision: Decision) -> None:
         """Take in a decision that replaces none."""

@@ -129,15 +129,14 @@ def grades_of_folder(
 
     Args:
         folder: Folder that the grading page wrote.
-        data: The data that the grades must be of; None = any.
+        data: The data that the grades must be of, those of images that it lacks left out; None = any.
 
     Raises:
         InputError: There is no journal, one is damaged, or one is of other data.
     """
     journals = read_folder(folder)
     if data is not None:
-        for journal in journals:
-            data.check(journal, folder)
+        journals = [data.check(journal, folder) for journal in journals]
     sums = {normal: files.sha256(files.join(folder, name)) for normal, name in file_names(folder).items()}
     return grades_table(journals), journals, sums
 
