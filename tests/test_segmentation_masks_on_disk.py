@@ -134,6 +134,22 @@ def test_evaluation_finds_them_too(tmp_path, name):
     assert MaskFolder(str(tmp_path)).image_ids == ("a_1",)
 
 
+@pytest.mark.parametrize(
+    ("image_id", "ending"),
+    [("a_cells", ""), ("a_label", ""), ("a_mask", "_cells"), ("a_labels", "_mask"), ("a_red", "_cp_masks")],
+)
+def test_an_image_whose_id_ends_as_a_mask_does(tmp_path, image_id, ending):
+    """Every reader of a folder takes the same file as its mask."""
+    save(tmp_path / f"{image_id}{ending}.png", CELLS.astype(np.uint16))
+    save(tmp_path / "b_cellmask.png", CELLS.T.astype(np.uint16))
+    np.testing.assert_array_equal(MasksOnDisk(str(tmp_path)).cell_mask(image_id), CELLS)
+    np.testing.assert_array_equal(MaskFolder(str(tmp_path)).read(image_id), CELLS)
+    save(tmp_path / f"{image_id}{ending}.npy", CELLS)
+    for read in (MasksOnDisk(str(tmp_path)).cell_mask, MaskFolder(str(tmp_path)).read):
+        with pytest.raises(InputError, match="a second"):
+            read(image_id)
+
+
 def test_masks_as_stardist_and_csbdeep_save_them(tmp_path):
     """`save_tiff_imagej_compatible` turns whole numbers into 16 bit with a sign, in an ImageJ file."""
     tifffile.imwrite(tmp_path / "a_1_labels.tif", CELLS.astype(np.int16), imagej=True, metadata={"axes": "YX"})

@@ -35,47 +35,60 @@ class MaskFolder:
     folder: str
 
     @cached_property
-    def _found(self) -> Mapping[str, tuple[int, str]]:
-        """Return the place of each image's pattern among `CELL_PATTERNS` and the name of its file."""
+    def _names(self) -> Mapping[str, list[str]]:
+        """Return the names of the files that may be cell masks, by their names without ending."""
         try:
             names = sorted(os.listdir(self.folder))
         except OSError as error:
             raise InputError(self.folder, f"{error.strerror}", "a folder of label images", "check the path") from error
-        ranked: dict[str, tuple[int, str]] = {}
+        found: dict[str, list[str]] = {}
         for name in names:
             stem, extension = os.path.splitext(clean(name))
             if extension.lower() not in EXTENSIONS or stem.lower().endswith(_OTHER_ENDS) or name.startswith("."):
                 continue
-            stem = stem[:-4] if stem.lower().endswith(".ome") else stem
-            fitting = [(len(end), rank) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end)]
-            rank = max(fitting)[1]  # the longest: _red_cp_masks is no _cp_masks of an image that ends in _red
-            end = _CELL_ENDS[rank]
-            image_id = clean(stem.removesuffix(end))
-            other_rank, other = ranked.get(image_id, (rank + 1, ""))
-            if other_rank == rank:
-                raise InputError(os.path.join(self.folder, name), f"a second mask beside {other}", "one", "remove one")
-            ranked[image_id] = min((other_rank, other), (rank, name))
-        if not ranked:
+            found.setdefault(stem[:-4] if stem.lower().endswith(".ome") else stem, []).append(name)
+        if not found:
             expected = f"label images named {{ID}}_mask.png or like it ({', '.join(EXTENSIONS)})"
             raise InputError(self.folder, f"{len(names)} files, no mask among them", expected, "check the folder")
+        return found
+
+    @cached_property
+    def _guessed(self) -> Mapping[str, tuple[int, str]]:
+        """Return the place among `CELL_PATTERNS` and the name without ending of the masks, by the images they name."""
+        ranked: dict[str, tuple[int, str]] = {}
+        for stem in self._names:
+            fitting = [(len(end), rank) for rank, end in enumerate(_CELL_ENDS) if stem.endswith(end)]
+            rank = max(fitting)[1]  # the longest: _red_cp_masks is no _cp_masks of an image that ends in _red
+            image_id = clean(stem.removesuffix(_CELL_ENDS[rank]))
+            ranked[image_id] = min(ranked.get(image_id, (rank, stem)), (rank, stem))
+        for _, stem in ranked.values():
+            self._file(stem)
         return ranked
+
+    def _file(self, stem: str) -> str:
+        first, *others = self._names[stem]
+        if others:
+            path = os.path.join(self.folder, others[0])
+            raise InputError(path, f"a second mask beside {first}", "one", "remove one")
+        return first
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """The images that have a mask, sorted: beside `img_mask.png`, `img_overlay.png` is no mask of another image."""
-        named = {image_id for image_id, (rank, _) in self._found.items() if _CELL_ENDS[rank]}
-        return tuple(sorted(one for one in self._found if one in named or not _continues(one, named)))
+        named = {image_id for image_id, (rank, _) in self._guessed.items() if _CELL_ENDS[rank]}
+        return tuple(sorted(one for one in self._guessed if one in named or not _continues(one, named)))
 
     def path(self, image_id: str) -> str:
         """Return the file of an image's mask.
 
         Raises:
-            InputError: There is none.
+            InputError: There is none, or two of them.
         """
-        if image_id not in self._found:
+        stem = next((image_id + end for end in _CELL_ENDS if image_id + end in self._names), None)
+        if stem is None and image_id not in self._guessed:
             found = f"no mask of image {image_id}"
             raise InputError(self.folder, found, f"{image_id}_mask.png or like it", "add the mask or drop the image")
-        return os.path.join(self.folder, self._found[image_id][1])
+        return os.path.join(self.folder, self._file(stem or self._guessed[image_id][1]))
 
     def read(self, image_id: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """Read an image's mask, int32 [H, W].
