@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import threading
 import time
@@ -242,7 +243,10 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
     """Remove what processes of this machine that are gone left half written in a local folder, if it is there."""
     for path in [] if files.is_remote(folder) else Path(folder).glob(f".*{files.TEMPORARY_SUFFIX}"):
         if (named := _TEMPORARY.fullmatch(path.name)) and _birth(int(named[1])) is None:
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _namespace() -> str:

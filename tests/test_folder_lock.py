@@ -284,6 +284,9 @@ def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path):
     kept = [f".a.parquet.{os.getpid()}.tmp", ".b.parquet.tmp", "c.1.tmp", f"d.{dead.pid}.tmp", ".e.x7.tmp"]
     for name in [f".a.parquet.{dead.pid}.tmp", *kept]:
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / f".1.{dead.pid}.tmp" / "variables").mkdir(parents=True)
+    (tmp_path / f".1.{os.getpid()}.tmp" / "variables").mkdir(parents=True)
+    kept.append(f".1.{os.getpid()}.tmp")
     folder_lock.remove_unfinished(tmp_path)
     folder_lock.remove_unfinished(tmp_path / "none")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

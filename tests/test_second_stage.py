@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shards import one_hot, write_dataset
 
-from hpa_tf import cell_table, files
+from hpa_tf import cell_table, files, folder_lock
 from hpa_tf import label_rules as rules
 from hpa_tf.classes import CLASSES
 from hpa_tf.data_folder import graded_data
@@ -444,6 +444,21 @@ def test_a_finished_run_without_weights_of_a_best_epoch_is_compared(data, tmp_pa
     with pytest.raises(InputError, match=r"another run \(weights_sha256"), claimed(*asked, str(out), site):
         pass
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_goes_on_removes_what_a_killed_one_left_half_written(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_birth", lambda pid: None if pid == 99 else "lives")
+    left = [".recipe.json.99.tmp", "weights/.best.weights.h5.99.tmp", "saved_model/.1.99.tmp/saved_model.pb"]
+    left += ["saved_model/.1.old.99.tmp/saved_model.pb", "fold0/class03/weights/.best.weights.h5.99.tmp"]
+    for name in [*left, "weights/best.weights.h5", "weights/.best.weights.h5.98.tmp"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    asked = recipe_named("cpu_small"), Data(str(data[0])), read_manifest(data[0]), str(tmp_path)
+    with claimed(*asked, Site(make_strategy("one"), "float32"), [str(tmp_path / "fold0/class03")]):
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"} == {
+            "best.weights.h5",
+            ".best.weights.h5.98.tmp",
+        }
 
 
 @pytest.mark.parametrize("of_cells", [True, False])

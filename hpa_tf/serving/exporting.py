@@ -108,7 +108,7 @@ def _as_text(value: Any) -> str:
 
 def _replace_folder(source: Path, target: Path) -> None:
     """Rename a finished folder to `target`, in place of an older one."""
-    older = target.with_name(f".{target.name}.{os.getpid()}.old")
+    older = target.with_name(f".{target.name}.old.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     if target.exists():
         os.replace(target, older)
     os.replace(source, target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +13,17 @@ from hpa_tf.identity import check_kind, check_same, same_place
 from hpa_tf.models.weights import backbone_of, file_of
 from hpa_tf.recipes import Recipe, load, recipe_to_json, save
 from hpa_tf.records import CELL_TABLE_NAME, Manifest, manifest_json
-from hpa_tf.run_folder import BEST_WEIGHTS, CHECKPOINTS, DATASET, INPUTS, MEND, RECIPE, WEIGHTS, is_finished
+from hpa_tf.run_folder import (
+    BEST_WEIGHTS,
+    CHECKPOINTS,
+    DATASET,
+    INPUTS,
+    MEND,
+    RECIPE,
+    SAVED_MODEL,
+    WEIGHTS,
+    is_finished,
+)
 from hpa_tf.training import checkpoint
 from hpa_tf.training.site import Data, Site
 from hpa_tf.training.strategy import gathered, leave_together, worker
@@ -59,6 +70,9 @@ def claimed(
     for folder in (out, files.join(out, CHECKPOINTS), files.join(out, WEIGHTS)):
         files.make_folder(folder)
     with folder_lock.locked(out) as owner:
+        weights = [files.join(folder, WEIGHTS) for folder in (out, *parts)]
+        for folder in (out, *weights, os.path.dirname(files.join(out, SAVED_MODEL))):
+            folder_lock.remove_unfinished(folder)  # checkpoints remove their own
         save(recipe, files.join(out, RECIPE))  # first: it says that the folder is a run's
         files.write_json(files.join(out, DATASET), identity[DATASET])
         files.write_json(files.join(out, INPUTS), checksums.sealed_json(identity[INPUTS]))
