@@ -12,8 +12,9 @@ from hpa_tf import files
 from hpa_tf.errors import InputError
 
 _MOST_NAMED = 20
+_PREDICTION, _PAGE = "predictions.json", "report.html"
 KINDS = {
-    "predictions.json": "a prediction",
+    _PREDICTION: "a prediction",
     "recipe.json": "a run",
     "system.json": "the runs of a system",
     "dataset.json": "a data folder",
@@ -96,6 +97,19 @@ def check_parquet(option: str, path: str) -> None:
             raise InputError(option, found, "a table to replace, or a new name", fix) from error
         if start not in (b"", _PARQUET):
             raise InputError(option, f"{path}, a file that is no Parquet", "a table to replace, or a new name", fix)
+
+
+def check_page(option: str, path: str) -> None:
+    """Check, before the work, that the page which `option` names can be written and is not that of a prediction.
+
+    Raises:
+        InputError: It is report.html of a prediction, or cannot be written.
+    """
+    folder, name = os.path.split(path)
+    if name == _PAGE and files.exists(files.join(folder, _PREDICTION)):
+        found = f"{path}, the report of a prediction"
+        raise InputError(option, found, "another page, or a new name", f"choose another {option}")
+    files.check_can_be_written(option, path)
 
 
 def check_same(where: str | os.PathLike, before: Any, now: Any, what: str, fix: str) -> None:

@@ -9,7 +9,7 @@ from test_evaluation import make_world, true_labels, write_prediction, write_sub
 
 from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, NUM_CLASSES
-from hpa_tf.evaluation import diagnostics
+from hpa_tf.evaluation import diagnostics, plots
 from hpa_tf.evaluation.__main__ import main
 from hpa_tf.evaluation.diagnose import confused_pairs
 
@@ -80,6 +80,34 @@ def test_ranked_average_precision_is_above_the_uninterpolated_one_and_equal_for_
 )
 def test_bin_names(values, num_bins, expected):
     assert diagnostics.bin_names(np.array(values), num_bins, "px") == expected
+
+
+def test_groups_stand_in_the_order_of_their_numbers():
+    """12 bins of cells, the smallest first; names that are no bins stand by name."""
+    areas, labels = np.arange(24)[::-1] + 1, np.zeros((24, 19), bool)
+    labels[:, 3] = True
+    ids = np.full(24, "image", object)
+    table = diagnostics.area_scores(diagnostics.MatchedCells(ids, areas, areas, labels, labels * 0.5), 12)
+    assert table["group"].str.split(":").str[0].tolist() == [str(number) for number in range(1, 13)]
+    assert diagnostics.group_scores([], []).empty
+    rows = pd.DataFrame({"group": ["line $\\x$", "$1"], "mAP": 0.5, "low": 0.4, "high": 0.6})
+    assert plots.group_bars(rows).startswith(b"\x89PNG")  # no formulas, which some names cannot be
+
+
+@pytest.mark.parametrize(("command", "value"), [("score", "60"), ("diagnose", "0"), ("ablation", "nan")])
+def test_a_threshold_that_cannot_be_is_named(capsys, command, value):
+    source = ["--prediction", "x"] if command == "ablation" else ["--submission", "x"]
+    words = ["--truth-labels", "x", *source, "--out", "x", "--iou-threshold", value]
+    assert main([command, *words]) == 2
+    assert "error: --iou-threshold: found " in capsys.readouterr().err
+
+
+def test_the_report_of_a_prediction_is_not_written_over(tmp_path, capsys):
+    for name in ("predictions.json", "report.html"):
+        (tmp_path / name).write_text(name)
+    assert main(["diagnose", "--truth-labels", "x", "--prediction", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "report.html, the report of a prediction" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "report.html"
 
 
 @pytest.fixture(scope="module")

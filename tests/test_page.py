@@ -124,6 +124,11 @@ def refused(world, capsys):
     return make
 
 
+def test_the_report_of_a_prediction_is_not_written_over(world, refused):
+    (world / "predictions/predictions.json").write_text("{}")
+    assert "the report of a prediction" in refused("--out", str(world / "predictions/report.html"))
+
+
 def test_the_page_holds_everything_and_escapes_names(world):
     text = page(world, "--heat", str(world / "heat"), "--picture", str(world / "picture.png"))
     assert HOSTILE not in text and "&lt;img src=x onerror=" in text and "{{7*7}}" in text

@@ -33,9 +33,9 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code: 2 for bad input, 1 for a submission with errors."""
-    arguments = files.expand_home(arguments)
-    options = tyro.cli(Command, args=arguments, prog="python -m hpa_tf.evaluation")
     try:
+        arguments = files.expand_home(arguments)
+        options = tyro.cli(Command, args=arguments, prog="python -m hpa_tf.evaluation")
         with files.full_disk_explained("--out"):
             return _RUNNERS[type(options)](options) or 0
     except HpaError as error:

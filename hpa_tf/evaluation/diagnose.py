@@ -21,6 +21,7 @@ from hpa_tf.evaluation.metric import Evaluation, mean_average_precision
 from hpa_tf.evaluation.pairing import Unpaired, pair_images
 from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 from hpa_tf.evaluation.truth import Truth, read_truth
+from hpa_tf.identity import check_page
 from hpa_tf.prediction_folder import CELLS, SUBMISSION
 
 BEFORE, AFTER = "before", "after"
@@ -82,7 +83,8 @@ def run(options: Diagnose) -> None:
     Raises:
         InputError: An input is missing or wrong.
     """
-    files.make_folder(options.out)
+    path = files.join(options.out, "report.html")
+    check_page("--out", path)
     diagnosis = diagnose(options)
     reporting.write_csv(diagnosis.calibration, files.join(options.out, "calibration.csv"))
     names = pd.DataFrame(diagnosis.confusion, columns=CLASSES)
@@ -90,7 +92,6 @@ def run(options: Diagnose) -> None:
     reporting.write_csv(names, files.join(options.out, "confusion.csv"))
     for title, table in diagnosis.groups.items():
         reporting.write_csv(table, files.join(options.out, f"by_{title.replace(' ', '_')}.csv"))
-    path = files.join(options.out, "report.html")
     files.write_bytes(path, page(diagnosis).encode())
     print(f"mAP {diagnosis.mean_ap:.4f}; {len(diagnosis.cells.labels)} of {diagnosis.num_detected} cells matched")
     print(f"Report: {path}")

@@ -142,7 +142,7 @@ def group_scores(
         Columns group, num_images, num_cells, num_classes (that have a true cell), mAP, low, high.
     """
     rows = []
-    for group in dict.fromkeys(sorted(groups)):
+    for group in sorted(set(groups), key=_order):
         own = [match for match, name in zip(matches, groups, strict=True) if name == group]
         evaluation = Evaluation(own)
         ap = evaluation.average_precisions()
@@ -173,6 +173,12 @@ def bin_names(values: np.ndarray, num_bins: int, unit: str) -> list[str]:
     return [names[number] for number in bins]
 
 
+def _order(group: str) -> tuple[float, str]:
+    """Return what sorts groups: the number of a bin, then the name."""
+    number, colon, _ = group.partition(": ")
+    return (int(number) if colon and number.isdecimal() else np.inf), group
+
+
 def area_scores(cells: MatchedCells, num_bins: int = 4) -> pd.DataFrame:
     """Return the AP of matched cells by their area: the classes' ranking alone, without the masks' part.
 
@@ -182,7 +188,7 @@ def area_scores(cells: MatchedCells, num_bins: int = 4) -> pd.DataFrame:
     """
     groups = np.array(bin_names(cells.areas, num_bins, "px"), object)
     rows = []
-    for group in dict.fromkeys(sorted(groups)):
+    for group in sorted(set(groups), key=_order):
         own = groups == group
         labels, scores = cells.labels[own], np.nan_to_num(cells.scores[own], nan=-np.inf)
         present = np.flatnonzero(labels.any(axis=0))

@@ -13,7 +13,7 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from hpa_tf import cell_table, checksums, files, heat_map_files, reporting, submission
+from hpa_tf import cell_table, checksums, files, heat_map_files, identity, reporting, submission
 from hpa_tf.classes import CHANNELS, CLASSES, DEFAULT_UM_PER_PX, GREEN, NEGATIVE, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.evaluation import opening
@@ -81,7 +81,7 @@ def run(options: Page) -> None:
         if number < 0:
             raise InputError(name, str(number), "0 or more", "change the option")
     check_um_per_px(options.um_per_px)
-    files.check_can_be_written("--out", options.out)
+    identity.check_page("--out", options.out)
     if options.picture is not None:
         files.check_can_be_written("--picture", options.picture)
     scores = _read_scores(options.scores)

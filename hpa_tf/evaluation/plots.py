@@ -59,7 +59,7 @@ def differences(table: pd.DataFrame) -> bytes:
     ends = np.abs(rows[["difference_low", "difference_high"]].to_numpy() - rows[["difference"]].to_numpy()).T
     axis.errorbar(rows["difference"], place, xerr=ends, fmt="o", color=_BLUE, capsize=3, label="here, 95 % interval")
     axis.plot(rows["paper_difference"], place, "D", color=_RED, markersize=5, linestyle="none", label="paper, Final 2")
-    axis.set_yticks(place, rows["variant"])
+    axis.set_yticks(place, rows["variant"], parse_math=False)
     axis.invert_yaxis()
     axis.grid(axis="x", color="#8884", linewidth=0.5)
     axis.set_xlabel(f"difference to the baseline's mAP of {table['mAP'].iloc[0]:.4f}")
@@ -113,7 +113,7 @@ def group_bars(table: pd.DataFrame) -> bytes:
     if "chance" in table:
         axis.plot(table["chance"], place, "|", color=_RED, markersize=14, markeredgewidth=2, label="random scores")
         axis.legend(fontsize=8)
-    axis.set_yticks(place, table["group"])
+    axis.set_yticks(place, table["group"], parse_math=False)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
     axis.grid(axis="x", color="#8884", linewidth=0.5)
