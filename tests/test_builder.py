@@ -216,6 +216,13 @@ def change_label(inputs: Inputs) -> None:
     inputs.labels.write_text(inputs.labels.read_text().replace(f"{inputs.ids[2]},2|5", f"{inputs.ids[2]},2|6"))
 
 
+def add_image(inputs: Inputs) -> None:
+    for folder, kinds in ((inputs.images, CHANNELS), (inputs.masks, ("cellmask", "nucleusmask"))):
+        for kind in kinds:
+            shutil.copy(folder / f"{inputs.ids[0]}_{kind}.png", folder / f"added_{kind}.png")
+    inputs.labels.write_text(f"{inputs.labels.read_text()}added,1\n")
+
+
 def remove_row_and_image(inputs: Inputs) -> None:
     inputs.labels.write_text("\n".join(inputs.labels.read_text().splitlines()[:-1]))
     for channel in CHANNELS:
@@ -349,6 +356,24 @@ def test_masks_of_a_network_are_rebuilt_with_the_rest(tmp_path, monkeypatch, mor
     words = ["build", "--images", str(inputs.images), "--labels", str(inputs.labels), "--num-folds", "1"]
     assert main([*words, "--out", str(tmp_path / "data"), "--segmenter", "hpa", *more]) == 0
     assert asked == [said]
+
+
+@pytest.mark.parametrize("change", [change_image, add_image])
+def test_changes_are_named_before_a_network_makes_masks_anew(tmp_path, monkeypatch, capsys, change):
+    """Masks made anew could not be undone, and those of added images would take hours before the build stops."""
+    inputs, calls = write_inputs(tmp_path / "inputs", 3, size=32, grid=1), []
+
+    def write_masks(request):
+        calls.append(request)
+        shutil.copytree(inputs.masks, request.out, dirs_exist_ok=True)
+
+    monkeypatch.setattr("tfrecords_builder.options.write_masks", write_masks)
+    words = ["build", "--images", str(inputs.images), "--labels", str(inputs.labels), "--num-folds", "1"]
+    words += ["--out", str(tmp_path / "data"), "--segmenter", "hpa", "--workers", "1"]
+    assert main(words) == 0 and main(words) == 0 and len(calls) == 2
+    change(inputs)
+    assert main(words) == 2 and len(calls) == 2
+    assert "changes since it was begun" in capsys.readouterr().err
 
 
 def test_inputs_are_found_once_though_a_network_makes_masks_in_between(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from hpa_tf.beam import LOCAL, pipeline_options
 from hpa_tf.classes import CHANNELS, CLASSES
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.identity import check_kind
-from hpa_tf.imaging.brightness import brightness_range, dark_images, warn_of_full_scale
+from hpa_tf.imaging.brightness import brightness_range, warn_of_full_scale
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.progress import progress
 from hpa_tf.records import Manifest
@@ -62,7 +62,12 @@ def build(options: BuildOptions, bad_shards: Collection[str] | None = None) -> M
     repairing = bad_shards is not None
     saved = _saved_plan(options, repairing)
     inputs = find_inputs(options, state.drawn_folds(saved))
-    options = with_masks(options)  # hours, perhaps: what is wrong with the inputs was said before
+
+    def check_unchanged(asked: BuildOptions) -> None:
+        if saved:
+            _results_so_far(asked, make_plan(asked, inputs), saved, bad_shards)
+
+    options = with_masks(options, check_unchanged)  # hours, perhaps: what is wrong with the inputs was said before
     plan = make_plan(options, inputs)
     interrupts.keeps("finished shards are kept; the same command continues")
     for folder in (options.out, files.join(options.out, STATE_FOLDER)):
@@ -237,7 +242,7 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     ordered = [results[unit.name] for unit in plan.units]
     for text in dict.fromkeys(text for result in ordered for text in result.warnings):
         warnings.warn(text, HpaWarning, stacklevel=2)
-    _warn_of_dark_images(options, plan, ordered)
+    summary.warn_of_dark_images(options, plan, ordered, _brightness(ordered))
     manifest = _manifest(options, plan, results)
     warn_of_full_scale(manifest.bits, manifest.brightness or {}, bool(options.full_scale))
     cell_table.write_parts(
@@ -250,27 +255,6 @@ def _finish(options: BuildOptions, plan: Plan, results: Results) -> None:
     if options.tfds:
         write_tfds_metadata(options.out, manifest)
     records.write_manifest(options.out, replace(manifest, checksums=_checksums(options)))
-
-
-def _warn_of_dark_images(options: BuildOptions, plan: Plan, ordered: list[UnitResult]) -> None:
-    """Warn of two kinds of brightness, in a folder or between them, such as 12 bits in 16-bit files beside others."""
-    source_of = {image.image_id: image.source for unit in plan.units for image in unit.images}
-    names = [image_id for result in ordered for image_id in result.images]
-    shares, sources = _brightness(ordered), np.array([source_of[name] for name in names])
-    among_all = set(dark_images(names, shares))
-    for index, source in enumerate(options.sources):
-        own = np.flatnonzero(sources == index)
-        dark = dark_images([names[k] for k in own], shares[own])
-        why, fix = "in every channel: 12 bits in 16-bit files beside others?", "its --full-scale, such as 4095"
-        if dark:
-            shown = f"{', '.join(dark[:3])}{', ...' if len(dark) > 3 else ''}"
-            text = f"{len(dark)} of {len(own)} images are far darker than the others ({shown}), {why}"
-            text += f" Put them into a folder of their own and give {fix}"
-        elif own.size and among_all.issuperset(names[k] for k in own):
-            text = f"all {len(own)} images are far darker than those of the other folders, {why} Give {fix}"
-        else:
-            continue
-        warnings.warn(f"{source.images}: {text}", HpaWarning, stacklevel=2)
 
 
 def _table_parts(options: BuildOptions, plan: Plan, manifest: Manifest) -> Iterator[pd.DataFrame]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -205,16 +206,23 @@ class BuildOptions:
         )
 
 
-def with_masks(options: BuildOptions) -> BuildOptions:
+def with_masks(options: BuildOptions, check: Callable[[BuildOptions], None]) -> BuildOptions:
     """Return options that read masks, after a network wrote them where one is asked for.
 
+    Args:
+        options: What is asked.
+        check: Called with what is returned before a network goes on in folders of masks that are there.
+
     Raises:
-        InputError: It could not.
+        InputError: It could not, or `check` raised it.
     """
     if options.segmenter not in BY_NETWORK:
         return options
     folder = files.join(options.out, FOLDER)
     outs = [folder] if len(options.images) == 1 else [files.join(folder, str(i)) for i in range(len(options.images))]
+    reading = dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=tuple(outs))
+    if all(map(files.exists, outs)):
+        check(reading)
     how = (options.segmenter_weights, options.max_pixels, options.workers, options.on_error)
     for source, out in zip(options.sources, outs, strict=True):
         write_masks(
@@ -223,7 +231,7 @@ def with_masks(options: BuildOptions) -> BuildOptions:
                 layout=source.layout,
             )
         )
-    return dataclasses.replace(options, segmenter=None, segmenter_weights=None, masks=tuple(outs))
+    return reading
 
 
 _CONTENT = (

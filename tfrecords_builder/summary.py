@@ -1,4 +1,4 @@
-"""What a build tells at its end: counts per class and how many cells the rules reject."""
+"""What a build tells at its end: counts per class, how many cells the rules reject, and which images are dark."""
 
 import warnings
 from collections.abc import Iterable
@@ -10,7 +10,9 @@ from hpa_tf import cell_table
 from hpa_tf.classes import CLASSES, MITOTIC_SPINDLE
 from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging import rules
+from hpa_tf.imaging.brightness import dark_images
 from hpa_tf.records import Manifest
+from tfrecords_builder.options import BuildOptions
 from tfrecords_builder.plan import Plan
 from tfrecords_builder.unit import UnitResult
 
@@ -66,3 +68,31 @@ def class_counts(plan: Plan, built: set[str], tables: Iterable[pd.DataFrame]) ->
             images[list(image.class_ids)] += 1
     counted = {"images": images, "cells": cells, "clean cells": clean_cells}
     return pd.DataFrame(counted, index=pd.Index([f"{k} {name}" for k, name in enumerate(CLASSES)]))
+
+
+def warn_of_dark_images(options: BuildOptions, plan: Plan, ordered: list[UnitResult], shares: np.ndarray) -> None:
+    """Warn of two kinds of brightness, in a folder or between them, such as 12 bits in 16-bit files beside others.
+
+    Args:
+        options: Of the build.
+        plan: Its plan.
+        ordered: The results of the plan's units, in order.
+        shares: float64 [N, 4]: the brightness of their images and channels.
+    """
+    source_of = {image.image_id: image.source for unit in plan.units for image in unit.images}
+    names = [image_id for result in ordered for image_id in result.images]
+    sources = np.array([source_of[name] for name in names])
+    among_all = set(dark_images(names, shares))
+    for index, source in enumerate(options.sources):
+        own = np.flatnonzero(sources == index)
+        dark = dark_images([names[k] for k in own], shares[own])
+        why, fix = "in every channel: 12 bits in 16-bit files beside others?", "its --full-scale, such as 4095"
+        if dark:
+            shown = f"{', '.join(dark[:3])}{', ...' if len(dark) > 3 else ''}"
+            text = f"{len(dark)} of {len(own)} images are far darker than the others ({shown}), {why}"
+            text += f" Put them into a folder of their own and give {fix}"
+        elif own.size and among_all.issuperset(names[k] for k in own):
+            text = f"all {len(own)} images are far darker than those of the other folders, {why} Give {fix}"
+        else:
+            continue
+        warnings.warn(f"{source.images}: {text}", HpaWarning, stacklevel=2)
