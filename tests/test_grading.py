@@ -347,6 +347,24 @@ def test_only_the_page_itself_is_answered(app):
     assert app.session.state()["done"] == 1
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_of_another_site_opens_the_page_and_nothing_else(app, site):
+    """A terminal in the browser is another site, and its links are clicked."""
+    clicked = {TOKEN_HEADER: None, "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert ask(app, "/", **clicked).status_code == 200
+    for other in (
+        *({"Sec-Fetch-Dest": kind} for kind in ("iframe", "frame", "embed", "object", "empty", None)),
+        *({"Sec-Fetch-Mode": mode} for mode in ("no-cors", "cors", "same-origin", None)),
+        *({"Host": "evil.example"}, {"Origin": "http://evil.example"}),
+    ):
+        assert ask(app, "/", **{**clicked, **other}).status_code == 403, other
+    for path in ("/page.js", "/cells.js", "/page.css", "/api/state", "/api/cell/0"):
+        assert ask(app, path, **{**clicked, TOKEN_HEADER: app.token}).status_code == 403, path
+    value = {"rows": [app.session.state()["upcoming"][0]], "grade": 3, "seconds": 1.0}
+    assert ask(app, "/api/grade", value, **{**clicked, TOKEN_HEADER: app.token}).status_code == 403
+    assert ask(app, "/", value, **clicked).status_code == 403
+
+
 def test_a_form_of_another_site_cannot_decide(app):
     """A form can send text/plain without asking first; JSON it cannot."""
     client = Client(app)
@@ -541,6 +559,7 @@ def test_a_changed_or_damaged_table_is_refused(tmp_path):
         (["--class", "Mitotic"], "--class"),
         (["--class", "11", "--order", "uncertainty"], "--table"),
         (["--class", "11", "--repeat-share", "0.9"], "--repeat-share"),
+        (["--class", "11", "--seed", "-1"], "--seed: found -1; expected 0 or more"),
         (["--class", "11", "--table", "nowhere.parquet"], "nowhere.parquet"),
         (["--class", "11", "--grader", "../anna"], "--grader"),
         (["--class", "4"], "no cell is labelled"),

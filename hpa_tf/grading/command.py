@@ -99,6 +99,8 @@ def _check(options: Options) -> None:
     ):
         if not low <= value <= high:
             raise InputError(name, str(value), f"{low} to {high}", "change it")
+    if options.seed < 0:
+        raise InputError("--seed", str(options.seed), "0 or more", "change it")
 
 
 def main(arguments: list[str] | None = None) -> int:

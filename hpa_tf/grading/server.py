@@ -2,7 +2,8 @@
 
 A request is refused unless its Host is this machine's loopback name (no other name can be pointed at this address), its
 Origin, if it has one, is that same Host, and, for everything but the page's own files, it carries the token that the
-program printed. Cells are asked for by their row in the table, so that no path ever comes from outside.
+program printed. Another site may open the page by a link, in a tab of its own, and ask for nothing. Cells are asked
+for by their row in the table, so that no path ever comes from outside.
 """
 
 import json
@@ -158,7 +159,7 @@ class GradingApp:
 
 
 def check_origin(request: Request) -> None:
-    """Refuse a request under another host name or from a page of another site.
+    """Refuse a request under another host name or from a page of another site, which may only link to the page.
 
     Raises:
         Forbidden: It is one.
@@ -171,8 +172,14 @@ def check_origin(request: Request) -> None:
         raise Forbidden("No Origin: only the grading page may do this.")
     if origin is not None and origin != f"http://{host}":
         raise Forbidden(f"Origin {origin[:100]!r}: only the grading page may ask here.")
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not _is_opened(request):
         raise Forbidden("Asked for by a page of another site.")
+
+
+def _is_opened(request: Request) -> bool:
+    """Tell whether a link opens the page itself, as from a terminal in the browser: it holds nothing but its script."""
+    asked = (request.method, request.path, *(request.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest")))
+    return asked == ("GET", "/", "navigate", "document")
 
 
 def _body(request: Request, kinds: dict[str, type | tuple]) -> dict[str, Any]:
