@@ -7,11 +7,13 @@ import pytest
 from sklearn.metrics import average_precision_score
 from test_evaluation import make_world, true_labels, write_prediction, write_submission
 
-from hpa_tf import cell_table
+from hpa_tf import cell_table, files
 from hpa_tf.classes import CLASSES, NUM_CLASSES
+from hpa_tf.errors import InputError
 from hpa_tf.evaluation import diagnostics, plots
 from hpa_tf.evaluation.__main__ import main
 from hpa_tf.evaluation.diagnose import confused_pairs
+from hpa_tf.evaluation.raw_predictions import read_raw_predictions
 
 
 def test_calibrated_scores_have_no_error_and_shifted_ones_do():
@@ -108,6 +110,13 @@ def test_the_report_of_a_prediction_is_not_written_over(tmp_path, capsys):
     assert main(["diagnose", "--truth-labels", "x", "--prediction", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "report.html, the report of a prediction" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == "report.html"
+
+
+@pytest.mark.parametrize("content", [[], {"request": []}, {"request": {"networks": ["net"]}, "state": "done"}])
+def test_what_describes_no_prediction_is_refused(tmp_path, content):
+    files.write_json(tmp_path / "predictions.json", content)
+    with pytest.raises(InputError, match="no description of a prediction"):
+        read_raw_predictions(tmp_path)
 
 
 @pytest.fixture(scope="module")

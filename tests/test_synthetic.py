@@ -254,6 +254,56 @@ def test_files_and_command_line(tmp_path, capsys):
     assert "labels per cell" in capsys.readouterr().out
 
 
+@pytest.fixture
+def finished(fields, tmp_path):
+    """A data set of one image, as `generate` leaves it."""
+    made, config = fields[0], SyntheticConfig(seed=5)
+    for name in (dataset.IMAGES, dataset.MASKS):
+        (tmp_path / name).mkdir()
+    dataset.write_field(made, str(tmp_path))
+    dataset._write_tables(str(tmp_path), config, [made.truth])
+    about = {"um_per_px": config.pixel_um, "config": config.as_dict()}
+    (tmp_path / dataset.CONFIG).write_text(json.dumps(about))
+    return tmp_path, made.truth
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (("train.csv", b"ID,Label\n"), "train.csv: found no row of image"),  # stopped before it was written again
+        (("train.csv", b"ID,Label\nsynthetic,\n"), "train.csv: found label ''"),
+        (("train.csv", b"image,classes\n"), "train.csv"),
+        (("real/a_red.png", b""), "real/a_red.png: found 1 file of channel red, of which none is a grey"),
+        (("real/a_red.png", cv2.imencode(".png", np.ones((9, 9, 3)))[1].tobytes()), "of which none is a grey"),
+    ],
+)
+def test_statistics_of_what_is_no_data_set_are_refused(finished, capsys, file, said):
+    out, (name, content) = finished[0], file
+    (out / "real").mkdir()
+    (out / name).write_bytes(content)
+    assert command.main(["statistics", str(out), "--real", str(out / "real")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_statistics_take_the_pictures_that_can_be_read(finished, capsys):
+    out, truth = finished
+    for path in (out / "images").iterdir():
+        path.with_name(f"z{path.name}").write_bytes(b"")
+    assert command.main(["statistics", str(out), "--real", str(out / "images")]) == 0
+    made, real = capsys.readouterr().out.split("synthetic ")[-1].split("real ")[-2:]
+    assert made.split()[6:] and made.split("red", 1)[1].strip() == real.split("red", 1)[1].strip()
+    cell_table.write(truth.drop(columns="artefact"), out / "truth.parquet", "truth")
+    assert command.main(["statistics", str(out)]) == 2
+    assert "no column ['artefact']" in capsys.readouterr().err
+
+
+def test_an_image_with_all_classes_lacks_none():
+    """Nothing can be drawn that its label lacks."""
+    config, weak = SyntheticConfig(num_labels=(0,) * 17 + (1,), extra_label=0.4), ~only(NEGATIVE)
+    labels = weak_labels.draw_cell_labels(np.random.default_rng(0), config, weak, 200)
+    assert labels.any(1).all() and not labels[labels[:, NEGATIVE], :NEGATIVE].any()
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     """Images that are whole are not made again; one whose files are gone is; the result is that of one run."""

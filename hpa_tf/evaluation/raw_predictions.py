@@ -93,9 +93,12 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
     """
     path = files.join(folder, MANIFEST)
     manifest = files.read_json(path)
-    listed = manifest.get("request", {}).get("networks")
+    request = manifest.get("request", {}) if isinstance(manifest, dict) else None
+    listed = request.get("networks", []) if isinstance(request, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise InputError(path, "no description of a prediction", "the file that predict.py writes", _FIX)
     if not listed or manifest.get("state") != "done":
-        found = f"state {manifest.get('state')!r}, {len(listed or ())} networks"
+        found = f"state {manifest.get('state')!r}, {len(listed)} networks"
         raise InputError(path, found, "a finished prediction with the weight of each network", _FIX)
     cells = cell_table.read(files.join(folder, CELLS))
     missing = [name for name in _VALUES if name not in cells]

@@ -52,7 +52,7 @@ class Statistics:
     folder: Annotated[str, tyro.conf.Positional]
     """A folder that `generate` wrote."""
     real: str | None = None
-    """Folder of real images (searched for `{ID}_{channel}.png`), and of cell-level labels if it has them."""
+    """Folder of real images (searched for `{ID}_{channel}.png`), whose grey levels are printed too."""
 
     def run(self) -> None:
         """Print the tables."""

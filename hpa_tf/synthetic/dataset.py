@@ -26,6 +26,7 @@ from hpa_tf import cell_table, files, folder_lock, interrupts
 from hpa_tf.classes import CHANNELS, NUM_CLASSES
 from hpa_tf.errors import InputError
 from hpa_tf.identity import check_same
+from hpa_tf.image_labels import read_image_labels
 from hpa_tf.progress import progress
 from hpa_tf.synthetic.config import SyntheticConfig
 from hpa_tf.synthetic.generator import SyntheticField, image_id, image_labels_of, make
@@ -36,6 +37,8 @@ VERSION = 2
 IMAGES, MASKS = "images", "masks"
 TRAIN_CSV, TRUTH, CONFIG = "train.csv", "truth.parquet", "synthetic.json"
 UNFINISHED = "unfinished"
+_FACTS = ("artefact", "area", "cut", "mitotic")
+"""Columns of the truth that are read back."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,16 @@ def read(folder: str) -> Dataset:
     Raises:
         InputError: A file is missing or damaged.
     """
-    config = files.read_json(files.join(folder, CONFIG))
-    path = files.join(folder, TRAIN_CSV)
+    config, fix = files.read_json(files.join(folder, CONFIG)), "run the generator to its end"
+    path, truth_path = files.join(folder, TRAIN_CSV), files.join(folder, TRUTH)
     if not files.exists(path):
-        raise InputError(path, "no such file", "a finished data set", "run the generator to its end")
-    with files.open_file(path) as stream:
-        table = pd.read_csv(stream, dtype=str)
-    labels = np.zeros((len(table), NUM_CLASSES), bool)
-    for row, text in enumerate(table["Label"]):
-        labels[row, [int(part) for part in text.split("|")]] = True
-    return Dataset(config, cell_table.read(files.join(folder, TRUTH)), table["ID"].tolist(), labels)
+        raise InputError(path, "no such file", "a finished data set", fix)
+    labels, truth = read_image_labels(path), cell_table.read(truth_path)
+    if missing := [name for name in _FACTS if name not in truth]:
+        raise InputError(truth_path, f"no column {missing}", "the truth of a synthetic data set", fix)
+    if lost := [name for name in truth["image_id"].unique() if name not in labels]:
+        raise InputError(path, f"no row of image {lost[0]!r}, of which {TRUTH} speaks", "a finished data set", fix)
+    return Dataset(config, truth, list(labels), np.array(list(labels.values()), bool).reshape(-1, NUM_CLASSES))
 
 
 def _check_free(out: str) -> None:

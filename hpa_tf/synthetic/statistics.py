@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpa_tf import cell_table, files
 from hpa_tf.classes import CHANNELS, CLASSES, NEGATIVE, NUM_CLASSES
-from hpa_tf.errors import InputError
+from hpa_tf.errors import InputError, counted
 from hpa_tf.synthetic import dataset
 from hpa_tf.synthetic.config import (
     PENETRANCE,
@@ -57,11 +57,19 @@ def picture_statistics(find: Callable[[str], list[str]]) -> pd.DataFrame:
 
     Returns:
         One row a channel: mean, share of black pixels, quantiles (all as 0..255), share of saturated pixels.
+
+    Raises:
+        InputError: None of a channel's files is a grey picture.
     """
     rows = {}
     for channel in CHANNELS:
-        measured = [_measure(path) for path in find(channel)]
-        rows[channel] = np.mean([values for values in measured if values is not None], axis=0)
+        paths = find(channel)
+        measured = [values for values in map(_measure, paths) if values is not None]
+        if not measured:
+            found = f"{counted(len(paths), 'file')} of channel {channel}, of which none is a grey picture"
+            fix = "save each channel as a grey picture of its own"
+            raise InputError(paths[0] if paths else "--real", found, "at least one", fix)
+        rows[channel] = np.mean(measured, axis=0)
     names = ["mean", "black", *(f"q{100 * q:g}" for q in _QUANTILES), "saturated"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
@@ -70,7 +78,7 @@ def report(folder: str, real: str | None = None) -> str:
     """Return the tables that the command prints.
 
     Raises:
-        InputError: `folder` is no finished synthetic data set, or `real` no folder with pictures.
+        InputError: `folder` is no finished synthetic data set, or `real` no folder with grey pictures.
     """
     made = dataset.read(folder)
     cells = made.truth[made.truth["artefact"] == ""]
@@ -136,7 +144,12 @@ def _pictures(name: str, table: pd.DataFrame) -> str:
 
 
 def _measure(path: str) -> np.ndarray | None:
-    pixels = cv2.imdecode(np.frombuffer(files.read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        data = np.frombuffer(files.read_bytes(path), np.uint8)
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror or error})"
+        raise InputError(path, found, "a picture", "make the data set whole, or give another folder") from error
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if pixels is None or pixels.ndim != 2:
         return None
     if pixels.shape != (_PICTURE_PX, _PICTURE_PX):

@@ -80,5 +80,6 @@ def _add_extra_labels(rng, config: SyntheticConfig, image_labels: np.ndarray, la
     )
     if image_labels[NEGATIVE]:
         probability = np.full(len(labels), config.extra_label)
-    for cell in np.flatnonzero(rng.random(len(labels)) < probability):
+    drawn = np.flatnonzero(rng.random(len(labels)) < probability)
+    for cell in drawn if shares.any() else ():  # an image may have all 18 classes
         labels[cell, rng.choice(NUM_CLASSES, p=shares / shares.sum())] = True
