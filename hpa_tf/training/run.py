@@ -60,9 +60,9 @@ def train(recipe: Recipe, data: Data, out: str, site: Site) -> None:
     check_fields_together(recipe)
     manifest = read_manifest(data.data)
     check_batch_size(recipe, site.strategy)
-    check_fields(recipe, manifest)
     training, validation = split(recipe, data, manifest)
     check_examples(recipe, training, validation)
+    check_fields(recipe, manifest)
     check_shard_sizes(manifest, records_of(recipe, training, validation))
     if site.is_chief and not is_finished(out):
         warn_of_small_fields(recipe, manifest)
