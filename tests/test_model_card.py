@@ -124,7 +124,8 @@ def test_it_says_what_the_training_started_from(given, said, tmp_path):
 
 def test_no_text_from_outside_is_markup(tmp_path):
     recipe = replace(recipe_named("cpu_small"), name=HOSTILE, weights=f"/home/ann/runs/{HOSTILE}")
-    run = write_run(tmp_path / "run", recipe, segmenter=HOSTILE, fingerprint=HOSTILE)
+    hostile = {"full_scale": [f"1\n```\n{HOSTILE}"]}
+    run = write_run(tmp_path / "run", recipe, segmenter=HOSTILE, fingerprint=HOSTILE, options=hostile)
     model_card.write_card(str(run))
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render((run / "README.md").read_text())
     assert "<script" not in html and "<a " not in html and html.count("<img") == 1 and html.count("<h1") == 1

@@ -16,6 +16,7 @@ import pandas as pd
 from hpa_tf import checksums, files
 from hpa_tf.classes import CLASSES, NEGATIVE
 from hpa_tf.models import weights
+from hpa_tf.models.fcan import ALL_CLASSES
 from hpa_tf.models.network import LOCATED
 from hpa_tf.recipes import ALL_FOLDS, Recipe, System
 from hpa_tf.recipes.runs import read_run
@@ -157,16 +158,17 @@ def _head(recipe: Recipe) -> Iterator[str]:
 
 def _use(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
     yield from ("## Use", "")
-    if len(recipe.network.classes) < len(LOCATED):
+    if recipe.network.classes not in (LOCATED, ALL_CLASSES):
         yield "A part of a system: `predict.py --system NAME --runs DIR` asks it beside the others."
         yield "`predict.py --run` refuses it, as it does not answer all locations."
         yield ""
         return
     words = f"python predict.py --run FOLDER --images DIR --um-per-px {(manifest.um_per_px or (0.08,))[0]:g}"
-    if manifest.without and manifest.without[0]:
-        words += f" --without {','.join(manifest.without[0])}"
-    for full_scale in tuple(manifest.options.get("full_scale") or ())[:1]:
-        words += f" --full-scale {full_scale}" if full_scale else ""
+    if without := manifest.without[0]:
+        words += f" --without {','.join(without)}"
+    match manifest.options.get("full_scale"):
+        case [int(full_scale), *_] if full_scale:
+            words += f" --full-scale {full_scale}"
     yield from ("```", words, "```", "")
     yield "where FOLDER is this folder and images are at that scale; in Python: `hpa_tf.Predictor(FOLDER)`."
     yield ""
