@@ -61,13 +61,17 @@ class Page:
         self.tab.keyboard.press(key)
         self.wait(f"{count} > {before}")
 
-    def wait(self, expression, seconds=10):
+    def wait(self, expression, seconds=30):
         """Wait until a JavaScript expression is true (the page forbids Playwright's own way, which needs eval)."""
+        self.until(lambda: self.tab.evaluate(expression), expression, seconds)
+
+    def until(self, is_so, what="what the test waits for", seconds=30):
+        """Wait until a function says that something is so; what the page asks for is seen to in between."""
         end = time.monotonic() + seconds
-        while not self.tab.evaluate(expression):
+        while not is_so():
             if time.monotonic() > end:
-                raise TimeoutError(expression)
-            time.sleep(0.02)
+                raise TimeoutError(what)
+            self.tab.wait_for_timeout(20)
 
     def pixels(self):
         return np.asarray(
@@ -238,15 +242,17 @@ def test_the_view_changes_when_what_was_begun_is_done(page, tmp_path):
     page.tab.reload()
     page.tab.keyboard.press("v")
     assert page.tab.inner_text("#status") == "" and not page.tab.is_visible("#review")
-    page.wait("1 + 1 == 2")
+    page.until(lambda: len(held) == 1)
     held[0].continue_()
-    page.tab.wait_for_selector("#review")
+    page.wait("performance.getEntriesByName('key to paint').length == 1")
+    assert page.tab.is_visible("#review")
     page.press("Escape")
     row = page.row()
     page.tab.route("**/api/grade", lambda route: held.append(route))
     page.tab.keyboard.press("5")
     for key in ("d", "v", "4", "v", "v"):
         page.tab.keyboard.press(key)
+    page.until(lambda: len(held) == 2)
     assert page.tab.is_visible("#grading") and page.row() == row
     held[1].continue_()
     page.tab.wait_for_selector("#graded .tile")

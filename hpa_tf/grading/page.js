@@ -45,7 +45,7 @@ let shown = []; // {row, cell, picture, tile, mark, item, decided, broken}: what
 let chosen = 0; // index in shown
 let back = 0; // decisions back from the newest; 0 = the queue
 let busy = false;
-let wantedView = ""; // asked for while an action ran
+let waiting = null; // {view, event}: the view that was asked for while an action ran
 let since = 0; // when the cell was painted
 let contextTimer = 0;
 let page = { offset: 0, limit: 48, total: 0 };
@@ -191,7 +191,7 @@ async function alone(action, event) {
     say(error.message, true);
   } finally {
     busy = false;
-    if (wantedView) setView(wantedView);
+    if (waiting) setView(waiting.view, waiting.event);
     else if (filtersChanged) showFiltered(); // changed while the action ran
   }
 }
@@ -295,7 +295,7 @@ async function showReview() {
 
 // Change the view and its content together: at once, or when the action that runs has ended.
 function setView(wanted, event) {
-  wantedView = busy ? wanted : "";
+  waiting = busy ? { view: wanted, event } : null;
   if (busy || !state) return;
   view = wanted;
   $("grading").hidden = view === "review";
@@ -307,7 +307,7 @@ function setView(wanted, event) {
   alone(view === "review" ? showReview : advance, event);
 }
 
-const switchView = (name, event) => setView((wantedView || view) === name ? "one" : name, event);
+const switchView = (name, event) => setView((waiting?.view || view) === name ? "one" : name, event);
 
 // -- display ----------------------------------------------------------------------------------------------------------
 
