@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import struct
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -117,4 +118,5 @@ def read_chosen_frames(stream: IO[bytes], path: str, ordinals: Sequence[int]) ->
 
 
 def _bad_record(path: str, record: int, found: str) -> InputError:
-    return InputError(f"{path}, record {record}", found, "an intact TFRecord", "python -m tfrecords_builder repair")
+    fix = f"python -m tfrecords_builder repair {shlex.quote(os.path.dirname(path))}"
+    return InputError(f"{path}, record {record}", found, "an intact TFRecord", fix)

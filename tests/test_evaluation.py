@@ -6,6 +6,7 @@ import struct
 import unicodedata
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -83,11 +84,14 @@ def write_submission(world, scores, path, skip=()):
                 writer.write(make_row(image_id, mask, truth["cell"][own].tolist(), scores[own]))
 
 
-def score(world, *more, truth="truth.parquet", found="submission.csv", masks=None):
+def score(world, *more, truth="truth.parquet", found="submission.csv", masks=None, drawn=False):
+    """Score by the command; its figure of 19 plots takes longer than all else and is drawn where a test looks at it."""
     masks = ["--truth-masks", str(world / "masks")] if masks is None else masks
     arguments = ["score", *masks, "--truth-labels", str(world / truth)]
     arguments += ["--submission", str(world / found), "--out", str(world / "out"), "--bootstrap", "20", *more]
-    with warnings.catch_warnings():
+    curves = score_command.plots.precision_recall_curves
+    draw = mock.patch.object(score_command.plots, "precision_recall_curves", curves if drawn else lambda _: b"")
+    with warnings.catch_warnings(), draw:
         warnings.simplefilter("ignore", HpaWarning)
         code = main(arguments)
     assert code == 0
@@ -118,7 +122,7 @@ def true_labels(world):
 
 def test_true_labels_score_one_and_the_baselines_do_not(world, capsys):
     write_submission(world, true_labels(world), world / "submission.csv")
-    scores = score(world, "--image-labels", str(world / "train.csv"))
+    scores = score(world, "--image-labels", str(world / "train.csv"), drawn=True)
     assert scores["mAP"] == 1
     assert scores["mAP_interval"] == [1, 1]
     present = true_labels(world).any(axis=0)
@@ -250,9 +254,9 @@ def test_ids_that_are_written_alike_match(world, image_id, mask_of):
 
 def test_equal_inputs_give_equal_files(world):
     write_submission(world, true_labels(world) * 0.7, world / "submission.csv")
-    score(world)
+    score(world, drawn=True)
     first = {path.name: path.read_bytes() for path in (world / "out").iterdir()}
-    score(world)
+    score(world, drawn=True)
     assert {path.name: path.read_bytes() for path in (world / "out").iterdir()} == first
 
 

@@ -112,7 +112,15 @@ def test_the_report_of_a_prediction_is_not_written_over(tmp_path, capsys):
     assert (tmp_path / "report.html").read_text() == "report.html"
 
 
-@pytest.mark.parametrize("content", [[], {"request": []}, {"request": {"networks": ["net"]}, "state": "done"}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"request": []},
+        {"request": {"networks": ["net"]}, "state": "done"},
+        {"request": {"networks": [{"name": "net"}]}},
+    ],
+)
 def test_what_describes_no_prediction_is_refused(tmp_path, content):
     files.write_json(tmp_path / "predictions.json", content)
     with pytest.raises(InputError, match="no description of a prediction"):

@@ -351,6 +351,15 @@ def test_impossible_recipes_are_refused():
         ),
         (lambda recipe: replace(recipe, objective=(Labels(), Labels(weight=math.nan))), "objective.1.weight"),
         (lambda recipe: replace(recipe, objective=(Labels(), Alike("a", "b", weight=-1))), "objective.1.weight"),
+        (
+            lambda recipe: replace(recipe, objective=(Labels(class_weights=(*[1.0] * 18, -1.0)),)),
+            "objective.0.class_weights.18",
+        ),
+        (lambda recipe: replace(recipe, objective=(Labels(loss=Focal(-1.0)),)), "objective.0.loss.gamma"),
+        (
+            lambda recipe: replace(recipe, objective=(Labels(loss=CrossEntropy(-0.1)),)),
+            "objective.0.loss.positive_weight",
+        ),
     ],
 )
 def test_numbers_that_no_training_can_take_are_named(made, field):

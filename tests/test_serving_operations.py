@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import keras
+import numpy as np
 import prediction_cases as cases
 import pytest
 import tensorflow as tf
@@ -66,8 +68,26 @@ def test_an_export_has_what_is_allowed(exported):
     assert in_functions(graph) <= operations.COMPUTE | operations.SAVER
     assert operations.SAVER - in_functions(graph) == set()
     objects = read(exported).meta_graphs[0].object_graph_def.nodes
-    assert {node.WhichOneof("kind") for node in objects} == operations.OBJECTS
+    assert {node.WhichOneof("kind") for node in objects} == operations.OBJECTS - {"function"}
     assert attributes(graph) == {"_construction_context", "_input_shapes"}
+
+
+def test_an_export_of_earlier_versions_is_allowed(exported, tmp_path, monkeypatch):
+    """They left it to Keras's ExportArchive, whose SavedModels have objects of the kind `function`, too."""
+
+    def with_keras(found, folder):
+        archive = keras.export.ExportArchive()
+        for name, (function, inputs) in found.items():
+            archive.add_endpoint(name, function, list(inputs))
+        archive.write_out(folder, options=exporting.WITHOUT_GRADIENTS, verbose=False)
+
+    monkeypatch.setattr(exporting, "_write", with_keras)
+    serving.export(tmp_path, cases.network(), cases.recipe(), cases.MANIFEST)
+    check_operations(serving.find(tmp_path))
+    assert "function" in {node.WhichOneof("kind") for node in read(tmp_path).meta_graphs[0].object_graph_def.nodes}
+    image = tf.random.stateless_uniform((2, cases.SIZE, cases.SIZE, 4), (1, 2))
+    earlier, now = (serving.load(run).signatures["prepared"](image=image) for run in (tmp_path, exported))
+    np.testing.assert_array_equal(earlier["probabilities"], now["probabilities"])
 
 
 def small_ones() -> list[Recipe]:

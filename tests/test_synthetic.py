@@ -252,6 +252,9 @@ def test_files_and_command_line(tmp_path, capsys):
     assert json.loads((out / "synthetic.json").read_text())["um_per_px"] == pytest.approx(0.32)
     assert command.main(["statistics", str(out)]) == 0
     assert "labels per cell" in capsys.readouterr().out
+    (out / "synthetic.json").write_text("[]")
+    assert command.main(["statistics", str(out)]) == 2
+    assert "synthetic.json: found no configuration" in capsys.readouterr().err
 
 
 @pytest.fixture

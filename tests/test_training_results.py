@@ -189,16 +189,18 @@ def test_every_field_that_enlarges_what_is_stored_is_named(name, stored, told):
         ("cpu_fcan", "--recipe.view Field", "--recipe.asked.size 512"),
         ("cpu_duo_branch", "--recipe.view.cell.size 96", "--recipe.asked.cell.size 96"),
         ("cpu_duo_branch", "--recipe.view.cell.size 96 --recipe.asked.cell.size 96", None),
+        ("cpu_duo_branch", "--recipe.view.cell.surroundings all", "--recipe.asked.cell.surroundings all"),
+        ("cpu_duo_branch", "--recipe.view.cell.margin 9 --recipe.asked.cell.margin 0", None),
         ("cpu_puzzle_cam", "--recipe.view.size 96", None),  # smaller squares of the same field
         ("cpu_puzzle_cam", "--recipe.view.size 96 --recipe.view.whole 128", "--recipe.asked.size 128"),
         ("cpu_mask_pooled", "--recipe.view.size 96", None),  # it is asked as it is trained
     ],
 )
-def test_a_network_is_not_asked_at_an_old_size_without_a_word(name, options, lacking):
+def test_a_network_is_not_asked_with_an_old_size_or_surroundings_without_a_word(name, options, lacking):
     if lacking is None:
         assert command.parse(words(options), recipe_named(name))
         return
-    with pytest.raises(InputError, match=f"recipe.view: found {name}, trained at .* Fix: give {lacking}, too"):
+    with pytest.raises(InputError, match=f"recipe.view: found {name}, trained with .* Fix: give {lacking}, too"):
         command.parse(words(options), recipe_named(name))
 
 

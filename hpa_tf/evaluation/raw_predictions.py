@@ -95,7 +95,7 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
     manifest = files.read_json(path)
     request = manifest.get("request", {}) if isinstance(manifest, dict) else None
     listed = request.get("networks", []) if isinstance(request, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+    if not isinstance(listed, list) or not all(map(_is_network, listed)):
         raise InputError(path, "no description of a prediction", "the file that predict.py writes", _FIX)
     if not listed or manifest.get("state") != "done":
         found = f"state {manifest.get('state')!r}, {len(listed)} networks"
@@ -111,6 +111,11 @@ def read_raw_predictions(folder: str | os.PathLike) -> RawPredictions:
         probabilities = _aligned(cell_table.read(table), cells, table)
         networks.append(RawNetwork(name, float(network["weight"]), probabilities))
     return RawPredictions(str(folder), cells.drop(columns=cell_table.VALUES), tuple(networks))
+
+
+def _is_network(one: object) -> bool:
+    """Tell whether something describes a network: with its weight, or with the column that another kind answers."""
+    return isinstance(one, dict) and ("column" in one or isinstance(one.get("weight"), (int, float)))
 
 
 def _aligned(table: pd.DataFrame, cells: pd.DataFrame, path: str) -> np.ndarray:

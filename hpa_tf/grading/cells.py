@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from hpa_tf import cell_table, files, framing, records
 from hpa_tf.classes import CHANNELS, CLASSES, MITOTIC_SPINDLE, NEGATIVE
-from hpa_tf.data_folder import CELL_COLUMNS, check_file, graded_data
+from hpa_tf.data_folder import CELL_COLUMNS, check_file, graded_data, repair_of
 from hpa_tf.encoding import picture_shape
 from hpa_tf.errors import InputError
 from hpa_tf.file_names import check_image_id
@@ -20,8 +20,6 @@ from hpa_tf.imaging import rules
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded, px."""
-MEND = "python -m tfrecords_builder verify, then repair"
-"""Fix of a damaged record."""
 _PLACE = ("shard", "offset", "fold", "cleaning_value")
 _SUMS = tuple(f"sum_{channel}" for channel in CHANNELS)
 
@@ -100,10 +98,11 @@ class Cells:
                 if found != channels or height * width > MAX_PIXELS:
                     raise ValueError(f"{name} of {height} x {width} px with {found} channels")
         except (OSError, ValueError) as error:
-            raise InputError(where, f"no intact record ({error})", "the record of a cell", MEND) from error
+            found, what = f"no intact record ({error})", "the record of a cell"
+            raise InputError(where, found, what, repair_of(self.folder)) from error
         image_id, cell = record["image_id"].decode(errors="replace"), record["cell"]
         if (image_id, cell) != self.key(row):
-            raise InputError(where, f"image {image_id!r} cell {cell}", f"{self.key(row)}", MEND)
+            raise InputError(where, f"image {image_id!r} cell {cell}", f"{self.key(row)}", repair_of(self.folder))
         return record
 
 

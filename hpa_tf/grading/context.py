@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 
 from hpa_tf import files, framing, records
+from hpa_tf.data_folder import repair_of
 from hpa_tf.encoding import decode_picture, picture_shape
 from hpa_tf.errors import InputError
-from hpa_tf.grading.cells import MAX_PIXELS, MEND, Cells
+from hpa_tf.grading.cells import MAX_PIXELS, Cells
 from hpa_tf.imaging.cells import is_cell
 from hpa_tf.imaging.pictures import composite, draw_outlines, shrink, shrink_mask
 
@@ -51,7 +52,8 @@ class ContextPictures:
         except (OSError, ValueError) as error:
             image_id, cell = self._cells.key(row)
             where = f"{self._cells.folder}, image {image_id!r} cell {cell}"
-            raise InputError(where, f"no intact records ({error})", "its cells and its field of view", MEND) from error
+            what, fix = "its cells and its field of view", repair_of(self._cells.folder)
+            raise InputError(where, f"no intact records ({error})", what, fix) from error
 
     def _drawn(self, row: int) -> bytes:
         image = int(self._cells.image[row])

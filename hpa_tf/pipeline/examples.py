@@ -130,7 +130,7 @@ class Examples:
         rows = pd.Index(table["image_id"]).get_indexer(ids)
         if (rows < 0).any():
             found = f"no row for image {ids[int(np.argmax(rows < 0))]}"
-            raise InputError(self.folder, found, "a row for each image", "python -m tfrecords_builder index")
+            raise InputError(self.folder, found, "a row for each image", index_of(self.folder))
         return Examples(self.folder, table.iloc[rows].reset_index(drop=True))
 
     @property

@@ -1,6 +1,7 @@
 """From the place of a record to what a view sees of it: read by its byte offset, parse, prepare, augment."""
 
 import functools
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from hpa_tf import files, framing
 from hpa_tf.classes import CHANNELS
+from hpa_tf.data_folder import repair_of
 from hpa_tf.errors import InputError
 from hpa_tf.models.network import Spec
 from hpa_tf.pipeline.augmentation import Augmentation, augment_record, random_square
@@ -194,9 +196,8 @@ def _read_with_fsspec(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     def read(path: bytes, offset: int) -> bytes:
         data = framing.read_frame_at(path.decode(), int(offset))
         if data is None:
-            raise InputError(
-                path.decode(), f"its end at byte {offset}", "a record", "python -m tfrecords_builder repair"
-            )
+            fix = repair_of(os.path.dirname(path.decode()))
+            raise InputError(path.decode(), f"its end at byte {offset}", "a record", fix)
         return data
 
     return tf.ensure_shape(tf.numpy_function(read, [path, offset], tf.string), ())

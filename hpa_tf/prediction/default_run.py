@@ -1,6 +1,7 @@
 """Which run predicts where none is named: the newest finished one below runs/, else the starter network."""
 
 import os
+import shlex
 
 from hpa_tf import files, starter
 from hpa_tf.classes import NUM_CLASSES
@@ -75,8 +76,8 @@ def _is_of_few_classes(run: str) -> bool:
 
 def _of_several(below: list[str]) -> str:
     """Return in words which of some folders hold the runs of a system or of folds, which are named by other options."""
-    systems = [f"--system NAME --runs {one}" for one in below if os.path.exists(files.join(one, SYSTEM))]
+    systems = [f"--system NAME --runs {shlex.quote(one)}" for one in below if os.path.exists(files.join(one, SYSTEM))]
     first = [fold_folder(one, 0) for one in below]
-    folds = [f"--run {one}" for one in first if os.path.exists(files.join(one, RESULT))]
+    folds = [f"--run {shlex.quote(one)}" for one in first if os.path.exists(files.join(one, RESULT))]
     named = [*systems, *folds]
     return f" (beside it: {', '.join(named[:4])}{', ...' if len(named) > 4 else ''})" if named else ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -190,10 +191,10 @@ def _check_finished(system: System, folder: str, places: Sequence[str], num_fold
         if not missing:
             continue
         found = f"no finished run of {', '.join(missing)} ({len(missing)} of {len(names)} members)"
-        folds = f" --folds {num_folds}" if num_folds else ""
-        fix = f"python train.py --strategy mirrored --data DIR --system {system.name}{folds} --out {folder}"
+        out = (f" --folds {num_folds}" if num_folds else "") + f" --out {shlex.quote(folder)}"
+        fix = f"python train.py --strategy mirrored --data DIR --system {system.name}{out}"
         if files.exists(files.join(own := files.join(folder, system.name), run_folder.SYSTEM)):
-            fix = f"--runs {own}, or {fix}"
+            fix = f"--runs {shlex.quote(own)}, or {fix}"
         raise InputError(place, found, f"one run folder a member of {system.name}", fix)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_tf import files, framing, records
-from hpa_tf.data_folder import check_shards, index_of, read_cells, read_images
+from hpa_tf.data_folder import check_shards, index_of, read_cells, read_images, repair_of
 from hpa_tf.encoding import decode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.image_table import ADD_FIELDS
@@ -193,8 +193,8 @@ class ShardReader:
             masks = order[stored]
         except (ValueError, IndexError, KeyError) as error:
             found = f"damaged pictures in its record ({error})"
-            fix = "python -m tfrecords_builder verify"
-            raise InputError(f"image {first['image_id']}", found, "a field of view and its masks", fix) from error
+            what = "a field of view and its masks"
+            raise InputError(f"image {first['image_id']}", found, what, repair_of(self.folder)) from error
         scale = len(pixels) / max(int(first["height"]), int(first["width"]))
         boxes = rows[list(BOX)].to_numpy() * scale
         return squares_of(pixels, masks, range(1, len(rows) + 1), boxes, self.needs.squares)

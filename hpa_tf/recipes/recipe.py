@@ -105,6 +105,8 @@ class Recipe:
         for i, term in enumerate(self.objective):
             if term.weight < 0:
                 raise InputError(f"recipe.objective.{i}.weight", str(term.weight), "a number >= 0", "change it")
+            if isinstance(term, Labels):
+                _check_labels_term(f"recipe.objective.{i}", term)
         if getattr(self.asked_view, "whole", 0):
             found = "random squares, for training only"
             raise InputError("recipe.asked", found, "a view of the whole field", "set recipe.asked.whole to 0")
@@ -140,6 +142,14 @@ class Recipe:
         if self.validation_fold != ALL_FOLDS:
             found = f"fold {self.validation_fold}: nobody knows of its cells whether they are whole"
             raise InputError("recipe.validation_fold", found, "-1 where recipe.augmentation.cut is set", "set it to -1")
+
+
+def _check_labels_term(where: str, term: Labels) -> None:
+    numbers = {f"class_weights.{i}": weight for i, weight in enumerate(term.class_weights or ())}
+    numbers |= {f"loss.{name}": value for name, value in vars(term.loss).items() if isinstance(value, (int, float))}
+    for name, value in numbers.items():
+        if value < 0:
+            raise InputError(f"{where}.{name}", str(value), "a number >= 0", "change it")
 
 
 def _check_finite(value: Any, where: str) -> None:

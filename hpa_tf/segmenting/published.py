@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,7 +126,8 @@ def _missing(folder: str, network: NetworkName) -> InputError:
         for one in FILES
         if one.network == network and one.yellow
     )
-    fix = f"download {choices}, then: {CONVERT} --out {folder}; or segment without published weights: --segmenter small"
+    converted = f"{CONVERT} --out {shlex.quote(folder)}"
+    fix = f"download {choices}, then: {converted}; or segment without published weights: --segmenter small"
     return InputError(folder, f"no weights of HPACellSegmentator's {network} network", f"{network}.weights.h5", fix)
 
 

@@ -78,15 +78,13 @@ def export(run_folder: str | os.PathLike, networks: Networks, recipe: Recipe, ma
     final = Path(run_folder) / FOLDER / VERSION
     temporary = final.with_name(f".{VERSION}.{os.getpid()}{files.TEMPORARY_SUFFIX}")
     files.make_folder(final.parent)
-    archive = keras.export.ExportArchive()
-    for name, (function, inputs) in endpoints(networks, recipe).items():
-        archive.add_endpoint(name, function, list(inputs))
+    found = endpoints(networks, recipe)
     texts = {"recipe": _as_text(recipe_to_json(recipe)), "dataset": _as_text(dataclasses.asdict(manifest))}
     if len(_checkpoints(networks)) > 1:
         texts["checkpoints"] = _as_text([[one.name, one.share] for one in _checkpoints(networks)])
-    archive.add_endpoint("metadata", lambda: _metadata(texts), [])
+    found["metadata"] = (lambda: _metadata(texts), ())
     try:
-        archive.write_out(str(temporary), options=WITHOUT_GRADIENTS, verbose=False)
+        _write(found, str(temporary))
         extra = temporary / EXTRA
         extra.mkdir(exist_ok=True)
         for name, text in texts.items():
@@ -122,6 +120,19 @@ def _metadata(texts: dict[str, str]) -> Tensors:
 
 
 Endpoints = dict[str, tuple[Callable[..., Tensors], tuple[tf.TensorSpec, ...]]]
+
+
+def _write(found: Endpoints, folder: str) -> None:
+    """Write signatures as a SavedModel; each is traced once (Keras's ExportArchive traces each twice)."""
+    traced = {
+        name: tf.function(function, inputs, autograph=False).get_concrete_function()
+        for name, (function, inputs) in found.items()
+    }
+    module = tf.Module()
+    module.captured = list({id(one): one for function in traced.values() for one in function.variables}.values())
+    for name, function in traced.items():
+        setattr(module, name, function)
+    tf.saved_model.save(module, folder, signatures=traced, options=WITHOUT_GRADIENTS)
 
 
 def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -83,14 +84,14 @@ def find(run_folder: str | os.PathLike) -> str:
     folder = os.path.join(run_folder, FOLDER, VERSION)
     if has_saved_model(run_folder):
         return folder
-    found = f"no {SAVED_MODEL}/saved_model.pb"
+    found, quoted = f"no {SAVED_MODEL}/saved_model.pb", shlex.quote(str(run_folder))
     fix = "give the same training command again: it trains to the end, or makes the SavedModel from the weights"
     if os.path.isfile(os.path.join(run_folder, SYSTEM)):
         found = "the runs of a system"
-        fix = f"give one member: {run_folder}/MEMBER; predict.py asks all of them: --system NAME --runs {run_folder}"
+        fix = f"give one member: {quoted}/MEMBER; predict.py asks all of them: --system NAME --runs {quoted}"
     elif not os.path.isfile(os.path.join(run_folder, RECIPE)):
         found = f"{found} and no {RECIPE}: it is no run folder" if os.path.isdir(run_folder) else "no such folder"
-        fix = f"train one (python train.py --strategy mirrored --out {run_folder}), or use --run {STARTER}"
+        fix = f"train one (python train.py --strategy mirrored --out {quoted}), or use --run {STARTER}"
     raise InputError(run_folder, found, "a run folder with a SavedModel", fix)
 
 

@@ -129,6 +129,8 @@ def read(folder: str) -> Dataset:
         InputError: A file is missing or damaged.
     """
     config, fix = files.read_json(files.join(folder, CONFIG)), "run the generator to its end"
+    if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
+        raise InputError(files.join(folder, CONFIG), "no configuration", "the file that the generator wrote", fix)
     path, truth_path = files.join(folder, TRAIN_CSV), files.join(folder, TRUTH)
     if not files.exists(path):
         raise InputError(path, "no such file", "a finished data set", fix)

@@ -17,7 +17,7 @@ from hpa_tf.pipeline.examples import ANTIBODY
 from hpa_tf.recipes import Recipe
 from hpa_tf.recipes.optimization import Cosine
 from hpa_tf.records import Manifest
-from hpa_tf.views import AnyView, Bag, Batch
+from hpa_tf.views import AnyView, Bag, Batch, Crop
 
 
 def check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
@@ -128,6 +128,8 @@ def warn_of_schedules(recipes: Sequence[Recipe]) -> None:
 def check_asked(before: Recipe, now: Recipe, arguments: Sequence[str]) -> None:
     """Check that a network whose view was given another size is not asked at the old one without a word.
 
+    Nor with the old surroundings, square or margin of its cells.
+
     Args:
         before: The chosen recipe.
         now: With the changes of the command line.
@@ -137,14 +139,20 @@ def check_asked(before: Recipe, now: Recipe, arguments: Sequence[str]) -> None:
         InputError: It is.
     """
     view, asked = now.view, now.asked
-    if asked is None or asked.reads != view.reads or side_of(view) in (side_of(before.view), asked.size):
+    if asked is None or asked.reads != view.reads:
         return
-    option = f"--recipe.asked{'.cell' if isinstance(asked, Bag) else ''}.size"
     named = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-    if not named & {option, "--recipe.asked"}:
-        found = f"{now.name}, trained at {side_of(view)} px, and still validated and asked at {asked.size} px"
-        fix = f"give {option} {side_of(view)}, too (or {option} {asked.size}, where two sizes are meant)"
-        raise InputError("recipe.view", found, "one size", fix)
+    compared = {"size": (side_of(before.view), side_of(view), asked.size)}
+    crops = [one.cell if isinstance(one, Bag) else one for one in (before.view, view, asked)]
+    if all(isinstance(crop, Crop) for crop in crops):
+        compared |= {name: [getattr(crop, name) for crop in crops] for name in ("surroundings", "square", "margin")}
+    for name, (old, trained, shown) in compared.items():
+        option = f"--recipe.asked{'.cell' if isinstance(asked, Bag) else ''}.{name}"
+        if trained in (old, shown) or named & {option, "--recipe.asked"}:
+            continue
+        found = f"{now.name}, trained with {name} {trained}, and still validated and asked with {shown}"
+        fix = f"give {option} {trained}, too (or {option} {shown}, where two are meant)"
+        raise InputError("recipe.view", found, f"one {name}", fix)
 
 
 def side_of(view: AnyView) -> int:
