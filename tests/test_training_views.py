@@ -82,6 +82,8 @@ def test_it_trains_and_its_savedmodel_answers(data, tmp_path, name):
     expected = all_classes(recipe.network, outputs, batch.inputs).numpy()
     served = serving.load(out)
     found = served.signatures["prepared"](**batch.inputs)["probabilities"].numpy()
+    unnamed = served.signatures["serving_default"](**batch.inputs)["probabilities"]  # as TensorFlow Serving answers
+    np.testing.assert_array_equal(unnamed, found)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape[0] == 4 and found.shape[1] in (1, batch.rows.shape[1]) and found.shape[2] == NUM_CLASSES
     assert served.recipe == recipe

@@ -20,6 +20,7 @@ class order, Negative = 1 - max of the others where the network does not answer 
 Those are of a network that sees crops. One of bags or whole fields has prepared, feature_map, activation_maps,
 prepare_* and metadata, by the names of its view's inputs; `prepared` answers [B, K or 1, 19] (1: the same for all cells
 of an example) and `embedding` [B, D] or [B, K, D], `activation_maps` [B, K or 1, ...]: of a field, maps of all of it.
+Its `serving_default`, which TensorFlow Serving wants, is `prepared`.
 
 A PNG's size is read from its header, in the graph, before anything is decoded.
 

@@ -132,7 +132,8 @@ def _write(found: Endpoints, folder: str) -> None:
     module.captured = list({id(one): one for function in traced.values() for one in function.variables}.values())
     for name, function in traced.items():
         setattr(module, name, function)
-    tf.saved_model.save(module, folder, signatures=traced, options=WITHOUT_GRADIENTS)
+    signatures = {"serving_default": traced["prepared"]} | traced
+    tf.saved_model.save(module, folder, signatures=signatures, options=WITHOUT_GRADIENTS)
 
 
 def endpoints(networks: Networks, recipe: Recipe) -> Endpoints:
