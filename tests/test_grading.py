@@ -19,7 +19,7 @@ from hpa_tf.encoding import encode_picture
 from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.grade_decisions import Decision
 from hpa_tf.grade_journal import Writer, read
-from hpa_tf.grading import pixels
+from hpa_tf.grading import command, pixels
 from hpa_tf.grading.cells import read_cells
 from hpa_tf.grading.command import Options, main, make_session
 from hpa_tf.grading.order import REPEAT_GAP, queue
@@ -142,6 +142,7 @@ def test_a_session_goes_on_with_the_same_cells(data, tmp_path):
     session.writer.close()
     again = open_session(data[0], tmp_path, repeat_share=0.2)
     assert again.state() == expected and expected["pairs"] > 0
+    assert f", self-agreement {expected['kappa']:.2f} on {expected['pairs']} repeats" in command._summary(again)
 
 
 @pytest.mark.parametrize("other", [{"which": "unlabelled"}, {"fold": (1,)}])

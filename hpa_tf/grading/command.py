@@ -14,7 +14,6 @@ import tyro
 from hpa_tf import files, interrupts
 from hpa_tf.classes import CLASSES
 from hpa_tf.errors import HpaError, InputError
-from hpa_tf.grade_agreement import self_agreement
 from hpa_tf.grade_journal import Writer
 from hpa_tf.grading.cells import in_folds, read_cells
 from hpa_tf.grading.order import Order, Which, queue
@@ -146,6 +145,6 @@ def _greeting(session: Session, options: Options, address: str, port: int) -> st
 
 def _summary(session: Session) -> str:
     state = session.state()
-    kappa, pairs = self_agreement(session.writer.journal)
-    agreement = f", self-agreement {kappa:.2f} on {pairs} repeats" if pairs else ""
+    kappa = "not defined" if state["kappa"] is None else f"{state['kappa']:.2f}"
+    agreement = f", self-agreement {kappa} on {state['pairs']} repeats" if state["pairs"] else ""
     return f"{state['graded']} grades, {state['skipped']} skipped, of {state['total']} cells{agreement}"
