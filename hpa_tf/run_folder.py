@@ -32,6 +32,8 @@ BEST_WEIGHTS = f"{WEIGHTS}/best.weights.h5"
 DATASET = MANIFEST_NAME
 SYSTEM = "system.json"
 """Names the members of a system and their weights, in the folder of their runs."""
+ADAPTED = "adapted.json"
+"""What a run was adapted from (`predict.py --adapt`)."""
 _FOLD = "fold"
 MEND = "copy the run folder again; if there is no other, remove this file and run the same training again: it goes on"
 

@@ -253,6 +253,14 @@ def test_a_folder_of_another_kind_is_kept(world, pool, tmp_path, monkeypatch, ho
     assert contents(tmp_path / "mine") == {holds: b"{}"}
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_any_image_is_read(world, pool, tmp_path, monkeypatch):
+    _, options = world
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(adapting, "sample", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(InputError, match="choose another --adapt"):
+        predict(dataclasses.replace(options, adapt=str(tmp_path / "file/mine"), out=str(tmp_path / "out")), pool)
+
+
 def test_too_few_cells_are_refused(world, pool, tmp_path):
     _, options = world
     cases.write_field(tmp_path / "few", "a", 12, 1)

@@ -241,8 +241,10 @@ def test_a_cell_is_asked_alone_on_the_field(built):
     plain = spec.build(CROP)
     plain.set_weights(built["fcan"].get_weights())
     alone = inputs["image"] * (inputs["masks"] == 2)[..., None]
-    cell, field = (plain({"image": one})["logits"].numpy()[0] for one in (alone, inputs["image"]))
+    seen = [plain({"image": one}) for one in (alone, inputs["image"])]
+    cell, field = (one["logits"].numpy()[0] for one in seen)
     np.testing.assert_allclose(outputs["cell_logits"][0, 1], cell, atol=1e-5)
+    np.testing.assert_allclose(outputs["embedding"][0, 1], seen[0]["embedding"][0], atol=1e-5)
     p_cell, p_field = (1 / (1 + np.exp(-z)) for z in (cell, field))
     for readout, expected in (("product", p_cell * p_field), ("cell", p_cell), ("mean", (p_cell + p_field) / 2)):
         found = replace(spec, readout=readout).probabilities(outputs, inputs)

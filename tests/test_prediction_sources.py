@@ -222,7 +222,7 @@ def test_results_of_images_that_are_all_left_out_now_do_not_stay(tmp_path):
     with pytest.warns(HpaWarning, match="no cell has an embedding"):
         outputs.write_outputs(str(tmp_path), [], ["run"], outputs.Asked(embeddings=True, anndata=True, csv=True))
     left = {name: (tmp_path / name).read_bytes() for name in names if (tmp_path / name).exists()}
-    assert left == {"cells.csv": b"", "submission.csv": b"ID,ImageWidth,ImageHeight,PredictionString\n"}
+    assert left == {"submission.csv": b"ID,ImageWidth,ImageHeight,PredictionString\n"}
 
 
 def test_tables_for_spreadsheets_and_the_images_that_differ(world, pool, tmp_path):

@@ -340,6 +340,7 @@ def test_the_commands_take_the_memory_of_a_gpu_as_they_need_it(monkeypatch):
         (None, r"no recipe\.json: it is no run folder.*train\.py"),
         ("recipe.json", r"no saved_model/1/saved_model\.pb.*the same training command again"),
         ("system.json", "the runs of a system.*/MEMBER"),
+        ("adapted.json", "the same predict.py --adapt command again"),
     ],
 )
 def test_a_run_without_savedmodel(tmp_path, there, said):

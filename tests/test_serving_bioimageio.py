@@ -152,6 +152,8 @@ def test_a_crop_of_three_channels_is_refused(tmp_path):
     (tmp_path / "rgb.png").write_bytes(png(cell(1)[0])[:40])
     with pytest.raises(InputError, match="no picture"):
         package_module.read_crop(str(tmp_path / "rgb.png"))
+    with pytest.raises(InputError, match="directory"):
+        package_module.read_crop(str(tmp_path))
     cv2.imwrite(str(tmp_path / "rgb.png"), cell(1)[0][..., :3])
     with pytest.raises(InputError, match="4 channels"):
         package_module.read_crop(str(tmp_path / "rgb.png"))

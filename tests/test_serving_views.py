@@ -3,6 +3,7 @@
 import base64
 import re
 import struct
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import toy_networks
 from hpa_tf import serving
 from hpa_tf.classes import CHANNELS
 from hpa_tf.encoding import encode_picture
+from hpa_tf.errors import HpaWarning
 from hpa_tf.imaging.fields import find_fields, read_field
 from hpa_tf.imaging.image_cells import Reading
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.prediction.inference import predict_fields
 from hpa_tf.prediction.members import Network, needs_of
+from hpa_tf.prediction.predict import _tell_of_alike_embeddings
 from hpa_tf.prediction.runtimes import Device, tensorflow_run
 from hpa_tf.prediction.sources import ImageReader
 from hpa_tf.serving import server
@@ -121,6 +124,14 @@ BAD = {
     "region: size": (BAG, bag(region=b64(GREY[:4])), "instance 0: a crop and its region differ in size"),
     "region: number": (BAG, {"instances": [{"crop": [b64(COLOUR)] * 2, "region": [b64(GREY)]}]}, "as many regions"),
 }
+
+
+def test_embeddings_of_whole_images_are_told(served):
+    """Of these toys, those whose features before the last layer are those of the field: all cells would be alike."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", HpaWarning)
+        _tell_of_alike_embeddings(Network("one", 1.0, served, "", "one"))
+    assert bool(told) == (served.recipe.name in {"toy_field", "toy_puzzle"})
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -100,8 +100,9 @@ class Fcan(CbamClassifier):
         outputs = self.outputs(maps(inputs["image"]), head, cosines)
         merged = self.outputs(MergeByMask(self.hard, dtype=policy, name=f"{HEAD}merge")(pieces, masks), head, cosines)
         outputs |= {f"merged_{name}": one for name, one in merged.items() if name != "embedding"}
-        alone = _rows(head(pieces, only_predicting=True)[0], num_cells + 1)[:, :num_cells]
-        return keras.Model(inputs, outputs | {"cell_logits": alone}, name=f"fcan_{maps.name}")
+        alone = [_rows(one, num_cells + 1)[:, :num_cells] for one in head(pieces, only_predicting=True)]
+        outputs |= dict(zip(("cell_logits", "embedding"), alone, strict=True))
+        return keras.Model(inputs, outputs, name=f"fcan_{maps.name}")
 
     def probabilities(self, outputs: Tensors, inputs: Tensors) -> Tensor:
         """Return the readout of cell and field, [B, K, classes]; of a crop the sigmoid, [B, 1, classes]."""

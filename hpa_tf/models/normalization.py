@@ -43,6 +43,11 @@ def moving_statistics(network: keras.Model) -> list[keras.Variable]:
     return [variable for layer in own for variable in (layer.moving_mean, layer.moving_variance)]
 
 
+def batch_norms(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Return a network's layers of batch norm, those inside other layers, too."""
+    return [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def re_estimate(network: keras.Model, inputs: Mapping[str, np.ndarray], share: float, batch_size: int) -> int:
     """Move the means and variances of batch norm towards those of other inputs; trained weights stay as they are.
 
@@ -58,7 +63,7 @@ def re_estimate(network: keras.Model, inputs: Mapping[str, np.ndarray], share: f
     Returns:
         The number of layers; 0 = the network has no batch norm.
     """
-    layers = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = batch_norms(network)
     if not layers:
         return 0
     old = [(layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in layers]

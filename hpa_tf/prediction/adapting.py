@@ -8,6 +8,7 @@ stay as they are. Source: Li et al. 2016 (AdaBN); Schneider et al. 2020 for the 
 import hashlib
 import heapq
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from hpa_tf.progress import progress
 if TYPE_CHECKING:  # TensorFlow
     from hpa_tf.prediction.members import Network
 
-RECORD = "adapted.json"
+RECORD = run_folder.ADAPTED
 _ASKED = "asked_run"
 LEAST_CELLS = 100
 """Fewer cells say too little about means and spreads."""
@@ -66,6 +67,7 @@ class Adaptation:
             InputError: The folder holds something else, there are too few cells, or the network has no such
                 statistics.
         """
+        from hpa_tf.models.normalization import batch_norms
         from hpa_tf.views import Crop
 
         run, view = networks[0].run, networks[0].view
@@ -88,6 +90,10 @@ class Adaptation:
                 return
         elif files.exists(files.join(self.out, run_folder.RECIPE)):
             raise InputError(self.out, "another run", "a new folder for the adapted run", "choose another --adapt")
+        recipe = networks[0].served.recipe
+        if not batch_norms(recipe.network.build(recipe.asked_view.specs())):
+            raise _without_batch_norm(run)
+        files.make_folder(os.path.dirname(os.path.abspath(self.out)), "--adapt")
         fields = _fields(source, workers, self.skip)
         cells = sample(fields, networks[0], view.specs()["image"].shape)
         if len(cells) < LEAST_CELLS:
@@ -154,6 +160,10 @@ def sample(fields: Iterator[FieldCells], network: "Network", shape: tuple[int, i
     return np.stack(images) if images else np.zeros((0, *shape), np.float32)
 
 
+def _without_batch_norm(run: str) -> InputError:
+    return InputError(run, "a network without batch normalization", "one with it", "predict without --adapt")
+
+
 def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict[str, Any]) -> None:
     """Write a run folder whose networks are those of `run` with re-estimated statistics.
 
@@ -179,10 +189,9 @@ def write_run(run: str, out: str, images: np.ndarray, share: float, record: dict
         network = trained.recipe.network.build(trained.recipe.asked_view.specs())
         weights.load(network, path)
         if not re_estimate(network, {"image": images}, share, batch_size):
-            fix = "predict without --adapt"
-            raise InputError(run, "a network without batch normalization", "one with it", fix)
+            raise _without_batch_norm(run)
         checkpoints.append(serving.Checkpoint(Path(path).name.removesuffix(_SUFFIX), network, part))
-    files.make_folder(files.join(out, run_folder.WEIGHTS))
+    files.make_folder(files.join(out, run_folder.WEIGHTS), "--adapt")
     files.write_json(files.join(out, RECORD), {**record, "cells": len(images)})
     shares = {}
     for one in checkpoints:

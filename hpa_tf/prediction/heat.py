@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hpa_tf import files, heat_map_files
+from hpa_tf import heat_map_files
 from hpa_tf.errors import InputError
 from hpa_tf.heat_map_files import TIGHT, HeatMaps, SeenSquare
 from hpa_tf.prediction.cards import Cards
@@ -60,7 +60,6 @@ def heat_writer(out: str, networks: Sequence["Network"], stored_margin: int | No
     if crop is not None and crop.surroundings == "nucleus":
         found = f"{networks[0].name}, which sees nuclei: where those lie is not in the tables"
         raise InputError("--heat-maps", found, "a network that sees cells", "leave it out, or name another run first")
-    files.make_folder(files.join(out, heat_map_files.FOLDER))
     if crop is None:
         return HeatWriter(out, TIGHT)
     margin = networks[0].margin if stored_margin is None else min(networks[0].margin, stored_margin)

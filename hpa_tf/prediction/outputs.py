@@ -79,7 +79,8 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
     with contextlib.ExitStack() as stack:
         submission = stack.enter_context(SubmissionWriter(files.join(out, SUBMISSION)))
         writers = [stack.enter_context(cell_table.parts_writer(path, "predictions")) for path in tables if image_ids]
-        stream = stack.enter_context(files.atomic_writer(files.join(out, CELLS_CSV))) if asked.csv else None
+        has_csv = asked.csv and bool(image_ids)
+        stream = stack.enter_context(files.atomic_writer(files.join(out, CELLS_CSV))) if has_csv else None
         for start in range(0, len(image_ids), _ROW_GROUP):
             some = list(_parts(out, image_ids[start : start + _ROW_GROUP]))
             for part in some:
@@ -95,7 +96,7 @@ def write_outputs(out: str, image_ids: Sequence[str], network_names: Sequence[st
                 write_raw(pd.concat([raw_table(part, number) for part in some], ignore_index=True))
     differing = pd.DataFrame(rows, columns=heterogeneity.COLUMNS)
     reporting.write_csv(differing, files.join(out, heterogeneity.FILE), marked=True)
-    for path in () if image_ids else tables:
+    for path in () if image_ids else (*tables, files.join(out, CELLS_CSV)):
         files.remove(path)  # of images that are left out now
     if asked.embeddings:
         _write_embeddings(files.join(out, EMBEDDINGS), _parts(out, image_ids))

@@ -33,6 +33,7 @@ from hpa_tf.prediction_folder import CELLS
 from hpa_tf.quiet import import_tensorflow
 
 if TYPE_CHECKING:  # TensorFlow: not in the workers
+    from hpa_tf.prediction.members import Network
     from hpa_tf.prediction.runtimes import NetworkRequest
 
 _PICTURE_SIZE = 1024
@@ -93,6 +94,18 @@ def _tell_of_other_steps(asked: PostProcessing, usual: PostProcessing) -> None:
         warnings.warn(f"{text} {'; '.join(lines)}: give what is to stay as well", HpaWarning, stacklevel=3)
 
 
+def _tell_of_alike_embeddings(network: "Network") -> None:
+    """Warn where the features of a network are those of the whole field, for each of its cells."""
+    from hpa_tf.views import Field
+
+    answer = network.served.signatures["prepared"]  # of a SavedModel, or of a network that another view asks
+    traced = answer.get_concrete_function() if hasattr(answer, "get_concrete_function") else answer
+    embedding = traced.structured_outputs.get("embedding")
+    if isinstance(network.view, Field) and embedding is not None and embedding.shape.rank == 2:
+        found = f"embeddings are those of {network.name}: features of a whole image, the same for all of its cells"
+        warnings.warn(f"{found}; name a network of single cells first", HpaWarning, stacklevel=3)
+
+
 def _run(
     options: Options, pictures: Pictures, workers: Workers | None, owning: contextlib.ExitStack
 ) -> tuple[Outcome, list[str]]:
@@ -112,6 +125,8 @@ def _run(
     usual = system.postprocessing if system else usual_postprocessing(networks)
     postprocessing = options.postprocessing or usual
     _tell_of_other_steps(postprocessing, usual)
+    if options.embeddings or options.anndata:
+        _tell_of_alike_embeddings(networks[0])
     source = inputs.source(networks, needs_of(networks, options.report_images > 0 or options.heat_maps), pictures)
     if options.image_labels is not None:
         _tell_of_other_images(options.image_labels, source.image_ids)

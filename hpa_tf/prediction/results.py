@@ -138,7 +138,8 @@ def owned(out: str, request: dict[str, Any], tidy: bool = True) -> Iterator[None
 def _make_folders(out: str, request: dict[str, Any]) -> None:
     check_kind(out, MANIFEST)
     _check_names(request, out)
-    for folder in (out, files.join(out, PARTS), files.join(out, OVERLAYS), files.join(out, RAW)):
+    below = [PARTS, OVERLAYS, RAW] + ([heat_map_files.FOLDER] if request["options"].get("heat_maps") else [])
+    for folder in (out, *(files.join(out, name) for name in below)):
         files.make_folder(folder)
 
 

@@ -149,11 +149,16 @@ def read_crop(path: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: It is no PNG of 4 channels, 8 or 16 bit.
     """
-    data = np.frombuffer(files.read_bytes(path), np.uint8) if files.exists(path) else np.zeros(0, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    expected, fix = "a PNG of 4 channels (R, G, B, Y as R, G, B, A)", "give a crop of one cell"
+    try:
+        data = np.frombuffer(files.read_bytes(path), np.uint8) if files.exists(path) else np.zeros(0, np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except (OSError, cv2.error) as error:
+        found = error.strerror if isinstance(error, OSError) else "a picture with more pixels than can be read"
+        raise InputError(path, str(found), expected, fix) from error
     if pixels is None or pixels.ndim != 3 or pixels.shape[2] != len(CHANNELS):
         found = "no picture that can be read" if pixels is None else f"a picture of shape {pixels.shape}"
-        raise InputError(path, found, "a PNG of 4 channels (R, G, B, Y as R, G, B, A)", "give a crop of one cell")
+        raise InputError(path, found, expected, fix)
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), np.full(pixels.shape[:2], THIS_CELL, np.uint8)
 
 

@@ -20,7 +20,7 @@ from hpa_tf.file_names import check_name
 from hpa_tf.recipes.recipe import Recipe
 from hpa_tf.recipes.serialization import recipe_from_json
 from hpa_tf.records import Manifest
-from hpa_tf.run_folder import RECIPE, SAVED_MODEL, SYSTEM, has_saved_model, is_finished, read_result
+from hpa_tf.run_folder import ADAPTED, RECIPE, SAVED_MODEL, SYSTEM, has_saved_model, is_finished, read_result
 from hpa_tf.serving import runs
 from hpa_tf.serving.exporting import CHECKSUMS, EXTRA, FOLDER, VERSION, endpoints
 from hpa_tf.serving.operations import EXPORT_AGAIN, FIX, check_operations
@@ -89,6 +89,8 @@ def find(run_folder: str | os.PathLike) -> str:
     if os.path.isfile(os.path.join(run_folder, SYSTEM)):
         found = "the runs of a system"
         fix = f"give one member: {quoted}/MEMBER; predict.py asks all of them: --system NAME --runs {quoted}"
+    elif os.path.isfile(os.path.join(run_folder, ADAPTED)):
+        fix = "give the same predict.py --adapt command again: it finishes the adapted run"
     elif not os.path.isfile(os.path.join(run_folder, RECIPE)):
         found = f"{found} and no {RECIPE}: it is no run folder" if os.path.isdir(run_folder) else "no such folder"
         fix = f"train one (python train.py --strategy mirrored --out {quoted}), or use --run {STARTER}"
