@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from hpa_tf import files
+from hpa_tf import cell_table, files
 from hpa_tf.errors import InputError
 
 _MOST_NAMED = 20
@@ -77,15 +77,15 @@ def check_table(option: str, path: str) -> None:
     files.check_can_be_written(option, path)
 
 
-def check_parquet(option: str, path: str) -> None:
-    """Check, as `check_table` does, a table that is written as Parquet: it replaces no file of another kind.
+def check_parquet(option: str, path: str, kind: cell_table.Kind) -> None:
+    """Check, as `check_table` does, a cell table that is to be written: it replaces no file of another kind.
 
     Raises:
         InputError: See `check_table`; or its name is that of a text file or a workbook, or a file that is no Parquet
-            is there.
+            is there, or a cell table of another kind.
     """
     check_table(option, path)
-    fix = "choose another name, such as labels.parquet"
+    fix = f"choose another name, such as {kind}.parquet"
     if path.lower().endswith(_OTHER_ENDINGS):
         raise InputError(option, path, "a name for a Parquet file", fix)
     if files.exists(path):
@@ -97,6 +97,16 @@ def check_parquet(option: str, path: str) -> None:
             raise InputError(option, found, "a table to replace, or a new name", fix) from error
         if start not in (b"", _PARQUET):
             raise InputError(option, f"{path}, a file that is no Parquet", "a table to replace, or a new name", fix)
+        if start and (there := _kind_of(path)) not in (None, kind):
+            found = f"{path}, a table of {there}"
+            raise InputError(option, found, f"a table of {kind} to replace, or a new name", fix)
+
+
+def _kind_of(path: str) -> str | None:
+    try:
+        return cell_table.kind(path)
+    except (OSError, ValueError):  # damaged: nothing is lost with it
+        return None
 
 
 def check_page(option: str, path: str) -> None:

@@ -117,6 +117,20 @@ def test_a_likely_spindle_is_nothing_else():
     assert set(names(graded)[0]) == {"from_grades"} and names(graded)[2, 0] == "from_image"
 
 
+def test_a_spindle_is_nothing_else_however_grading_was_split():
+    """Spindle or class 9 first, or both at once; a second grade of the spindle itself decides."""
+    table, maps = table_of(ones(3, 0, 9, 11)), rules.MAPS["train"]
+    rounds = [(11, 0, 5), (11, 1, 2), (11, 2, 5)], [(9, 0, 4), (9, 1, 4)]
+    once = rules.from_grades(table, grades(*rounds[0], *rounds[1]), maps, {})
+    np.testing.assert_allclose(once.values[:, [9, 11]], [[0, 1], [1, 0.05], [0, 1]])
+    for first, second in (rounds, rounds[::-1]):
+        found = rules.from_grades(rules.from_grades(table, grades(*first), maps, {}), grades(*second), maps, {})
+        np.testing.assert_array_equal(found.values, once.values)
+        np.testing.assert_array_equal(found.was_set_by(("from_grades",)), once.was_set_by(("from_grades",)))
+    again = rules.from_grades(once, grades((11, 0, 1), (9, 0, 4)), maps, {})
+    np.testing.assert_allclose(again.values[0, [9, 11]], [1, 0])
+
+
 def test_graders_count_alike_however_often_they_repeat():
     table = table_of(ones(2, 0))
     found = grades((0, 0, 5), (0, 0, 5), (0, 0, 5), (0, 0, 1, "ben"))
@@ -162,6 +176,14 @@ def test_drop_unlikely_lowers_unlikely_positives_only():
     assert (names(dropped) == "drop_unlikely").sum() == 1 and dropped.steps[1].inputs == {"p": "1"}
     untouched = rules.drop_unlikely(table, probabilities(table, 0.1), {}, classes=(5,))
     np.testing.assert_array_equal(untouched.values, values)
+
+
+def test_drop_unlikely_leaves_absent_classes_that_were_softened_alone():
+    """A cell of two classes has .02 of each of the others, which is more than what dropped cells get."""
+    table = rules.soften(table_of(ones(2, 3, 5)), keep=())
+    dropped = rules.drop_unlikely(table, probabilities(table, 0.1), {})
+    np.testing.assert_allclose(dropped.values[:, [3, 5]], 0.01)
+    np.testing.assert_array_equal(np.delete(dropped.values, [3, 5], axis=1), np.delete(table.values, [3, 5], axis=1))
 
 
 def test_drop_unlikely_goes_by_its_own_threshold_and_label():
@@ -329,6 +351,21 @@ def test_the_provenance_can_be_read_by_others_and_must_fit(tmp_path):
         rules.read_labels(path)
     cell_table.write(table[[*cell_table.KEYS, *CLASSES]], path, "labels")
     assert [step.rule for step in rules.read_labels(path).steps] == ["given"]
+
+
+@pytest.mark.parametrize(("marks", "read"), [([1, 0, None, 1], [True, False, False, True]), (["False"] * 4, None)])
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_marks_are_true_or_false(tmp_path, marks, read, rewritten):
+    """The text "False", as of a CSV, was true."""
+    path = tmp_path / "labels.parquet"
+    rules.write_labels(table_of(ones(4, 3)), path)
+    table = pd.read_parquet(path).assign(graded=pd.Series(marks, dtype=object))
+    table.to_parquet(path) if rewritten else cell_table.write(table, path, "labels", cell_table.steps(path))
+    if read is None:
+        with pytest.raises(InputError, match=r"'False' in column 'graded'.*true and false"):
+            rules.read_labels(path)
+    else:
+        assert rules.read_labels(path).cells["graded"].tolist() == read
 
 
 def test_grades_are_kept_after_pandas_wrote_the_table_again(tmp_path):
@@ -625,6 +662,23 @@ def test_no_table_takes_the_place_of_a_file_of_another_kind(data, tmp_path, caps
     (tmp_path / "empty").touch()
     for _ in range(2):  # made by mktemp, then its own
         assert main([*words, str(tmp_path / "empty")]) == 0
+
+
+def test_no_table_of_labels_takes_the_place_of_predictions(data, tmp_path, capsys):
+    folder, table = data
+    labels, oof = str(tmp_path / "labels.parquet"), tmp_path / "oof.parquet"
+    said = cell_table.from_values(table["image_id"], table["cell"], np.full((24, 19), 0.5))
+    cell_table.write(said, oof, "out_of_fold")
+    before = oof.read_bytes()
+    words = ["label", "--rule", "out_of_fold", "--predictions", str(oof), "--out"]
+    assert main([*words, str(oof), "--data", str(folder)]) == 2
+    assert "a table of out_of_fold" in capsys.readouterr().err and oof.read_bytes() == before
+    assert main([*words, labels, "--data", str(folder)]) == 0
+    for _ in range(2):
+        assert main([*words, labels, "--labels", labels]) == 0
+        pd.read_parquet(labels).to_parquet(labels)  # another program's
+    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
+    assert main([*words, labels, "--data", str(folder)]) == 0
 
 
 def test_an_option_of_another_rule_is_refused(data, tmp_path, capsys):

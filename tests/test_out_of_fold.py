@@ -210,6 +210,15 @@ def test_fcan_is_asked_otherwise_without_being_trained_otherwise(data, tmp_path,
     assert calls["asked"] == expected
 
 
+@pytest.mark.parametrize("options", ["--recipe cpu_small", "--system tiny"])
+def test_no_table_of_predictions_takes_the_place_of_labels(data, tmp_path, capsys, options):
+    labels = shutil.copy(data / "cells.parquet", tmp_path / "graded.parquet")
+    arguments = [*words(options), "--data", str(data), "--out", str(tmp_path / "out"), "--folds", "2"]
+    assert command.main([*arguments, "--out-of-fold", str(labels)]) == 2
+    assert "a table of labels; expected a table of out_of_fold" in capsys.readouterr().err
+    assert labels.read_bytes() == (data / "cells.parquet").read_bytes() and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     ["--recipe cpu_fcan", "--recipe cpu_fcan --folds 2", "--recipe cpu_small --folds 2 --out-of-fold {}",

@@ -151,7 +151,7 @@ def run(arguments: Sequence[str]) -> None:
             return
         raise InputError("--rule", repr(names.rule), f"one of {', '.join(RULES)}", "choose one")
     rule = tyro.cli(RULES[names.rule], args=rest, prog=f"{PROGRAM} --rule {names.rule}")
-    check_parquet("--out", rule.out)
+    check_parquet("--out", rule.out, "labels")
     before = rule.start() if isinstance(rule, Rule) and not isinstance(rule, FromImage) else None
     labels = rule.apply()
     label_rules.write_labels(labels, rule.out)

@@ -165,7 +165,7 @@ def warn_of_other_cells(labels: LabelTable, table: pd.DataFrame, path: str, can_
 
 @dataclass(frozen=True)
 class DropUnlikely(_Predicted):
-    """Lower the label of positive cells that a network finds unlikely (default: all classes)."""
+    """Lower the label of positive cells, those of .1 or more, that a network finds unlikely (default: all classes)."""
 
     threshold: float = 0.3
     """Probability below which a cell is unlikely."""

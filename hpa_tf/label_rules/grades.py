@@ -194,7 +194,7 @@ def from_grades(
 ) -> LabelTable:
     """Set the labels of hand-graded cells, cap those of ungraded positive cells, and mark the graded cells.
 
-    What earlier grades have set, and these do not, stays.
+    What earlier grades have set, and these do not, stays; a cell that either gave an exclusive label has no other one.
 
     Args:
         labels: Labels so far.
@@ -219,11 +219,11 @@ def from_grades(
     labels = _with_mark(labels, graded.any(axis=1))
     if not only_graded and any(maps.cap(class_id) is not None for class_id in np.unique(classes)):
         labels = _cap_ungraded(labels, graded, maps)
-    values, mask = labels.values.copy(), graded
+    values, mask = labels.values.copy(), graded.copy()
     values[rows, classes] = found["label"]
+    any_round = graded | (labels.was_set_by(("from_grades",)) & graded.any(axis=1, keepdims=True))
     for class_id, least in maps.exclusive.items():
-        own = rows[classes == class_id]
-        alone = own[values[own, class_id] >= least - 1e-6]
+        alone = np.flatnonzero(any_round[:, class_id] & (values[:, class_id] >= least - 1e-6))
         others = np.arange(NUM_CLASSES) != class_id
         values[np.ix_(alone, others)], mask[np.ix_(alone, others)] = 0, True
     options = {"maps": asdict(maps), "only_graded": only_graded}

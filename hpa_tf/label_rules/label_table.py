@@ -128,9 +128,11 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
     name, without their options, and this file is what they were read from.
 
     Raises:
-        InputError: It is no cell table, or its provenance does not fit its values.
+        InputError: It is no cell table, its provenance does not fit its values, or a mark in it is neither true nor
+            false.
     """
     table = cell_table.read(path)
+    table = table.assign(**{mark: is_marked(table[mark], path) for mark in MARKS if mark in table})
     stored = cell_table.steps(path)
     names = [SET_BY + name for name in CLASSES]
     if not set(names) <= set(table.columns):
@@ -150,6 +152,19 @@ def read_labels(path: str | os.PathLike) -> LabelTable:
         raise InputError(path, found, "a step for each known value", fix)
     carried = [name for name in _CARRIED if name in table.columns]
     return LabelTable(table[[*cell_table.KEYS, *carried]], values, set_by.reshape(-1, NUM_CLASSES), steps)
+
+
+def is_marked(column: pd.Series, where: str | os.PathLike) -> pd.Series:
+    """Return a column of true and false, or 1 and 0, as bool; a missing value is false.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    odd = column[~column.isin([True, False]) & column.notna()]  # 1 == True; the text "False" is neither
+    if len(odd):
+        found = f"{odd.iloc[0]!r} in column {column.name!r}"
+        raise InputError(where, found, "true and false, or 1 and 0", "change the column's type to bool")
+    return column.isin([True])
 
 
 def _itself(path: str | os.PathLike) -> dict[str, str]:

@@ -10,6 +10,8 @@ from hpa_tf.label_rules.label_table import LabelTable
 
 LOCATED = tuple(range(NEGATIVE))
 """All classes but Negative, which networks of 18 outputs do not answer."""
+_POSITIVE = 0.1
+"""Least label of a positive cell, as sampling counts them; soft labels of absent classes are less than this."""
 
 
 def drop_unlikely(
@@ -25,7 +27,7 @@ def drop_unlikely(
     """Lower the label of positive cells that a network finds unlikely: cells of a positive image that do not show it.
 
     Args:
-        labels: Labels so far.
+        labels: Labels so far; positive is one of 0.1 or more, as in sampling.
         probabilities: float [N, 19], out of fold; NaN = not known, nothing happens there.
         inputs: What they were read from.
         threshold: Below this a cell is unlikely.
@@ -35,7 +37,8 @@ def drop_unlikely(
 
     Source: METHODS 3 (pseudo-labels): about 15 % of the cells; W 5.
     """
-    mask = (labels.values > to) & (probabilities < threshold) & _columns(classes) & ~labels.was_set_by(keep)
+    positive = (labels.values >= np.float32(_POSITIVE)) & (labels.values > to)
+    mask = positive & (probabilities < threshold) & _columns(classes) & ~labels.was_set_by(keep)
     options = {"threshold": threshold, "to": to, "classes": sorted(classes), "keep": list(keep)}
     return labels.with_step("drop_unlikely", options, inputs, np.full(mask.shape, to), mask)
 

@@ -15,7 +15,7 @@ from hpa_tf.data_folder import index_of, read_cells, read_images
 from hpa_tf.errors import InputError
 from hpa_tf.imaging import rules
 from hpa_tf.imaging.cells import BOX
-from hpa_tf.label_rules.label_table import MARKS
+from hpa_tf.label_rules.label_table import MARKS, is_marked
 from hpa_tf.pipeline.vanished import CENTRES, image_centres
 from hpa_tf.views import View
 
@@ -289,18 +289,9 @@ def overlay_labels(
     table[cell_table.VALUES] = labels
     for mark in MARKS:
         if mark in other.columns:
-            marked = other.loc[_is_marked(other[mark], where), cell_table.KEYS]
+            marked = other.loc[is_marked(other[mark], where), cell_table.KEYS]
             table[mark] = keys.isin(pd.MultiIndex.from_frame(marked))
     return table, found if unknown_cells == "drop" else np.ones(len(table), bool)
-
-
-def _is_marked(column: pd.Series, where: str | os.PathLike) -> pd.Series:
-    """Return a column of true and false, or 1 and 0, as bool; a missing value is false."""
-    odd = column[~column.isin([True, False]) & column.notna()]  # 1 == True; the text "False" is neither
-    if len(odd):
-        found = f"{odd.iloc[0]!r} in column {column.name!r}"
-        raise InputError(where, found, "true and false, or 1 and 0", "change the column's type to bool")
-    return column.isin([True])
 
 
 def _check_folds(where: str, manifest: records.Manifest, folds: Collection[int]) -> None:

@@ -217,7 +217,7 @@ def _run(names: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.member_weights:
         raise InputError("--member-weights", "no --system", "--system NAME", "give one recipe its own with --weights")
     if options.out_of_fold:
-        check_parquet("--out-of-fold", options.out_of_fold)
+        check_parquet("--out-of-fold", options.out_of_fold, "out_of_fold")
     if options.show_sampling:
         print(show_sampling(options.recipe, options.data))
         return
@@ -252,7 +252,7 @@ def _run_system(names: argparse.Namespace, rest: Sequence[str]) -> None:
         fix = "train the folds first; fine-tune a system that is trained without --folds"
         raise InputError("--fine-tune", f"--folds {options.folds}", "one network a member", fix)
     if options.out_of_fold:
-        check_parquet("--out-of-fold", options.out_of_fold)
+        check_parquet("--out-of-fold", options.out_of_fold, "out_of_fold")
 
     trained = [member.recipe for member in system.members]
     if not options.folds:

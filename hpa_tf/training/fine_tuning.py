@@ -24,6 +24,7 @@ from hpa_tf.classes import MITOTIC_SPINDLE
 from hpa_tf.data_folder import graded_data
 from hpa_tf.errors import HpaWarning, InputError, counted
 from hpa_tf.label_rules import LabelTable
+from hpa_tf.label_rules.label_table import is_marked
 from hpa_tf.pipeline import Examples
 from hpa_tf.pipeline.batches import draws_per_epoch
 from hpa_tf.pipeline.examples import clean_cells
@@ -144,7 +145,7 @@ def _warn_of_unclean_grades(data: Data) -> None:
     if "graded" not in labels:
         return
     cells = cell_table.read(files.join(data.data, CELL_TABLE_NAME))
-    graded = labels.loc[labels["graded"].fillna(False).astype(bool), cell_table.KEYS]
+    graded = labels.loc[is_marked(labels["graded"], data.labels), cell_table.KEYS]
     unclean = cells.loc[~clean_cells(cells), cell_table.KEYS]
     if count := len(graded.merge(unclean, on=cell_table.KEYS)):
         text = f"{counted(count, 'graded cell')} cut by the frame or outliers are not trained on"
