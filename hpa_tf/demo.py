@@ -4,6 +4,7 @@ Generated images with known truth -> shards -> network -> predictions -> score -
 a stopped demo left.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ from hpa_tf.errors import InputError
 
 UM_PER_PX = "0.32"
 TRAIN_SEED, TEST_SEED = "1", "2"
+_OWN = (
+    *("--data", "--out", "--recipe", "--system", "--folds", "--show-sampling"),
+    *("--out-of-fold", "--readout", "--fine-tune", "--member-weights"),
+)
+"""Options of the training that the demo gives itself, after which there is no one network to ask, or beside those."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,41 @@ class Demo:
     """After `--`: further options of the training."""
 
 
+def check(demo: Demo) -> None:
+    """Check, before the first image, what only the training would refuse, or the steps after it.
+
+    Raises:
+        InputError: A word is no option of the training, the demo gives the option itself, or the recipe is unknown or
+            trains more than one network.
+    """
+    if demo.options and not demo.options[0].startswith("-"):
+        fix = f"--out {shlex.quote(demo.options[0])}, if it is the folder; a name with spaces in quotation marks"
+        expected = "an option of the training, such as --recipe.seed 1"
+        raise InputError("hpa-tf demo", repr(demo.options[0]), expected, fix)
+    for word in demo.options:
+        if (option := word.partition("=")[0].replace("_", "-")) in _OWN:
+            fix = f"give {option} before --" if option in ("--out", "--recipe") else f"leave {option} out"
+            raise InputError("hpa-tf demo", f"{option} after --", "other options of the training of one network", fix)
+    if demo.recipe != Demo.recipe:
+        from hpa_tf.recipes import RECIPES, recipe_named
+        from hpa_tf.recipes.relabel import is_relabelling
+
+        if is_relabelling(recipe_named(demo.recipe)):
+            names = ", ".join(recipe.name for recipe in RECIPES if not is_relabelling(recipe))
+            raise InputError("--recipe", f"{demo.recipe}, one network for each class", f"one of {names}", "choose one")
+
+
+def fields_of(name: str) -> list[str]:
+    """Return what the build is told so that a recipe finds the fields of view that it sees."""
+    if name == Demo.recipe:  # cells alone: known without TensorFlow
+        return []
+    from hpa_tf.recipes import recipe_named
+    from hpa_tf.training.inputs import field_size
+
+    size = field_size(recipe_named(name))
+    return ["--fields", str(size)] if size else []
+
+
 def steps(demo: Demo) -> list[list[str]]:
     """Return the commands of the demo, without `hpa-tf`."""
     out = Path(demo.out)
@@ -49,7 +90,7 @@ def steps(demo: Demo) -> list[list[str]]:
         [*generate, "--out", train, "--num-images", demo.train_images, "--seed", TRAIN_SEED],
         [*generate, "--out", test, "--num-images", demo.test_images, "--seed", TEST_SEED],
         ["build", "--images", train / "images", "--labels", train / "train.csv", "--masks", train / "masks", *scale]
-        + ["--out", out / "shards"],
+        + ["--out", out / "shards", *fields_of(demo.recipe)],
         ["train", "--data", out / "shards", "--out", run, "--recipe", demo.recipe, *demo.options],
         ["predict", "--run", run, *pictures, *scale, "--heat-maps", "--image-labels", test / "train.csv"]
         + ["--out", out / "predictions"],
@@ -65,11 +106,13 @@ def steps(demo: Demo) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code of the step that failed, or 0."""
     demo = tyro.cli(Demo, args=files.expand_home(arguments), prog="hpa-tf demo")
-    if demo.options and not demo.options[0].startswith("-"):  # said now, not by the training
-        fix = "write a folder whose name has spaces in quotation marks"
-        error = InputError(
-            "hpa-tf demo", repr(demo.options[0]), "an option of the training, such as --recipe.seed 1", fix
-        )
+    if demo.recipe != Demo.recipe:
+        from hpa_tf.quiet import import_tensorflow
+
+        import_tensorflow()
+    try:
+        check(demo)
+    except InputError as error:
         print(error, file=sys.stderr)
         return 2
     start = time.monotonic()

@@ -121,11 +121,31 @@ def test_the_steps_of_the_demo_are_commands_and_use_what_the_ones_before_wrote()
     assert all(any(word.startswith(folder + "/") for folder in written) for word in read)
 
 
-def test_the_demo_refuses_words_that_are_no_options_before_its_first_step(tmp_path, monkeypatch, capsys):
-    """`--out my folder` without quotation marks."""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mydir"], "Fix: --out mydir"),
+        (["my dir"], "Fix: --out 'my dir'"),
+        (["--recipe", "cpu_fcna"], "did you mean 'cpu_fcan'?"),
+        (["--recipe", "relabel_small"], "one network for each class"),
+        (["--", "--recipe.seed", "1", "--out=x"], "give --out before --"),
+        *(
+            (["--", option, "x"], f"leave {option} out")
+            for option in ("--data", "--folds", "--system", "--out-of-fold")
+        ),
+        (["--", "--show_sampling"], "leave --show-sampling out"),
+    ],
+)
+def test_the_demo_refuses_before_its_first_step_what_a_later_one_would(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.setattr("hpa_tf.demo.steps", lambda asked: [])
-    assert main(["--out", str(tmp_path / "my"), "folder"]) == 2
-    assert "'folder'" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "my"), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("recipe", "fields"), [("cpu_lite0", None), ("cpu_b0", None), ("cpu_fcan", "192")])
+def test_the_demo_builds_the_fields_that_its_recipe_sees(recipe, fields):
+    build = next(words for words in steps(Demo(recipe=recipe)) if words[0] == "build")
+    assert (build[build.index("--fields") + 1] if "--fields" in build else None) == fields
 
 
 def test_make_clean_removes_the_folder_of_the_demo_alone(tmp_path):
