@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import tyro
 from builder_inputs import Inputs, write_inputs
-from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, ome_xml, write_set
+from channel_layouts import BY_NUMBER, CASES, FILE_ORDER, GREY, NAMES, NUMBERED, ome_xml, write_set
 
 from hpa_tf.classes import CHANNELS
 from hpa_tf.errors import HpaWarning, InputError
@@ -130,6 +130,20 @@ def test_channels_that_nothing_names_are_asked_for(tmp_path, pixels, names, opti
     with pytest.raises(InputError) as raised:
         read_one(tmp_path, options)
     assert all(word in str(raised.value) for word in [*words, "a.ome.tif"]), raised.value
+
+
+@pytest.mark.parametrize("axes", ["SYX", "YXS"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_being_marked_rgb_does_not_name_channels(tmp_path, pixels, axes, count):
+    """As tifffile and scikit-image mark every array of 3 or 4 channels, whatever these show."""
+    planes = pixels[list(FILE_ORDER)][:count]
+    planarconfig = "separate" if axes == "SYX" else "contig"
+    planes = planes if axes == "SYX" else np.moveaxis(planes, 0, -1)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig=planarconfig)
+    with pytest.raises(InputError, match=r"no channel named as microtubules among . channels .1 without name"):
+        read_one(tmp_path, ("--without", "yellow"))
+    found = read_one(tmp_path, ("--without", "yellow", "--channels", *NUMBERED[:2], f"protein={count}"))
+    np.testing.assert_array_equal(found.pixels[..., :3], np.moveaxis(pixels[[0, FILE_ORDER[count - 1], 2]], 0, -1))
 
 
 def test_one_channel_for_two_stains_is_refused(tmp_path, pixels):

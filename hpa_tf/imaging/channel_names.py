@@ -1,4 +1,7 @@
-"""What a TIFF file calls its channels: in OME-XML, in ImageJ's labels, in tifffile's own words, or by being RGB."""
+"""What a TIFF file calls its channels: in OME-XML, in ImageJ's labels or in tifffile's own words.
+
+That it is marked RGB says nothing: tifffile and scikit-image mark every array of 3 or 4 channels so.
+"""
 
 import re
 from collections.abc import Sequence
@@ -29,9 +32,6 @@ def channel_names(opened: tifffile.TiffFile, metadata: ome.Ome | None, count: in
     elif opened.is_shaped:
         named = (opened.shaped_metadata or ({},))[0].get("Channel")
         names = _strings(named.get("Name") if isinstance(named, dict) else None)
-    if samples > 1 and not any(names):
-        is_colour = getattr(opened.pages[0].photometric, "name", "") == "RGB" and count == 1
-        names = ["red", "green", "blue"][:samples] if is_colour else ()
     names = [name.strip() for name in names][: count * samples]
     return (*names, *[""] * (count * samples - len(names)))
 
