@@ -35,7 +35,7 @@ class Layout:
         pattern: File name with {ID} for the image id and {channel} for the channel's name (without it, a file holds
             all channels); * is any text. None: `{ID}_red.png` and so on, else a TIFF file an image.
         channels: (our channel, its name in file names, or its name or number, from 1, in the file), for those that
-            are not called by one of `STAINS`.
+            are not called by one of `STAINS`; "#1" is a number, whatever the names are.
         without: Channels that are black, whether there is a file or not.
         project: What becomes of planes in depth or time: "max" = the brightest; None = they are refused.
     """
@@ -117,13 +117,23 @@ def _meant(channel: str, names: Sequence[str], layout: Layout) -> list[int]:
 
 
 def _by_name(names: Sequence[str], wanted: str) -> list[int]:
-    """Return the indices of a name, or of a number counted from 1."""
-    for same in (str, str.casefold, words):
-        found = [index for index, name in enumerate(names) if name and same(name) == same(wanted)]
-        if found:
-            return found
-    number = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) < 6 else 0
-    return [number - 1] if 1 <= number <= len(names) else []
+    """Return the indices of a name, or of a number counted from 1: both, where "1" is the name of the second.
+
+    "#1" is the number alone.
+    """
+    found: list[int] = []
+    for same in (str, str.casefold, *(() if wanted.startswith("#") else (words,))):
+        found = found or [index for index, name in enumerate(names) if name and same(name) == same(wanted)]
+    digits = wanted.removeprefix("#")
+    number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 6 else 0
+    if not 1 <= number <= len(names) or (found and digits != str(number)):  # "01" is a name, where there is one
+        return found
+    return sorted({*found, number - 1})
+
+
+def _numbered(number: int, names: Sequence[str]) -> str:
+    """Return what `--channels` takes for a number alone."""
+    return str(number) if _by_name(names, str(number)) == [number - 1] else f"#{number}"
 
 
 def _not_one(channel: str, found: Sequence[int], names: Sequence[str], layout: Layout, where: str) -> InputError:
@@ -135,6 +145,8 @@ def _not_one(channel: str, found: Sequence[int], names: Sequence[str], layout: L
     else:
         what = f"no channel named as {meaning}"
     fix = f"say what each is, by name or number: --channels {_suggested(names, layout)}"
+    if any(_numbered(number, names).startswith("#") for number in range(1, len(names) + 1)):
+        fix += "; #1 is number 1 here, whatever the names are"
     if channel in ("red", "yellow"):
         fix += f"; if there is none: --without {channel}"
     return InputError(where, f"{what} among {_listed(names)}", f"a channel of the {meaning} ({channel})", fix)
@@ -144,7 +156,8 @@ def _suggested(names: Sequence[str], layout: Layout) -> str:
     """Return values for `--channels`: the numbers that are known, and for the others those that are left."""
     known = {c: found[0] + 1 for c in layout.present if len(found := _meant(c, names, layout)) == 1}
     left = iter(number for number in range(1, len(names) + 1) if number not in known.values())
-    return " ".join(f"{MEANINGS[c]}={known.get(c) or next(left, 'NUMBER')}" for c in layout.present)
+    numbers = {c: known.get(c) or next(left, None) for c in layout.present}
+    return " ".join(f"{MEANINGS[c]}={_numbered(n, names) if n else 'NUMBER'}" for c, n in numbers.items())
 
 
 def _listed(names: Sequence[str]) -> str:
