@@ -294,4 +294,10 @@ def _channel_axis(axes: Mapping[str, int], path: str) -> str | None:
         sizes = ", ".join(f"{axis} = {size}" for axis, size in axes.items())
         fix = "save it with axes that are named (OME-TIFF, ImageJ hyperstack): C channels, Z depth, T time"
         raise InputError(path, f"axes {''.join(axes)} ({sizes})", "channels, depth and time", fix)
+    if others and not known and (axes[others[0]] > _MOST_SAMPLES or axes["X"] <= 4):
+        found = f"{axes[others[0]]} planes of {axes['X']} x {axes['Y']} px, and no word about what they are"
+        fix = (
+            "of an array [H, W, C], tifffile.imwrite with planarconfig='contig'; else save it with axes that are named"
+        )
+        raise InputError(path, found, f"at most {_MOST_SAMPLES} channels, of more than 4 px", fix)
     return others[0] if others else None
