@@ -20,7 +20,7 @@ from hpa_tf.evaluation.heat import Heat
 from hpa_tf.evaluation.page import Page
 from hpa_tf.imaging import ome
 from hpa_tf.imaging.fields import FieldOfView, find_fields, read_field, read_planes
-from hpa_tf.imaging.layout import channel_of
+from hpa_tf.imaging.layout import channel_of, choose_channels
 from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.segmentation.masks_on_disk import CELL_PATTERNS, NUCLEUS_PATTERNS
 from hpa_tf.prediction.options import Options as PredictionOptions
@@ -122,6 +122,11 @@ def write_ome(folder, pixels, names, name="a.ome.tif", **metadata):
         (NAMES, ("--channels", "protein=GFP"), ["no channel 'GFP'", "by name or number"]),
         (NAMES, ("--channels", "protein=0"), ["no channel '0' (a name, or a number from 1)"]),
         (NAMES, ("--channels", "protein=5"), ["no channel '5'"]),
+        (
+            ["0", "1", "2", "3"],
+            ("--channels", "microtubules=1", "protein=2", "nucleus=3", "er=4"),
+            ["2 channels that may be microtubules", "--channels microtubules=#1 protein=#2 nucleus=#3 er=4; #1 is"],
+        ),
         (["1", "2", "1", "4"], BY_NUMBER, ["2 channels that may be nucleus"]),
     ],
 )
@@ -130,6 +135,20 @@ def test_channels_that_nothing_names_are_asked_for(tmp_path, pixels, names, opti
     with pytest.raises(InputError) as raised:
         read_one(tmp_path, options)
     assert all(word in str(raised.value) for word in [*words, "a.ome.tif"]), raised.value
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (["0", "1", "2", "3"], ("nucleus=#1", "microtubules=#2", "er=#3", "protein=4")),
+        (["0", "1", "2", "3"], ("nucleus=0", "microtubules=#2", "er=#3", "protein=#4")),
+        (["00", "01", "02", "03"], ("nucleus=00", "microtubules=01", "er=02", "protein=03")),
+        (["1", "2", "3", "4"], NUMBERED),
+    ],
+)
+def test_channels_whose_names_are_numbers(names, given):
+    chosen = choose_channels(names, LayoutOptions(None, given).parse(), "a.tif")
+    assert chosen == {channel: FILE_ORDER.index(place) for place, channel in enumerate(CHANNELS)}
 
 
 @pytest.mark.parametrize("axes", ["SYX", "YXS"])
@@ -144,6 +163,14 @@ def test_being_marked_rgb_does_not_name_channels(tmp_path, pixels, axes, count):
         read_one(tmp_path, ("--without", "yellow"))
     found = read_one(tmp_path, ("--without", "yellow", "--channels", *NUMBERED[:2], f"protein={count}"))
     np.testing.assert_array_equal(found.pixels[..., :3], np.moveaxis(pixels[[0, FILE_ORDER[count - 1], 2]], 0, -1))
+
+
+@pytest.mark.parametrize("height", [10, 70])
+def test_rows_that_tifffile_wrote_as_pages_are_no_channels(tmp_path, height):
+    """As it writes [H, W, C] that is said to be grey."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((height, 48, 4), np.uint16), **GREY)
+    with pytest.raises(InputError, match=rf"{height} planes of 4 x 48 px.*planarconfig='contig'"):
+        read_one(tmp_path, BY_NUMBER)
 
 
 def test_one_channel_for_two_stains_is_refused(tmp_path, pixels):

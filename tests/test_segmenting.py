@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ import segmenting_cases as cases
 import tensorflow as tf
 import tifffile
 import torch_file_writer
+import tyro
 
 from hpa_tf import files, folder_lock
 from hpa_tf.classes import CHANNELS
@@ -27,6 +30,7 @@ from hpa_tf.errors import HpaWarning, InputError
 from hpa_tf.imaging.fields import FieldFiles, find_fields, read_field
 from hpa_tf.imaging.layout_options import LayoutOptions
 from hpa_tf.imaging.segmentation import Masks
+from hpa_tf.imaging.segmentation.child_process import MaskRequest
 from hpa_tf.imaging.segmentation.masks_on_disk import MasksOnDisk
 from hpa_tf.parts import is_in_part
 from hpa_tf.segmenting import mask_folder, networks, original, program, published, small_method
@@ -190,6 +194,48 @@ def test_cells_are_counted_whatever_their_numbers(tmp_path):
     mask[2:5, 2:5], mask[8:12, 8:12] = 3, 9
     (tmp_path / mask_folder.STATE).mkdir()
     assert mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "") == 2
+
+
+@pytest.mark.parametrize("value", [[], None, "x"])
+def test_a_description_of_masks_that_is_something_else_is_named(tmp_path, value):
+    (tmp_path / "segmenting.json").write_text(json.dumps(value))
+    for ask in (
+        lambda: mask_folder.claim(str(tmp_path), {"scale": 1}, has_masks=True),
+        lambda: mask_folder.is_of_other_settings(str(tmp_path), {"scale": 1}, {}),
+    ):
+        with pytest.raises(InputError, match=r"segmenting\.json: found something else"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: [],
+        lambda record: {},
+        lambda record: {**record, "sizes": None},
+        lambda record: {**record, "stamp": 3},
+        lambda record: {**record, "sha256": {"../nothere": "0"}},
+        lambda record: {**record, "sizes": {**record["sizes"], "../nothere": 1}},
+    ],
+)
+def test_a_record_of_masks_that_is_something_else_is_named(tmp_path, change):
+    mask = np.ones((4, 4), np.int32)
+    (tmp_path / mask_folder.STATE).mkdir()
+    mask_folder.write(str(tmp_path), "a", Masks(mask, mask), "s")
+    assert mask_folder.done_images(str(tmp_path)) == ({"a": "s"}, set())
+    path = tmp_path / mask_folder.STATE / "a.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    for ask in (mask_folder.done_images, lambda out: mask_folder.changed_among(out, ["a"])):
+        with pytest.raises(InputError, match=r"a\.json: found something else"):
+            ask(str(tmp_path))
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_what_a_build_asks_of_the_segmentation_can_be(on_error):
+    request = MaskRequest("small", "images", "masks", None, on_error=on_error)
+    asked = tyro.cli(Options, args=request.arguments())
+    asked.check()
+    assert asked.allow_failures == (on_error == "skip")
 
 
 def test_a_field_without_cells_that_is_full_of_light_is_said_and_an_empty_one_is_not(weights, tmp_path):
@@ -501,6 +547,7 @@ def test_a_field_of_more_cells_than_the_original_can_number_is_named(num_cells):
         ({"um_per_px": 320.0}, "--um-per-px"),
         ({"um_per_px": 80.0}, "--um-per-px.*not nanometres"),
         ({"scale": -0.25}, "--scale"),
+        ({"allow_failures": True}, "--allow-failures: found no --on-error skip"),
         ({"segmenter": "hpacellseg", "precision": "float32"}, "--precision"),
         ({"segmenter": "hpacellseg"}, "--segmenter hpacellseg: found no package that runs .ModuleNotFoundError"),
     ],
@@ -553,6 +600,8 @@ def test_files_are_recognised_by_checksum_then_by_name():
     known = published.FILES[1]
     assert published.recognise("renamed.pt", known.sha256, None) == ("cells", True)
     assert published.recognise("x/dpn_unet_cell_v2.pth", "", None) == ("cells", False)
+    for name in ("dpn_unet_cell_v2.pth?download=1", "DPN_UNET_CELL_V2 (1).pth", "4665863_dpn_unet_cell_v2.pth"):
+        assert published.recognise(name, "", None) == ("cells", False)
     assert published.recognise("my_nuclei.pth", "", None) == ("nuclei", True)
     assert published.recognise("weights.pth", "", "cells") == ("cells", True)
     for name, network in (("hpacellseg_nucleus.pth", "nuclei"), ("HPA-Cell-Segmentation_cell.pt", "cells")):
@@ -564,6 +613,24 @@ def test_files_are_recognised_by_checksum_then_by_name():
         published.recognise("weights.pth", "", None)
     with pytest.raises(InputError, match=r"cells: .* is cell_model.pt"):
         published.recognise("renamed.pt", known.sha256, "nuclei")
+
+
+def test_a_conversion_that_is_stopped_leaves_no_description_of_earlier_weights(tmp_path, monkeypatch):
+    def stop(network, path):
+        Path(path).write_bytes(b"new")
+        raise KeyboardInterrupt
+
+    earlier = published.Converted("cells", "dpn_unet_cell_v2.pth", "", False, {})
+    published.write_description(str(tmp_path), earlier)
+    read = SimpleNamespace(tensors={}, training=False)
+    monkeypatch.setattr("hpa_tf.segmenting.convert.read_torch_file", lambda file: read)
+    monkeypatch.setattr("hpa_tf.models.dpn_unet.set_tensors", lambda *_: None)
+    monkeypatch.setattr("hpa_tf.models.weights.save", stop)
+    (tmp_path / "cell_model.pt").write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        convert(ConvertOptions(str(tmp_path / "cell_model.pt"), str(tmp_path)), SimpleNamespace(build=lambda: None))
+    with pytest.raises(InputError, match="no weights of HPACellSegmentator's cells network"):
+        published.read_description(str(tmp_path), "cells")
 
 
 def test_files_of_another_network_and_half_files_are_refused(tmp_path):

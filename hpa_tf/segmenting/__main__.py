@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet.import_tensorflow()
             with files.full_disk_explained(asked.out):
                 converted = convert(asked)
-            print(f"{asked.file}: the {converted.network} network; its weights are in {asked.out}")
+            sees = "sees yellow" if converted.yellow else "does not see yellow"
+            print(f"{asked.file}: the {converted.network} network, which {sees}; its weights are in {asked.out}")
             return 0
         options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=_description())
         options.check()

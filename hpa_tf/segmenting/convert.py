@@ -62,6 +62,7 @@ def convert(options: ConvertOptions, architecture: object | None = None) -> Conv
         )
         warnings.warn(text, HpaWarning, stacklevel=2)
     files.make_folder(out)
+    files.remove(files.join(out, f"{network_name}.json"))  # it would describe other weights, if this is stopped
     weights.save(network, weights_path(out, network_name))
     sizes = dataclasses.asdict(architecture)
     converted = Converted(network_name, os.path.basename(str(options.file)), digest, yellow, sizes)

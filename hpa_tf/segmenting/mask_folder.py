@@ -59,14 +59,14 @@ def claim(out: str, identity: dict[str, Any], has_masks: bool, added: Mapping[st
         return
     if has_masks:  # else nothing is lost by beginning anew
         fix = "choose another --out; where it is an option, --on-change rebuild makes all anew"
-        check_same(out, {**added, **files.read_json(path)}, identity, "set of masks", fix)
+        check_same(out, {**added, **_read_about(path)}, identity, "set of masks", fix)
     files.write_json(path, identity)
 
 
 def is_of_other_settings(out: str, identity: dict[str, Any], added: Mapping[str, Any]) -> bool:
     """Tell whether other settings decided the masks of a folder; arguments as of `claim`."""
     path = files.join(out, ABOUT)
-    before = {**added, **files.read_json(path)} if files.exists(path) else identity
+    before = {**added, **_read_about(path)} if files.exists(path) else identity
     return bool(differences(before, json.loads(json.dumps(identity))))
 
 
@@ -121,7 +121,7 @@ def done_images(out: str) -> tuple[dict[str, str], set[str]]:
     found, changed = {}, set()
     names = [name for name in files.list_shown(folder) if name.endswith(_RECORD)]
     with ThreadPoolExecutor(_READERS) as pool:  # an object store takes .1 s for each
-        records = list(pool.map(lambda name: files.read_json(files.join(folder, name)), names))
+        records = list(pool.map(lambda name: _read_record(out, name.removesuffix(_RECORD)), names))
     for name, record in zip(names, records, strict=True):
         others = [mask for mask, size in record["sizes"].items() if there.get(mask, (-1,))[0] != size]
         if all(mask in there and _is_whole(files.join(out, mask)) for mask in others):
@@ -137,7 +137,7 @@ def changed_among(out: str, image_ids: Collection[str]) -> set[str]:
     """
 
     def is_changed(image_id: str) -> bool:
-        digests = files.read_json(_record(out, image_id)).get("sha256", {})
+        digests = _read_record(out, image_id).get("sha256", {})
         return any(files.sha256(files.join(out, name)) != digest for name, digest in digests.items())
 
     with ThreadPoolExecutor(_READERS) as pool:
@@ -232,6 +232,26 @@ def write_overlay(out: str, field: FieldOfView, masks: Masks) -> None:
         picture = pictures.draw_outlines(picture, pictures.shrink_mask(mask, _OVERLAY_SIZE), colour)
     _, data = cv2.imencode(".png", picture[..., ::-1])
     files.write_bytes(files.join(out, OVERLAYS, f"{field.image_id}.png"), data.tobytes())
+
+
+def _read_about(path: str) -> dict[str, Any]:
+    value = files.read_json(path)
+    if not isinstance(value, dict):
+        fix = "restore it, or choose another --out"
+        raise InputError(path, "something else", "what decided the masks beside it", fix)
+    return value
+
+
+def _read_record(out: str, image_id: str) -> dict[str, Any]:
+    """Read what `write` wrote of an image; only its own two masks may be named."""
+    value, masks = files.read_json(_record(out, image_id)), set(_masks(image_id))
+    record = value if isinstance(value, dict) else {}
+    sizes, digests = record.get("sizes"), record.get("sha256", {})
+    is_known = isinstance(sizes, dict) and sizes.keys() == masks and isinstance(digests, dict)
+    if not is_known or not digests.keys() <= masks or not isinstance(record.get("stamp"), str):
+        fix = "restore it, or move it and the image's masks away: they are made anew"
+        raise InputError(_record(out, image_id), "something else", f"the record of the masks of {image_id}", fix)
+    return record
 
 
 def _masks(image_id: str) -> tuple[str, str]:

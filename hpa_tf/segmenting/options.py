@@ -83,6 +83,9 @@ class Options:
             check_full_scale(self.full_scale)
         self.network_scale(DEFAULT_UM_PER_PX if self.um_per_px is None else self.um_per_px)
         self.layout.parse()
+        if self.allow_failures and self.on_error != "skip":
+            fix = "add --on-error skip, or leave it out"
+            raise InputError("--allow-failures", "no --on-error skip: no image is left out", "both or none", fix)
         if self.segmenter != "hpa":
             self._refuse_without_effect()
 

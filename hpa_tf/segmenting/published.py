@@ -131,6 +131,12 @@ def _missing(folder: str, network: NetworkName) -> InputError:
     return InputError(folder, f"no weights of HPACellSegmentator's {network} network", f"{network}.weights.h5", fix)
 
 
+def _is_copy(name: str, published: Published) -> bool:
+    """Tell whether a name is what a download makes of a published one: "dpn_unet_cell_v2 (1).pth"."""
+    stem = os.path.splitext(published.file)[0]
+    return stem.startswith("dpn_unet_") and stem in name
+
+
 def recognise(path: str, sha256: str, network: NetworkName | None) -> tuple[NetworkName, bool]:
     """Tell which network a file holds: by its checksum, else what the user says, else its name.
 
@@ -142,7 +148,7 @@ def recognise(path: str, sha256: str, network: NetworkName | None) -> tuple[Netw
     """
     name = os.path.basename(str(path)).lower()
     known = next((one for one in FILES if one.sha256 == sha256), None)
-    known = known or next((one for one in FILES if one.file == name), None)
+    known = known or next((one for one in FILES if one.file == name or _is_copy(name, one)), None)
     if known is not None:
         if network not in (None, known.network):
             raise InputError("--network", network, f"{known.network}: {path} is {known.file}", "leave --network out")

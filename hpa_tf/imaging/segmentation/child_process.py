@@ -65,6 +65,7 @@ class MaskRequest:
         }
         words = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
         named = [f"{channel}={name}" for channel, name in self.layout.channels]
+        words += ["--allow-failures"] if self.on_error == "skip" else []
         return [*words, *(["--channels", *named] if named else [])]
 
 
@@ -74,7 +75,7 @@ def write_masks(request: MaskRequest) -> str:
     Raises:
         InputError: The program failed; it has said why.
     """
-    command = [sys.executable, "-m", "hpa_tf.segmenting", *request.arguments(), "--allow-failures"]
+    command = [sys.executable, "-m", "hpa_tf.segmenting", *request.arguments()]
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     files.make_folder(request.out)
     code = subprocess.run(command, env=environment, check=False).returncode
