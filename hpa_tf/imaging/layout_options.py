@@ -18,8 +18,8 @@ class LayoutOptions:
     """Names of the images' files where they are others: {ID} for the image id, {channel} for the channel (without it, a
     file holds all channels), * for any text, such as '{ID}_w{channel}*.tif'."""
     channels: tuple[str, ...] = ()
-    """What the channels are called in file names or inside the files, or their numbers there (from 1), where no name
-    says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
+    """What the channels are called in file names or inside the files, or their numbers there (from 1; #1 where they are
+    called by other numbers), where no name says it: microtubules=ch01 protein=ch00 nucleus=ch02 er=ch03."""
     without: str | None = None
     """Channels that there are not, or that are not to be used: yellow, red, or red,yellow; they are black."""
     project: Project | None = None
