@@ -741,7 +741,11 @@ def test_records_of_masks_are_read_side_by_side(tmp_path, monkeypatch):
     """An object store takes a tenth of a second for each: 100,000 would take hours one after the other."""
     (tmp_path / mask_folder.STATE).mkdir()
     for i in range(40):
-        files.write_json(tmp_path / mask_folder.STATE / f"i{i}.json", {"stamp": str(i), "sizes": {}})
+        names = [f"i{i}_nucleusmask.png", f"i{i}_cellmask.png"]
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        record = {"stamp": str(i), "sizes": dict.fromkeys(names, 1)}
+        files.write_json(tmp_path / mask_folder.STATE / f"i{i}.json", record)
     at_once, most, read, lock = [0], [0], files.read_json, threading.Lock()
 
     def slowly(path):
